@@ -1,0 +1,113 @@
+//! `cyyber instance create`
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::{start, view};
+use crate::context::Context;
+use crate::domain::{self, InstanceDomain};
+use crate::error::{Fault, Kind};
+use crate::hypervisor::Domain;
+use crate::images::{self, Base};
+use crate::instance::InstanceName;
+use crate::state::activity;
+use crate::state::record::{self, Record};
+
+pub fn run(context: &Context, name: &InstanceName, and_start: bool) -> Result<()> {
+    let answer = {
+        let _lock = super::lock(context, name)?;
+        let (domain, made) = ensure(context, name)?;
+        if and_start {
+            start::power_on(context, name, &domain, made)?
+        } else {
+            view::single(context, name, made, None, None)?
+        }
+    };
+    context.output.answer(&answer)
+}
+
+/// The domain of `name`, and whether it had to be made. The caller holds the instance's lock.
+///
+/// A disk that is there without a domain is somebody's work, left by an interrupted command or by
+/// hand: it gets its domain back.
+pub fn ensure(context: &Context, name: &InstanceName) -> Result<(Domain, bool)> {
+    context.config.lab(&name.lab)?;
+    let overlay = context.paths.overlay(name);
+    let overlay_exists = overlay
+        .try_exists()
+        .with_context(|| format!("failed to look for the disk of {name}"))?;
+    if let Some(domain) = context.hypervisor()?.find(name)? {
+        if !overlay_exists {
+            let message = format!("the disk of {name} is gone: {}", overlay.display());
+            return Err(Fault::new(Kind::Conflict, message)
+                .hint(format!(
+                    "restore the file, or remove the VM with `virsh undefine {name}` to begin anew"
+                ))
+                .into());
+        }
+        return Ok((domain, false));
+    }
+    if overlay_exists {
+        let base = base_of(context, name, &overlay)?;
+        context.output.note(&format!(
+            "{name}: found its disk without a VM; keeping the disk"
+        ));
+        return Ok((define(context, name, &overlay, &base)?, true));
+    }
+    let base = images::current_base(&context.paths, &name.lab)?;
+    let overlay = images::create_overlay(&context.paths, name, &base)?;
+    let domain = define(context, name, &overlay, &base)
+        .inspect_err(|_| images::discard_new_overlay(&overlay))?;
+    Ok((domain, true))
+}
+
+/// The base build that an overlay says it stands on.
+fn base_of(context: &Context, name: &InstanceName, overlay: &Path) -> Result<Base> {
+    let backing = images::info(overlay)?.backing_filename;
+    images::base_at(&context.paths, &name.lab, backing.as_deref()).with_context(|| {
+        Fault::new(
+            Kind::Conflict,
+            format!("cannot use the disk {}, which has no VM", overlay.display()),
+        )
+        .hint("move that file away, or restore the base image it needs")
+    })
+}
+
+fn define(context: &Context, name: &InstanceName, overlay: &Path, base: &Base) -> Result<Domain> {
+    let utf8 = |path: &Path| {
+        path.to_str()
+            .map(str::to_owned)
+            .with_context(|| format!("{} is not valid Unicode", path.display()))
+    };
+    let uuid = domain::new_uuid();
+    let created = context.time();
+    let xml = InstanceDomain {
+        name,
+        uuid,
+        lab: context.config.lab(&name.lab)?,
+        overlay: &utf8(overlay)?,
+        base: &utf8(&base.path)?,
+        build: &base.build,
+        accelerator: context.accelerator()?,
+        vnc_listen: context.config.host.vnc_listen,
+        created,
+    }
+    .xml()?;
+    // Before the domain exists, so that it is never seen without a sign of life.
+    activity::touch(&context.paths.activity(name), created)?;
+    let domain = context.hypervisor()?.define(&xml)?;
+    let record = Record {
+        uuid,
+        build: base.build.clone(),
+        created,
+        boot: None,
+    };
+    if let Err(error) = record::write(&context.paths.record(name), &record) {
+        // libvirt has the same facts; a listing is merely slower without the note.
+        context
+            .output
+            .warn(&format!("failed to note that {name} was made: {error}"));
+    }
+    Ok(domain)
+}

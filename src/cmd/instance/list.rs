@@ -1,0 +1,91 @@
+//! `cyyber instance list`
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::view::{View, Viewer};
+use crate::context::Context;
+use crate::hypervisor::{Detail, Facts};
+use crate::instance::{InstanceName, LabId, State, UserId};
+use crate::output::{Report, table};
+use crate::units::age;
+
+pub fn run(
+    context: &Context,
+    lab: Option<&LabId>,
+    user: Option<&UserId>,
+    state: Option<State>,
+) -> Result<()> {
+    if let Some(lab) = lab {
+        context.config.lab(lab)?;
+    }
+    let mut viewer = Viewer::new(context);
+    let mut instances = Vec::new();
+    for (name, facts) in survey(context, Detail::Power)? {
+        if lab.is_some_and(|lab| *lab != name.lab) || user.is_some_and(|user| *user != name.user) {
+            continue;
+        }
+        let view = viewer.view(&name, &facts)?;
+        if state.is_none_or(|state| state == view.state) {
+            instances.push(view);
+        }
+    }
+    context.output.answer(&List {
+        instances,
+        now: context.time(),
+    })
+}
+
+/// All instances with their facts, by name.
+pub fn survey(context: &Context, detail: Detail) -> Result<Vec<(InstanceName, Facts)>> {
+    let mut all: Vec<_> = context
+        .hypervisor()?
+        .survey(detail)?
+        .into_iter()
+        // A domain with our UUID was renamed by hand if its name does not parse: no instance.
+        .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
+        .collect();
+    all.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(all)
+}
+
+#[derive(Serialize)]
+struct List {
+    instances: Vec<View>,
+    #[serde(skip)]
+    now: Timestamp,
+}
+
+impl Report for List {
+    fn text(&self) -> String {
+        if self.instances.is_empty() {
+            return "no instances".to_owned();
+        }
+        let rows = self.instances.iter().map(|view| {
+            let dash = || "-".to_owned();
+            vec![
+                view.instance.clone(),
+                view.lab_id.to_string(),
+                view.user_id.to_string(),
+                view.state.to_string(),
+                view.vnc_port.map_or_else(dash, |port| port.to_string()),
+                view.novnc_port.map_or_else(dash, |port| port.to_string()),
+                match view.base_is_current {
+                    Some(true) => "current".to_owned(),
+                    Some(false) => "old".to_owned(),
+                    None => dash(),
+                },
+                view.last_activity
+                    .map_or_else(dash, |at| age(self.now.duration_since(at))),
+                view.reason.clone(),
+            ]
+        });
+        table(
+            &[
+                "INSTANCE", "LAB", "USER", "STATE", "VNC", "NOVNC", "BASE", "ACTIVE", "REASON",
+            ],
+            rows,
+        )
+    }
+}

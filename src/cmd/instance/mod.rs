@@ -1,0 +1,86 @@
+//! The verbs on instances.
+
+mod console;
+mod create;
+mod list;
+mod start;
+mod stats;
+mod stop;
+mod view;
+
+use anyhow::Result;
+
+use crate::cli::{Instance, Target};
+use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::hypervisor::{Detail, Domain, Facts};
+use crate::instance::InstanceName;
+use crate::state::lock::{self, Lock};
+
+/// Runs a verb.
+pub fn run(context: &Context, command: &Instance) -> Result<()> {
+    match command {
+        Instance::Create { target, start } => create::run(context, &target.name(), *start),
+        Instance::Start { target } => start::run(context, &target.name()),
+        Instance::Stop {
+            target,
+            timeout,
+            force,
+        } => stop::run(context, &target.name(), *timeout, *force),
+        Instance::Stats { lab, user } => match (lab, user) {
+            (Some(lab), Some(user)) => {
+                let name = InstanceName {
+                    lab: lab.clone(),
+                    user: user.clone(),
+                };
+                stats::one(context, &name)
+            }
+            _ => stats::all(context),
+        },
+        Instance::List { lab, user, state } => {
+            list::run(context, lab.as_ref(), user.as_ref(), *state)
+        }
+    }
+}
+
+impl Target {
+    fn name(&self) -> InstanceName {
+        InstanceName {
+            lab: self.lab.clone(),
+            user: self.user.clone(),
+        }
+    }
+}
+
+/// Takes the lock of an instance: everything that changes one holds it.
+fn lock(context: &Context, name: &InstanceName) -> Result<Lock> {
+    Lock::take(
+        &context.paths.instance_lock(name),
+        &name.to_string(),
+        lock::PATIENCE,
+    )
+}
+
+/// The domain of an instance that must exist.
+fn existing(context: &Context, name: &InstanceName) -> Result<Domain> {
+    // An unknown lab is the better answer to a mistyped one.
+    context.config.lab(&name.lab)?;
+    context
+        .hypervisor()?
+        .find(name)?
+        .ok_or_else(|| missing(name).into())
+}
+
+fn missing(name: &InstanceName) -> Fault {
+    Fault::new(Kind::NotFound, format!("no instance {name}")).hint(format!(
+        "make it: cyyber instance create {} {}",
+        name.lab, name.user
+    ))
+}
+
+/// Facts about a domain that was there a moment ago.
+fn facts(domain: &Domain, name: &InstanceName) -> Result<Facts> {
+    domain
+        .facts(Detail::Power)?
+        .ok_or_else(|| missing(name).into())
+}

@@ -1,0 +1,114 @@
+//! `cyyber instance start`
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::view::{self, Single};
+use super::{console, create};
+use crate::context::Context;
+use crate::domain::Console;
+use crate::error::{Fault, Kind};
+use crate::hypervisor::{Domain, Facts, Power};
+use crate::instance::InstanceName;
+use crate::state::activity;
+use crate::state::record::{self, Boot, Record, Run};
+
+/// How long libvirt may take to be done with what it is doing to a domain. A large guest that is
+/// being saved takes a while.
+const SETTLING: Duration = Duration::from_secs(60);
+
+pub fn run(context: &Context, name: &InstanceName) -> Result<()> {
+    let answer = {
+        let _lock = super::lock(context, name)?;
+        let (domain, made) = create::ensure(context, name)?;
+        power_on(context, name, &domain, made)?
+    };
+    context.output.answer(&answer)
+}
+
+/// Brings `domain` to run, from whatever state it is in, and gives access to its console. The
+/// caller holds the instance's lock; `changed` says whether it changed something before.
+pub fn power_on(
+    context: &Context,
+    name: &InstanceName,
+    domain: &Domain,
+    changed: bool,
+) -> Result<Single> {
+    let before = settled(domain, name)?;
+    match before.power {
+        Power::On | Power::Busy => {}
+        Power::Frozen | Power::StuckOnDisk => domain.thaw()?,
+        Power::Off | Power::Crashed => domain.start()?,
+    }
+    let changed = changed || before.power != Power::On;
+    activity::touch(&context.paths.activity(name), context.time())?;
+    let console = console::locate(domain)?;
+    note(
+        context,
+        name,
+        &before,
+        &super::facts(domain, name)?,
+        &console,
+    );
+    let access = console::grant(context, domain, &console)?;
+    view::single(context, name, changed, None, Some(access))
+}
+
+/// The facts once libvirt is done with what it is doing to the domain.
+pub fn settled(domain: &Domain, name: &InstanceName) -> Result<Facts> {
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        let facts = super::facts(domain, name)?;
+        if facts.power != Power::Busy {
+            return Ok(facts);
+        }
+        if Instant::now() > deadline {
+            let message = format!("libvirt is still starting, saving or stopping {name}");
+            return Err(Fault::new(Kind::Busy, message)
+                .hint("try again when it is done")
+                .into());
+        }
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// Notes the run that a start led to, for listings.
+fn note(context: &Context, name: &InstanceName, before: &Facts, after: &Facts, console: &Console) {
+    let (path, Some(run)) = (context.paths.record(name), after.id.map(Run::current)) else {
+        return;
+    };
+    let Some(record) = record::read(&path, after.uuid) else {
+        return;
+    };
+    let known = record.boot.as_ref();
+    let boot = match (before.power, before.saved) {
+        // Its memory came back, and with it a guest that was up.
+        (Power::Off, true) => Boot {
+            run,
+            powered_on: known.map_or_else(|| context.time(), |boot| boot.powered_on),
+            ready: Some(context.time()),
+            console: Some(console.clone()),
+        },
+        (Power::Off | Power::Crashed, _) => Boot {
+            run,
+            powered_on: context.time(),
+            ready: None,
+            console: Some(console.clone()),
+        },
+        // It has been running all the while.
+        _ => return,
+    };
+    if let Err(error) = record::write(
+        &path,
+        &Record {
+            boot: Some(boot),
+            ..record
+        },
+    ) {
+        context.output.warn(&format!(
+            "failed to note that {name} was powered on: {error}"
+        ));
+    }
+}

@@ -1,0 +1,105 @@
+//! `cyyber instance stop`
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::{start, view};
+use crate::context::Context;
+use crate::hypervisor::{Domain, Power, ShutdownVia};
+use crate::instance::InstanceName;
+use crate::units::{self, age};
+
+/// How long the guest's agent may take to answer. One that does not is asked by ACPI instead.
+const AGENT: Duration = Duration::from_secs(2);
+
+/// How often a guest that was asked to shut down is looked at.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+pub fn run(
+    context: &Context,
+    name: &InstanceName,
+    timeout: units::Duration,
+    force: bool,
+) -> Result<()> {
+    let answer = {
+        let _lock = super::lock(context, name)?;
+        let domain = super::existing(context, name)?;
+        let (changed, reason) = power_down(context, name, &domain, timeout, force)?;
+        view::single(context, name, changed, Some(reason), None)?
+    };
+    context.output.answer(&answer)
+}
+
+/// Brings `domain` to be off; returns whether that changed anything, and how it went.
+fn power_down(
+    context: &Context,
+    name: &InstanceName,
+    domain: &Domain,
+    timeout: units::Duration,
+    force: bool,
+) -> Result<(bool, String)> {
+    let before = start::settled(domain, name)?;
+    match before.power {
+        Power::Off | Power::Crashed if !before.saved => {
+            return Ok((false, "not running".to_owned()));
+        }
+        Power::Off | Power::Crashed if force => {
+            context.output.warn(&format!(
+                "{name}: dropping its saved memory and what was unsaved in it"
+            ));
+            domain.drop_saved_memory()?;
+            return Ok((true, "its saved memory was dropped".to_owned()));
+        }
+        _ if force => {
+            domain.power_off()?;
+            return Ok((true, "powered off by force".to_owned()));
+        }
+        // Only a guest that runs can shut down cleanly.
+        Power::Off | Power::Crashed => domain.start()?,
+        Power::Frozen | Power::StuckOnDisk => domain.thaw()?,
+        Power::On | Power::Busy => {}
+    }
+    if shut_down(domain, name, timeout.std())? {
+        return Ok((true, "shut down by its guest".to_owned()));
+    }
+    domain.power_off()?;
+    let reason = format!(
+        "powered off: its guest did not shut down within {}",
+        age(timeout.0)
+    );
+    context.output.warn(&format!("{name} was {reason}"));
+    Ok((true, reason))
+}
+
+/// Asks the guest to shut down; whether it did so within `timeout`.
+///
+/// Its agent is asked first: a guest without logind ignores the power button. The button comes at
+/// once where no agent answers, and at half time where the agent's request led to nothing.
+fn shut_down(domain: &Domain, name: &InstanceName, timeout: Duration) -> Result<bool> {
+    let began = Instant::now();
+    let by_agent = domain.agent_answers(AGENT) && domain.shutdown(ShutdownVia::Agent).is_ok();
+    let mut button_at = if by_agent {
+        Some(timeout / 2)
+    } else {
+        Some(Duration::ZERO)
+    };
+    loop {
+        if matches!(
+            super::facts(domain, name)?.power,
+            Power::Off | Power::Crashed
+        ) {
+            return Ok(true);
+        }
+        if button_at.is_some_and(|at| began.elapsed() >= at) {
+            button_at = None;
+            // A guest that went off just now refuses; the next look sees that.
+            let _ = domain.shutdown(ShutdownVia::Acpi);
+        }
+        if began.elapsed() >= timeout {
+            return Ok(false);
+        }
+        sleep(INTERVAL);
+    }
+}

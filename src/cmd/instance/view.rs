@@ -1,0 +1,249 @@
+//! One instance as the contract shows it, assembled from what libvirt says and what was noted.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::console::Access;
+use crate::context::Context;
+use crate::domain::{Console, Origin};
+use crate::hypervisor::{Facts, Power};
+use crate::images;
+use crate::instance::{InstanceName, LabId, State, UserId};
+use crate::observe::observe;
+use crate::output::Report;
+use crate::state::activity;
+use crate::state::lock::Lock;
+use crate::state::record::{self, Boot, Record, Run};
+
+/// How long a guest that is starting may take to answer; asked once for each listing.
+const PING: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The instance object of the contract, without secrets.
+#[derive(Debug, Serialize)]
+pub struct View {
+    pub instance: String,
+    pub lab_id: LabId,
+    pub user_id: UserId,
+    pub state: State,
+    pub changed: bool,
+    pub vnc_host: Option<String>,
+    pub vnc_port: Option<u16>,
+    pub novnc_port: Option<u16>,
+    pub ip: Option<String>,
+    pub base_image: Option<PathBuf>,
+    pub base_is_current: Option<bool>,
+    pub disk_path: PathBuf,
+    pub created: Option<Timestamp>,
+    pub last_activity: Option<Timestamp>,
+    pub kept_until: Option<Timestamp>,
+    pub reason: String,
+}
+
+/// The answer of a verb on one instance.
+#[derive(Debug, Serialize)]
+pub struct Single {
+    #[serde(flatten)]
+    view: View,
+    vnc_password: Option<String>,
+    vnc_password_expires: Option<Timestamp>,
+}
+
+/// Assembles views; what instances of one lab share is looked up once.
+pub struct Viewer<'a> {
+    context: &'a Context,
+    current_builds: HashMap<LabId, Option<String>>,
+}
+
+impl<'a> Viewer<'a> {
+    pub fn new(context: &'a Context) -> Self {
+        Viewer {
+            context,
+            current_builds: HashMap::new(),
+        }
+    }
+
+    /// The instance `name` with the facts `facts`.
+    pub fn view(&mut self, name: &InstanceName, facts: &Facts) -> Result<View> {
+        let context = self.context;
+        let mut record = self.record(name, facts)?;
+        let run = facts.id.map(Run::current);
+        let mut boot = record
+            .as_mut()
+            .and_then(|record| record.boot.take())
+            .filter(|boot| Some(&boot.run) == run.as_ref());
+
+        let now = context.time();
+        let boot_timeout = context
+            .config
+            .lab(&name.lab)
+            .map(|lab| lab.policy.boot_timeout)
+            .unwrap_or_default();
+        let (mut state, mut reason) = observe(facts, boot.as_ref(), boot_timeout, now);
+        if let (State::Starting, Some(boot)) = (state, &mut boot)
+            && self.agent_answers(name)?
+        {
+            boot.ready = Some(now);
+            (state, reason) = observe(facts, Some(boot), boot_timeout, now);
+            self.note(name, record.as_ref(), boot);
+        }
+
+        let console = match (facts.power, &boot) {
+            (Power::Off | Power::Crashed, _) => None,
+            (
+                _,
+                Some(Boot {
+                    console: Some(console),
+                    ..
+                }),
+            ) => Some(console.clone()),
+            _ => self.console(name)?,
+        };
+        let build = record.as_ref().map(|record| record.build.clone());
+        Ok(View {
+            instance: name.to_string(),
+            lab_id: name.lab.clone(),
+            user_id: name.user.clone(),
+            state,
+            changed: false,
+            vnc_host: console.as_ref().map(|console| console.host.clone()),
+            vnc_port: console.as_ref().map(|console| console.port),
+            novnc_port: console.and_then(|console| console.websocket),
+            ip: None,
+            base_image: build
+                .as_ref()
+                .map(|build| context.paths.base_build(&name.lab, build)),
+            base_is_current: build.and_then(|build| Some(*self.current_build(&name.lab)? == build)),
+            disk_path: context.paths.overlay(name),
+            created: record.map(|record| record.created),
+            last_activity: activity::last(&context.paths.activity(name)),
+            kept_until: None,
+            reason,
+        })
+    }
+
+    /// What was noted, or else what libvirt keeps in the domain's metadata.
+    fn record(&self, name: &InstanceName, facts: &Facts) -> Result<Option<Record>> {
+        if let Some(record) = record::read(&self.context.paths.record(name), facts.uuid) {
+            return Ok(Some(record));
+        }
+        let Some(domain) = self.context.hypervisor()?.find(name)? else {
+            return Ok(None);
+        };
+        let origin = Origin::of(&domain.xml()?)?;
+        Ok(origin.map(|Origin { build, created }| Record {
+            uuid: facts.uuid,
+            build,
+            created,
+            boot: None,
+        }))
+    }
+
+    fn agent_answers(&self, name: &InstanceName) -> Result<bool> {
+        let domain = self.context.hypervisor()?.find(name)?;
+        Ok(domain.is_some_and(|domain| domain.agent_answers(PING)))
+    }
+
+    fn console(&self, name: &InstanceName) -> Result<Option<Console>> {
+        match self.context.hypervisor()?.find(name)? {
+            Some(domain) => Console::of(&domain.xml()?),
+            None => Ok(None),
+        }
+    }
+
+    /// Notes that the guest is ready, unless a command is at work on the instance: that one knows
+    /// better, and the next listing finds out again.
+    fn note(&self, name: &InstanceName, record: Option<&Record>, boot: &Boot) {
+        let paths = &self.context.paths;
+        if let (Some(record), Some(_lock)) = (record, Lock::try_take(&paths.instance_lock(name))) {
+            let noted = Record {
+                boot: Some(boot.clone()),
+                ..record.clone()
+            };
+            if let Err(error) = record::write(&paths.record(name), &noted) {
+                self.context.output.detail(&format!(
+                    "warning: failed to note that {name} is ready: {error}"
+                ));
+            }
+        }
+    }
+
+    fn current_build(&mut self, lab: &LabId) -> Option<&String> {
+        let context = self.context;
+        self.current_builds
+            .entry(lab.clone())
+            .or_insert_with(|| {
+                images::current_base(&context.paths, lab)
+                    .ok()
+                    .map(|base| base.build)
+            })
+            .as_ref()
+    }
+}
+
+/// The answer of a verb on one instance, as it is now.
+pub fn single(
+    context: &Context,
+    name: &InstanceName,
+    changed: bool,
+    reason: Option<String>,
+    access: Option<Access>,
+) -> Result<Single> {
+    let domain = super::existing(context, name)?;
+    let facts = super::facts(&domain, name)?;
+    let mut view = Viewer::new(context).view(name, &facts)?;
+    view.changed = changed;
+    if let Some(reason) = reason {
+        view.reason = reason;
+    }
+    if facts.power == Power::On {
+        view.ip = domain.leased_address().map(|address| address.to_string());
+    }
+    let (vnc_password, vnc_password_expires) = match access {
+        Some(Access { password, expires }) => (Some(password), Some(expires)),
+        None => (None, None),
+    };
+    Ok(Single {
+        view,
+        vnc_password,
+        vnc_password_expires,
+    })
+}
+
+impl Report for Single {
+    fn text(&self) -> String {
+        let View {
+            instance,
+            state,
+            changed,
+            reason,
+            ..
+        } = &self.view;
+        let already = if *changed { "" } else { "already " };
+        let mut text = format!("{instance} is {already}{state}: {reason}");
+        let mut line =
+            |label: &str, value: String| text.push_str(&format!("\n  {label:<10}{value}"));
+        if let (Some(host), Some(port)) = (&self.view.vnc_host, self.view.vnc_port) {
+            line("VNC", format!("{host}:{port}"));
+            if let Some(port) = self.view.novnc_port {
+                line("WebSocket", format!("{host}:{port}"));
+            }
+        }
+        if let (Some(password), Some(expires)) = (&self.vnc_password, &self.vnc_password_expires) {
+            line(
+                "password",
+                format!(
+                    "{password} (new sessions until {})",
+                    expires.strftime("%H:%M:%S UTC")
+                ),
+            );
+        }
+        if let Some(ip) = &self.view.ip {
+            line("address", ip.clone());
+        }
+        text
+    }
+}

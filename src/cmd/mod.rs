@@ -1,0 +1,22 @@
+//! The verbs: one file each. A verb reads its target afresh, decides, acts, notes, and answers.
+
+mod build;
+mod completions;
+mod instance;
+
+use anyhow::Result;
+use jiff::Timestamp;
+
+use crate::cli::{Cli, Command};
+use crate::context::Context;
+use crate::output::Output;
+
+/// Runs a command that began at `now`.
+pub fn run(cli: &Cli, output: &Output, now: Timestamp) -> Result<()> {
+    let context = || Context::new(&cli.global, output.clone(), now);
+    match &cli.command {
+        Command::Build(options) => build::run(&context()?, options),
+        Command::Instance(command) => instance::run(&context()?, command),
+        Command::Completions { shell } => completions::run(output, *shell),
+    }
+}

@@ -1,0 +1,247 @@
+//! One lab: what it is made of and what its instances may use.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::text::{Line, PackageName, Sha256, Text};
+use crate::instance::LabId;
+use crate::units::{ByteSize, Duration, Patience};
+use jiff::SignedDuration;
+
+/// The cloud image that labs are built from where the configuration names none.
+const DEFAULT_IMAGE_URL: &str = "https://cloud-images.ubuntu.com/releases/noble/release-20260814/ubuntu-24.04-server-cloudimg-amd64.img";
+/// As published in that release's `SHA256SUMS`.
+const DEFAULT_IMAGE_SHA256: &str =
+    "sha256:6e40c07ae715f744f84af0bec76415cc1987dd115b4b8de437818561f01a3733";
+
+/// One entry of `labs`, with the defaults applied.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lab {
+    /// The lab's id, part of every name made for it.
+    pub lab_id: LabId,
+    /// The lab's title for people.
+    pub lab_name: Line,
+    /// Debian packages that the image contains.
+    pub packages: Vec<PackageName>,
+    /// `/etc/motd`.
+    pub motd: Text,
+    /// The cloud image it is built from.
+    #[serde(default)]
+    pub image: Image,
+    /// Size of the virtual disk.
+    #[serde(default = "default_disk_size")]
+    pub disk_size: ByteSize,
+    /// Memory of an instance in MiB.
+    #[serde(default = "default_memory_mb")]
+    pub memory_mb: u32,
+    /// Virtual CPUs of an instance.
+    #[serde(default = "default_vcpus")]
+    pub vcpus: u32,
+    /// The graphical desktop.
+    #[serde(default)]
+    pub desktop: Desktop,
+    /// Text shown after the MOTD.
+    #[serde(default)]
+    pub instructions: Text,
+    /// What an instance can reach.
+    #[serde(default)]
+    pub network: NetworkMode,
+    /// When an idle instance steps down.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Caps on disk and network.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+fn default_disk_size() -> ByteSize {
+    ByteSize(20 << 30)
+}
+
+fn default_memory_mb() -> u32 {
+    2048
+}
+
+fn default_vcpus() -> u32 {
+    2
+}
+
+impl Lab {
+    /// What no single key can tell. An error is the key's place in the lab, and what is wrong.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let range = |place, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err((
+                    place,
+                    format!("{value} is out of range: allowed is {low} to {high}"),
+                ))
+            }
+        };
+        range("memory_mb", self.memory_mb.into(), 128, 1 << 20)?;
+        range("vcpus", self.vcpus.into(), 1, 64)?;
+        if !(1 << 30..=16 << 40).contains(&self.disk_size.0) {
+            return Err((
+                "disk_size",
+                format!("{} is out of range: allowed is 1G to 16T", self.disk_size),
+            ));
+        }
+        if matches!(self.image.url, ImageUrl::Https(_)) && self.image.checksum.is_none() {
+            return Err((
+                "image",
+                "a download needs its \"checksum\", as in \"sha256:…\"".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A cloud image: where it is and what it must hash to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// `https://…`, or a path relative to the configuration's directory.
+    pub url: ImageUrl,
+    /// Needed for a download.
+    pub checksum: Option<Sha256>,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Image {
+            url: ImageUrl::Https(DEFAULT_IMAGE_URL.to_owned()),
+            checksum: Sha256::try_from(DEFAULT_IMAGE_SHA256.to_owned()).ok(),
+        }
+    }
+}
+
+/// Where a cloud image comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum ImageUrl {
+    /// Downloaded by Packer, once.
+    Https(String),
+    /// A file of this machine.
+    Path(PathBuf),
+}
+
+impl TryFrom<String> for ImageUrl {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        let allowed = "allowed is an https:// address or the path of a file";
+        if s.starts_with("https://") {
+            // Packer expands `{{ }}` in it, and it is shown to people.
+            let plain = |b: u8| b.is_ascii_graphic() && !b"{}\"\\$`<>".contains(&b);
+            return match s.bytes().all(plain) && s.len() < 2000 {
+                true => Ok(ImageUrl::Https(s)),
+                false => Err(format!(
+                    "bad image address '{}': {allowed}",
+                    s.escape_debug()
+                )),
+            };
+        }
+        if s.is_empty() || s.contains('\0') || s.contains("://") {
+            return Err(format!(
+                "bad image address '{}': {allowed}",
+                s.escape_debug()
+            ));
+        }
+        Ok(ImageUrl::Path(s.into()))
+    }
+}
+
+impl ImageUrl {
+    /// Makes a relative path one below `directory`.
+    pub(super) fn resolve_against(&mut self, directory: &Path) {
+        if let ImageUrl::Path(path) = self {
+            *path = directory.join(&*path);
+        }
+    }
+}
+
+impl std::fmt::Display for ImageUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ImageUrl::Https(url) => f.write_str(url),
+            ImageUrl::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// The graphical desktop of a lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desktop {
+    /// A text console.
+    #[default]
+    None,
+}
+
+/// What an instance can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// No way out.
+    Isolated,
+    /// The internet, but no other instance.
+    #[default]
+    Nat,
+}
+
+impl NetworkMode {
+    /// The libvirt network that serves this mode; made by `make setup`.
+    pub const fn network(self) -> &'static str {
+        match self {
+            NetworkMode::Isolated => "cyyber-isolated",
+            NetworkMode::Nat => "cyyber-nat",
+        }
+    }
+}
+
+/// When an idle instance steps down, and how long a boot may take.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// To `idle`.
+    pub idle_after: Patience,
+    /// To `paused`.
+    pub pause_after: Patience,
+    /// To `stopped`.
+    pub stop_after: Patience,
+    /// Destroyed.
+    pub destroy_after: Patience,
+    /// What a connected but silent console is worth.
+    pub max_connected: Patience,
+    /// An instance counts as `starting` no longer than this.
+    pub boot_timeout: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let minutes = |m| Duration(SignedDuration::from_mins(m));
+        Policy {
+            idle_after: Patience::After(minutes(10)),
+            pause_after: Patience::After(minutes(20)),
+            stop_after: Patience::After(minutes(30)),
+            destroy_after: Patience::After(minutes(24 * 60)),
+            max_connected: Patience::After(minutes(4 * 60)),
+            boot_timeout: minutes(5),
+        }
+    }
+}
+
+/// Caps that libvirt enforces on an instance; absent means none.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Disk throughput, read and written together, in bytes a second.
+    pub disk_bytes_per_second: Option<ByteSize>,
+    /// Disk operations a second.
+    pub disk_iops: Option<u32>,
+    /// Network throughput in each direction, in bytes a second.
+    pub network_bytes_per_second: Option<ByteSize>,
+}

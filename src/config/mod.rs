@@ -1,0 +1,259 @@
+//! `labs-config.json`: found, read, checked, and turned into [`Lab`]s with every default applied.
+//!
+//! All that is wrong with the file is said here, before anything else happens: which file, which
+//! place in it, and what is allowed there.
+
+mod lab;
+mod text;
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+pub use lab::{Desktop, Image, ImageUrl, Lab, Limits, NetworkMode, Policy};
+pub use text::{Line, PackageName, Sha256, Text};
+
+use crate::error::{Fault, Kind};
+use crate::instance::LabId;
+
+/// Where the file is looked for when neither option nor environment names one.
+pub const SEARCHED: [&str; 2] = ["labs-config.json", "/etc/cyyber/labs-config.json"];
+
+/// No sensible file is larger; a device or a log named by mistake is not read to its end.
+const LARGEST_FILE: u64 = 16 << 20;
+
+/// The whole configuration, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// The labs, in the file's order; ids are unique.
+    pub labs: Vec<Lab>,
+    /// This machine's settings.
+    pub host: Host,
+}
+
+/// The file's outline; labs are read one by one, with `defaults` laid under each.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Outline {
+    /// For editors; not read.
+    #[serde(rename = "$schema")]
+    _schema: Option<String>,
+    labs: Vec<Map<String, Value>>,
+    #[serde(default)]
+    defaults: Map<String, Value>,
+    #[serde(default)]
+    host: Host,
+}
+
+/// Settings of this machine rather than of a lab.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Host {
+    /// The libvirt connection URI.
+    pub connect: String,
+    /// Base images and overlays.
+    pub storage_dir: PathBuf,
+    /// Activity, records, locks and the journal.
+    pub state_dir: PathBuf,
+    /// Where builds leave their results; relative to the working directory.
+    pub output_dir: PathBuf,
+    /// Hardware virtualisation or software emulation.
+    pub accelerator: AcceleratorChoice,
+    /// The address on which consoles listen.
+    pub vnc_listen: IpAddr,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Host {
+            connect: "qemu:///system".to_owned(),
+            storage_dir: "/var/lib/libvirt/images/cyyber-labs".into(),
+            state_dir: "/var/lib/cyyber".into(),
+            output_dir: "cyyber-labs-output".into(),
+            accelerator: AcceleratorChoice::Auto,
+            vnc_listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+}
+
+/// Which accelerator is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum AcceleratorChoice {
+    /// KVM where it really works, else emulation with a warning.
+    Auto,
+    /// KVM, or fail.
+    Kvm,
+    /// Software emulation.
+    Tcg,
+}
+
+impl Config {
+    /// Reads and checks the configuration at `given`, or at the first of [`SEARCHED`] that exists.
+    pub fn load(given: Option<&Path>) -> Result<Config> {
+        let path = match given {
+            Some(path) => path.to_owned(),
+            None => SEARCHED
+                .iter()
+                .map(PathBuf::from)
+                .find(|path| path.exists())
+                .ok_or_else(|| {
+                    Fault::new(
+                        Kind::Config,
+                        format!(
+                            "no configuration file: looked for {}",
+                            SEARCHED.join(" and ")
+                        ),
+                    )
+                    .hint("write a labs-config.json, or name one with --config or CYYBER_CONFIG")
+                })?,
+        };
+        let text = read(&path).with_context(|| {
+            Fault::new(
+                Kind::Config,
+                format!("failed to read the configuration {}", path.display()),
+            )
+            .hint("name the configuration with --config or CYYBER_CONFIG")
+        })?;
+        parse(&text, &path).with_context(|| {
+            Fault::new(
+                Kind::Config,
+                format!("invalid configuration {}", path.display()),
+            )
+        })
+    }
+
+    /// The lab called `id`.
+    pub fn lab(&self, id: &LabId) -> Result<&Lab> {
+        self.labs
+            .iter()
+            .find(|lab| lab.lab_id == *id)
+            .ok_or_else(|| {
+                let known: Vec<_> = self.labs.iter().map(|lab| lab.lab_id.as_str()).collect();
+                Fault::new(
+                    Kind::NotFound,
+                    format!("no lab '{id}' in {}", self.path.display()),
+                )
+                .hint(format!("known labs: {}", known.join(", ")))
+                .into()
+            })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let read = fs_err::File::open(path)?
+        .take(LARGEST_FILE + 1)
+        .read_to_end(&mut text)?;
+    anyhow::ensure!(
+        read as u64 <= LARGEST_FILE,
+        "it is larger than {} MiB",
+        LARGEST_FILE >> 20
+    );
+    Ok(text)
+}
+
+fn parse(text: &[u8], path: &Path) -> Result<Config> {
+    // Twice through the text: first alone for syntax, which has a line and a column, then for
+    // meaning, which has a place such as `labs[0].memory_mb`.
+    let document: Value = serde_json::from_slice(text)?;
+    let outline: Outline = typed(document, "")?;
+    anyhow::ensure!(!outline.labs.is_empty(), "labs: at least one lab is needed");
+    for key in ["lab_id", "lab_name", "packages", "motd"] {
+        anyhow::ensure!(
+            !outline.defaults.contains_key(key),
+            "defaults.{key}: belongs to a lab, not to the defaults"
+        );
+    }
+
+    let mut labs: Vec<Lab> = Vec::with_capacity(outline.labs.len());
+    let mut seen = HashSet::new();
+    for (index, own) in outline.labs.iter().enumerate() {
+        let mut lab: Lab = typed_place(lay_over(&outline.defaults, own), |place| {
+            blame(place, own, &outline.defaults, index)
+        })?;
+        lab.check().map_err(|(place, message)| {
+            anyhow::anyhow!("{}: {message}", blame(place, own, &outline.defaults, index))
+        })?;
+        lab.image
+            .url
+            .resolve_against(path.parent().unwrap_or(Path::new("")));
+        anyhow::ensure!(
+            seen.insert(lab.lab_id.clone()),
+            "labs[{index}].lab_id: '{}' is already the id of another lab",
+            lab.lab_id
+        );
+        labs.push(lab);
+    }
+    Ok(Config {
+        path: path.to_owned(),
+        labs,
+        host: outline.host,
+    })
+}
+
+/// A lab's own settings over the defaults; `policy` and `limits` key by key. An `image` replaces
+/// the default one whole: a checksum says nothing about another URL.
+fn lay_over(defaults: &Map<String, Value>, own: &Map<String, Value>) -> Value {
+    let mut merged = defaults.clone();
+    for (key, value) in own {
+        match (merged.get_mut(key), value) {
+            (Some(Value::Object(under)), Value::Object(over)) if key != "image" => {
+                under.extend(over.clone());
+            }
+            _ => {
+                merged.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    Value::Object(merged)
+}
+
+/// Where in the file the setting at `place` of lab number `index` was written.
+fn blame(
+    place: &str,
+    own: &Map<String, Value>,
+    defaults: &Map<String, Value>,
+    index: usize,
+) -> String {
+    let has = |map: &Map<String, Value>| {
+        let pointer = place.replace(['.', '['], "/").replace(']', "");
+        let mut parts = pointer.split('/');
+        let first = parts.next().and_then(|key| map.get(key));
+        parts
+            .try_fold(first, |value, key| {
+                Some(value.map(|v| v.get(key).unwrap_or(&Value::Null)))
+            })
+            .flatten()
+            .is_some_and(|value| !value.is_null())
+    };
+    if !has(own) && has(defaults) {
+        format!("defaults.{place}")
+    } else if place.is_empty() || place == "." {
+        format!("labs[{index}]")
+    } else {
+        format!("labs[{index}].{place}")
+    }
+}
+
+fn typed<T: DeserializeOwned>(value: Value, prefix: &str) -> Result<T> {
+    typed_place(value, |place| format!("{prefix}{place}"))
+}
+
+fn typed_place<T: DeserializeOwned>(value: Value, place: impl Fn(&str) -> String) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let at = place(&error.path().to_string());
+        anyhow::anyhow!("{at}: {}", error.inner())
+    })
+}
+
+#[cfg(test)]
+mod tests;

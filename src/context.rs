@@ -1,0 +1,83 @@
+//! What every command stands on: configuration, paths, the hypervisor and the time, each settled
+//! once.
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use anyhow::Result;
+use jiff::Timestamp;
+
+use crate::accelerator::{self, Accelerator};
+use crate::cli::Global;
+use crate::config::{AcceleratorChoice, Config};
+use crate::env::Overrides;
+use crate::hypervisor::Hypervisor;
+use crate::output::Output;
+use crate::paths::Paths;
+
+/// The surroundings of a command.
+#[derive(Debug)]
+pub struct Context {
+    /// The checked configuration.
+    pub config: Config,
+    /// Every path, with the environment's overrides.
+    pub paths: Paths,
+    /// Where words go.
+    pub output: Output,
+    began: (Timestamp, Instant),
+    accelerator: AcceleratorChoice,
+    uri: String,
+    hypervisor: OnceLock<Hypervisor>,
+}
+
+impl Context {
+    /// Settles everything by the contract's precedence: option, environment, file, default.
+    pub fn new(global: &Global, output: Output, now: Timestamp) -> Result<Context> {
+        let overrides = Overrides::read()?;
+        let config = Config::load(global.config.as_deref())?;
+        let host = &config.host;
+        let paths = Paths::new(
+            overrides.storage_dir.as_ref().unwrap_or(&host.storage_dir),
+            overrides.state_dir.as_ref().unwrap_or(&host.state_dir),
+            overrides.output_dir.as_ref().unwrap_or(&host.output_dir),
+        )?;
+        Ok(Context {
+            paths,
+            output,
+            began: (now, Instant::now()),
+            accelerator: overrides.accelerator.unwrap_or(host.accelerator),
+            uri: global
+                .connect
+                .clone()
+                .unwrap_or_else(|| host.connect.clone()),
+            config,
+            hypervisor: OnceLock::new(),
+        })
+    }
+
+    /// The time. The clock was read once, when the command began; what went by since then is
+    /// counted, so that a clock that jumps meanwhile does no harm.
+    pub fn time(&self) -> Timestamp {
+        let (now, instant) = self.began;
+        now + instant.elapsed()
+    }
+
+    /// The hypervisor, connected on first use.
+    pub fn hypervisor(&self) -> Result<&Hypervisor> {
+        if let Some(open) = self.hypervisor.get() {
+            return Ok(open);
+        }
+        let open = Hypervisor::open(&self.uri)?;
+        Ok(self.hypervisor.get_or_init(|| open))
+    }
+
+    /// The accelerator for a new guest; warns where it is software emulation for want of better.
+    pub fn accelerator(&self) -> Result<Accelerator> {
+        let (accelerator, warning) =
+            accelerator::choose(self.accelerator, accelerator::Host::probe())?;
+        if let Some(warning) = warning {
+            self.output.warn(&warning);
+        }
+        Ok(accelerator)
+    }
+}

@@ -1,0 +1,309 @@
+//! Domain XML, both ways: what we ask of libvirt, and what it tells of a running guest. Pure.
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
+use rand::distr::{Alphanumeric, SampleString};
+use serde::{Deserialize, Serialize};
+use uuid::{Builder, Uuid};
+
+use crate::accelerator::Accelerator;
+use crate::config::Lab;
+use crate::instance::InstanceName;
+
+/// The XML namespace of our facts in a domain's metadata.
+const NAMESPACE: &str = "https://cyyber.org/xmlns/instance/1";
+
+/// The first six bytes of every UUID that we give a domain. libvirt reports UUIDs with every
+/// listing, so that ours are told from others' at no cost. The rest is random: a UUID must not come
+/// back, or libvirt would restore an old memory image over a new disk.
+const TAG: [u8; 6] = *b"cyyber";
+
+/// A UUID for a new domain of ours: version 8 (RFC 9562), our tag, 74 random bits.
+pub fn new_uuid() -> Uuid {
+    let mut bytes = Uuid::new_v4().into_bytes();
+    bytes[..TAG.len()].copy_from_slice(&TAG);
+    Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+/// Whether a domain with this UUID was made by us.
+pub fn is_ours(uuid: Uuid) -> bool {
+    uuid.as_bytes().starts_with(&TAG) && uuid.get_version_num() == 8
+}
+
+/// The network card's address: stable for the life of the instance, locally administered, with 40
+/// random bits taken from the UUID.
+fn mac(uuid: Uuid) -> String {
+    let [.., a, b, c, d, e] = *uuid.as_bytes();
+    format!("52:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}")
+}
+
+/// A console password: eight letters and digits, which is the most that VNC can compare.
+pub fn new_vnc_password() -> String {
+    Alphanumeric.sample_string(&mut rand::rng(), 8)
+}
+
+/// What an instance's domain is made of.
+#[derive(Debug)]
+pub struct InstanceDomain<'a> {
+    /// The instance.
+    pub name: &'a InstanceName,
+    /// Its UUID, from [`new_uuid`].
+    pub uuid: Uuid,
+    /// Its lab.
+    pub lab: &'a Lab,
+    /// The overlay's absolute path.
+    pub overlay: &'a str,
+    /// The base build's absolute path.
+    pub base: &'a str,
+    /// The base build's name.
+    pub build: &'a str,
+    /// How it is run.
+    pub accelerator: Accelerator,
+    /// Where its console listens.
+    pub vnc_listen: std::net::IpAddr,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl InstanceDomain<'_> {
+    /// The definition for libvirt.
+    ///
+    /// The backing file is named, with its owner left alone: libvirt would otherwise give the base
+    /// to the QEMU user, who could then make it writable.
+    pub fn xml(&self) -> Result<String> {
+        let lab = self.lab;
+        render(context! {
+            accelerator => self.accelerator.domain_type(),
+            name => self.name.to_string(),
+            uuid => self.uuid.to_string(),
+            title => format!("{} — {}", lab.lab_name, self.name.user),
+            namespace => NAMESPACE,
+            instance => context! {
+                lab => self.name.lab.as_str(),
+                user => self.name.user.as_str(),
+                build => self.build,
+                created => self.created.to_string(),
+            },
+            disk => self.overlay,
+            base => self.base,
+            mac => mac(self.uuid),
+            vnc_listen => self.vnc_listen.to_string(),
+            ..lab_context(lab)
+        })
+    }
+}
+
+/// A definition that runs a lab's image by itself, as in `lab01.xml` beside `lab01.qcow2`.
+pub fn standalone_xml(lab: &Lab, disk: &str, accelerator: Accelerator) -> Result<String> {
+    render(context! {
+        accelerator => accelerator.domain_type(),
+        name => lab.lab_id.as_str(),
+        title => lab.lab_name.as_str(),
+        disk,
+        vnc_listen => "127.0.0.1",
+        ..lab_context(lab)
+    })
+}
+
+fn lab_context(lab: &Lab) -> minijinja::Value {
+    context! {
+        memory_mb => lab.memory_mb,
+        vcpus => lab.vcpus,
+        network => lab.network.network(),
+        limits => context! {
+            disk_bytes_per_second => lab.limits.disk_bytes_per_second.map(|size| size.0),
+            disk_iops => lab.limits.disk_iops,
+            network_kib_per_second => lab.limits.network_bytes_per_second.map(|size| size.0 >> 10),
+        },
+        // A domain is never without a password, or its console would be open to everyone and none
+        // could be added later. This one has expired; nobody is told it.
+        vnc_password => new_vnc_password(),
+    }
+}
+
+fn render(values: minijinja::Value) -> Result<String> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment
+        .render_str(include_str!("../templates/domain.xml"), values)
+        .context("failed to render the domain definition")
+}
+
+/// Where the console of a running domain is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Console {
+    /// The address it listens on.
+    pub host: String,
+    /// The VNC port.
+    pub port: u16,
+    /// The port that speaks VNC over WebSocket, for noVNC.
+    pub websocket: Option<u16>,
+}
+
+impl Console {
+    /// The console of the running domain with the definition `xml`; `None` where it has none.
+    pub fn of(xml: &str) -> Result<Option<Console>> {
+        let vnc = parse(xml)?
+            .devices
+            .graphics
+            .into_iter()
+            .find(|g| g.kind == "vnc");
+        Ok(vnc.and_then(|vnc| {
+            Some(Console {
+                host: vnc.listen?,
+                port: positive(vnc.port)?,
+                websocket: positive(vnc.websocket),
+            })
+        }))
+    }
+
+    /// The device that gives this console a new password.
+    pub fn with_password(&self, password: &str, valid_to: Timestamp) -> String {
+        let websocket = self
+            .websocket
+            .map(|port| format!(" websocket='{port}'"))
+            .unwrap_or_default();
+        format!(
+            "<graphics type='vnc' port='{}' autoport='yes'{websocket} listen='{host}' passwd='{}' passwdValidTo='{}'>\
+             <listen type='address' address='{host}'/></graphics>",
+            self.port,
+            quick_xml::escape::escape(password),
+            // libvirt takes UTC without saying so.
+            valid_to.strftime("%Y-%m-%dT%H:%M:%S"),
+            host = quick_xml::escape::escape(self.host.as_str()),
+        )
+    }
+}
+
+fn positive(port: Option<i32>) -> Option<u16> {
+    u16::try_from(port?).ok().filter(|port| *port != 0)
+}
+
+/// Our facts in a domain's metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Origin {
+    /// The base build that it was made from.
+    #[serde(rename = "@build")]
+    pub build: String,
+    /// When it was made.
+    #[serde(rename = "@created")]
+    pub created: Timestamp,
+}
+
+impl Origin {
+    /// The facts in the definition `xml`, if they are there.
+    pub fn of(xml: &str) -> Result<Option<Origin>> {
+        Ok(parse(xml)?.metadata.and_then(|metadata| metadata.instance))
+    }
+}
+
+#[derive(Deserialize)]
+struct DomainXml {
+    metadata: Option<MetadataXml>,
+    devices: DevicesXml,
+}
+
+#[derive(Deserialize)]
+struct MetadataXml {
+    instance: Option<Origin>,
+}
+
+#[derive(Deserialize)]
+struct DevicesXml {
+    #[serde(default)]
+    graphics: Vec<GraphicsXml>,
+}
+
+#[derive(Deserialize)]
+struct GraphicsXml {
+    #[serde(rename = "@type")]
+    kind: String,
+    #[serde(rename = "@port")]
+    port: Option<i32>,
+    #[serde(rename = "@websocket")]
+    websocket: Option<i32>,
+    #[serde(rename = "@listen")]
+    listen: Option<String>,
+}
+
+fn parse(xml: &str) -> Result<DomainXml> {
+    quick_xml::de::from_str(xml).context("failed to understand the domain's definition")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lab(motd: &str) -> Lab {
+        serde_json::from_value(serde_json::json!({
+            "lab_id": "lab01", "lab_name": "Fish & <Chips> \"'", "packages": [], "motd": motd,
+            "limits": {"disk_iops": 500, "network_bytes_per_second": "2M"},
+        }))
+        .unwrap()
+    }
+
+    fn instance_xml(uuid: Uuid) -> String {
+        InstanceDomain {
+            name: &"lab01_user_7".parse().unwrap(),
+            uuid,
+            lab: &lab(""),
+            overlay: "/images/user-instances/lab01_user_7.qcow2",
+            base: "/images/base & co/lab01-base.1.qcow2",
+            build: "1",
+            accelerator: Accelerator::Tcg,
+            vnc_listen: std::net::Ipv4Addr::LOCALHOST.into(),
+            created: Timestamp::UNIX_EPOCH,
+        }
+        .xml()
+        .unwrap()
+    }
+
+    #[test]
+    fn our_uuids_are_ours_and_differ() {
+        let (one, two) = (new_uuid(), new_uuid());
+        assert!(is_ours(one) && is_ours(two) && one != two);
+        assert!(!is_ours(Uuid::new_v4()));
+    }
+
+    #[test]
+    fn the_mac_is_a_local_unicast_address() {
+        let mac = mac(new_uuid());
+        let first = u8::from_str_radix(&mac[..2], 16).unwrap();
+        assert_eq!(first & 0b11, 0b10, "{mac}");
+    }
+
+    #[test]
+    fn values_are_escaped_and_read_back() {
+        let xml = instance_xml(new_uuid());
+        assert!(xml.contains("Fish &amp; &lt;Chips&gt;"), "{xml}");
+        assert!(xml.contains("base &amp; co"), "{xml}");
+        assert!(
+            xml.contains("<total_iops_sec>500<") && !xml.contains("<total_bytes_sec>"),
+            "{xml}"
+        );
+        assert!(xml.contains("<inbound average='2048'/>"), "{xml}");
+        let origin = Origin::of(&xml).unwrap().unwrap();
+        assert_eq!(
+            (origin.build.as_str(), origin.created),
+            ("1", Timestamp::UNIX_EPOCH)
+        );
+        assert_eq!(Console::of(&xml).unwrap(), None, "no port before power-on");
+    }
+
+    #[test]
+    fn a_live_console_is_read_and_its_password_device_matches_it() {
+        let xml = "<domain><devices><graphics type='vnc' port='5901' autoport='yes' websocket='5700' \
+                   listen='127.0.0.1'><listen type='address' address='127.0.0.1'/></graphics></devices></domain>";
+        let console = Console::of(xml).unwrap().unwrap();
+        assert_eq!((console.port, console.websocket), (5901, Some(5700)));
+        let device = console.with_password("s3cret", "2026-11-23T10:00:30Z".parse().unwrap());
+        assert!(
+            device.contains("passwdValidTo='2026-11-23T10:00:30'"),
+            "{device}"
+        );
+        let again = Console::of(&format!("<domain><devices>{device}</devices></domain>")).unwrap();
+        assert_eq!(again, Some(console));
+    }
+}

@@ -1,0 +1,132 @@
+//! What can go wrong, in the eight kinds that a caller can tell apart.
+//!
+//! Errors travel as [`anyhow::Error`]. Where the kind matters, a [`Fault`] is the error or is
+//! attached as context; the outermost one decides exit code, JSON code and hint. Everything
+//! without a fault is [`Kind::Failed`].
+
+use std::fmt;
+
+/// The kinds of failure, each with its exit code and its `code` in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Anything not below; for many targets: some failed.
+    Failed,
+    /// Bad arguments or a bad id.
+    Usage,
+    /// The configuration file is missing, unreadable or invalid.
+    Config,
+    /// No such lab, base image or instance.
+    NotFound,
+    /// The present state does not allow it.
+    Conflict,
+    /// Another command holds the instance and did not finish in time.
+    Busy,
+    /// Not enough memory or disk on the host.
+    Capacity,
+    /// libvirt, QEMU, Packer or another needed program is missing or unreachable.
+    Unavailable,
+}
+
+impl Kind {
+    /// The process exit code; part of the contract with scripts.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Kind::Failed => 1,
+            Kind::Usage => 2,
+            Kind::Config => 3,
+            Kind::NotFound => 4,
+            Kind::Conflict => 5,
+            Kind::Busy => 6,
+            Kind::Capacity => 7,
+            Kind::Unavailable => 8,
+        }
+    }
+
+    /// The value of `error.code` in JSON; part of the contract with scripts.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Kind::Failed => "failed",
+            Kind::Usage => "usage",
+            Kind::Config => "config",
+            Kind::NotFound => "not_found",
+            Kind::Conflict => "conflict",
+            Kind::Busy => "busy",
+            Kind::Capacity => "capacity",
+            Kind::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// A failure of a known kind, with what to do about it where that is known.
+///
+/// The message is a lowercase fragment that reads well after `error: `.
+#[derive(Debug)]
+pub struct Fault {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Fault {
+    /// A fault of `kind` saying `message`.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Fault {
+            kind,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The same fault with advice for the reader.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// The kind of `error`: that of its outermost fault.
+pub fn kind_of(error: &anyhow::Error) -> Kind {
+    error
+        .downcast_ref::<Fault>()
+        .map_or(Kind::Failed, |fault| fault.kind)
+}
+
+/// The advice that goes with `error`, if its outermost fault has one.
+pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
+    error.downcast_ref::<Fault>()?.hint.as_deref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn the_outermost_fault_decides() {
+        let inner: anyhow::Result<()> = Err(Fault::new(Kind::Failed, "inner").hint("no").into());
+        let error = inner
+            .context("in between")
+            .context(Fault::new(Kind::Capacity, "outer").hint("free some disk"))
+            .context("outside")
+            .unwrap_err();
+        assert_eq!(kind_of(&error), Kind::Capacity);
+        assert_eq!(hint_of(&error), Some("free some disk"));
+        assert_eq!(format!("{error:#}"), "outside: outer: in between: inner");
+    }
+
+    #[test]
+    fn an_error_without_a_fault_is_a_plain_failure() {
+        let error = anyhow::anyhow!("disk on fire");
+        assert_eq!(kind_of(&error).exit_code(), 1);
+        assert_eq!(hint_of(&error), None);
+    }
+}

@@ -1,0 +1,293 @@
+//! libvirt: the one room where the `virt` crate is named.
+//!
+//! A [`Hypervisor`] is a connection, a [`Domain`] a handle on one of our guests. Both return plain
+//! values and never print. Domains are addressed by handle, never by text: libvirt takes a name
+//! such as `17` for an id.
+
+mod stats;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::enumutil::Enum;
+use virt::error::{ErrorDomain, ErrorNumber};
+use virt::sys;
+
+pub use stats::Detail;
+
+use crate::domain;
+use crate::error::{Fault, Kind};
+use crate::instance::InstanceName;
+
+/// A connection to libvirt.
+#[derive(Debug)]
+pub struct Hypervisor {
+    conn: Connect,
+}
+
+/// One guest.
+#[derive(Debug)]
+pub struct Domain {
+    inner: virt::domain::Domain,
+}
+
+/// What the hypervisor says of a domain's power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    /// Not running.
+    Off,
+    /// Running.
+    On,
+    /// Held still by somebody, its memory in RAM.
+    Frozen,
+    /// Held still by libvirt for a moment: starting, saving, shutting down. Not a state to act on.
+    Busy,
+    /// Held still because its disk cannot be written, as on a full file system.
+    StuckOnDisk,
+    /// Ended or stopped by a fault.
+    Crashed,
+}
+
+/// What one bulk call tells about a domain.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The domain's name.
+    pub name: String,
+    /// The domain's UUID; see [`domain::is_ours`].
+    pub uuid: Uuid,
+    /// libvirt's number of this run of the domain, while it runs.
+    pub id: Option<u32>,
+    /// Its power state.
+    pub power: Power,
+    /// Its memory is saved on disk.
+    pub saved: bool,
+    /// What it uses, as far as it was asked for and is known.
+    pub usage: Usage,
+}
+
+/// What a domain uses; `None` where libvirt does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time since power-on.
+    pub cpu_time_ns: Option<u64>,
+    /// Virtual CPUs.
+    pub vcpus: Option<u64>,
+    /// Memory that it may use.
+    pub memory_bytes: Option<u64>,
+    /// Memory of the host that its QEMU process holds.
+    pub resident_bytes: Option<u64>,
+    /// Read from its disks since power-on.
+    pub disk_read_bytes: Option<u64>,
+    /// Written to its disks since power-on.
+    pub disk_write_bytes: Option<u64>,
+    /// Received by its network cards since power-on.
+    pub net_rx_bytes: Option<u64>,
+    /// Sent by its network cards since power-on.
+    pub net_tx_bytes: Option<u64>,
+}
+
+/// How a guest is asked to shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShutdownVia {
+    /// By the guest agent.
+    Agent,
+    /// By the ACPI power button.
+    Acpi,
+}
+
+impl Hypervisor {
+    /// Opens the connection `uri`.
+    pub fn open(uri: &str) -> Result<Hypervisor> {
+        // libvirt would print every error on standard error by itself.
+        virt::error::clear_error_callback();
+        let conn = Connect::open(Some(uri)).map_err(|error| {
+            Fault::new(Kind::Unavailable, format!("failed to connect to libvirt at {uri}: {}", error.message()))
+                .hint("is libvirtd running, and are you root or in the group libvirt? `make setup` prepares a host")
+        })?;
+        Ok(Hypervisor { conn })
+    }
+
+    /// Facts about all domains of ours, in a number of calls that does not depend on how many
+    /// there are.
+    pub fn survey(&self, detail: Detail) -> Result<Vec<Facts>> {
+        let mut all = stats::of_all(&self.conn, detail)
+            .map_err(|e| failed("read the state of all domains", e))?;
+        all.retain(|facts| domain::is_ours(facts.uuid));
+        let saved = self
+            .conn
+            .list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+            .map_err(|e| failed("list saved domains", e))?;
+        let saved: HashSet<Uuid> = saved
+            .iter()
+            .filter_map(|domain| domain.uuid().ok())
+            .collect();
+        for facts in &mut all {
+            facts.saved = saved.contains(&facts.uuid);
+        }
+        Ok(all)
+    }
+
+    /// The domain of an instance, if there is one. A domain of that name that is not ours is a
+    /// conflict.
+    pub fn find(&self, name: &InstanceName) -> Result<Option<Domain>> {
+        let inner = match self.conn.lookup_domain_by_name(&name.to_string()) {
+            Ok(inner) => inner,
+            Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
+            Err(e) => return Err(failed(&format!("look up {name}"), e)),
+        };
+        let uuid = inner
+            .uuid()
+            .map_err(|e| failed(&format!("look up {name}"), e))?;
+        if domain::is_ours(uuid) {
+            return Ok(Some(Domain { inner }));
+        }
+        Err(Fault::new(
+            Kind::Conflict,
+            format!("the libvirt domain {name} was not made by cyyber"),
+        )
+        .hint("rename that domain, or use another user id; cyyber leaves it alone")
+        .into())
+    }
+
+    /// Defines a domain, or changes the definition of the one with the same UUID.
+    pub fn define(&self, xml: &str) -> Result<Domain> {
+        let inner = self
+            .conn
+            .define_domain_xml(xml)
+            .map_err(|e| failed("define the domain", e))?;
+        Ok(Domain { inner })
+    }
+}
+
+impl Domain {
+    /// Facts about this domain as they are now; `None` when it is gone.
+    pub fn facts(&self, detail: Detail) -> Result<Option<Facts>> {
+        let Some(mut facts) =
+            stats::of_one(&self.inner, detail).map_err(|e| failed("read the domain's state", e))?
+        else {
+            return Ok(None);
+        };
+        facts.saved = match self.inner.has_managed_save(0) {
+            Ok(saved) => saved,
+            Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
+            Err(e) => return Err(failed("ask for saved memory", e)),
+        };
+        Ok(Some(facts))
+    }
+
+    /// The definition of the running domain, or the stored one. Without passwords.
+    pub fn xml(&self) -> Result<String> {
+        self.inner
+            .xml_desc(0)
+            .map_err(|e| failed("read the domain's definition", e))
+    }
+
+    /// Powers it on, or restores its saved memory.
+    pub fn start(&self) -> Result<()> {
+        self.inner.create().map_err(|e| {
+            let networkless = is(&e, ErrorNumber::NoNetwork)
+                || e.message().contains("is not active") && e.message().contains("network");
+            match networkless {
+                true => Fault::new(
+                    Kind::Unavailable,
+                    format!("failed to start the domain: {}", e.message()),
+                )
+                .hint("`make setup` defines and starts the lab networks")
+                .into(),
+                false => failed("start the domain", e),
+            }
+        })
+    }
+
+    /// Lets a frozen domain run on.
+    pub fn thaw(&self) -> Result<()> {
+        self.inner
+            .resume()
+            .map_err(|e| failed("let the domain run on", e))
+    }
+
+    /// Asks the guest to shut down and returns at once.
+    pub fn shutdown(&self, via: ShutdownVia) -> Result<()> {
+        let flag = match via {
+            ShutdownVia::Agent => sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT,
+            ShutdownVia::Acpi => sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN,
+        };
+        self.inner
+            .shutdown_flags(flag)
+            .map_err(|e| failed("ask the guest to shut down", e))
+    }
+
+    /// Powers it off at once. A domain that is off already is fine.
+    pub fn power_off(&self) -> Result<()> {
+        match self.inner.destroy() {
+            Err(e) if !is(&e, ErrorNumber::OperationInvalid) => {
+                Err(failed("power the domain off", e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes its saved memory from disk.
+    pub fn drop_saved_memory(&self) -> Result<()> {
+        self.inner
+            .managed_save_remove(0)
+            .map_err(|e| failed("drop the saved memory", e))
+    }
+
+    /// Removes the definition of a domain that is off.
+    pub fn undefine(&self) -> Result<()> {
+        self.inner
+            .undefine()
+            .map_err(|e| failed("remove the domain's definition", e))
+    }
+
+    /// Changes a device of the running domain, and of it alone.
+    pub fn update_live(&self, device: &str) -> Result<()> {
+        self.inner
+            .update_device_flags(device, sys::VIR_DOMAIN_AFFECT_LIVE)
+            .map(drop)
+            .map_err(|e| failed("change a device of the running domain", e))
+    }
+
+    /// Whether the agent inside the guest answers within `deadline` (whole seconds, at least one).
+    pub fn agent_answers(&self, deadline: Duration) -> bool {
+        let seconds = i32::try_from(deadline.as_secs()).unwrap_or(i32::MAX).max(1);
+        self.inner
+            .qemu_agent_command(r#"{"execute":"guest-ping"}"#, seconds, 0)
+            .is_ok()
+    }
+
+    /// The address that the lab network's DHCP server gave to the guest.
+    pub fn leased_address(&self) -> Option<IpAddr> {
+        let source = sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE;
+        let interfaces = self.inner.interface_addresses(source, 0).ok()?;
+        interfaces
+            .iter()
+            .flat_map(|interface| &interface.addrs)
+            .find_map(|address| address.addr.parse().ok())
+    }
+}
+
+fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {
+    matches!(error.code(), Enum::Known(code) if code == number)
+}
+
+fn failed(what: &str, error: virt::error::Error) -> anyhow::Error {
+    let message = format!("failed to {what}: {}", error.message());
+    let lost = is(&error, ErrorNumber::NoConnect)
+        || is(&error, ErrorNumber::Rpc)
+        || matches!(
+            error.domain(),
+            Enum::Known(ErrorDomain::Rpc | ErrorDomain::Remote)
+        );
+    match lost {
+        true => Fault::new(Kind::Unavailable, message)
+            .hint("the connection to libvirtd was lost; try again when it is back")
+            .into(),
+        false => anyhow::anyhow!(message),
+    }
+}

@@ -1,0 +1,210 @@
+//! The state and statistics of all domains in one call.
+//!
+//! The `virt` crate hands bulk statistics out as raw pointers only, so this file reads them by
+//! libvirt's own C interface. It is the one place with `unsafe` in it.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::ptr;
+
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::Error;
+use virt::sys;
+
+use super::{Facts, Power, Usage};
+
+/// With NOWAIT a domain whose QEMU does not answer is reported with what libvirt knows by itself,
+/// instead of holding up everyone for 30 seconds.
+const FLAGS: u32 = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
+
+/// How much to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Power state only.
+    Power,
+    /// CPU, memory, disk and network as well.
+    Usage,
+}
+
+impl Detail {
+    fn groups(self) -> u32 {
+        match self {
+            Detail::Power => sys::VIR_DOMAIN_STATS_STATE,
+            Detail::Usage => {
+                sys::VIR_DOMAIN_STATS_STATE
+                    | sys::VIR_DOMAIN_STATS_CPU_TOTAL
+                    | sys::VIR_DOMAIN_STATS_BALLOON
+                    | sys::VIR_DOMAIN_STATS_VCPU
+                    | sys::VIR_DOMAIN_STATS_INTERFACE
+                    | sys::VIR_DOMAIN_STATS_BLOCK
+            }
+        }
+    }
+}
+
+/// Facts about every domain of the connection.
+pub(super) fn of_all(conn: &Connect, detail: Detail) -> Result<Vec<Facts>, Error> {
+    let mut records = ptr::null_mut();
+    // SAFETY: the connection is open for as long as `conn` lives; `records` is ours to write to.
+    let count = unsafe {
+        sys::virConnectGetAllDomainStats(conn.as_ptr(), detail.groups(), &mut records, FLAGS)
+    };
+    collect(records, count)
+}
+
+/// Facts about one domain; `None` when it is gone.
+pub(super) fn of_one(domain: &Domain, detail: Detail) -> Result<Option<Facts>, Error> {
+    let mut records = ptr::null_mut();
+    // SAFETY: the list is terminated by a null pointer as libvirt wants it, and the domain lives
+    // at least as long as `domain`; `records` is ours to write to.
+    let count = unsafe {
+        let mut domains = [domain.as_ptr(), ptr::null_mut()];
+        sys::virDomainListGetStats(domains.as_mut_ptr(), detail.groups(), &mut records, FLAGS)
+    };
+    Ok(collect(records, count)?.pop())
+}
+
+fn collect(records: *mut sys::virDomainStatsRecordPtr, count: i32) -> Result<Vec<Facts>, Error> {
+    let Ok(count) = usize::try_from(count) else {
+        return Err(Error::last_error());
+    };
+    // SAFETY: libvirt returned `count` records, each pointing to a domain and to `nparams`
+    // parameters, all valid until the list is freed below; `Facts` owns copies.
+    unsafe {
+        let facts = (0..count).map(|i| facts(&**records.add(i))).collect();
+        sys::virDomainStatsRecordListFree(records);
+        Ok(facts)
+    }
+}
+
+/// # Safety
+///
+/// `record` must come from libvirt and must not have been freed.
+unsafe fn facts(record: &sys::virDomainStatsRecord) -> Facts {
+    let mut uuid = [0_u8; sys::VIR_UUID_BUFLEN as usize];
+    // SAFETY: the domain is valid by the caller's promise, the buffer has libvirt's length, and
+    // the name belongs to the domain.
+    let (name, id) = unsafe {
+        sys::virDomainGetUUID(record.dom, uuid.as_mut_ptr());
+        let name = CStr::from_ptr(sys::virDomainGetName(record.dom));
+        (
+            name.to_string_lossy().into_owned(),
+            sys::virDomainGetID(record.dom),
+        )
+    };
+    let (mut state, mut reason, mut usage) = (0, 0, Usage::default());
+    for i in 0..usize::try_from(record.nparams).unwrap_or(0) {
+        // SAFETY: `params` holds `nparams` parameters by the caller's promise.
+        let param = unsafe { &*record.params.add(i) };
+        // SAFETY: libvirt terminates field names.
+        let field = unsafe { CStr::from_ptr(param.field.as_ptr()) };
+        let (Ok(field), Some(value)) = (field.to_str(), number(param)) else {
+            continue;
+        };
+        match field {
+            "state.state" => state = u32::try_from(value).unwrap_or(0),
+            "state.reason" => reason = u32::try_from(value).unwrap_or(0),
+            _ => usage.take(field, value),
+        }
+    }
+    Facts {
+        name,
+        uuid: Uuid::from_bytes(uuid),
+        // libvirt says "none" by -1.
+        id: (id != u32::MAX).then_some(id),
+        power: power(state, reason),
+        saved: false,
+        usage,
+    }
+}
+
+/// A whole, non-negative parameter.
+fn number(param: &sys::virTypedParameter) -> Option<u64> {
+    // SAFETY: the type says which member of the union was written.
+    unsafe {
+        match u32::try_from(param.type_).ok()? {
+            sys::VIR_TYPED_PARAM_INT => u64::try_from(param.value.i).ok(),
+            sys::VIR_TYPED_PARAM_UINT => Some(param.value.ui.into()),
+            sys::VIR_TYPED_PARAM_LLONG => u64::try_from(param.value.l).ok(),
+            sys::VIR_TYPED_PARAM_ULLONG => Some(param.value.ul),
+            _ => None,
+        }
+    }
+}
+
+impl Usage {
+    /// Takes in one parameter by its libvirt name. Memory is given in KiB.
+    fn take(&mut self, field: &str, value: u64) {
+        let ends =
+            |prefix: &str, suffix: &str| field.starts_with(prefix) && field.ends_with(suffix);
+        let add = |sum: &mut Option<u64>| *sum = Some(sum.unwrap_or(0) + value);
+        match field {
+            "cpu.time" => self.cpu_time_ns = Some(value),
+            "vcpu.maximum" => self.vcpus = Some(value),
+            "balloon.maximum" => self.memory_bytes = Some(value << 10),
+            "balloon.rss" => self.resident_bytes = Some(value << 10),
+            _ if ends("net.", ".rx.bytes") => add(&mut self.net_rx_bytes),
+            _ if ends("net.", ".tx.bytes") => add(&mut self.net_tx_bytes),
+            _ if ends("block.", ".rd.bytes") => add(&mut self.disk_read_bytes),
+            _ if ends("block.", ".wr.bytes") => add(&mut self.disk_write_bytes),
+            _ => {}
+        }
+    }
+}
+
+fn power(state: u32, reason: u32) -> Power {
+    match (state, reason) {
+        (sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED | sys::VIR_DOMAIN_SHUTDOWN, _) => {
+            Power::On
+        }
+        (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_IOERROR) => Power::StuckOnDisk,
+        (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_CRASHED) => Power::Crashed,
+        // Passing moments in which libvirt itself holds the guest still.
+        (
+            sys::VIR_DOMAIN_PAUSED,
+            sys::VIR_DOMAIN_PAUSED_SAVE
+            | sys::VIR_DOMAIN_PAUSED_STARTING_UP
+            | sys::VIR_DOMAIN_PAUSED_SNAPSHOT
+            | sys::VIR_DOMAIN_PAUSED_SHUTTING_DOWN,
+        ) => Power::Busy,
+        (sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED, _) => Power::Frozen,
+        (sys::VIR_DOMAIN_CRASHED, _) => Power::Crashed,
+        (sys::VIR_DOMAIN_SHUTOFF, sys::VIR_DOMAIN_SHUTOFF_CRASHED) => Power::Crashed,
+        _ => Power::Off,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_and_cards_are_added_up() {
+        let mut usage = Usage::default();
+        for (field, value) in [
+            ("net.0.rx.bytes", 5),
+            ("net.1.rx.bytes", 7),
+            ("net.count", 2),
+            ("balloon.rss", 3),
+        ] {
+            usage.take(field, value);
+        }
+        assert_eq!(usage.net_rx_bytes, Some(12));
+        assert_eq!(usage.resident_bytes, Some(3072));
+        assert_eq!(usage.net_tx_bytes, None);
+    }
+
+    #[test]
+    fn a_guest_that_is_being_saved_is_not_paused() {
+        assert_eq!(
+            power(sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_SAVE),
+            Power::Busy
+        );
+        assert_eq!(
+            power(sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_USER),
+            Power::Frozen
+        );
+    }
+}

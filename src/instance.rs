@@ -1,0 +1,240 @@
+//! Labs, users and instances by name, and the states an instance can be in.
+//!
+//! Pure: names are checked here once, so that whatever carries one of these types is safe in a
+//! path, in XML, in HCL and as a program argument.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What stands between lab and user in an instance's name. Neither id may contain `_`, so a name
+/// has one reading only.
+const INFIX: &str = "_user_";
+
+/// A lab's id: `[a-z0-9][a-z0-9-]{0,31}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LabId(String);
+
+/// A user's id as the web backend knows it: `[A-Za-z0-9][A-Za-z0-9.-]{0,63}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UserId(String);
+
+/// An id outside its pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadId {
+    what: &'static str,
+    given: String,
+    allowed: &'static str,
+}
+
+impl fmt::Display for BadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `escape_debug` keeps control characters and look-alikes from reaching a terminal raw.
+        let shown: String = self.given.chars().take(80).collect();
+        write!(
+            f,
+            "bad {} '{}': allowed is {}",
+            self.what,
+            shown.escape_debug(),
+            self.allowed
+        )
+    }
+}
+
+impl std::error::Error for BadId {}
+
+impl FromStr for LabId {
+    type Err = BadId;
+
+    fn from_str(s: &str) -> Result<Self, BadId> {
+        let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        match s.as_bytes() {
+            [first, rest @ ..]
+                if alnum(*first)
+                    && rest.len() <= 31
+                    && rest.iter().all(|b| alnum(*b) || *b == b'-') =>
+            {
+                Ok(LabId(s.to_owned()))
+            }
+            _ => Err(BadId {
+                what: "lab id",
+                given: s.to_owned(),
+                allowed: "[a-z0-9][a-z0-9-]{0,31}",
+            }),
+        }
+    }
+}
+
+impl FromStr for UserId {
+    type Err = BadId;
+
+    fn from_str(s: &str) -> Result<Self, BadId> {
+        match s.as_bytes() {
+            [first, rest @ ..]
+                if first.is_ascii_alphanumeric()
+                    && rest.len() <= 63
+                    && rest
+                        .iter()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-')) =>
+            {
+                Ok(UserId(s.to_owned()))
+            }
+            _ => Err(BadId {
+                what: "user id",
+                given: s.to_owned(),
+                allowed: "[A-Za-z0-9][A-Za-z0-9.-]{0,63}",
+            }),
+        }
+    }
+}
+
+macro_rules! string_like {
+    ($($id:ty),*) => {$(
+        impl $id {
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $id {
+            type Error = BadId;
+
+            fn try_from(s: String) -> Result<Self, BadId> {
+                s.parse()
+            }
+        }
+
+        impl From<$id> for String {
+            fn from(id: $id) -> String {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+string_like!(LabId, UserId);
+
+/// An instance's name, which is also its libvirt domain name: `{lab_id}_user_{user_id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceName {
+    /// The lab it is an instance of.
+    pub lab: LabId,
+    /// The user it belongs to.
+    pub user: UserId,
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{INFIX}{}", self.lab, self.user)
+    }
+}
+
+impl FromStr for InstanceName {
+    type Err = BadId;
+
+    fn from_str(s: &str) -> Result<Self, BadId> {
+        let (lab, user) = s.split_once(INFIX).ok_or_else(|| BadId {
+            what: "instance name",
+            given: s.to_owned(),
+            allowed: "{lab_id}_user_{user_id}",
+        })?;
+        Ok(InstanceName {
+            lab: lab.parse()?,
+            user: user.parse()?,
+        })
+    }
+}
+
+/// The state of an instance, exactly one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Defined, not running, no saved memory.
+    Stopped,
+    /// Running; the guest's agent has not answered since power-on and the boot timeout has not
+    /// passed.
+    Starting,
+    /// Running and ready.
+    Running,
+    /// Running, no user activity, CPU capped.
+    Idle,
+    /// Memory saved to disk, or frozen in RAM.
+    Paused,
+    /// The hypervisor says so.
+    Crashed,
+}
+
+impl State {
+    /// The state's name, as in JSON and in tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Stopped => "stopped",
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Idle => "idle",
+            State::Paused => "paused",
+            State::Crashed => "crashed",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ids_outside_their_pattern_are_refused() {
+        let long = "a".repeat(33);
+        for bad in [
+            "", "Lab01", "-lab", "lab_01", "lab/01", "../lab", "lab 1", "lab\n", "läb", &long,
+        ] {
+            assert!(bad.parse::<LabId>().is_err(), "{bad:?}");
+        }
+        let long = "a".repeat(65);
+        for bad in [
+            "", ".", "..", "-o", "a_b", "a/b", "a\0b", "а", "a b", "$(id)", &long,
+        ] {
+            assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_id_is_shown_harmless_and_short() {
+        let error = format!("\x1b[2J{}", "x".repeat(500)).parse::<UserId>();
+        let text = error.unwrap_err().to_string();
+        assert!(!text.contains('\x1b') && text.len() < 250, "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn names_read_back(lab in "[a-z0-9][a-z0-9-]{0,31}", user in "[A-Za-z0-9][A-Za-z0-9.-]{0,63}") {
+            let name = InstanceName { lab: lab.parse().unwrap(), user: user.parse().unwrap() };
+            prop_assert_eq!(name.to_string().parse::<InstanceName>().unwrap(), name);
+        }
+
+        #[test]
+        fn no_accepted_name_can_leave_its_directory(s in "\\PC{0,80}") {
+            if let Ok(name) = s.parse::<InstanceName>() {
+                let text = name.to_string();
+                prop_assert!(!text.contains('/') && !text.starts_with(['.', '-']));
+            }
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! cyyber: branded lab VMs for cyber-security teaching.
+//!
+//! A map of the code. Arrows point one way: `main` → [`cmd`] → the rooms for outside things → the
+//! pure modules.
+//!
+//! | where | what |
+//! |---|---|
+//! | [`cli`] | the command line, clap types only |
+//! | [`cmd`] | one file a verb: what happens on `cyyber instance start` is in `cmd/instance/start.rs` |
+//! | [`context`] | what every verb stands on: configuration, paths, hypervisor, time |
+//! | [`hypervisor`] | libvirt; the only room that names the `virt` crate |
+//! | [`images`] | base builds and overlays |
+//! | [`packer`] | building a lab's image |
+//! | [`state`] | activity, records and locks in the state directory |
+//! | [`process`] | starting outside programs |
+//! | [`output`] | what reaches the terminal |
+//! | [`env`](mod@env) | what is read from the environment |
+//! | [`config`] | `labs-config.json` |
+//! | [`paths`] | every path |
+//! | [`domain`], [`observe`], [`accelerator`] | pure: domain XML, states, what the host can do |
+//! | [`instance`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
+
+pub mod accelerator;
+pub mod cli;
+pub mod cmd;
+pub mod config;
+pub mod context;
+pub mod domain;
+pub mod env;
+pub mod error;
+pub mod hypervisor;
+pub mod images;
+pub mod instance;
+pub mod observe;
+pub mod output;
+pub mod packer;
+pub mod paths;
+pub mod process;
+pub mod state;
+pub mod units;

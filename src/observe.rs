@@ -1,0 +1,111 @@
+//! From what the hypervisor says and what was noted to the one state an instance is in, and why.
+//! Pure.
+
+use jiff::Timestamp;
+
+use crate::hypervisor::{Facts, Power};
+use crate::instance::State;
+use crate::state::record::Boot;
+use crate::units::{Duration, age};
+
+/// The state of an instance and the reason for it.
+///
+/// `boot` is the note on the domain's present run, if there is one. A guest that somebody else
+/// powered on has none; when that was is unknown, and it counts as running.
+pub fn observe(
+    facts: &Facts,
+    boot: Option<&Boot>,
+    boot_timeout: Duration,
+    now: Timestamp,
+) -> (State, String) {
+    match facts.power {
+        Power::Off if facts.saved => (State::Paused, "memory saved to disk".to_owned()),
+        Power::Off => (State::Stopped, "not running".to_owned()),
+        Power::Crashed => (State::Crashed, "the hypervisor reports a crash".to_owned()),
+        Power::Frozen => (State::Paused, "frozen in RAM".to_owned()),
+        Power::StuckOnDisk => (
+            State::Paused,
+            "the host's disk is full or faulty: make space, then start it".to_owned(),
+        ),
+        Power::Busy => (
+            State::Running,
+            "libvirt is starting, saving or stopping it".to_owned(),
+        ),
+        Power::On => match boot {
+            None => (
+                State::Running,
+                "powered on by something other than cyyber".to_owned(),
+            ),
+            Some(Boot { ready: Some(_), .. }) => {
+                (State::Running, "the guest agent answered".to_owned())
+            }
+            Some(Boot { powered_on, .. }) => {
+                let since = now.duration_since(*powered_on);
+                if since < boot_timeout.0 {
+                    (
+                        State::Starting,
+                        format!(
+                            "powered on {} ago, no answer from the guest agent yet",
+                            age(since)
+                        ),
+                    )
+                } else {
+                    let limit = age(boot_timeout.0);
+                    (
+                        State::Running,
+                        format!(
+                            "no answer from the guest agent within the boot timeout of {limit}"
+                        ),
+                    )
+                }
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypervisor::Usage;
+    use crate::state::record::Run;
+
+    fn state(power: Power, saved: bool, ready: Option<bool>, seconds: i64) -> State {
+        let on = Timestamp::UNIX_EPOCH;
+        let facts = Facts {
+            name: "lab01_user_7".to_owned(),
+            uuid: crate::domain::new_uuid(),
+            id: Some(1),
+            power,
+            saved,
+            usage: Usage::default(),
+        };
+        let boot = ready.map(|ready| Boot {
+            run: Run::current(1),
+            powered_on: on,
+            ready: ready.then_some(on),
+            console: None,
+        });
+        let now = on + jiff::SignedDuration::from_secs(seconds);
+        observe(&facts, boot.as_ref(), "5m".parse().unwrap(), now).0
+    }
+
+    #[test]
+    fn a_saved_guest_is_paused_and_a_plain_one_stopped() {
+        assert_eq!(state(Power::Off, true, None, 0), State::Paused);
+        assert_eq!(state(Power::Off, false, None, 0), State::Stopped);
+    }
+
+    #[test]
+    fn starting_ends_with_the_agents_answer_or_the_boot_timeout() {
+        assert_eq!(state(Power::On, false, Some(false), 299), State::Starting);
+        assert_eq!(state(Power::On, false, Some(false), 300), State::Running);
+        assert_eq!(state(Power::On, false, Some(true), 1), State::Running);
+        assert_eq!(state(Power::On, false, None, 1), State::Running);
+    }
+
+    #[test]
+    fn a_moment_in_which_libvirt_holds_the_guest_is_not_a_pause() {
+        assert_eq!(state(Power::Busy, false, Some(true), 1), State::Running);
+        assert_eq!(state(Power::Frozen, false, Some(true), 1), State::Paused);
+    }
+}

@@ -1,0 +1,181 @@
+//! What reaches the terminal. The answer alone goes to standard output; progress, warnings and
+//! errors go to standard error.
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::{Context, Result};
+use comfy_table::{Table, presets};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::error::{hint_of, kind_of};
+
+/// What standard output carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// Tables and sentences for people.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+/// An answer of a command: a document for programs, a text for people.
+pub trait Report: Serialize {
+    /// The answer for people, without a newline at its end; empty for none.
+    fn text(&self) -> String;
+}
+
+/// Where a command's words go, and how many of them.
+#[derive(Debug, Clone)]
+pub struct Output {
+    format: Format,
+    quiet: bool,
+    verbose: bool,
+    progress: MultiProgress,
+}
+
+impl Output {
+    /// Words in `format`; `quiet` drops notes and warnings, `verbose` adds detail.
+    pub fn new(format: Format, quiet: bool, verbose: bool) -> Self {
+        Output {
+            format,
+            quiet,
+            verbose,
+            progress: MultiProgress::new(),
+        }
+    }
+
+    /// Prints a command's answer.
+    pub fn answer(&self, report: &impl Report) -> Result<()> {
+        let mut text = match self.format {
+            Format::Json => serde_json::to_string_pretty(report)?,
+            Format::Table => report.text(),
+        };
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        self.raw(text.as_bytes())
+    }
+
+    /// Prints `bytes` as they are.
+    pub fn raw(&self, bytes: &[u8]) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            // The reader has seen enough (`cyyber … | head`).
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            done => done.context("failed to write to standard output"),
+        }
+    }
+
+    /// Something that went as it should and that a person at a terminal likes to know.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            self.say(text);
+        }
+    }
+
+    /// Detail for `--verbose`.
+    pub fn detail(&self, text: &str) {
+        if self.verbose {
+            self.say(text);
+        }
+    }
+
+    /// Something that did not stop the command but should be known.
+    pub fn warn(&self, text: &str) {
+        if !self.quiet {
+            self.say(&format!("warning: {text}"));
+        }
+    }
+
+    /// A failure among several, told in full before the error that ends the command. In JSON the
+    /// answer has it.
+    pub fn problem(&self, text: &str) {
+        if self.format == Format::Table {
+            self.say(&format!("error: {text}"));
+        }
+    }
+
+    /// The error that ended the command.
+    pub fn error(&self, error: &anyhow::Error) {
+        match self.format {
+            Format::Table => {
+                self.say(&format!("error: {error:#}"));
+                if let Some(hint) = hint_of(error) {
+                    self.say(&format!("hint: {hint}"));
+                }
+            }
+            Format::Json => {
+                let document = serde_json::json!({"error": {
+                    "code": kind_of(error).code(),
+                    "message": format!("{error:#}"),
+                    "hint": hint_of(error),
+                }});
+                self.say(&document.to_string());
+            }
+        }
+    }
+
+    /// Whether moving progress may be drawn.
+    pub fn is_live(&self) -> bool {
+        !self.quiet && std::io::stderr().is_terminal()
+    }
+
+    /// A line of progress with a spinner and the time elapsed. Where nothing may move, its stages
+    /// should be given to [`Output::note`] instead.
+    pub fn spinner(&self, name: &str) -> ProgressBar {
+        if !self.is_live() {
+            return ProgressBar::hidden();
+        }
+        let bar = self.progress.add(ProgressBar::new_spinner());
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {prefix} {elapsed:>4} {wide_msg}")
+        {
+            bar.set_style(style);
+        }
+        bar.set_prefix(name.to_owned());
+        bar.enable_steady_tick(std::time::Duration::from_millis(120));
+        bar
+    }
+
+    fn say(&self, text: &str) {
+        // Nobody is left to tell when standard error itself is gone.
+        self.progress.suspend(|| {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        });
+    }
+}
+
+/// An aligned table without lines, as `virsh`, `gh` and `kubectl` print them.
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.iter().copied());
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_aligned_and_have_no_trailing_blanks() {
+        let text = table(
+            &["NAME", "STATE"],
+            [
+                vec!["a".to_owned(), "running".to_owned()],
+                vec!["long-name".to_owned(), String::new()],
+            ],
+        );
+        assert_eq!(text, "NAME       STATE\na          running\nlong-name");
+    }
+}

@@ -1,0 +1,143 @@
+//! What Packer says with `-machine-readable`: lines of `time,target,type,data…`
+//! (<https://developer.hashicorp.com/packer/docs/commands#machine-readable-output>). Pure.
+
+/// Lines that our own scripts print in the guest to name their stages begin with this.
+const STAGE: &str = "[cyyber] ";
+
+/// One thing said.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Said {
+    /// It was said as an error.
+    pub is_error: bool,
+    /// The text for people; may have several lines.
+    pub text: String,
+}
+
+/// Understands a line; `None` for what is not addressed to people.
+pub fn parse(line: &str) -> Option<Said> {
+    let mut fields = line.splitn(5, ',');
+    let (_time, _target, kind, level, text) = (
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+    );
+    if kind != "ui" {
+        return None;
+    }
+    let text = text
+        .replace("%!(PACKER_COMMA)", ",")
+        .replace("\\r", "")
+        .replace("\\n", "\n");
+    Some(Said {
+        is_error: level == "error",
+        text,
+    })
+}
+
+impl Said {
+    /// The stage of the build that this announces.
+    pub fn stage(&self) -> Option<String> {
+        let text = without_source(self.text.lines().next()?);
+        if let Some(stage) = text.strip_prefix(STAGE) {
+            return Some(stage.to_owned());
+        }
+        let known = [
+            ("Retrieving ISO", "Fetching the cloud image"),
+            ("Copying hard drive", "Copying the cloud image"),
+            ("Starting VM", "Booting the cloud image"),
+            ("Waiting for SSH", "Booting the cloud image"),
+            ("Converting hard drive", "Compacting the image"),
+        ];
+        known
+            .iter()
+            .find(|(says, _)| text.starts_with(says))
+            .map(|(_, means)| (*means).to_owned())
+    }
+}
+
+/// The text without `==> qemu.lab: ` or the indent that stands for it.
+fn without_source(line: &str) -> &str {
+    let line = line.trim_start().trim_start_matches("==> ");
+    line.strip_prefix("qemu.lab: ").unwrap_or(line)
+}
+
+/// The lines that explain a failure, out of all that was said: the last errors of the guest's
+/// package manager and scripts and of Packer itself, at most `most`.
+pub fn reasons(said: &[Said], most: usize) -> Vec<String> {
+    // Packer's words about its own cleaning up say nothing about the cause.
+    let noise = [
+        "Deleting output directory",
+        "Some builds didn't complete",
+        "Step \"",
+        "Wait completed",
+        "Provisioning step had errors",
+    ];
+    let telling = |said: &&Said| said.is_error || without_source(&said.text).starts_with("E: ");
+    let mut lines: Vec<String> = Vec::new();
+    for text in said
+        .iter()
+        .filter(telling)
+        .flat_map(|said| said.text.lines())
+    {
+        let text = without_source(text).trim();
+        let is_noise = text.is_empty() || noise.iter().any(|noise| text.starts_with(noise));
+        if !is_noise && !lines.iter().any(|line| line == text) {
+            lines.push(text.to_owned());
+        }
+    }
+    lines.split_off(lines.len().saturating_sub(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn say(line: &str) -> Said {
+        parse(line).unwrap()
+    }
+
+    #[test]
+    fn commas_and_newlines_are_read() {
+        let said =
+            say("1795444295,,ui,say,==> qemu.lab: Starting VM%!(PACKER_COMMA) booting\\nnow");
+        assert_eq!(said.text, "==> qemu.lab: Starting VM, booting\nnow");
+        assert_eq!(said.stage().as_deref(), Some("Booting the cloud image"));
+        assert_eq!(parse("1795444295,qemu.lab,artifact,0,files-count,1"), None);
+        assert_eq!(parse("not machine-readable"), None);
+    }
+
+    #[test]
+    fn our_scripts_name_their_stages() {
+        let said = say("1,,ui,message,    qemu.lab: [cyyber] Installing packages");
+        assert_eq!(said.stage().as_deref(), Some("Installing packages"));
+        assert_eq!(
+            say("1,,ui,message,    qemu.lab: Get:1 http://deb.debian.org").stage(),
+            None
+        );
+    }
+
+    #[test]
+    fn a_failure_is_told_by_the_lines_that_matter() {
+        let said: Vec<Said> = [
+            "1,,ui,message,    qemu.lab: Reading state information...",
+            "1,,ui,error,==> qemu.lab: E: no such package: nmapp",
+            "1,,ui,error,==> qemu.lab: Provisioning step had errors: Running the cleanup provisioner%!(PACKER_COMMA) if present...",
+            "1,,ui,say,==> qemu.lab: Deleting output directory...",
+            "1,,ui,error,Build 'qemu.lab' errored after 9 seconds: Script exited with non-zero exit status: 1.",
+            "1,,ui,error,\\n==> Some builds didn't complete successfully and had errors:",
+        ]
+        .iter()
+        .map(|line| say(line))
+        .collect();
+        assert_eq!(
+            reasons(&said, 5),
+            [
+                "E: no such package: nmapp",
+                "Build 'qemu.lab' errored after 9 seconds: Script exited with non-zero exit status: 1.",
+            ]
+        );
+        assert_eq!(reasons(&said, 1).len(), 1);
+    }
+}

@@ -1,0 +1,76 @@
+//! Building a lab's image with Packer.
+//!
+//! [`render`] says what goes into a build's directory (pure), [`machine`] reads what Packer says
+//! (pure), [`run`] runs it, and [`result`] describes what came out.
+
+pub mod machine;
+pub mod render;
+pub mod result;
+pub mod run;
+
+use anyhow::{Context, Result};
+
+use crate::process::Program;
+
+/// An installed Packer.
+#[derive(Debug, Clone)]
+pub struct Packer {
+    program: Program,
+    /// Its version as it says it, without the `v`.
+    pub version: String,
+}
+
+impl Packer {
+    /// Finds Packer.
+    pub fn find() -> Result<Packer> {
+        let program = Program::find("packer", "packer")?;
+        let said = program.run(["version"])?;
+        let version = version_in(&said).with_context(|| {
+            format!(
+                "failed to understand the version of {}",
+                program.path().display()
+            )
+        })?;
+        Ok(Packer {
+            program,
+            version: version.to_owned(),
+        })
+    }
+
+    /// Whether the QEMU builder is a plugin to be fetched by `packer init`, as since Packer 1.7
+    /// (<https://developer.hashicorp.com/packer/docs/commands/init>), rather than built in.
+    pub fn wants_plugins(&self) -> bool {
+        wants_plugins(&self.version)
+    }
+}
+
+fn wants_plugins(version: &str) -> bool {
+    let mut numbers = version
+        .split('.')
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (1, 7)
+}
+
+/// `1.6.6` from `Packer v1.6.6`, which more lines may follow.
+fn version_in(said: &str) -> Option<&str> {
+    let version = said.lines().next()?.strip_prefix("Packer v")?.trim();
+    version
+        .starts_with(|c: char| c.is_ascii_digit())
+        .then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(
+            version_in("Packer v1.6.6\n\nYour version is out of date!\n"),
+            Some("1.6.6")
+        );
+        assert_eq!(version_in("sh: packer: not found"), None);
+        assert!(!wants_plugins("1.6.6"));
+        assert!(wants_plugins("1.7.0") && wants_plugins("1.11.2") && wants_plugins("2.0.0-dev"));
+    }
+}

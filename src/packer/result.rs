@@ -1,0 +1,168 @@
+//! What came out of a build, described for people and programs.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::config::{Lab, PackageName};
+use crate::images::{self, ImageInfo};
+use crate::process::Program;
+
+/// `lab01-metadata.json`.
+#[derive(Debug, Serialize)]
+pub struct Metadata<'a> {
+    lab_id: &'a str,
+    lab_name: &'a str,
+    hostname: String,
+    packages: Vec<Installed<'a>>,
+    source_image: &'a str,
+    source_sha256: Option<String>,
+    disk_size_bytes: u64,
+    image_size_bytes: u64,
+    sha256: &'a str,
+    fingerprint: &'a str,
+    build: &'a str,
+    started: Timestamp,
+    finished: Timestamp,
+    seconds: f64,
+    tools: Tools<'a>,
+}
+
+/// A package of the lab and the version that the image has.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+struct Installed<'a> {
+    name: &'a str,
+    version: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Tools<'a> {
+    cyyber: &'static str,
+    packer: &'a str,
+    qemu: String,
+}
+
+/// All that a description is made from.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The lab.
+    pub lab: &'a Lab,
+    /// The image that was built.
+    pub image: &'a ImageInfo,
+    /// Its hash.
+    pub sha256: &'a str,
+    /// What it was built from, as one hash.
+    pub fingerprint: &'a str,
+    /// The name of the base build.
+    pub build: &'a str,
+    /// Where the cloud image came from, for people.
+    pub source_image: &'a str,
+    /// Its hash, without `sha256:`.
+    pub source_sha256: Option<String>,
+    /// `dpkg-query`'s list of all packages in the image.
+    pub installed: &'a str,
+    /// When the build began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Timestamp,
+    /// Packer's version.
+    pub packer: &'a str,
+}
+
+impl Facts<'_> {
+    /// The description as JSON.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let lab = self.lab;
+        let metadata = Metadata {
+            lab_id: lab.lab_id.as_str(),
+            lab_name: lab.lab_name.as_str(),
+            hostname: super::render::hostname(lab),
+            packages: versions(&lab.packages, self.installed),
+            source_image: self.source_image,
+            source_sha256: self.source_sha256.clone(),
+            disk_size_bytes: self.image.virtual_size,
+            image_size_bytes: self.image.actual_size,
+            sha256: self.sha256,
+            fingerprint: self.fingerprint,
+            build: self.build,
+            started: self.started,
+            finished: self.finished,
+            seconds: self.finished.duration_since(self.started).as_secs_f64(),
+            tools: Tools {
+                cyyber: env!("CARGO_PKG_VERSION"),
+                packer: self.packer,
+                qemu: qemu_version()?,
+            },
+        };
+        let mut text = serde_json::to_vec_pretty(&metadata)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+}
+
+fn versions<'a>(wanted: &'a [PackageName], installed: &'a str) -> Vec<Installed<'a>> {
+    let version_of = |name: &str| {
+        installed
+            .lines()
+            .filter_map(|line| line.split_once('\t'))
+            .find_map(|(other, version)| (other == name).then_some(version))
+    };
+    wanted
+        .iter()
+        .map(|name| Installed {
+            name: name.as_str(),
+            version: version_of(name.as_str()),
+        })
+        .collect()
+}
+
+fn qemu_version() -> Result<String> {
+    let said = Program::find("qemu-system-x86_64", "qemu-system-x86")?.run(["--version"])?;
+    let version = said
+        .split_ascii_whitespace()
+        .nth(3)
+        .context("failed to understand QEMU's version")?;
+    Ok(version.to_owned())
+}
+
+/// Checks that an image is whole and stands by itself.
+pub fn check(image: &Path) -> Result<ImageInfo> {
+    let info = images::info(image)?;
+    anyhow::ensure!(
+        info.format == "qcow2" && info.backing_filename.is_none(),
+        "the built image {} is not a qcow2 image of its own",
+        image.display()
+    );
+    Program::find("qemu-img", "qemu-utils")?
+        .run(["check".as_ref(), "-q".as_ref(), image.as_os_str()])
+        .context("the built image is damaged")?;
+    Ok(info)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_get_the_version_that_was_installed() {
+        let wanted: Vec<PackageName> = ["nmap", "awk"]
+            .map(|name| PackageName::try_from(name.to_owned()).unwrap())
+            .into();
+        let versions = versions(&wanted, "nmap-common\t1\nnmap\t7.93+dfsg1-1\n");
+        assert_eq!(
+            versions,
+            [
+                Installed {
+                    name: "nmap",
+                    version: Some("7.93+dfsg1-1")
+                },
+                Installed {
+                    name: "awk",
+                    version: None
+                }
+            ]
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! Every path of the product, in one place. Nothing here touches a file.
+
+use std::path::{Path, PathBuf};
+
+use crate::instance::{InstanceName, LabId};
+
+/// The three directories that everything lives in. All are absolute: libvirt and QEMU run
+/// elsewhere, and `qemu-img` reads a relative name such as `nbd:x` as a protocol.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    storage: PathBuf,
+    state: PathBuf,
+    output: PathBuf,
+}
+
+impl Paths {
+    /// Paths below the given directories, taken relative to the working directory.
+    pub fn new(storage: &Path, state: &Path, output: &Path) -> std::io::Result<Self> {
+        Ok(Paths {
+            storage: std::path::absolute(storage)?,
+            state: std::path::absolute(state)?,
+            output: std::path::absolute(output)?,
+        })
+    }
+
+    /// Golden images, one or more builds a lab.
+    pub fn base_images(&self) -> PathBuf {
+        self.storage.join("base-images")
+    }
+
+    /// The link to a lab's current build.
+    pub fn base_link(&self, lab: &LabId) -> PathBuf {
+        self.base_images().join(format!("{lab}-base.qcow2"))
+    }
+
+    /// One build of a lab's base. Ids hold no `.`, so a build's lab can be told from its name.
+    pub fn base_build(&self, lab: &LabId, build: &str) -> PathBuf {
+        self.base_images().join(format!("{lab}-base.{build}.qcow2"))
+    }
+
+    /// Overlays, one an instance.
+    pub fn user_instances(&self) -> PathBuf {
+        self.storage.join("user-instances")
+    }
+
+    /// The overlay of an instance.
+    pub fn overlay(&self, name: &InstanceName) -> PathBuf {
+        self.user_instances().join(format!("{name}.qcow2"))
+    }
+
+    /// The program's own state.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The file whose modification time is the instance's last activity.
+    pub fn activity(&self, name: &InstanceName) -> PathBuf {
+        self.state.join("activity").join(name.to_string())
+    }
+
+    /// What the program noted about an instance.
+    pub fn record(&self, name: &InstanceName) -> PathBuf {
+        self.state.join("instances").join(format!("{name}.json"))
+    }
+
+    /// The lock of an instance.
+    pub fn instance_lock(&self, name: &InstanceName) -> PathBuf {
+        self.state.join("locks").join(format!("{name}.lock"))
+    }
+
+    /// The lock of a lab: held while it is built or its current base is changed. No instance's
+    /// lock can have this name, since an id does not begin with `_`.
+    pub fn lab_lock(&self, lab: &LabId) -> PathBuf {
+        self.state.join("locks").join(format!("_lab_{lab}.lock"))
+    }
+
+    /// Downloaded cloud images.
+    pub fn download_cache(&self) -> PathBuf {
+        self.state.join("downloads")
+    }
+
+    /// Where builds leave their results.
+    pub fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// A lab's rendered Packer template, with all it reads, and the build's log.
+    pub fn build_dir(&self, lab: &LabId) -> PathBuf {
+        self.output.join(format!("{lab}.packer"))
+    }
+
+    /// The disk image that a build leaves.
+    pub fn built_image(&self, lab: &LabId) -> PathBuf {
+        self.output.join(format!("{lab}.qcow2"))
+    }
+
+    /// The domain definition that a build leaves.
+    pub fn built_domain(&self, lab: &LabId) -> PathBuf {
+        self.output.join(format!("{lab}.xml"))
+    }
+
+    /// The description that a build leaves.
+    pub fn built_metadata(&self, lab: &LabId) -> PathBuf {
+        self.output.join(format!("{lab}-metadata.json"))
+    }
+}

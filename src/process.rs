@@ -1,0 +1,108 @@
+//! Starting outside programs. No shell is ever involved, and a failure shows the whole command
+//! line and what the program said.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::error::{Fault, Kind};
+
+/// A program that was found on this machine.
+#[derive(Debug, Clone)]
+pub struct Program {
+    path: PathBuf,
+}
+
+impl Program {
+    /// Finds `name` in `PATH`; `package` is the Debian package to advise when it is missing.
+    pub fn find(name: &str, package: &str) -> Result<Program> {
+        let path = which::which(name).map_err(|_| {
+            Fault::new(Kind::Unavailable, format!("{name} is not installed"))
+                .hint(format!("install it: apt-get install {package}"))
+        })?;
+        Ok(Program { path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A command of it with no input and captured output, for callers that need more than
+    /// [`Program::run`].
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its end and returns what it printed on standard output.
+    pub fn run<I, S>(&self, args: I) -> Result<String>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut command = self.command();
+        command.args(args);
+        let output = command
+            .output()
+            .with_context(|| format!("failed to run {}", line(&command)))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.trim();
+            anyhow::bail!(
+                "`{}` failed ({}){}{said}",
+                line(&command),
+                output.status,
+                if said.is_empty() { "" } else { ": " }
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// The command line as a person could type it.
+pub fn line(command: &Command) -> String {
+    let quoted = |word: &OsStr| {
+        let word = word.to_string_lossy();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+        match !word.is_empty() && word.chars().all(plain) {
+            true => word.into_owned(),
+            false => format!("'{}'", word.replace('\'', r"'\''")),
+        }
+    };
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(quoted)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{hint_of, kind_of};
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let error = Program::find("no-such-program-here", "some-package").unwrap_err();
+        assert_eq!(kind_of(&error), Kind::Unavailable);
+        assert_eq!(
+            hint_of(&error),
+            Some("install it: apt-get install some-package")
+        );
+    }
+
+    #[test]
+    fn a_failure_shows_the_command_line_and_what_was_said() {
+        let ls = Program::find("ls", "coreutils").unwrap();
+        let error = ls.run(["--", "/nonexistent dir"]).unwrap_err().to_string();
+        assert!(
+            error.contains("ls -- '/nonexistent dir'` failed (exit status: 2): "),
+            "{error}"
+        );
+        assert!(error.contains("No such file"), "{error}");
+    }
+}

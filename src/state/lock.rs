@@ -1,0 +1,78 @@
+//! One command at a time on one instance or one lab.
+//!
+//! A lock is the kernel's, on a file that stays: it ends with its process, however that ends, and
+//! removing the file while another process waits for it would make two holders.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::open_or_make;
+use crate::error::{Fault, Kind};
+
+/// How long a command waits for another one to be done with the same instance. Longer than a
+/// graceful stop takes by default.
+pub const PATIENCE: Duration = Duration::from_secs(45);
+
+/// How often a waiting command looks again.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// A held lock; released when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock at `path`, waiting up to `patience`. `what` it protects is named in the
+    /// error.
+    pub fn take(path: &Path, what: &str, patience: Duration) -> Result<Lock> {
+        let deadline = Instant::now() + patience;
+        let file = open_or_make(path).with_context(|| format!("failed to lock {what}"))?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Lock { _file: file }),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(INTERVAL),
+                Err(TryLockError::WouldBlock) => {
+                    let message = format!(
+                        "{what} is in use by another command for more than {}s",
+                        patience.as_secs()
+                    );
+                    return Err(Fault::new(Kind::Busy, message)
+                        .hint("try again when it is done")
+                        .into());
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("failed to lock {what}"));
+                }
+            }
+        }
+    }
+
+    /// Takes the lock if that needs no waiting.
+    pub fn try_take(path: &Path) -> Option<Lock> {
+        let file = open_or_make(path).ok()?;
+        file.try_lock().is_ok().then_some(Lock { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::kind_of;
+
+    #[test]
+    fn a_second_holder_waits_and_then_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("locks/a.lock");
+        let first = Lock::take(&path, "a", Duration::ZERO).unwrap();
+        let error = Lock::take(&path, "a", Duration::from_millis(30)).unwrap_err();
+        assert_eq!(kind_of(&error), Kind::Busy);
+        assert!(Lock::try_take(&path).is_none());
+        drop(first);
+        assert!(Lock::try_take(&path).is_some());
+    }
+}

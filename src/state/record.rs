@@ -1,0 +1,97 @@
+//! What the program noted about an instance, so that a listing of a thousand needs no call for
+//! each.
+//!
+//! A record is a note and never the truth: it counts only for the domain, and the run of that
+//! domain, that it was written for. Without it the same facts are asked of libvirt.
+
+use std::io;
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::domain::Console;
+
+/// A note on one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The domain that this is about.
+    pub uuid: Uuid,
+    /// The base build that its overlay stands on.
+    pub build: String,
+    /// When the instance was made.
+    pub created: Timestamp,
+    /// Its present run, if it was started by this program.
+    pub boot: Option<Boot>,
+}
+
+/// A note on one run of a domain, from power-on to power-off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// Which run this is.
+    pub run: Run,
+    /// When the power came on.
+    pub powered_on: Timestamp,
+    /// When the guest's agent was first heard.
+    pub ready: Option<Timestamp>,
+    /// Where its console is.
+    pub console: Option<Console>,
+}
+
+/// Tells one run of a domain from all others: libvirt counts runs, and begins anew when the host
+/// boots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The kernel's id of the host's present boot.
+    pub host_boot: String,
+    /// libvirt's number of the running domain.
+    pub domain_id: u32,
+}
+
+impl Run {
+    /// The run `domain_id` since this host was booted.
+    pub fn current(domain_id: u32) -> Run {
+        let host_boot =
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Run {
+            host_boot: host_boot.trim().to_owned(),
+            domain_id,
+        }
+    }
+}
+
+/// The record at `path` if it is whole and about the domain `uuid`.
+pub fn read(path: &Path, uuid: Uuid) -> Option<Record> {
+    let record: Record = serde_json::from_slice(&super::read(path).ok()?).ok()?;
+    (record.uuid == uuid).then_some(record)
+}
+
+/// Replaces the record at `path`.
+pub fn write(path: &Path, record: &Record) -> io::Result<()> {
+    super::replace(path, &serde_json::to_vec(record)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::new_uuid;
+
+    #[test]
+    fn a_record_counts_for_its_own_domain_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("instances/lab01_user_7.json");
+        let uuid = new_uuid();
+        let record = Record {
+            uuid,
+            build: "1".to_owned(),
+            created: Timestamp::UNIX_EPOCH,
+            boot: None,
+        };
+        write(&path, &record).unwrap();
+        assert_eq!(read(&path, uuid), Some(record));
+        assert_eq!(read(&path, new_uuid()), None);
+        std::fs::write(&path, "{\"uuid\":").unwrap();
+        assert_eq!(read(&path, uuid), None, "half a record is no record");
+    }
+}

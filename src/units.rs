@@ -1,0 +1,208 @@
+//! Sizes and durations as people write them: `20G`, `10m`, `never`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::{SignedDuration, Span, SpanRelativeTo};
+use serde::Deserialize;
+
+/// Bytes in one MiB. Every figure named `_mb` in the JSON counts these.
+pub const MIB: u64 = 1 << 20;
+
+/// A number of bytes, written with a binary unit: `512M`, `20G`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let bad = || {
+            format!(
+                "bad size '{}': write a number and K, M, G or T, as in \"20G\"",
+                s.escape_debug()
+            )
+        };
+        let digits = s.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = s.split_at(digits);
+        let shift = match unit {
+            "K" => 10,
+            "M" => 20,
+            "G" => 30,
+            "T" => 40,
+            _ => return Err(bad()),
+        };
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        number.checked_mul(1 << shift).map(ByteSize).ok_or_else(bad)
+    }
+}
+
+impl TryFrom<String> for ByteSize {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        s.parse()
+    }
+}
+
+impl fmt::Display for ByteSize {
+    /// The largest unit that keeps the number whole, as it would be written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, unit) in [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
+            if self.0 != 0 && self.0.trailing_zeros() >= shift {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A length of time, written `90s`, `10m`, `24h` or `7d`. Never negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Duration(pub SignedDuration);
+
+impl FromStr for Duration {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let bad = || {
+            format!(
+                "bad duration '{}': write it as 90s, 10m, 24h or 7d",
+                s.escape_debug()
+            )
+        };
+        let span: Span = s.parse().map_err(|_| bad())?;
+        let duration = span
+            .to_duration(SpanRelativeTo::days_are_24_hours())
+            .map_err(|_| bad())?;
+        if duration.is_negative() {
+            return Err(bad());
+        }
+        Ok(Duration(duration))
+    }
+}
+
+impl TryFrom<String> for Duration {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        s.parse()
+    }
+}
+
+impl Duration {
+    /// The same length for the standard library's timers.
+    pub fn std(self) -> std::time::Duration {
+        self.0.unsigned_abs()
+    }
+}
+
+/// A step of the idle policy: after so long, or `never`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Patience {
+    /// The step is taken after this long.
+    After(Duration),
+    /// The step is not taken at all.
+    Never,
+}
+
+impl TryFrom<String> for Patience {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        match s.as_str() {
+            "never" => Ok(Patience::Never),
+            _ => s
+                .parse()
+                .map(Patience::After)
+                .map_err(|error| format!("{error}, or never")),
+        }
+    }
+}
+
+/// A span of time as a person reads it at a glance, in its one or two largest units: `3m`,
+/// `2h 5m`, `4d`.
+pub fn age(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, m) => format!("{m}m"),
+        (0, h, 0) => format!("{h}h"),
+        (0, h, m) => format!("{h}h {m}m"),
+        (d, 0, _) => format!("{d}d"),
+        (d, h, _) => format!("{d}d {h}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!("20G".parse(), Ok(ByteSize(20 << 30)));
+        assert_eq!(ByteSize(20 << 30).to_string(), "20G");
+        assert_eq!(ByteSize(1536 << 20).to_string(), "1536M");
+        for bad in [
+            "",
+            "20",
+            "G",
+            "-1G",
+            "1.5G",
+            "20g",
+            "99999999999999999999G",
+            "18014398509481984K",
+            "20GB",
+        ] {
+            assert!(bad.parse::<ByteSize>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in [
+            ("90s", 90),
+            ("10m", 600),
+            ("24h", 86_400),
+            ("7d", 604_800),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                text.parse::<Duration>().unwrap().0.as_secs(),
+                seconds,
+                "{text}"
+            );
+        }
+        for bad in [
+            "",
+            "10",
+            "ten minutes",
+            "-5m",
+            "5 m ago",
+            "1mo",
+            "never",
+            "99999999999999d",
+        ] {
+            assert!(bad.parse::<Duration>().is_err(), "{bad:?}");
+        }
+        assert_eq!(Patience::try_from("never".to_owned()), Ok(Patience::Never));
+    }
+
+    #[test]
+    fn ages() {
+        for (seconds, text) in [
+            (-5, "0s"),
+            (59, "59s"),
+            (61, "1m"),
+            (3600, "1h"),
+            (7500, "2h 5m"),
+            (356_400, "4d 3h"),
+        ] {
+            assert_eq!(age(SignedDuration::from_secs(seconds)), text);
+        }
+    }
+}

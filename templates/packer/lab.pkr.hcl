@@ -1,0 +1,71 @@
+# Builds the image of one cyyber lab. The same for every lab: all that differs comes from
+# lab.auto.pkrvars.json and from the files beside this one, as data. To run it by hand:
+#
+#   cd THIS_DIRECTORY && packer build .
+
+variable "image_url" { type = string }
+variable "image_checksum" { type = string }
+variable "disk_size" { type = string }
+variable "memory_mb" { type = number }
+variable "cpus" { type = number }
+variable "accelerator" { type = string }
+variable "cpu" { type = string }
+
+source "qemu" "lab" {
+  # The cloud image, copied and grown.
+  iso_url            = var.image_url
+  iso_checksum       = var.image_checksum
+  disk_image         = true
+  disk_size          = var.disk_size
+  format             = "qcow2"
+  disk_interface     = "virtio"
+  disk_discard       = "unmap"
+  disk_detect_zeroes = "unmap"
+
+  accelerator = var.accelerator
+  memory      = var.memory_mb
+  cpus        = var.cpus
+  headless    = true
+  boot_wait   = "1s"
+
+  # cloud-init reads http/user-data, which lets our key in as root. Neither it nor the SSH port nor
+  # the screen can be reached from another machine.
+  http_directory    = "http"
+  http_bind_address = "127.0.0.1"
+  vnc_bind_address  = "127.0.0.1"
+  qemuargs = [
+    ["-cpu", var.cpu],
+    ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],
+    ["-smbios", "type=1,serial=ds=nocloud-net;s=http://{{ .HTTPIP }}:{{ .HTTPPort }}/"],
+  ]
+
+  communicator         = "ssh"
+  ssh_username         = "root"
+  ssh_private_key_file = "id_ed25519"
+  ssh_timeout          = "15m"
+
+  shutdown_command = "sh /var/tmp/cyyber/finish.sh"
+  shutdown_timeout = "10m"
+
+  output_directory = "out"
+  vm_name          = "lab.qcow2"
+}
+
+build {
+  sources = ["source.qemu.lab"]
+
+  provisioner "file" {
+    source      = "cyyber"
+    destination = "/var/tmp"
+  }
+
+  provisioner "shell" {
+    inline = ["sh /var/tmp/cyyber/install.sh"]
+  }
+
+  provisioner "file" {
+    direction   = "download"
+    source      = "/var/tmp/cyyber/installed"
+    destination = "installed"
+  }
+}
