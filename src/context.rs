@@ -1,7 +1,7 @@
 //! What every command stands on: configuration, paths, the hypervisor and the time, each settled
 //! once.
 
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -27,6 +27,7 @@ pub struct Context {
     began: (Timestamp, Instant),
     accelerator: AcceleratorChoice,
     uri: String,
+    warned: Once,
     hypervisor: OnceLock<Hypervisor>,
 }
 
@@ -51,6 +52,7 @@ impl Context {
                 .clone()
                 .unwrap_or_else(|| host.connect.clone()),
             config,
+            warned: Once::new(),
             hypervisor: OnceLock::new(),
         })
     }
@@ -71,13 +73,17 @@ impl Context {
         Ok(self.hypervisor.get_or_init(|| open))
     }
 
-    /// The accelerator for a new guest; warns where it is software emulation for want of better.
+    /// The accelerator for a new guest.
     pub fn accelerator(&self) -> Result<Accelerator> {
-        let (accelerator, warning) =
-            accelerator::choose(self.accelerator, accelerator::Host::probe())?;
-        if let Some(warning) = warning {
-            self.output.warn(&warning);
+        Ok(accelerator::choose(self.accelerator, accelerator::Host::probe())?.0)
+    }
+
+    /// Says, once, that what is about to run will be slow, where it will be for want of hardware
+    /// virtualisation.
+    pub fn warn_of_emulation(&self) {
+        let chosen = accelerator::choose(self.accelerator, accelerator::Host::probe());
+        if let Ok((_, Some(warning))) = chosen {
+            self.warned.call_once(|| self.output.warn(&warning));
         }
-        Ok(accelerator)
     }
 }

@@ -102,6 +102,7 @@ pub fn standalone_xml(lab: &Lab, disk: &str, accelerator: Accelerator) -> Result
         title => lab.lab_name.as_str(),
         disk,
         vnc_listen => "127.0.0.1",
+        vnc_usable => true,
         ..lab_context(lab)
     })
 }
@@ -117,7 +118,7 @@ fn lab_context(lab: &Lab) -> minijinja::Value {
             network_kib_per_second => lab.limits.network_bytes_per_second.map(|size| size.0 >> 10),
         },
         // A domain is never without a password, or its console would be open to everyone and none
-        // could be added later. This one has expired; nobody is told it.
+        // could be added later. An instance's has expired and is told to nobody.
         vnc_password => new_vnc_password(),
     }
 }

@@ -38,12 +38,14 @@ fn usage(error: &clap::Error) -> ExitCode {
             .into();
     }
     let text = error.render().to_string();
-    let message = text
+    let lines: Vec<_> = text
         .lines()
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("error: ");
-    let fault = Fault::new(Kind::Usage, message).hint("see cyyber --help");
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let message = lines.join(" ");
+    let fault =
+        Fault::new(Kind::Usage, message.trim_start_matches("error: ")).hint("see cyyber --help");
     Output::new(Format::Json, false, false).error(&fault.into());
     Kind::Usage.exit_code().into()
 }

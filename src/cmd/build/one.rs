@@ -163,6 +163,7 @@ impl Common<'_> {
     fn make(&self, lab: &Lab, packer: &Packer, source: &Source, fingerprint: String) -> Result<()> {
         let paths = &self.context.paths;
         let started = self.context.time();
+        self.context.warn_of_emulation();
         let directory = paths.build_dir(&lab.lab_id);
         let log = paths.output().join(format!("{}.log", lab.lab_id));
         let base_images = paths.base_images();

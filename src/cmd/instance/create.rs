@@ -80,6 +80,7 @@ fn define(context: &Context, name: &InstanceName, overlay: &Path, base: &Base) -
             .map(str::to_owned)
             .with_context(|| format!("{} is not valid Unicode", path.display()))
     };
+    context.warn_of_emulation();
     let uuid = domain::new_uuid();
     let created = context.time();
     let xml = InstanceDomain {
