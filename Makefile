@@ -1,0 +1,81 @@
+# cyyber: branded lab VMs for cyber-security teaching.
+#
+#   make demo     prepare this host, build a lab, give a student a VM of it, look at it
+#   make test     prepare this host, run every test
+#   make help     the rest
+#
+# Everything works as root or through sudo, and may be repeated.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PREFIX      ?= /usr/local
+SYSCONFDIR  ?= /etc
+DESTDIR     ?=
+BINDIR       = $(DESTDIR)$(PREFIX)/bin
+SHAREDIR     = $(DESTDIR)$(PREFIX)/share
+
+SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
+# Found when it is needed: `make setup` may have installed it just before.
+CARGO  = cargo=$$(templates/host/find-cargo.sh) && PATH="$${cargo%/*}:$$PATH" "$$cargo"
+# Tests of VMs need root; cargo itself does not.
+RUNNER = CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='$(SUDO)'
+BINARY = target/release/cyyber
+
+.PHONY: help
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: setup
+setup: ## prepare this host: packages, libvirt, directories, networks
+	@templates/host/setup.sh
+
+.PHONY: image
+image: setup ## make the Debian cloud image that labs/demo.json is built from
+	@$(SUDO) templates/cloud-image/make-image.sh
+
+.PHONY: build
+build: ## compile the program
+	@$(CARGO) build --release --locked
+
+.PHONY: demo
+demo: setup image ## build a lab and run an instance of it
+	@$(MAKE) --no-print-directory build
+	@$(SUDO) labs/demo.sh $(BINARY)
+
+.PHONY: test
+test: ## run every test
+	@templates/host/setup.sh --with-tests
+	@$(SUDO) templates/cloud-image/make-image.sh
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+	@$(RUNNER); export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER; \
+	    $(CARGO) test --locked -- --include-ignored
+
+.PHONY: bench
+bench: setup ## measure against named rivals and print every ratio
+	@$(RUNNER); export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER; $(CARGO) bench --locked
+
+.PHONY: reference
+reference: ## write man/ and completions/ anew from the program
+	@CYYBER_UPDATE_REFERENCE=1 $(SHELL) -c '$(CARGO) test --locked --test reference'
+
+.PHONY: install
+install: build ## install program, man pages, completions and examples below PREFIX
+	install -D -m 755 $(BINARY) $(BINDIR)/cyyber
+	install -d $(SHAREDIR)/man/man1 $(SHAREDIR)/man/man5 $(SHAREDIR)/cyyber/labs
+	install -m 644 man/*.1 $(SHAREDIR)/man/man1/
+	install -m 644 man/*.5 $(SHAREDIR)/man/man5/
+	install -D -m 644 completions/cyyber.bash $(SHAREDIR)/bash-completion/completions/cyyber
+	install -D -m 644 completions/_cyyber $(SHAREDIR)/zsh/site-functions/_cyyber
+	install -D -m 644 completions/cyyber.fish $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish
+	install -m 644 labs/*.json $(SHAREDIR)/cyyber/labs/
+	install -d $(DESTDIR)$(SYSCONFDIR)/cyyber
+	@# A configuration that is there is the instructor's.
+	[ -e $(DESTDIR)$(SYSCONFDIR)/cyyber/labs-config.json ] || \
+	    install -m 644 labs/labs-config.json $(DESTDIR)$(SYSCONFDIR)/cyyber/labs-config.json
+
+.PHONY: clean
+clean: ## remove what was compiled
+	rm -rf target

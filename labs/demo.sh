@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# The main job from beginning to end, as `make demo` runs it: builds the lab of demo.json, gives a
+# student a VM of it, looks at the VM's screen, and shuts it down. Says what each step proved.
+#
+# Usage: demo.sh PATH_OF_CYYBER
+set -euo pipefail
+
+here=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+cyyber=$(realpath -- "${1:?usage: demo.sh PATH_OF_CYYBER}")
+readonly here cyyber
+readonly lab=demo user=1 picture=cyyber-labs-output/demo-screen.png
+readonly domain=${lab}_user_${user}
+export CYYBER_CONFIG=$here/demo.json LIBVIRT_DEFAULT_URI=${CYYBER_CONNECT:-qemu:///system}
+
+step() { printf '\n== %s\n' "$*"; }
+run() {
+    printf '$ %s\n' "$*"
+    "$@"
+}
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+# The program by its short name, so that what is shown can be typed after `make install`.
+cyyber() { "$cyyber" "$@"; }
+
+state() { cyyber instance list --lab "$lab" --user "$user" -o json | sed -n 's/^ *"state": "\(.*\)",$/\1/p'; }
+
+# Waits until the guest's agent has answered, for at most five minutes, as its boot timeout is.
+wait_until_running() {
+    local began=$SECONDS
+    until [[ $(state) = running ]]; do
+        ((SECONDS - began < 330)) || die "$domain did not come up in time"
+        sleep 2
+    done
+    printf 'up after %s s\n' "$((SECONDS - began))"
+}
+
+in_the_guest() { virsh -q qemu-agent-command -- "$domain" "$1"; }
+
+step "Build the lab's image (Packer boots a cloud image, installs the packages, brands it)"
+run cyyber build "$lab"
+printf 'proved: %s\n' "$(grep -c '"version": "' "cyyber-labs-output/$lab-metadata.json") packages are in it, with their versions in cyyber-labs-output/$lab-metadata.json"
+
+step 'Give a student a VM of it'
+run cyyber instance start "$lab" "$user"
+printf 'proved: the disk is an overlay of %s on the shared base image\n' \
+    "$(du -h --apparent-size "$(cyyber instance list -o json --lab "$lab" --user "$user" |
+        sed -n 's/^ *"disk_path": "\(.*\)",$/\1/p')" | cut -f1)"
+
+step 'Wait until it has booted'
+wait_until_running
+[[ $(in_the_guest '{"execute":"guest-get-host-name"}') = *"\"cyyber-lab-$lab\""* ]] ||
+    die 'the guest has the wrong hostname'
+printf 'proved: the guest says that it is cyyber-lab-%s\n' "$lab"
+
+step 'Look at it'
+run cyyber instance list
+run cyyber instance stats
+# The login on the screen comes a moment after the agent's answer.
+sleep 5
+virsh -q screenshot "$domain" "$picture" >/dev/null
+printf 'proved: it has a screen; see %s\n' "$PWD/$picture"
+
+step 'Shut it down'
+run cyyber instance stop "$lab" "$user" --timeout 2m
+[[ $(state) = stopped ]] || die "$domain is $(state) instead of stopped"
+printf 'proved: the guest shut down; its disk stays for the next start\n'
+
+printf '\nThe demo is done. The screen of the lab: %s\n' "$PWD/$picture"
