@@ -12,7 +12,7 @@ use crate::config::Lab;
 use crate::instance::InstanceName;
 
 /// The XML namespace of our facts in a domain's metadata.
-const NAMESPACE: &str = "https://cyyber.org/xmlns/instance/1";
+const NAMESPACE: &str = "https://cyyber.lab/instance/1";
 
 /// The first six bytes of every UUID that we give a domain. libvirt reports UUIDs with every
 /// listing, so that ours are told from others' at no cost. The rest is random: a UUID must not come

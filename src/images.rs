@@ -6,7 +6,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Fault, Kind};
+use crate::files::{self, sync_directory_of};
 use crate::instance::{InstanceName, LabId};
 use crate::paths::Paths;
 use crate::process::Program;
-use crate::state::{self, make_directory};
+use crate::state::lock::{self, Lock};
 use crate::units::MIB;
 
 /// An overlay starts small and grows as its guest writes. With less room than this there is no
@@ -125,7 +126,7 @@ fn build_of<'a>(lab: &LabId, file: &'a Path) -> Option<&'a str> {
 
 /// What is noted about a build; `None` where nothing readable is.
 pub fn note(base: &Base) -> Option<BaseNote> {
-    let note = std::fs::read(note_path(&base.path)).ok()?;
+    let note = files::read(&note_path(&base.path)).ok()?;
     serde_json::from_slice(&note).ok()
 }
 
@@ -136,11 +137,7 @@ fn note_path(image: &Path) -> PathBuf {
 /// Gives an image that stands in the link's place a build name, and the link its place.
 fn adopt(paths: &Paths, lab: &LabId) -> Result<Base> {
     let link = paths.base_link(lab);
-    let _lock = state::lock::Lock::take(
-        &paths.lab_lock(lab),
-        &format!("lab {lab}"),
-        state::lock::PATIENCE,
-    )?;
+    let _lock = Lock::take(&paths.lab_lock(lab), &format!("lab {lab}"), lock::PATIENCE)?;
     if link.is_symlink() {
         // Somebody else was faster.
         return current_base(paths, lab);
@@ -205,7 +202,11 @@ impl Installation<'_> {
             sha256: self.sha256.to_owned(),
             fingerprint: fingerprint.map(str::to_owned),
         };
-        state::replace(&note_path(&base.path), &serde_json::to_vec_pretty(&note)?)?;
+        files::replace(
+            &note_path(&base.path),
+            &serde_json::to_vec_pretty(&note)?,
+            files::SHARED,
+        )?;
         Ok(())
     }
 }
@@ -221,7 +222,7 @@ pub fn install_base(
 ) -> Result<Base> {
     let base = installation.base(paths);
     let directory = paths.base_images();
-    make_directory(&directory)?;
+    files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
     let mut copy = tempfile::Builder::new()
         .prefix(".new-")
         .tempfile_in(&directory)?;
@@ -242,9 +243,17 @@ pub fn install_base(
     Ok(base)
 }
 
-/// Readable for the QEMU user, writable for nobody.
-fn protect(image: &Path) -> io::Result<()> {
-    std::fs::set_permissions(image, Permissions::from_mode(0o444))
+/// Makes an image readable for the QEMU user and writable for nobody. An owner may give himself
+/// more, so it must not be the QEMU user's, as an image is that a VM once ran on directly.
+fn protect(image: &Path) -> Result<()> {
+    let owner = image.metadata()?.uid();
+    let us = rustix::process::geteuid().as_raw();
+    if owner != 0 && owner != us {
+        std::os::unix::fs::lchown(image, Some(us), None)
+            .with_context(|| format!("{} belongs to another user", image.display()))?;
+    }
+    fs_err::set_permissions(image, Permissions::from_mode(0o444))?;
+    Ok(())
 }
 
 /// Guards a build against being written, renamed or removed by mistake. Only root may set this, and
@@ -275,7 +284,7 @@ fn point_at(paths: &Paths, lab: &LabId, base: &Base) -> Result<()> {
 pub fn create_overlay(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBuf> {
     let overlay = paths.overlay(name);
     let directory = paths.user_instances();
-    make_directory(&directory)?;
+    files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
     require_room(
         &directory,
         ROOM_FOR_OVERLAY,
@@ -357,10 +366,6 @@ fn rename_new(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("failed to put {} in place", to.display()))?;
     sync_directory_of(to)?;
     Ok(())
-}
-
-fn sync_directory_of(path: &Path) -> io::Result<()> {
-    std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 /// Space that a file takes on disk, in bytes; `None` where it cannot be seen.

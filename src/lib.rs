@@ -12,6 +12,7 @@
 //! | [`images`] | base builds and overlays |
 //! | [`packer`] | building a lab's image |
 //! | [`state`] | activity, records and locks in the state directory |
+//! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
 //! | [`output`] | what reaches the terminal |
 //! | [`env`](mod@env) | what is read from the environment |
@@ -28,6 +29,7 @@ pub mod context;
 pub mod domain;
 pub mod env;
 pub mod error;
+pub mod files;
 pub mod hypervisor;
 pub mod images;
 pub mod instance;

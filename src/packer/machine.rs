@@ -59,7 +59,10 @@ impl Said {
 
 /// The text without `==> qemu.lab: ` or the indent that stands for it.
 fn without_source(line: &str) -> &str {
-    let line = line.trim_start().trim_start_matches("==> ");
+    let line = line
+        .trim_start()
+        .trim_start_matches("==> ")
+        .trim_start_matches("--> ");
     line.strip_prefix("qemu.lab: ").unwrap_or(line)
 }
 
@@ -73,6 +76,7 @@ pub fn reasons(said: &[Said], most: usize) -> Vec<String> {
         "Step \"",
         "Wait completed",
         "Provisioning step had errors",
+        "Script exited with",
     ];
     let telling = |said: &&Said| said.is_error || without_source(&said.text).starts_with("E: ");
     let mut lines: Vec<String> = Vec::new();

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-use super::open_or_make;
+use crate::files::open_or_make;
 
 /// Records activity at `now`.
 pub fn touch(path: &Path, now: Timestamp) -> io::Result<()> {

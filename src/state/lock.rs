@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::open_or_make;
 use crate::error::{Fault, Kind};
+use crate::files::open_or_make;
 
 /// How long a command waits for another one to be done with the same instance. Longer than a
 /// graceful stop takes by default.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain::Console;
+use crate::files;
 
 /// A note on one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,13 +64,16 @@ impl Run {
 
 /// The record at `path` if it is whole and about the domain `uuid`.
 pub fn read(path: &Path, uuid: Uuid) -> Option<Record> {
-    let record: Record = serde_json::from_slice(&super::read(path).ok()?).ok()?;
+    let record: Record = serde_json::from_slice(&files::read(path).ok()?).ok()?;
     (record.uuid == uuid).then_some(record)
 }
 
 /// Replaces the record at `path`.
 pub fn write(path: &Path, record: &Record) -> io::Result<()> {
-    super::replace(path, &serde_json::to_vec(record)?)
+    if let Some(directory) = path.parent() {
+        files::make_directory(directory, files::SHARED_DIRECTORY)?;
+    }
+    files::replace(path, &serde_json::to_vec(record)?, files::SHARED)
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! The build of one lab: render, decide whether anything is to be done, run Packer, put the results
 //! in their places.
 
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,11 +14,11 @@ use crate::config::{ImageUrl, Lab};
 use crate::context::Context;
 use crate::domain::standalone_xml;
 use crate::error::{Fault, Kind};
+use crate::files;
 use crate::images::{self, Installation};
 use crate::packer::render::{self, Files};
 use crate::packer::{Packer, result, run};
 use crate::process::Program;
-use crate::state;
 use crate::state::lock::{self, Lock};
 use crate::units::MIB;
 
@@ -64,16 +63,17 @@ impl Common<'_> {
         if self.stop.load(std::sync::atomic::Ordering::Relaxed) {
             anyhow::bail!("interrupted before it began");
         }
-        let files = render::lab_files(lab, self.packer.as_ref().is_none_or(Packer::wants_plugins));
+        let rendered =
+            render::lab_files(lab, self.packer.as_ref().is_none_or(Packer::wants_plugins));
         let source = Source::of(lab)?;
-        self.write(lab, &files, &source)?;
+        self.write(lab, &rendered, &source)?;
 
         let packer = match &self.packer {
             Some(packer) if !self.dry_run => packer,
             _ => return Ok(self.outcome(lab, "rendered", began)),
         };
         let tools = [format!("packer {}", packer.version)];
-        let fingerprint = render::fingerprint(lab, &files, &source.identity, &tools);
+        let fingerprint = render::fingerprint(lab, &rendered, &source.identity, &tools);
         if !self.force && self.is_current(lab, &fingerprint)? {
             return Ok(self.outcome(lab, "unchanged", began));
         }
@@ -95,7 +95,7 @@ impl Common<'_> {
     }
 
     /// Renders everything into the build's directory.
-    fn write(&self, lab: &Lab, files: &Files, source: &Source) -> Result<()> {
+    fn write(&self, lab: &Lab, rendered: &Files, source: &Source) -> Result<()> {
         let directory = self.context.paths.build_dir(&lab.lab_id);
         // What an earlier version rendered must not be copied into the guest.
         for stale in [
@@ -105,11 +105,11 @@ impl Common<'_> {
             "installed",
             render::SOURCE_LINK,
         ] {
-            remove(&directory.join(stale))?;
+            files::remove(&directory.join(stale))?;
         }
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_CPUS));
         let variables = render::variables(lab, self.accelerator, cpus);
-        for (path, content) in files {
+        for (path, content) in rendered {
             write_file(&directory.join(path), content)?;
         }
         write_file(&directory.join("lab.auto.pkrvars.json"), &variables)?;
@@ -167,11 +167,11 @@ impl Common<'_> {
         let directory = paths.build_dir(&lab.lab_id);
         let log = paths.output().join(format!("{}.log", lab.lab_id));
         let base_images = paths.base_images();
-        state::make_directory(&base_images)?;
+        files::make_directory(&base_images, files::PASSABLE_DIRECTORY)?;
         for place in [&directory, &base_images] {
             images::require_room(place, 3 * source.size + ROOM_FOR_BUILD, "a build")?;
         }
-        remove(&directory.join("out"))?;
+        files::remove(&directory.join("out"))?;
 
         let build = run::Build {
             directory: &directory,
@@ -184,7 +184,7 @@ impl Common<'_> {
             progress.stage("Checking the image");
             self.finish(lab, packer, source, fingerprint, started)
         });
-        remove(&directory.join("out"))?;
+        files::remove(&directory.join("out"))?;
         finished
     }
 
@@ -295,7 +295,7 @@ fn key(directory: &Path) -> Result<String> {
     let private = directory.join(render::KEY);
     let public = private.with_extension("pub");
     if !private.exists() || !public.exists() {
-        remove(&private)?;
+        files::remove(&private)?;
         let args = ["-q", "-t", "ed25519", "-N", "", "-C", "cyyber-build", "-f"];
         Program::find("ssh-keygen", "openssh-client")?.run(
             args.iter()
@@ -308,30 +308,10 @@ fn key(directory: &Path) -> Result<String> {
 
 /// Writes a file as a whole, readable for its owner alone, with the directories above it.
 fn write_file(path: &Path, content: &[u8]) -> Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    fs_err::create_dir_all(directory)?;
-    let new = path.with_extension("new");
-    let mut file = fs_err::OpenOptions::new();
-    file.write(true)
-        .create(true)
-        .truncate(true)
-        .options_mut()
-        .mode(0o600);
-    let mut file = file.open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs_err::rename(&new, path)?;
-    Ok(())
-}
-
-/// Removes a file or a directory, if it is there.
-fn remove(path: &Path) -> Result<()> {
-    let removed = match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_dir() => fs_err::remove_dir_all(path),
-        Ok(_) => fs_err::remove_file(path),
-        Err(_) => Ok(()),
-    };
-    Ok(removed?)
+    if let Some(directory) = path.parent() {
+        fs_err::create_dir_all(directory)?;
+    }
+    Ok(files::replace(path, content, files::PRIVATE)?)
 }
 
 /// The story of one build: a moving line at a terminal, plain lines elsewhere.

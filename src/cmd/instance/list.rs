@@ -17,9 +17,6 @@ pub fn run(
     user: Option<&UserId>,
     state: Option<State>,
 ) -> Result<()> {
-    if let Some(lab) = lab {
-        context.config.lab(lab)?;
-    }
     let mut viewer = Viewer::new(context);
     let mut instances = Vec::new();
     for (name, facts) in survey(context, Detail::Power)? {
@@ -30,6 +27,9 @@ pub fn run(
         if state.is_none_or(|state| state == view.state) {
             instances.push(view);
         }
+    }
+    if let (Some(lab), true) = (lab, instances.is_empty()) {
+        context.config.lab(lab)?;
     }
     context.output.answer(&List {
         instances,

@@ -63,12 +63,13 @@ fn lock(context: &Context, name: &InstanceName) -> Result<Lock> {
 
 /// The domain of an instance that must exist.
 fn existing(context: &Context, name: &InstanceName) -> Result<Domain> {
-    // An unknown lab is the better answer to a mistyped one.
+    if let Some(domain) = context.hypervisor()?.find(name)? {
+        return Ok(domain);
+    }
+    // Of a lab that is no longer configured there may be instances; of none there is not, and the
+    // lab's name is likely mistyped.
     context.config.lab(&name.lab)?;
-    context
-        .hypervisor()?
-        .find(name)?
-        .ok_or_else(|| missing(name).into())
+    Err(missing(name).into())
 }
 
 fn missing(name: &InstanceName) -> Fault {

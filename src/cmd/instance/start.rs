@@ -51,7 +51,7 @@ pub fn power_on(
         &before,
         &super::facts(domain, name)?,
         &console,
-    );
+    )?;
     let access = console::grant(context, domain, &console)?;
     view::single(context, name, changed, None, Some(access))
 }
@@ -75,40 +75,47 @@ pub fn settled(domain: &Domain, name: &InstanceName) -> Result<Facts> {
 }
 
 /// Notes the run that a start led to, for listings.
-fn note(context: &Context, name: &InstanceName, before: &Facts, after: &Facts, console: &Console) {
-    let (path, Some(run)) = (context.paths.record(name), after.id.map(Run::current)) else {
-        return;
+fn note(
+    context: &Context,
+    name: &InstanceName,
+    before: &Facts,
+    after: &Facts,
+    console: &Console,
+) -> Result<()> {
+    let (Some(run), Some(record)) = (
+        after.id.map(Run::current),
+        view::noted(context, name, after.uuid)?,
+    ) else {
+        return Ok(());
     };
-    let Some(record) = record::read(&path, after.uuid) else {
-        return;
-    };
-    let known = record.boot.as_ref();
-    let boot = match (before.power, before.saved) {
+    let (powered_on, ready) = match before.power {
         // Its memory came back, and with it a guest that was up.
-        (Power::Off, true) => Boot {
-            run,
-            powered_on: known.map_or_else(|| context.time(), |boot| boot.powered_on),
-            ready: Some(context.time()),
-            console: Some(console.clone()),
-        },
-        (Power::Off | Power::Crashed, _) => Boot {
-            run,
-            powered_on: context.time(),
-            ready: None,
-            console: Some(console.clone()),
-        },
+        Power::Off | Power::Crashed if before.saved => {
+            let known = record.boot.as_ref().map(|boot| boot.powered_on);
+            (
+                known.unwrap_or_else(|| context.time()),
+                Some(context.time()),
+            )
+        }
+        Power::Off | Power::Crashed => (context.time(), None),
         // It has been running all the while.
-        _ => return,
+        _ => return Ok(()),
     };
-    if let Err(error) = record::write(
-        &path,
-        &Record {
-            boot: Some(boot),
-            ..record
-        },
-    ) {
+    let boot = Boot {
+        run,
+        powered_on,
+        ready,
+        console: Some(console.clone()),
+    };
+    let record = Record {
+        boot: Some(boot),
+        ..record
+    };
+    if let Err(error) = record::write(&context.paths.record(name), &record) {
+        // A listing then asks libvirt, and cannot tell starting from running.
         context.output.warn(&format!(
             "failed to note that {name} was powered on: {error}"
         ));
     }
+    Ok(())
 }

@@ -103,7 +103,7 @@ fn measure(context: &Context, wanted: impl Fn(&InstanceName) -> bool) -> Result<
                 net_tx_bytes: usage.net_tx_bytes,
                 idle_seconds: view
                     .last_activity
-                    .map(|at| context.time().duration_since(at).as_secs()),
+                    .map(|at| context.time().duration_since(at).as_secs().max(0)),
             })
         })
         .collect()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::console::Access;
 use crate::context::Context;
@@ -69,7 +70,7 @@ impl<'a> Viewer<'a> {
     /// The instance `name` with the facts `facts`.
     pub fn view(&mut self, name: &InstanceName, facts: &Facts) -> Result<View> {
         let context = self.context;
-        let mut record = self.record(name, facts)?;
+        let mut record = noted(context, name, facts.uuid)?;
         let run = facts.id.map(Run::current);
         let mut boot = record
             .as_mut()
@@ -125,23 +126,6 @@ impl<'a> Viewer<'a> {
         })
     }
 
-    /// What was noted, or else what libvirt keeps in the domain's metadata.
-    fn record(&self, name: &InstanceName, facts: &Facts) -> Result<Option<Record>> {
-        if let Some(record) = record::read(&self.context.paths.record(name), facts.uuid) {
-            return Ok(Some(record));
-        }
-        let Some(domain) = self.context.hypervisor()?.find(name)? else {
-            return Ok(None);
-        };
-        let origin = Origin::of(&domain.xml()?)?;
-        Ok(origin.map(|Origin { build, created }| Record {
-            uuid: facts.uuid,
-            build,
-            created,
-            boot: None,
-        }))
-    }
-
     fn agent_answers(&self, name: &InstanceName) -> Result<bool> {
         let domain = self.context.hypervisor()?.find(name)?;
         Ok(domain.is_some_and(|domain| domain.agent_answers(PING)))
@@ -182,6 +166,23 @@ impl<'a> Viewer<'a> {
             })
             .as_ref()
     }
+}
+
+/// What was noted about an instance, or else what libvirt keeps in its domain's metadata.
+pub fn noted(context: &Context, name: &InstanceName, uuid: Uuid) -> Result<Option<Record>> {
+    if let Some(record) = record::read(&context.paths.record(name), uuid) {
+        return Ok(Some(record));
+    }
+    let Some(domain) = context.hypervisor()?.find(name)? else {
+        return Ok(None);
+    };
+    let origin = Origin::of(&domain.xml()?)?;
+    Ok(origin.map(|Origin { build, created }| Record {
+        uuid,
+        build,
+        created,
+        boot: None,
+    }))
 }
 
 /// The answer of a verb on one instance, as it is now.

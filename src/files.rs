@@ -1,0 +1,170 @@
+//! Files written as a whole and read with care.
+//!
+//! Some of our directories are writable for a whole group, so nothing in them is trusted: links are
+//! not followed, and what is not a regular file is not read.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// For owner and group.
+pub const SHARED: u32 = 0o660;
+
+/// For the owner alone.
+pub const PRIVATE: u32 = 0o600;
+
+/// A directory for owner and group, whose files belong to the group.
+pub const SHARED_DIRECTORY: u32 = 0o2770;
+
+/// As [`SHARED_DIRECTORY`], and the QEMU user may pass through to a file that it knows of.
+pub const PASSABLE_DIRECTORY: u32 = 0o2771;
+
+/// A lock, a record or a note is never this large.
+const LARGEST: u64 = 1 << 20;
+
+/// Makes `directory` and what is missing above it, all with `mode`, whatever the umask is.
+pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = directory.parent() {
+        make_directory(parent, mode)?;
+    }
+    let made = match std::fs::create_dir(directory) {
+        Ok(()) => std::fs::set_permissions(directory, Permissions::from_mode(mode)),
+        // Another command was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        failed => failed,
+    };
+    made.map_err(|error| said(&error, "make", directory))
+}
+
+/// Replaces the file at `path` as a whole: a reader sees the old content or the new one, also after
+/// a power cut. The directory must be there.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let write = || {
+        let mut file = tempfile::Builder::new()
+            .prefix(".new-")
+            .permissions(Permissions::from_mode(mode))
+            .tempfile_in(path.parent().unwrap_or(Path::new("/")))?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|error: io::Error| said(&error, "write", path))
+}
+
+/// The whole of a small file of ours.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    open(path, OpenOptions::new().read(true))?
+        .take(LARGEST)
+        .read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// Opens a file for writing and makes it where it is missing, with its directory.
+pub fn open_or_make(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(SHARED);
+    match open(path, &mut options) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_directory(path.parent().unwrap_or(Path::new("/")), SHARED_DIRECTORY)?;
+            open(path, &mut options)
+        }
+        opened => opened,
+    }
+    .map_err(|error| said(&error, "open", path))
+}
+
+/// Removes a file or a whole directory, if it is there.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let removed = match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(_) => Ok(()),
+    };
+    removed.map_err(|error| said(&error, "remove", path))
+}
+
+/// Makes what was done in the directory of `path` last through a power cut.
+pub fn sync_directory_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+/// Opens a regular file, never one behind a link, and never waits for the other end of a pipe.
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
+}
+
+fn said(error: &io::Error, what: &str, path: &Path) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("failed to {what} {}: {error}", path.display()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_and_pipes_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name| dir.path().join(name);
+        std::fs::write(path("secret"), "x").unwrap();
+        std::os::unix::fs::symlink(path("secret"), path("link")).unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), fifo, PRIVATE.into(), 0).unwrap();
+        assert_eq!(read(&path("secret")).unwrap(), b"x");
+        assert!(read(&path("link")).is_err());
+        assert!(open_or_make(&path("link")).is_err());
+        assert!(read(&path("pipe")).is_err(), "must not wait for a writer");
+    }
+
+    #[test]
+    fn directories_get_their_mode_whatever_the_umask_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b");
+        make_directory(&inner, PASSABLE_DIRECTORY).unwrap();
+        for path in [&inner, &dir.path().join("a")] {
+            assert_eq!(
+                path.metadata().unwrap().permissions().mode() & 0o7777,
+                PASSABLE_DIRECTORY
+            );
+        }
+    }
+
+    #[test]
+    fn a_replaced_file_is_the_new_one_with_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        replace(&path, b"old", SHARED).unwrap();
+        replace(&path, b"new", PRIVATE).unwrap();
+        assert_eq!(read(&path).unwrap(), b"new");
+        assert_eq!(
+            path.metadata().unwrap().permissions().mode() & 0o777,
+            PRIVATE
+        );
+        assert_eq!(
+            dir.path().read_dir().unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
+    }
+}
