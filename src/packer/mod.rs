@@ -1,12 +1,14 @@
 //! Building a lab's image with Packer.
 //!
 //! [`render`] says what goes into a build's directory (pure), [`machine`] reads what Packer says
-//! (pure), [`run`] runs it, and [`result`] describes what came out.
+//! (pure), [`source`] is what it is
+//! built from, [`run`] runs it, and [`result`] describes what came out.
 
 pub mod machine;
 pub mod render;
 pub mod result;
 pub mod run;
+pub mod source;
 
 use anyhow::{Context, Result};
 

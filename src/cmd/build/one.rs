@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use crate::accelerator::Accelerator;
-use crate::config::{ImageUrl, Lab};
+use crate::config::Lab;
 use crate::context::Context;
 use crate::domain::standalone_xml;
-use crate::error::{Fault, Kind};
 use crate::files;
-use crate::images::{self, Installation};
+use crate::images;
+use crate::images::base::{self, Installation};
 use crate::packer::render::{self, Files};
+use crate::packer::source::Source;
 use crate::packer::{Packer, result, run};
 use crate::process::Program;
 use crate::state::lock::{self, Lock};
@@ -128,10 +129,10 @@ impl Common<'_> {
     /// Whether the current base was made from just this, and all that a build leaves is there.
     fn is_current(&self, lab: &Lab, fingerprint: &str) -> Result<bool> {
         let paths = &self.context.paths;
-        let Ok(base) = images::current_base(paths, &lab.lab_id) else {
+        let Ok(base) = base::current(paths, &lab.lab_id) else {
             return Ok(false);
         };
-        let Some(note) = images::note(&base) else {
+        let Some(note) = base::note(&base) else {
             return Ok(false);
         };
         let whole = std::fs::metadata(&base.path).is_ok_and(|file| file.len() == note.size_bytes);
@@ -230,62 +231,8 @@ impl Common<'_> {
         fs_err::rename(&built, &image)?;
         write_file(&paths.built_metadata(&lab.lab_id), &metadata)?;
         self.write_domain(lab)?;
-        images::install_base(paths, &installation, &image, &fingerprint)?;
+        base::install(paths, &installation, &image, &fingerprint)?;
         Ok(())
-    }
-}
-
-/// The cloud image of a lab.
-struct Source {
-    /// Where it is, if it is a file of this machine.
-    file: Option<PathBuf>,
-    /// What tells it from any other.
-    identity: String,
-    /// Its size in bytes, as far as it is known.
-    size: u64,
-}
-
-impl Source {
-    fn of(lab: &Lab) -> Result<Source> {
-        let checksum = lab
-            .image
-            .checksum
-            .as_ref()
-            .map(|sum| sum.as_str().to_owned());
-        let ImageUrl::Path(path) = &lab.image.url else {
-            return Ok(Source {
-                file: None,
-                identity: checksum.unwrap_or_default(),
-                size: 0,
-            });
-        };
-        let file = std::path::absolute(path)?;
-        let metadata = std::fs::metadata(&file).map_err(|error| {
-            Fault::new(
-                Kind::Config,
-                format!("the cloud image of lab '{}' cannot be read: {}: {error}", lab.lab_id, file.display()),
-            )
-            .hint("correct image.url in the configuration; `make image` makes the one that labs/demo.json uses")
-        })?;
-        // Hashing it each time would take longer than the whole look at whether anything changed.
-        let stamp = metadata
-            .modified()?
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
-        let unhashed = format!("{} {} {}", file.display(), metadata.len(), stamp.as_nanos());
-        Ok(Source {
-            identity: checksum.unwrap_or(unhashed),
-            size: metadata.len(),
-            file: Some(file),
-        })
-    }
-
-    fn sha256(&self, lab: &Lab) -> Result<Option<String>> {
-        match (&lab.image.checksum, &self.file) {
-            (Some(sum), _) => Ok(Some(sum.as_str().trim_start_matches("sha256:").to_owned())),
-            (None, Some(file)) => images::sha256(file).map(Some),
-            (None, None) => Ok(None),
-        }
     }
 }
 

@@ -9,7 +9,8 @@ use crate::context::Context;
 use crate::domain::{self, InstanceDomain};
 use crate::error::{Fault, Kind};
 use crate::hypervisor::Domain;
-use crate::images::{self, Base};
+use crate::images::base::{self, Base};
+use crate::images::{self, overlay};
 use crate::instance::InstanceName;
 use crate::state::activity;
 use crate::state::record::{self, Record};
@@ -55,17 +56,17 @@ pub fn ensure(context: &Context, name: &InstanceName) -> Result<(Domain, bool)> 
         ));
         return Ok((define(context, name, &overlay, &base)?, true));
     }
-    let base = images::current_base(&context.paths, &name.lab)?;
-    let overlay = images::create_overlay(&context.paths, name, &base)?;
-    let domain = define(context, name, &overlay, &base)
-        .inspect_err(|_| images::discard_new_overlay(&overlay))?;
+    let base = base::current(&context.paths, &name.lab)?;
+    let overlay = overlay::create(&context.paths, name, &base)?;
+    let domain =
+        define(context, name, &overlay, &base).inspect_err(|_| overlay::discard_new(&overlay))?;
     Ok((domain, true))
 }
 
 /// The base build that an overlay says it stands on.
 fn base_of(context: &Context, name: &InstanceName, overlay: &Path) -> Result<Base> {
     let backing = images::info(overlay)?.backing_filename;
-    images::base_at(&context.paths, &name.lab, backing.as_deref()).with_context(|| {
+    base::at(&context.paths, &name.lab, backing.as_deref()).with_context(|| {
         Fault::new(
             Kind::Conflict,
             format!("cannot use the disk {}, which has no VM", overlay.display()),

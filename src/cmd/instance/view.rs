@@ -12,7 +12,7 @@ use super::console::Access;
 use crate::context::Context;
 use crate::domain::{Console, Origin};
 use crate::hypervisor::{Facts, Power};
-use crate::images;
+use crate::images::base;
 use crate::instance::{InstanceName, LabId, State, UserId};
 use crate::observe::observe;
 use crate::output::Report;
@@ -160,7 +160,7 @@ impl<'a> Viewer<'a> {
         self.current_builds
             .entry(lab.clone())
             .or_insert_with(|| {
-                images::current_base(&context.paths, lab)
+                base::current(&context.paths, lab)
                     .ok()
                     .map(|base| base.build)
             })
