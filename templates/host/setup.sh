@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# Prepares a Debian or Ubuntu host for cyyber: packages, a Rust toolchain,
+# libvirt, access to KVM, folders, and two networks for the labs.
+#
+# Each step (steps/*.sh) looks first and changes only what is not as it should
+# be, so a repeated run is quick and quiet. Nothing is fetched but packages
+# through apt.
+set -Eeuo pipefail
+umask 022
+export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
+
+HERE=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+readonly HERE LOG=/var/log/cyyber-setup.log
+readonly STORAGE_DIR=/var/lib/libvirt/images/cyyber-labs STATE_DIR=/var/lib/cyyber
+
+storage_dir=${CYYBER_STORAGE_DIR:-$STORAGE_DIR}
+state_dir=${CYYBER_STATE_DIR:-$STATE_DIR}
+check_only=no
+packages_only=no
+with_tests=no
+changes=0
+left_to_do=() # what only the person can do, said at the end
+
+main() {
+    trap 'printf "error: setup stopped: line %s of %s failed: %s\n" "$LINENO" "$0" "$BASH_COMMAND" >&2' ERR
+    parse_arguments "$@"
+    become_root
+    install_packages
+    provide_rust
+    if [[ $packages_only = no ]]; then
+        start_libvirt
+        open_kvm
+        make_folders
+        admit_caller
+        provide_networks
+    fi
+    summary
+}
+
+. "$HERE/steps/packages.sh"
+. "$HERE/steps/rust.sh"
+. "$HERE/steps/libvirt.sh"
+. "$HERE/steps/folders.sh"
+. "$HERE/steps/networks.sh"
+
+usage() {
+    cat <<EOF
+Usage: setup.sh [OPTION]...
+
+Prepares this Debian or Ubuntu host for cyyber. Needs root; calls sudo itself.
+Running it again is safe, quick, and repairs what is missing.
+
+  --check            change nothing; say what would be changed, exit 1 if anything
+  --with-tests       also install what the tests need
+  --packages-only    install packages and Rust, leave the rest of the host alone
+  --storage-dir DIR  folder of all disk images (\$CYYBER_STORAGE_DIR, else
+                     $STORAGE_DIR)
+  --state-dir DIR    folder of the program's state (\$CYYBER_STATE_DIR, else
+                     $STATE_DIR)
+  -h, --help         this text
+
+What apt says goes to $LOG.
+EOF
+}
+
+parse_arguments() {
+    options=("$@") # for sudo
+    while (($#)); do
+        case $1 in
+            --check) check_only=yes ;;
+            --with-tests) with_tests=yes ;;
+            --packages-only) packages_only=yes ;;
+            --storage-dir | --state-dir)
+                (($# > 1)) || bad_arguments "$1 needs a folder"
+                set_folder "$1" "$2"
+                shift
+                ;;
+            --storage-dir=* | --state-dir=*) set_folder "${1%%=*}" "${1#*=}" ;;
+            -h | --help)
+                usage
+                exit
+                ;;
+            *) bad_arguments "unknown argument '$1'" ;;
+        esac
+        shift
+    done
+    set_folder --storage-dir "$storage_dir"
+    set_folder --state-dir "$state_dir"
+}
+
+set_folder() {
+    [[ $2 = /?* ]] || bad_arguments "$1 needs an absolute path, not '$2'"
+    local name=${1#--}
+    printf -v "${name/-/_}" %s "$(realpath -ms -- "$2")"
+}
+
+bad_arguments() {
+    printf 'error: bad arguments: %s\nhint: see --help\n' "$1" >&2
+    exit 2
+}
+
+# sudo drops the environment, so the folders travel as arguments.
+become_root() {
+    ((EUID != 0)) || return 0
+    command -v sudo >/dev/null ||
+        die 'cannot set up this host: this needs root, and there is no sudo' 'run it as root'
+    exec sudo -- bash "$HERE/setup.sh" "${options[@]}" \
+        --storage-dir "$storage_dir" --state-dir "$state_dir"
+}
+
+die() {
+    printf 'error: %s\n' "$1" >&2
+    [[ -z ${2-} ]] || printf 'hint: %s\n' "$2" >&2
+    exit 1
+}
+
+# Announces one change and allows it. With --check it only counts the change
+# and forbids it, so every step reads: change "…" || return 0, then the doing.
+change() {
+    changes=$((changes + 1))
+    if [[ $check_only = yes ]]; then
+        printf 'to do: %s\n' "$1"
+        return 1
+    fi
+    printf '%s\n' "$1"
+}
+
+# Something that only the person can do. It counts as not ready.
+leave_to_person() {
+    changes=$((changes + 1))
+    left_to_do+=("$1")
+}
+
+# The person who called sudo; fails when root itself set this up.
+sudo_caller() {
+    [[ ${SUDO_USER:-root} != root ]] && printf '%s\n' "$SUDO_USER"
+}
+
+summary() {
+    local item
+    if [[ $check_only = no && $packages_only = no ]]; then
+        ((${#left_to_do[@]})) || printf 'ready: '
+        printf 'instances run under %s\n' "$(virtualisation)"
+    fi
+    [[ -z $cargo ]] || printf 'cargo: %s\n' "$cargo"
+    for item in "${left_to_do[@]}"; do
+        printf 'still to do: %s\n' "$item" >&2
+    done
+    [[ $check_only = no ]] || exit $((changes > 0))
+}
+
+main "$@"

@@ -1,0 +1,136 @@
+# shellcheck shell=bash disable=SC2034,SC2154 # shares variables with setup.sh
+# Step of setup.sh: the packages of the distribution, through apt alone.
+
+# Recommended packages are not pulled in (they bring a desktop's worth), so the
+# recommended ones that cyyber does need are named here.
+readonly RUN_PACKAGES=(
+    libvirt-daemon-system libvirt-clients
+    dnsmasq-base iptables iproute2 # networks: addresses, NAT, bandwidth limits
+    qemu-system-x86 qemu-utils
+    packer openssh-client cloud-image-utils
+    mmdebstrap gpg debian-archive-keyring e2fsprogs fdisk # the cloud image made here
+    libxml2-utils
+)
+readonly BUILD_PACKAGES=(libvirt-dev pkg-config gcc make libc6-dev)
+readonly TEST_PACKAGES=(mandoc shellcheck)
+
+refresh_trouble= # what went wrong when the lists of packages were refreshed
+
+install_packages() {
+    local wanted=("${RUN_PACKAGES[@]}" "${BUILD_PACKAGES[@]}") missing
+    command -v apt-get >/dev/null ||
+        die 'cannot install packages: there is no apt-get' 'cyyber is made for Debian and Ubuntu hosts'
+    [[ $with_tests = no ]] || wanted+=("${TEST_PACKAGES[@]}")
+    mapfile -t missing < <(missing_packages "${wanted[@]}")
+    # Where no archive has Packer, asking apt again on every run would help nobody.
+    if [[ ${missing[*]} = packer ]] && have_lists && ! has_candidate packer; then
+        leave_packer_to_person
+        return
+    fi
+    ((${#missing[@]})) || return 0
+    change "install packages: ${missing[*]} (log: $LOG)" || return 0
+    refresh_lists
+    if [[ " ${missing[*]} " = *' packer '* ]] && have_lists && ! has_candidate packer; then
+        mapfile -t missing < <(printf '%s\n' "${missing[@]}" | grep -vx packer)
+        leave_packer_to_person
+    fi
+    apt_install "${missing[@]}"
+}
+
+# A packer put there by hand is as good as the package.
+missing_packages() {
+    local package installed
+    # dpkg-query fails when it does not know one of them, yet answers for the others.
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
+    for package in "$@"; do
+        grep -qx "installed $package" <<<"$installed" && continue
+        [[ $package = packer ]] && command -v packer >/dev/null && continue
+        printf '%s\n' "$package"
+    done
+}
+
+# "NAME VERSION" of those of the packages that an archive offers.
+candidates() {
+    apt-cache policy "$@" 2>/dev/null |
+        awk '/^[^ ]/ { name = substr($1, 1, length($1) - 1) }
+             $1 == "Candidate:" && $2 != "(none)" { print name, $2 }'
+}
+
+has_candidate() {
+    [[ -n $(candidates "$1") ]]
+}
+
+have_lists() {
+    has_candidate libvirt-daemon-system
+}
+
+leave_packer_to_person() {
+    local release key=/usr/share/keyrings/hashicorp-archive-keyring.gpg
+    release=$(codename)
+    leave_to_person "install Packer, which 'cyyber build' needs and no archive of this host has, from HashiCorp:
+    wget -O- https://apt.releases.hashicorp.com/gpg | sudo gpg --dearmor -o $key
+    echo 'deb [signed-by=$key] https://apt.releases.hashicorp.com $release main' | sudo tee /etc/apt/sources.list.d/hashicorp.list
+    sudo apt-get update && sudo apt-get install packer"
+}
+
+codename() {
+    # shellcheck source=/dev/null
+    (. /etc/os-release && printf '%s\n' "${VERSION_CODENAME-}")
+}
+
+# A fresh machine often refreshes its lists by itself just now: wait for that.
+# Any other failure is left to the installation, which may still work; if it
+# does not, that is the reason to show.
+refresh_lists() {
+    local tries=30
+    until apt_get update || [[ $(last_call) != *'Could not get lock'* ]] || ((--tries == 0)); do
+        sleep 4
+    done
+    # Unreachable archives do not make apt-get fail.
+    refresh_trouble=$(last_call | grep -E '^(E|W|Err)' | tail -n 4) || true
+}
+
+apt_install() {
+    local options=(--no-install-recommends) extra=()
+    ((${#@})) || return 0
+    if ! apt_get --simulate install "${options[@]}" "$@"; then
+        mapfile -t extra < <(downgrades "$@")
+        ((${#extra[@]})) || install_failed
+        printf 'go back to the versions of this release: %s\n' "${extra[*]}"
+        options+=(--allow-downgrades)
+    fi
+    apt_get install "${options[@]}" "$@" "${extra[@]}" || install_failed
+}
+
+# A single package from a backport keeps the rest of its family out. Those of
+# ours, or of the families of QEMU and libvirt, that are newer than anything in
+# this release are asked for in the newest version that the release has.
+downgrades() {
+    local release package version newest
+    release=$(codename)
+    while read -r package version; do
+        newest=$(apt-cache madison "$package" |
+            awk -F ' *[|] *' -v suite=" $release(-updates|-security)?/" '$3 ~ suite && !n++ { print $2 }')
+        if [[ -n $newest ]] && dpkg --compare-versions "$version" gt "$newest"; then
+            printf '%s=%s\n' "$package" "$newest"
+        fi
+    done < <({ dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\n' 'qemu-*' 'libvirt*' "$@" || true; } \
+        2>/dev/null | awk '$3 == "installed" { print $1, $2 }' | sort -u)
+}
+
+apt_get() {
+    printf '\n== %s: apt-get %s\n' "$(date '+%F %T')" "$*" >>"$LOG"
+    DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l \
+        apt-get -qy -o DPkg::Lock::Timeout=300 "$@" >>"$LOG" 2>&1 </dev/null
+}
+
+# What the last call of apt-get said.
+last_call() {
+    sed -n '/^== /h; /^== /!H; ${ x; p }' "$LOG"
+}
+
+install_failed() {
+    printf '%s\n' "$refresh_trouble" "$(last_call | tail -n 8)" | sed '/^$/d' >&2
+    die 'cannot install packages: apt-get failed, its last lines are above' \
+        "the whole log is in $LOG; repair that, then run this again"
+}

@@ -1,0 +1,51 @@
+# shellcheck shell=bash disable=SC2034,SC2154 # shares variables with setup.sh
+# Step of setup.sh: a Rust toolchain that is new enough. The person's own comes
+# first; else the distribution's newest.
+
+cargo= # the one to build with
+
+provide_rust() {
+    if cargo=$(find_cargo 2>/dev/null); then
+        return
+    fi
+    local minimum packages
+    minimum=$(bash "$HERE/find-cargo.sh" --minimum)
+    change "install Rust${minimum:+ $minimum or newer}" || return 0
+    have_lists || refresh_lists
+    packages=$(rust_packages "$minimum") || exit
+    # shellcheck disable=SC2086 # two names
+    apt_install $packages
+    cargo=$(find_cargo) || exit
+}
+
+# What the person who builds will find, not what root would.
+find_cargo() {
+    local as=() person
+    if person=$(sudo_caller); then
+        as=(runuser -u "$person" -- env "HOME=$(getent passwd "$person" | cut -d: -f6)")
+    fi
+    "${as[@]}" bash "$HERE/find-cargo.sh"
+}
+
+# Names of the distribution's newest rustc and of its cargo. Debian 12 has a
+# current one beside its old one, kept for browsers (rustc-web); Ubuntu has
+# versioned ones (rustc-1.91).
+rust_packages() {
+    local minimum=$1 wanted names name='' version=''
+    wanted="Rust${minimum:+ $minimum or newer}"
+    # These packages push out a packaged rustup: that is the person's choice.
+    if [[ -z $(missing_packages rustup) ]]; then
+        die "no $wanted at hand: rustup is installed, but not that" \
+            "run 'rustup default stable' and 'rustup update', then this again"
+    fi
+    mapfile -t names < <(apt-cache pkgnames rustc | grep -Ex 'rustc(-web|-1\.[0-9]+)?')
+    if ((${#names[@]})); then
+        read -r name version < <(candidates "${names[@]}" | sed 's/ [0-9]*:/ /' | sort -Vk2 | tail -n 1) || true
+    fi
+    version=${version%%[^0-9.]*}
+    if [[ -z $name ]] || ! printf '%s\n' "$minimum" "$version" | sort -VC; then
+        die "no $wanted at hand: the newest that apt has is ${version:-none}" \
+            "install rustup (https://rustup.rs), run 'rustup default stable', then this again"
+    fi
+    printf '%s %s\n' "$name" "${name/rustc/cargo}"
+}
