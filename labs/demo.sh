@@ -36,6 +36,15 @@ wait_until_running() {
     printf 'up after %s s\n' "$((SECONDS - began))"
 }
 
+# The student is logged in on the screen a while after the agent's answer, the shell a moment later.
+wait_for_login() {
+    local tries=60
+    until [[ $(in_the_guest '{"execute":"guest-get-users"}') = *'"student"'* ]] || ((--tries == 0)); do
+        sleep 2
+    done
+    sleep 5
+}
+
 in_the_guest() { virsh -q qemu-agent-command -- "$domain" "$1"; }
 
 step "Build the lab's image (Packer boots a cloud image, installs the packages, brands it)"
@@ -44,7 +53,7 @@ printf 'proved: %s\n' "$(grep -c '"version": "' "cyyber-labs-output/$lab-metadat
 
 step 'Give a student a VM of it'
 run cyyber instance start "$lab" "$user"
-printf 'proved: the disk is an overlay of %s on the shared base image\n' \
+printf 'proved: its disk holds %s of its own, the rest is the shared base image\n' \
     "$(du -h --apparent-size "$(cyyber instance list -o json --lab "$lab" --user "$user" |
         sed -n 's/^ *"disk_path": "\(.*\)",$/\1/p')" | cut -f1)"
 
@@ -57,8 +66,7 @@ printf 'proved: the guest says that it is cyyber-lab-%s\n' "$lab"
 step 'Look at it'
 run cyyber instance list
 run cyyber instance stats
-# The login on the screen comes a moment after the agent's answer.
-sleep 5
+wait_for_login
 virsh -q screenshot "$domain" "$picture" >/dev/null
 printf 'proved: it has a screen; see %s\n' "$PWD/$picture"
 

@@ -20,7 +20,16 @@ use crate::units::Duration;
     version,
     max_term_width = 100,
     subcommand_required = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = "Examples:
+  cyyber build lab01                   make the lab's image
+  cyyber instance start lab01 7        give user 7 a running VM of it
+  cyyber instance list                 who has a VM, and in which state
+  cyyber -o json instance list         the same for a program
+  cyyber instance stop lab01 7         shut that VM down; its disk stays
+
+`man cyyber` has states, JSON, exit codes, environment and files, `man labs-config.json` every key
+of the configuration."
 )]
 pub struct Cli {
     /// Options of every command.
@@ -35,7 +44,8 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The configuration [default: ./labs-config.json, then /etc/cyyber/labs-config.json]
+    /// The file that describes the labs [default: ./labs-config.json, then
+    /// /etc/cyyber/labs-config.json]
     #[arg(
         long,
         global = true,
@@ -45,7 +55,8 @@ pub struct Global {
     )]
     pub config: Option<PathBuf>,
 
-    /// The libvirt connection [default: from the configuration, then qemu:///system]
+    /// The libvirt connection [default: host.connect of the configuration, which is qemu:///system
+    /// unless set]
     #[arg(
         long,
         short = 'c',
@@ -62,17 +73,18 @@ pub struct Global {
         short,
         global = true,
         env = "CYYBER_OUTPUT",
+        value_name = "FORMAT",
         value_enum,
         default_value_t,
         hide_env_values = true
     )]
     pub output: Format,
 
-    /// Say less on standard error: errors only
+    /// Errors only on standard error: no progress, notes or warnings
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say more on standard error
+    /// More detail on standard error
     #[arg(long, short, global = true)]
     pub verbose: bool,
 }
@@ -83,10 +95,24 @@ pub enum Command {
     /// Build the base images of labs
     Build(Build),
     /// Give students their VMs, and look after them
-    #[command(subcommand)]
+    ///
+    /// An instance is one user's VM of one lab. Its name, in lists and in libvirt, is
+    /// LAB_user_USER, as in lab01_user_7. Asking for what is already so succeeds and says so.
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  cyyber instance start lab01 7    make it where there is none, power it on
+  cyyber instance stats            what every instance uses
+  cyyber instance stop lab01 7     shut it down; its disk stays"
+    )]
     Instance(Instance),
     /// Print the completion script for a shell
-    #[command(after_help = "Examples:\n  cyyber completions bash > /etc/bash_completion.d/cyyber")]
+    ///
+    /// The script goes where the shell looks for completions; a new shell then knows it.
+    #[command(after_help = "Examples:
+  cyyber completions bash > /etc/bash_completion.d/cyyber
+  cyyber completions zsh > /usr/local/share/zsh/site-functions/_cyyber
+  cyyber completions fish > /etc/fish/completions/cyyber.fish")]
     Completions {
         /// The shell
         #[arg(value_enum)]
@@ -99,13 +125,16 @@ pub enum Command {
 /// For each lab a Packer template is rendered into the output directory and run. The result is a
 /// disk image, a libvirt domain definition and a metadata file there, and a new build of the lab's
 /// base image in the storage directory. Instances made before keep the build they were made from.
+///
+/// A lab is built when something that goes into its image changed. When one of several fails, the
+/// others are built all the same.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cyyber build                      every lab that changed
   cyyber build lab01 lab02 --force  these two, changed or not
   cyyber build --dry-run            render everything, run nothing")]
 pub struct Build {
-    /// The labs to build [default: all]
+    /// The ids of the labs to build [default: all]
     #[arg(value_name = "LAB", value_parser = parsed::<LabId>())]
     pub labs: Vec<LabId>,
 
@@ -113,7 +142,7 @@ pub struct Build {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Build also what did not change
+    /// Build even where nothing changed
     #[arg(long)]
     pub force: bool,
 
@@ -128,10 +157,11 @@ pub enum Instance {
     /// Make a user's instance of a lab
     ///
     /// Makes a copy-on-write disk on the lab's current base image and defines the VM. An instance
-    /// that exists is left as it is.
-    #[command(
-        after_help = "Examples:\n  cyyber instance create lab01 7\n  cyyber instance create lab01 7 --start"
-    )]
+    /// that exists is left as it is. A disk that is found without its VM is kept, and gets a VM
+    /// again.
+    #[command(after_help = "Examples:
+  cyyber instance create lab01 7          ready to be powered on
+  cyyber instance create lab01 7 --start  powered on as well")]
     Create {
         /// Whose instance of which lab
         #[command(flatten)]
@@ -143,10 +173,11 @@ pub enum Instance {
     /// Power an instance on, making it first where it is missing
     ///
     /// A paused instance comes back as it was. The answer has the console's ports and a fresh
-    /// password, which is good for 60 seconds; a session that was opened in time stays open.
-    #[command(
-        after_help = "Examples:\n  cyyber instance start lab01 7\n  cyyber -o json instance start lab01 7"
-    )]
+    /// password, which is good for 60 seconds; a session that was opened in time stays open. Start
+    /// an instance that runs already to get a new password.
+    #[command(after_help = "Examples:
+  cyyber instance start lab01 7          state, ports and password as text
+  cyyber -o json instance start lab01 7  the same for a web backend")]
     Start {
         /// Whose instance of which lab
         #[command(flatten)]
@@ -155,37 +186,49 @@ pub enum Instance {
     /// Shut an instance down
     ///
     /// Asks the guest, by its agent and by the ACPI power button, and powers it off when it has not
-    /// shut down by the timeout.
-    #[command(
-        after_help = "Examples:\n  cyyber instance stop lab01 7\n  cyyber instance stop lab01 7 --timeout 2m\n  cyyber instance stop lab01 7 --force"
-    )]
+    /// shut down by the timeout. A paused instance is brought back first, so that it can shut down
+    /// cleanly. The disk stays.
+    #[command(after_help = "Examples:
+  cyyber instance stop lab01 7               powered off after 30 seconds at the latest
+  cyyber instance stop lab01 7 --timeout 2m  for a guest that takes long
+  cyyber instance stop lab01 7 --force       at once, for a guest that hangs")]
     Stop {
         /// Whose instance of which lab
         #[command(flatten)]
         target: Target,
-        /// How long the guest may take
+        /// How long the guest may take, as in 90s or 2m
         #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parsed::<Duration>())]
         timeout: Duration,
-        /// Power it off at once; what the guest has not written to its disk is lost
+        /// Power it off at once: what the guest has not written to its disk, or has in saved
+        /// memory, is lost
         #[arg(long)]
         force: bool,
     },
     /// Show what instances use
-    #[command(
-        after_help = "Examples:\n  cyyber instance stats\n  cyyber -o json instance stats lab01 7"
-    )]
+    ///
+    /// CPU is measured for a quarter of a second; 100 % is one CPU of the host, fully used, so that
+    /// an instance with two CPUs can reach 200 %. USED is the host's memory that it takes at present,
+    /// DISK what its own disk takes, without the shared base image.
+    #[command(after_help = "Examples:
+  cyyber instance stats                  all instances
+  cyyber -o json instance stats lab01 7  one, for a program")]
     Stats {
-        /// The lab [default: all instances]
+        /// The lab's id [default: all instances]
         #[arg(value_parser = parsed::<LabId>(), requires = "user")]
         lab: Option<LabId>,
-        /// The user
+        /// The user's id
         #[arg(value_parser = parsed::<UserId>())]
         user: Option<UserId>,
     },
     /// List instances and their states
-    #[command(
-        after_help = "Examples:\n  cyyber instance list --lab lab01\n  cyyber -o json instance list --state running"
-    )]
+    ///
+    /// VNC and NOVNC are the ports of the console, the second one for noVNC in a browser. BASE is
+    /// old where the lab was built anew since the instance was made. ACTIVE is the time since the
+    /// last activity.
+    #[command(after_help = "Examples:
+  cyyber instance list --lab lab01              the whole class
+  cyyber instance list --user 7                 all VMs of one student
+  cyyber -o json instance list --state running  for a program")]
     List {
         /// Only instances of this lab
         #[arg(long, value_parser = parsed::<LabId>())]
@@ -202,10 +245,10 @@ pub enum Instance {
 /// One instance, by lab and user.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// The lab
+    /// The lab's id, as in labs-config.json
     #[arg(value_parser = parsed::<LabId>())]
     pub lab: LabId,
-    /// The user
+    /// The user's id: letters, digits, '.' and '-', at most 64
     #[arg(value_parser = parsed::<UserId>())]
     pub user: UserId,
 }

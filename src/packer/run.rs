@@ -1,12 +1,12 @@
 //! Running Packer: with its progress told, its whole log kept, and an end that it shares with us.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -88,7 +88,10 @@ impl Build<'_> {
         bail!(message)
     }
 
-    /// Runs one Packer command, handing every line it prints to the log and to `line`.
+    /// Runs one Packer command, handing every line it says to `line`.
+    ///
+    /// It writes to the log and is read from there. A pipe would break when we are killed, and
+    /// Packer would die of that before it has cleaned up.
     fn step(
         &self,
         packer: &Packer,
@@ -98,38 +101,35 @@ impl Build<'_> {
         mut line: impl FnMut(&str),
     ) -> Result<ExitStatus> {
         let mut command = tied_to_us(packer, args)?;
+        writeln!(log, "$ {}", process::line(&command))?;
+        let mut said = Lines::after_what_is_in(self.log)?;
         command
             .current_dir(self.directory)
             .env("PACKER_CACHE_DIR", self.cache)
             .env("CHECKPOINT_DISABLE", "1")
-            .stdout(Stdio::piped())
+            .stdout(log.try_clone()?)
             .stderr(log.try_clone()?);
-        writeln!(log, "$ {}", process::line(&command))?;
         let child = command
             .spawn()
             .with_context(|| format!("failed to run {}", process::line(&command)))?;
         let mut child = Group(child);
-        let lines = lines_of(&mut child.0);
         let mut ending: Option<Instant> = None;
         loop {
-            match lines.recv_timeout(INTERVAL) {
-                Ok(text) => {
-                    writeln!(log, "{text}")?;
-                    line(&text);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+            let ended = child.0.try_wait()?;
+            said.each_new(&mut line)?;
+            if let Some(status) = ended {
+                return Ok(status);
             }
             match ending {
                 None if stop.load(Ordering::Relaxed) => {
                     child.ask_to_end();
                     ending = Some(Instant::now());
                 }
-                Some(since) if since.elapsed() > CLEANING => break,
+                Some(since) if since.elapsed() > CLEANING => child.kill(),
                 _ => {}
             }
+            sleep(INTERVAL);
         }
-        child.end()
     }
 }
 
@@ -146,28 +146,36 @@ fn tied_to_us(packer: &Packer, args: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-fn lines_of(child: &mut Child) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    if let Some(stdout) = child.stdout.take() {
-        std::thread::spawn(move || {
-            let mut reader = BufReader::new(stdout);
-            let mut line = Vec::new();
-            while reader
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|read| read > 0)
-            {
-                let text = String::from_utf8_lossy(&line);
-                if sender.send(text.trim_end().to_owned()).is_err() {
-                    return;
-                }
-                line.clear();
-            }
-        });
-    }
-    receiver
+/// The lines that are added to a file.
+struct Lines {
+    file: File,
+    /// The beginning of a line whose end is not written yet.
+    begun: Vec<u8>,
 }
 
-/// A child that leads a process group, which ends with it.
+impl Lines {
+    fn after_what_is_in(path: &Path) -> Result<Lines> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Lines {
+            file,
+            begun: Vec::new(),
+        })
+    }
+
+    fn each_new(&mut self, mut line: impl FnMut(&str)) -> Result<()> {
+        self.file.read_to_end(&mut self.begun)?;
+        while let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
+            let rest = self.begun.split_off(end + 1);
+            line(String::from_utf8_lossy(&self.begun).trim_end());
+            self.begun = rest;
+        }
+        Ok(())
+    }
+}
+
+/// A child that leads a process group, which ends with it: a Packer that was killed leaves its QEMU
+/// and plugins behind.
 struct Group(Child);
 
 impl Group {
@@ -178,22 +186,6 @@ impl Group {
     fn ask_to_end(&self) {
         if let Some(pid) = self.pid() {
             let _ = kill_process(pid, Signal::TERM);
-        }
-    }
-
-    /// Waits for the child and ends what is left of its group: a Packer that was killed leaves its
-    /// QEMU and plugins behind.
-    fn end(mut self) -> Result<ExitStatus> {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        loop {
-            if let Some(status) = self.0.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() > deadline {
-                self.kill();
-                return Ok(self.0.wait()?);
-            }
-            std::thread::sleep(INTERVAL);
         }
     }
 
@@ -208,5 +200,23 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_told_once_and_whole() {
+        let mut log = tempfile::NamedTempFile::new().unwrap();
+        writeln!(log, "before").unwrap();
+        let mut lines = Lines::after_what_is_in(log.path()).unwrap();
+        let mut said = Vec::new();
+        for written in ["one\ntw", "o", "\nthree\n", ""] {
+            log.write_all(written.as_bytes()).unwrap();
+            lines.each_new(|line| said.push(line.to_owned())).unwrap();
+        }
+        assert_eq!(said, ["one", "two", "three"]);
     }
 }
