@@ -28,6 +28,18 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind, by exit code.
+    pub const ALL: [Kind; 8] = [
+        Kind::Failed,
+        Kind::Usage,
+        Kind::Config,
+        Kind::NotFound,
+        Kind::Conflict,
+        Kind::Busy,
+        Kind::Capacity,
+        Kind::Unavailable,
+    ];
+
     /// The process exit code; part of the contract with scripts.
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -39,6 +51,22 @@ impl Kind {
             Kind::Busy => 6,
             Kind::Capacity => 7,
             Kind::Unavailable => 8,
+        }
+    }
+
+    /// When it happens, for people; part of the reference.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Kind::Failed => "Anything not below; of several targets, some failed.",
+            Kind::Usage => "Bad arguments or a bad id.",
+            Kind::Config => "The configuration is missing, unreadable or invalid.",
+            Kind::NotFound => "No such lab, base image or instance.",
+            Kind::Conflict => "The present state does not allow it.",
+            Kind::Busy => "Another command holds the instance and did not finish in time.",
+            Kind::Capacity => "Not enough memory or disk on the host.",
+            Kind::Unavailable => {
+                "libvirt, QEMU, Packer or another needed program is missing or unreachable."
+            }
         }
     }
 

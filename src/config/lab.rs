@@ -89,6 +89,26 @@ impl Lab {
                 format!("{} is out of range: allowed is 1G to 16T", self.disk_size),
             ));
         }
+        let limits = &self.limits;
+        let bytes = |size: Option<ByteSize>| size.map(|size| size.0);
+        for (place, limit) in [
+            (
+                "limits.disk_bytes_per_second",
+                bytes(limits.disk_bytes_per_second),
+            ),
+            ("limits.disk_iops", limits.disk_iops.map(u64::from)),
+            (
+                "limits.network_bytes_per_second",
+                bytes(limits.network_bytes_per_second),
+            ),
+        ] {
+            if limit == Some(0) {
+                return Err((
+                    place,
+                    "0 is not allowed: leave the key out for no limit".to_owned(),
+                ));
+            }
+        }
         if matches!(self.image.url, ImageUrl::Https(_)) && self.image.checksum.is_none() {
             return Err((
                 "image",

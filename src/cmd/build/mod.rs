@@ -115,12 +115,12 @@ fn report(context: &Context, labs: &[&Lab], built: Vec<Result<Outcome>>) -> Resu
             }
         }
     }
-    context.output.answer(&Rows { labs: rows })?;
     if labs.len() == 1
         && let Some((lab, error)) = errors.pop()
     {
         return Err(error.context(format!("failed to build {}", lab.lab_id)));
     }
+    context.output.answer(&Rows { labs: rows })?;
     if errors.is_empty() {
         return Ok(());
     }

@@ -1,0 +1,416 @@
+//! Ours beside named rivals, each doing the same work in turn: `cargo bench --bench versus`.
+//!
+//! As root, with libvirtd running. Rival and ours take turns, so that whatever else the machine is
+//! doing meets both; what counts is the ratio of their medians. The exit status is 1 when a bound
+//! is exceeded.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use cyyber::accelerator::{self, Accelerator};
+use cyyber::config::Config;
+use cyyber::domain::{InstanceDomain, new_uuid};
+use cyyber::images::base::{self, Base};
+use cyyber::instance::{InstanceName, LabId};
+use cyyber::paths::Paths;
+use tempfile::TempDir;
+
+const URI: &str = "qemu:///system";
+
+/// Where disk images usually are, so that they are measured on the file system that serves them.
+const PLACE: &str = "/var/lib/libvirt/images";
+
+/// How many times rival and ours take turns.
+const PAIRS: usize = 40;
+
+/// An overlay may take this many bytes before its guest has written anything.
+const OVERLAY_BOUND: u64 = 1_000_000;
+
+/// A listing is measured with this many instances.
+const LISTED: usize = 200;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let bench = Bench::set_up()?;
+    let mut results = vec![start_of_the_program(&bench)?];
+    results.extend(creating(&bench)?);
+    results.push(listing(&bench)?);
+    print(&results);
+    Ok(results.iter().all(|result| !result.over()))
+}
+
+fn start_of_the_program(bench: &Bench) -> Result<Comparison> {
+    bench.compare(
+        "program start",
+        "virsh --version",
+        None,
+        |_| timed(|| done(Command::new("virsh").arg("--version"))),
+        |_| timed(|| done(bench.cyyber().arg("--version"))),
+    )
+}
+
+fn creating(bench: &Bench) -> Result<Vec<Comparison>> {
+    // The first one adopts the base.
+    bench.create("warm-up")?;
+    let build = base::current(&bench.paths, &bench.lab)?;
+    let xml = bench.dir.path().join("rival.xml");
+    let speed = bench.compare(
+        "create an instance",
+        "qemu-img create + virsh define",
+        Some(1.3),
+        |turn| {
+            let (name, overlay) = bench.rival(turn);
+            std::fs::write(&xml, bench.domain(&name, &overlay, &build)?)?;
+            timed(|| {
+                done(
+                    Command::new("qemu-img")
+                        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+                        .args([&build.path, &overlay]),
+                )?;
+                done(virsh().arg("define").arg(&xml))
+            })
+        },
+        |turn| timed(|| bench.create(&turn.to_string())),
+    )?;
+
+    // What is alike for all is measured once.
+    let bytes = |path: &Path| cyyber::images::allocated(path).context("no overlay");
+    let size = Comparison {
+        name: "overlay on disk",
+        rival: "qemu-img create",
+        figures: Figures::Bytes {
+            rival: bytes(&bench.rival(0).1)?,
+            ours: bytes(&bench.paths.overlay(&bench.instance("0")))?,
+            bound: OVERLAY_BOUND,
+        },
+    };
+    Ok(vec![speed, size])
+}
+
+fn listing(bench: &Bench) -> Result<Comparison> {
+    for user in PAIRS..LISTED {
+        bench.create(&user.to_string())?;
+    }
+    bench.compare(
+        "list 200 instances",
+        "virsh list --all",
+        None,
+        |_| timed(|| done(virsh().args(["list", "--all"]))),
+        |_| timed(|| done(bench.cyyber().args(["-o", "json", "instance", "list"]))),
+    )
+}
+
+/// One rival and ours, measured.
+struct Comparison {
+    name: &'static str,
+    rival: &'static str,
+    figures: Figures,
+}
+
+enum Figures {
+    /// Pairs of rival and ours; the bound is on the ratio.
+    Time {
+        pairs: Vec<(Duration, Duration)>,
+        bound: Option<f64>,
+    },
+    /// The bound is on ours.
+    Bytes { rival: u64, ours: u64, bound: u64 },
+}
+
+impl Comparison {
+    /// Of the medians.
+    fn ratio(&self) -> f64 {
+        match &self.figures {
+            Figures::Time { pairs, .. } => {
+                let (rival, ours) = medians(pairs);
+                ours / rival
+            }
+            Figures::Bytes { rival, ours, .. } => *ours as f64 / *rival as f64,
+        }
+    }
+
+    fn over(&self) -> bool {
+        match &self.figures {
+            Figures::Time { bound, .. } => bound.is_some_and(|bound| self.ratio() > bound),
+            Figures::Bytes { ours, bound, .. } => ours > bound,
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let (rival, ours, paired, bound) = match &self.figures {
+            Figures::Time { pairs, bound } => {
+                let (rival, ours) = medians(pairs);
+                let ratios = pairs.iter().map(|(r, o)| o.div_duration_f64(*r)).collect();
+                (
+                    format!("{:.1} ms", rival * 1e3),
+                    format!("{:.1} ms", ours * 1e3),
+                    format!("{:.2}", median(ratios)),
+                    bound.map_or("-".to_owned(), |bound| format!("ratio {bound}")),
+                )
+            }
+            Figures::Bytes { rival, ours, bound } => (
+                format!("{rival} B"),
+                format!("{ours} B"),
+                "-".to_owned(),
+                format!("{bound} B"),
+            ),
+        };
+        let verdict = match &self.figures {
+            Figures::Time { bound: None, .. } => "-",
+            _ if self.over() => "OVER",
+            _ => "ok",
+        };
+        vec![
+            self.name.to_owned(),
+            self.rival.to_owned(),
+            rival,
+            ours,
+            format!("{:.2}", self.ratio()),
+            paired,
+            bound,
+            verdict.to_owned(),
+        ]
+    }
+}
+
+fn medians(pairs: &[(Duration, Duration)]) -> (f64, f64) {
+    (
+        median(pairs.iter().map(|(rival, _)| rival.as_secs_f64()).collect()),
+        median(pairs.iter().map(|(_, ours)| ours.as_secs_f64()).collect()),
+    )
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        0 => (values[middle - 1] + values[middle]) / 2.0,
+        _ => values[middle],
+    }
+}
+
+fn print(results: &[Comparison]) {
+    let header = [
+        "COMPARISON",
+        "RIVAL",
+        "RIVAL'S",
+        "OURS",
+        "RATIO",
+        "PAIRED",
+        "BOUND",
+        "VERDICT",
+    ];
+    let rows = results.iter().map(Comparison::row);
+    println!("{}", cyyber::output::table(&header, rows));
+    println!("\nMedians of {PAIRS} turns each; PAIRED is the median of each turn's own ratio.");
+}
+
+/// A lab of our own with a base that boots nothing, in directories of our own.
+struct Bench {
+    dir: TempDir,
+    paths: Paths,
+    config: Config,
+    lab: LabId,
+    accelerator: Accelerator,
+    /// Raised by a signal to end.
+    stop: Arc<AtomicBool>,
+}
+
+impl Bench {
+    fn set_up() -> Result<Bench> {
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+        }
+        // QEMU, which is another user, must be able to look into it.
+        let dir = tempfile::Builder::new()
+            .prefix("cyyber-bench-")
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir_in(PLACE)
+            .with_context(|| format!("{PLACE} is needed: run this as root on a libvirt host"))?;
+        // Names that nobody else has.
+        let lab = format!("bench-{}", std::process::id());
+        let config = dir.path().join("labs-config.json");
+        std::fs::write(
+            &config,
+            serde_json::to_vec(&serde_json::json!({"labs": [
+                {"lab_id": lab, "lab_name": "Bench", "packages": [], "motd": ""},
+            ]}))?,
+        )?;
+        let bench = Bench {
+            paths: Paths::new(
+                &dir.path().join("storage"),
+                &dir.path().join("state"),
+                &dir.path().join("output"),
+            )?,
+            config: Config::load(Some(&config))?,
+            lab: lab.parse()?,
+            accelerator: accelerator::choose(
+                cyyber::config::AcceleratorChoice::Auto,
+                accelerator::Host::probe(),
+            )?
+            .0,
+            stop,
+            dir,
+        };
+        std::fs::create_dir_all(bench.paths.base_images())?;
+        done(
+            Command::new("qemu-img")
+                .args(["create", "-q", "-f", "qcow2"])
+                .arg(bench.paths.base_link(&bench.lab))
+                .arg("1G"),
+        )?;
+        Ok(bench)
+    }
+
+    /// The program, with our lab alone.
+    fn cyyber(&self) -> Command {
+        let dir = self.dir.path();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cyyber"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CYYBER_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("CYYBER_CONFIG", dir.join("labs-config.json"))
+            .env("CYYBER_CONNECT", URI)
+            .env("CYYBER_STORAGE_DIR", dir.join("storage"))
+            .env("CYYBER_STATE_DIR", dir.join("state"))
+            .env("CYYBER_OUTPUT_DIR", dir.join("output"));
+        command
+    }
+
+    fn create(&self, user: &str) -> Result<()> {
+        done(
+            self.cyyber()
+                .args(["instance", "create", self.lab.as_str(), user]),
+        )
+    }
+
+    fn instance(&self, user: &str) -> InstanceName {
+        InstanceName {
+            lab: self.lab.clone(),
+            user: user.parse().expect("a valid id"),
+        }
+    }
+
+    /// The rival's instance of this turn, and its overlay.
+    fn rival(&self, turn: usize) -> (InstanceName, std::path::PathBuf) {
+        let name = self.instance(&format!("rival-{turn}"));
+        let overlay = self.dir.path().join(format!("{name}.qcow2"));
+        (name, overlay)
+    }
+
+    /// The definition that `cyyber instance create` would make.
+    fn domain(&self, name: &InstanceName, overlay: &Path, base: &Base) -> Result<String> {
+        InstanceDomain {
+            name,
+            uuid: new_uuid(),
+            lab: self.config.lab(&self.lab)?,
+            overlay: overlay.to_str().context("path")?,
+            base: base.path.to_str().context("path")?,
+            build: &base.build,
+            accelerator: self.accelerator,
+            vnc_listen: self.config.host.vnc_listen,
+            created: jiff::Timestamp::now(),
+        }
+        .xml()
+    }
+
+    /// Lets rival and ours take turns. Each returns what of its work counts.
+    fn compare(
+        &self,
+        name: &'static str,
+        rival: &'static str,
+        bound: Option<f64>,
+        mut rivals: impl FnMut(usize) -> Result<Duration>,
+        mut ours: impl FnMut(usize) -> Result<Duration>,
+    ) -> Result<Comparison> {
+        eprintln!("{name} ...");
+        let mut pairs = Vec::new();
+        for turn in 0..PAIRS {
+            if self.stop.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
+            pairs.push((rivals(turn)?, ours(turn)?));
+        }
+        Ok(Comparison {
+            name,
+            rival,
+            figures: Figures::Time { pairs, bound },
+        })
+    }
+
+    /// Removes every domain of ours and what guards the files, which go with their directory.
+    fn tear_down(&self) -> Result<()> {
+        let names = virsh().args(["list", "--all", "--name"]).output()?;
+        let prefix = format!("{}_user_", self.lab);
+        for name in String::from_utf8(names.stdout)?
+            .lines()
+            .filter(|name| name.starts_with(&prefix))
+        {
+            // Most are off, which `destroy` calls an error.
+            let _ = virsh().args(["destroy", name]).output()?;
+            done(virsh().args(["undefine", "--managed-save", name]))?;
+        }
+        for entry in std::fs::read_dir(self.paths.base_images())? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                done(Command::new("chattr").arg("-i").arg(entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Err(error) = self.tear_down() {
+            eprintln!("error: failed to clean up {}: {error:#}", self.lab);
+        }
+    }
+}
+
+fn virsh() -> Command {
+    let mut command = Command::new("virsh");
+    command.args(["-q", "-c", URI]);
+    command
+}
+
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let began = Instant::now();
+    work()?;
+    Ok(began.elapsed())
+}
+
+/// Runs a command that must succeed.
+fn done(command: &mut Command) -> Result<()> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("failed to run {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?} failed ({}): {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
