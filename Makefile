@@ -63,18 +63,18 @@ reference: ## write man/ and completions/ anew from the program
 
 .PHONY: install
 install: build ## install program, man pages, completions and examples below PREFIX
-	install -D -m 755 $(BINARY) $(BINDIR)/cyyber
-	install -d $(SHAREDIR)/man/man1 $(SHAREDIR)/man/man5 $(SHAREDIR)/cyyber/labs
-	install -m 644 man/*.1 $(SHAREDIR)/man/man1/
-	install -m 644 man/*.5 $(SHAREDIR)/man/man5/
-	install -D -m 644 completions/cyyber.bash $(SHAREDIR)/bash-completion/completions/cyyber
-	install -D -m 644 completions/_cyyber $(SHAREDIR)/zsh/site-functions/_cyyber
-	install -D -m 644 completions/cyyber.fish $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish
-	install -m 644 labs/*.json $(SHAREDIR)/cyyber/labs/
-	install -d $(DESTDIR)$(SYSCONFDIR)/cyyber
+	$(SUDO) install -D -m 755 $(BINARY) $(BINDIR)/cyyber
+	$(SUDO) install -d $(SHAREDIR)/man/man1 $(SHAREDIR)/man/man5 $(SHAREDIR)/cyyber/labs
+	$(SUDO) install -m 644 man/*.1 $(SHAREDIR)/man/man1/
+	$(SUDO) install -m 644 man/*.5 $(SHAREDIR)/man/man5/
+	$(SUDO) install -D -m 644 completions/cyyber.bash $(SHAREDIR)/bash-completion/completions/cyyber
+	$(SUDO) install -D -m 644 completions/_cyyber $(SHAREDIR)/zsh/site-functions/_cyyber
+	$(SUDO) install -D -m 644 completions/cyyber.fish $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish
+	$(SUDO) install -m 644 labs/*.json $(SHAREDIR)/cyyber/labs/
+	$(SUDO) install -d $(DESTDIR)$(SYSCONFDIR)/cyyber
 	@# A configuration that is there is the instructor's.
 	[ -e $(DESTDIR)$(SYSCONFDIR)/cyyber/labs-config.json ] || \
-	    install -m 644 labs/labs-config.json $(DESTDIR)$(SYSCONFDIR)/cyyber/labs-config.json
+	    $(SUDO) install -m 644 labs/labs-config.json $(DESTDIR)$(SYSCONFDIR)/cyyber/labs-config.json
 
 .PHONY: clean
 clean: ## remove what was compiled

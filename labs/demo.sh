@@ -10,7 +10,7 @@ cyyber=$(realpath -- "${1:?usage: demo.sh PATH_OF_CYYBER}")
 readonly here cyyber
 readonly lab=demo user=1 picture=cyyber-labs-output/demo-screen.png
 readonly domain=${lab}_user_${user}
-export CYYBER_CONFIG=$here/demo.json LIBVIRT_DEFAULT_URI=${CYYBER_CONNECT:-qemu:///system}
+export CYYBER_CONFIG=$here/demo.json CYYBER_OUTPUT_DIR=cyyber-labs-output LIBVIRT_DEFAULT_URI=${CYYBER_CONNECT:-qemu:///system}
 
 step() { printf '\n== %s\n' "$*"; }
 run() {
@@ -39,7 +39,8 @@ wait_until_running() {
 # The student is logged in on the screen a while after the agent's answer, the shell a moment later.
 wait_for_login() {
     local tries=60
-    until [[ $(in_the_guest '{"execute":"guest-get-users"}') = *'"student"'* ]] || ((--tries == 0)); do
+    until [[ $(in_the_guest '{"execute":"guest-get-users"}') = *'"student"'* ]]; do
+        ((--tries)) || die 'nobody was logged in on the screen'
         sleep 2
     done
     sleep 5
@@ -75,4 +76,6 @@ run cyyber instance stop "$lab" "$user" --timeout 2m
 [[ $(state) = stopped ]] || die "$domain is $(state) instead of stopped"
 printf 'proved: the guest shut down; its disk stays for the next start\n'
 
+# Run through sudo, the results belong to the person who did.
+if [[ -n ${SUDO_UID-} ]]; then chown -R "$SUDO_UID:${SUDO_GID-}" cyyber-labs-output; fi
 printf '\nThe demo is done. The screen of the lab: %s\n' "$PWD/$picture"

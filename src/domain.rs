@@ -1,4 +1,5 @@
-//! Domain XML, both ways: what we ask of libvirt, and what it tells of a running guest. Pure.
+//! Domain XML, both ways: what we ask of libvirt, and what it tells of a running guest.
+//! No I/O; random are only the ids and passwords made here.
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;

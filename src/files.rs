@@ -25,12 +25,21 @@ pub const PASSABLE_DIRECTORY: u32 = 0o2771;
 /// A lock, a record or a note is never this large.
 const LARGEST: u64 = 1 << 20;
 
-/// Makes `directory` and what is missing above it, all with `mode`, whatever the umask is.
+/// Makes `directory` and what is missing above it, all with `mode`, whatever the umask is. A link in
+/// its place is refused: it would lead us out of the directory above it.
 pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
+    match directory.symlink_metadata() {
+        Ok(there) if there.is_dir() => return Ok(()),
+        Ok(_) => {
+            return Err(said(
+                &io::Error::other("something else is in its place"),
+                "make",
+                directory,
+            ));
+        }
+        Err(_) => {}
     }
-    if let Some(parent) = directory.parent() {
+    if let Some(parent) = directory.parent().filter(|parent| !parent.is_dir()) {
         make_directory(parent, mode)?;
     }
     let made = match std::fs::create_dir(directory) {
@@ -56,6 +65,17 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         Ok(())
     };
     write().map_err(|error: io::Error| said(&error, "write", path))
+}
+
+/// Makes a file that was not there, in place of one that was. A link is replaced, not followed.
+pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
+    remove(path)?;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .map_err(|error| said(&error, "make", path))
 }
 
 /// The whole of a small file of ours.
@@ -102,6 +122,10 @@ pub fn sync_directory_of(path: &Path) -> io::Result<()> {
 
 /// Opens a regular file, never one behind a link, and never waits for the other end of a pipe.
 fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    if !directory.symlink_metadata()?.is_dir() {
+        return Err(io::Error::other("its directory is a link"));
+    }
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = options
         .custom_flags(flags.bits().cast_signed())
@@ -134,6 +158,15 @@ mod tests {
         assert_eq!(read(&path("secret")).unwrap(), b"x");
         assert!(read(&path("link")).is_err());
         assert!(open_or_make(&path("link")).is_err());
+        std::os::unix::fs::symlink(dir.path(), path("elsewhere")).unwrap();
+        assert!(open_or_make(&path("elsewhere/file")).is_err());
+        assert!(make_directory(&path("elsewhere"), SHARED_DIRECTORY).is_err());
+        create_anew(&path("link"), SHARED).unwrap();
+        assert_eq!(
+            read(&path("secret")).unwrap(),
+            b"x",
+            "the link was followed"
+        );
         assert!(read(&path("pipe")).is_err(), "must not wait for a writer");
     }
 

@@ -18,7 +18,8 @@
 //! | [`env`](mod@env) | what is read from the environment |
 //! | [`config`] | `labs-config.json` |
 //! | [`paths`] | every path |
-//! | [`domain`], [`observe`], [`accelerator`] | pure: domain XML, states, what the host can do |
+//! | [`accelerator`] | hardware virtualisation or software emulation |
+//! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
 //! | [`instance`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
 
 pub mod accelerator;

@@ -52,7 +52,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 /// Whether JSON was asked for on a command line that could not be read as a whole.
 fn wants_json() -> bool {
-    let args: Vec<_> = std::env::args().collect();
+    let args: Vec<_> = std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
     let pair = |pair: &[String]| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json";
     args.windows(2).any(pair)
         || args

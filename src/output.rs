@@ -140,11 +140,23 @@ impl Output {
     }
 
     fn say(&self, text: &str) {
+        let text = one_line(text);
         // Nobody is left to tell when standard error itself is gone.
         self.progress.suspend(|| {
             let _ = writeln!(std::io::stderr(), "{text}");
         });
     }
+}
+
+/// Text on one line, with nothing in it that a terminal would act on: names and words of guests and
+/// of files are not to be trusted with that.
+fn one_line(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\t' => ' ',
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.trim_end().chars().map(shown).collect()
 }
 
 /// An aligned table without lines, as `virsh`, `gh` and `kubectl` print them.
@@ -166,6 +178,11 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_is_one_harmless_line() {
+        assert_eq!(one_line("a\nb\tc\x1b[2J\n"), "a b c\u{fffd}[2J");
+    }
 
     #[test]
     fn tables_are_aligned_and_have_no_trailing_blanks() {

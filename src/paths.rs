@@ -38,6 +38,11 @@ impl Paths {
         self.base_images().join(format!("{lab}-base.{build}.qcow2"))
     }
 
+    /// A base that is being put in place.
+    pub fn new_base(&self, lab: &LabId) -> PathBuf {
+        self.base_images().join(format!(".{lab}-base.new"))
+    }
+
     /// Overlays, one an instance.
     pub fn user_instances(&self) -> PathBuf {
         self.storage.join("user-instances")
@@ -48,9 +53,9 @@ impl Paths {
         self.user_instances().join(format!("{name}.qcow2"))
     }
 
-    /// The program's own state.
-    pub fn state(&self) -> &Path {
-        &self.state
+    /// An overlay that is being made.
+    pub fn new_overlay(&self, name: &InstanceName) -> PathBuf {
+        self.user_instances().join(format!(".{name}.qcow2.new"))
     }
 
     /// The file whose modification time is the instance's last activity.
@@ -74,9 +79,10 @@ impl Paths {
         self.state.join("locks").join(format!("_lab_{lab}.lock"))
     }
 
-    /// Downloaded cloud images.
-    pub fn download_cache(&self) -> PathBuf {
-        self.state.join("downloads")
+    /// Cloud images that Packer downloaded for the user with the number `uid`: it makes directories
+    /// in there that nobody else may write.
+    pub fn download_cache(&self, uid: u32) -> PathBuf {
+        self.state.join("downloads").join(uid.to_string())
     }
 
     /// Where builds leave their results.
@@ -84,9 +90,14 @@ impl Paths {
         &self.output
     }
 
-    /// A lab's rendered Packer template, with all it reads, and the build's log.
+    /// A lab's rendered Packer template, with all it reads.
     pub fn build_dir(&self, lab: &LabId) -> PathBuf {
         self.output.join(format!("{lab}.packer"))
+    }
+
+    /// All that Packer said of a lab's build.
+    pub fn build_log(&self, lab: &LabId) -> PathBuf {
+        self.output.join(format!("{lab}.log"))
     }
 
     /// The disk image that a build leaves.

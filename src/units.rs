@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::{SignedDuration, Span, SpanRelativeTo};
+use jiff::SignedDuration;
 use serde::Deserialize;
 
 /// Bytes in one MiB. Every figure named `_mb` in the JSON counts these.
@@ -58,6 +58,9 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// The longest duration, in seconds: ten thousand days, with which every clock can be added up.
+const LONGEST: i64 = 86_400 * 10_000;
+
 /// A length of time, written `90s`, `10m`, `24h` or `7d`. Never negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
 #[serde(try_from = "String")]
@@ -73,14 +76,21 @@ impl FromStr for Duration {
                 s.escape_debug()
             )
         };
-        let span: Span = s.parse().map_err(|_| bad())?;
-        let duration = span
-            .to_duration(SpanRelativeTo::days_are_24_hours())
-            .map_err(|_| bad())?;
-        if duration.is_negative() {
-            return Err(bad());
-        }
-        Ok(Duration(duration))
+        let digits = s.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = s.split_at(digits);
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            _ => return Err(bad()),
+        };
+        let number: i64 = number.parse().map_err(|_| bad())?;
+        let seconds = number
+            .checked_mul(seconds)
+            .filter(|s| *s <= LONGEST)
+            .ok_or_else(bad)?;
+        Ok(Duration(SignedDuration::from_secs(seconds)))
     }
 }
 
@@ -183,6 +193,8 @@ mod tests {
             "ten minutes",
             "-5m",
             "5 m ago",
+            "PT5M",
+            "5 minutes",
             "1mo",
             "never",
             "99999999999999d",

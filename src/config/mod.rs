@@ -61,7 +61,7 @@ pub struct Host {
     pub connect: String,
     /// Base images and overlays.
     pub storage_dir: PathBuf,
-    /// Activity, records, locks and the journal.
+    /// Activity, records and locks.
     pub state_dir: PathBuf,
     /// Where builds leave their results; relative to the working directory.
     pub output_dir: PathBuf,
@@ -165,7 +165,7 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
     // Twice through the text: first alone for syntax, which has a line and a column, then for
     // meaning, which has a place such as `labs[0].memory_mb`.
     let document: Value = serde_json::from_slice(text)?;
-    let outline: Outline = typed(document, "")?;
+    let outline: Outline = typed(document, str::to_owned)?;
     anyhow::ensure!(!outline.labs.is_empty(), "labs: at least one lab is needed");
     for key in ["lab_id", "lab_name", "packages", "motd"] {
         anyhow::ensure!(
@@ -177,7 +177,7 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
     let mut labs: Vec<Lab> = Vec::with_capacity(outline.labs.len());
     let mut seen = HashSet::new();
     for (index, own) in outline.labs.iter().enumerate() {
-        let mut lab: Lab = typed_place(lay_over(&outline.defaults, own), |place| {
+        let mut lab: Lab = typed(lay_over(&outline.defaults, own), |place| {
             blame(place, own, &outline.defaults, index)
         })?;
         lab.check().map_err(|(place, message)| {
@@ -244,11 +244,7 @@ fn blame(
     }
 }
 
-fn typed<T: DeserializeOwned>(value: Value, prefix: &str) -> Result<T> {
-    typed_place(value, |place| format!("{prefix}{place}"))
-}
-
-fn typed_place<T: DeserializeOwned>(value: Value, place: impl Fn(&str) -> String) -> Result<T> {
+fn typed<T: DeserializeOwned>(value: Value, place: impl Fn(&str) -> String) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let at = place(&error.path().to_string());
         anyhow::anyhow!("{at}: {}", error.inner())

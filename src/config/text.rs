@@ -28,11 +28,16 @@ pub struct PackageName(String);
 #[serde(try_from = "String", into = "String")]
 pub struct Sha256(String);
 
+/// Control characters, and what Unicode promises never to be a character, which XML refuses.
+fn unprintable(c: char) -> bool {
+    c.is_control() || u32::from(c) & 0xfffe == 0xfffe
+}
+
 impl TryFrom<String> for Line {
     type Error = String;
 
     fn try_from(s: String) -> Result<Self, String> {
-        if s.trim().is_empty() || s.len() > 200 || s.chars().any(char::is_control) {
+        if s.trim().is_empty() || s.len() > 200 || s.chars().any(unprintable) {
             return Err(
                 "a line of text is wanted: not empty, at most 200 bytes, no control characters"
                     .into(),

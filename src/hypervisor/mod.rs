@@ -90,15 +90,6 @@ pub struct Usage {
     pub net_tx_bytes: Option<u64>,
 }
 
-/// How a guest is asked to shut down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ShutdownVia {
-    /// By the guest agent.
-    Agent,
-    /// By the ACPI power button.
-    Acpi,
-}
-
 impl Hypervisor {
     /// Opens the connection `uri`.
     pub fn open(uri: &str) -> Result<Hypervisor> {
@@ -189,6 +180,14 @@ impl Domain {
     /// Powers it on, or restores its saved memory.
     pub fn start(&self) -> Result<()> {
         self.inner.create().map_err(|e| {
+            if e.message().contains("Cannot allocate memory") {
+                return Fault::new(
+                    Kind::Capacity,
+                    format!("failed to start the domain: {}", e.message()),
+                )
+                .hint("the host has not enough free memory for it")
+                .into();
+            }
             let networkless = is(&e, ErrorNumber::NoNetwork)
                 || e.message().contains("is not active") && e.message().contains("network");
             match networkless {
@@ -210,15 +209,18 @@ impl Domain {
             .map_err(|e| failed("let the domain run on", e))
     }
 
-    /// Asks the guest to shut down and returns at once.
-    pub fn shutdown(&self, via: ShutdownVia) -> Result<()> {
-        let flag = match via {
-            ShutdownVia::Agent => sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT,
-            ShutdownVia::Acpi => sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN,
-        };
+    /// Presses the guest's ACPI power button.
+    pub fn press_power_button(&self) -> Result<()> {
         self.inner
-            .shutdown_flags(flag)
-            .map_err(|e| failed("ask the guest to shut down", e))
+            .shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+            .map_err(|e| failed("press the power button", e))
+    }
+
+    /// Has the guest's agent shut the guest down. The agent does not answer to this, so whether it
+    /// worked shows in the domain's state alone; libvirt's own call for it would wait a minute for
+    /// that.
+    pub fn shut_down_by_agent(&self) {
+        let _ = self.agent(r#"{"execute":"guest-shutdown"}"#, Duration::from_secs(1));
     }
 
     /// Powers it off at once. A domain that is off already is fine.
@@ -238,13 +240,6 @@ impl Domain {
             .map_err(|e| failed("drop the saved memory", e))
     }
 
-    /// Removes the definition of a domain that is off.
-    pub fn undefine(&self) -> Result<()> {
-        self.inner
-            .undefine()
-            .map_err(|e| failed("remove the domain's definition", e))
-    }
-
     /// Changes a device of the running domain, and of it alone.
     pub fn update_live(&self, device: &str) -> Result<()> {
         self.inner
@@ -255,10 +250,14 @@ impl Domain {
 
     /// Whether the agent inside the guest answers within `deadline` (whole seconds, at least one).
     pub fn agent_answers(&self, deadline: Duration) -> bool {
+        self.agent(r#"{"execute":"guest-ping"}"#, deadline).is_ok()
+    }
+
+    fn agent(&self, command: &str, deadline: Duration) -> Result<String> {
         let seconds = i32::try_from(deadline.as_secs()).unwrap_or(i32::MAX).max(1);
         self.inner
-            .qemu_agent_command(r#"{"execute":"guest-ping"}"#, seconds, 0)
-            .is_ok()
+            .qemu_agent_command(command, seconds, 0)
+            .map_err(|e| failed("ask the guest agent", e))
     }
 
     /// The address that the lab network's DHCP server gave to the guest.

@@ -156,9 +156,8 @@ impl Usage {
 
 fn power(state: u32, reason: u32) -> Power {
     match (state, reason) {
-        (sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED | sys::VIR_DOMAIN_SHUTDOWN, _) => {
-            Power::On
-        }
+        (sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED, _) => Power::On,
+        (sys::VIR_DOMAIN_SHUTDOWN, _) => Power::Busy,
         (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_IOERROR) => Power::StuckOnDisk,
         (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_CRASHED) => Power::Crashed,
         // Passing moments in which libvirt itself holds the guest still.

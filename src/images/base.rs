@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rustix::fs::IFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{info, rename_new, sha256};
+use super::{full_disk, info, rename_new, sha256};
 use crate::error::{Fault, Kind};
 use crate::files::{self, sync_directory_of};
 use crate::instance::LabId;
@@ -44,9 +44,8 @@ pub struct Note {
     pub fingerprint: Option<String>,
 }
 
-/// The lab's current base. An image that was put in the link's place by hand is adopted.
-///
-/// The caller holds the lab's lock, or makes do with a build that is replaced a moment later.
+/// The lab's current base. An image that was put in the link's place by hand is adopted, for which
+/// the lab's lock is taken: a caller that holds it calls [`adopt`] before.
 pub fn current(paths: &Paths, lab: &LabId) -> Result<Base> {
     let link = paths.base_link(lab);
     let missing = || {
@@ -58,8 +57,10 @@ pub fn current(paths: &Paths, lab: &LabId) -> Result<Base> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing().into()),
         // Not a link.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            return adopt(paths, lab)
-                .with_context(|| format!("failed to adopt {}", link.display()));
+            let what = format!("lab {lab}");
+            let lock = Lock::take(&paths.lab_lock(lab), &what, lock::PATIENCE)?;
+            adopt(paths, lab, &lock)?;
+            return current(paths, lab);
         }
         Err(error) => {
             return Err(error).with_context(|| format!("failed to read {}", link.display()));
@@ -125,37 +126,50 @@ fn note_path(image: &Path) -> PathBuf {
     image.with_extension("json")
 }
 
-/// Gives an image that stands in the link's place a build name, and the link its place.
-fn adopt(paths: &Paths, lab: &LabId) -> Result<Base> {
+/// Gives an image that stands in the link's place a build name, and the link its place. Does nothing
+/// where there is none. There is no moment without a base, and each step may be repeated.
+pub fn adopt(paths: &Paths, lab: &LabId, _lock: &Lock) -> Result<()> {
     let link = paths.base_link(lab);
-    let _lock = Lock::take(&paths.lab_lock(lab), &format!("lab {lab}"), lock::PATIENCE)?;
-    if link.is_symlink() {
-        // Somebody else was faster.
-        return current(paths, lab);
+    match link.symlink_metadata() {
+        Ok(there) if there.is_file() => {}
+        _ => return Ok(()),
     }
-    let info = info(&link)?;
-    anyhow::ensure!(
-        info.format == "qcow2",
-        "it is a {} image: convert it to qcow2",
-        info.format
-    );
-    anyhow::ensure!(
-        info.backing_filename.is_none(),
-        "it needs another image as its backing file: flatten it with qemu-img convert"
-    );
-    let at = Timestamp::try_from(link.metadata()?.modified()?)?;
-    let installation = Installation {
-        lab,
-        sha256: &sha256(&link)?,
-        at,
+    let adopt = || {
+        let info = info(&link)?;
+        anyhow::ensure!(
+            info.format == "qcow2",
+            "it is a {} image: convert it to qcow2",
+            info.format
+        );
+        anyhow::ensure!(
+            info.backing_filename.is_none(),
+            "it needs another image as its backing file: flatten it with qemu-img convert"
+        );
+        let there = link.metadata()?;
+        let installation = Installation {
+            lab,
+            sha256: &sha256(&link)?,
+            at: Timestamp::try_from(there.modified()?)?,
+        };
+        let base = installation.base(paths);
+        protect(&link)?;
+        match std::fs::hard_link(&link, &base.path) {
+            // It was here before, as when a copy of it is put back.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => anyhow::ensure!(
+                sha256(&base.path)? == installation.sha256,
+                "another image has the name {}",
+                base.path.display()
+            ),
+            made => made?,
+        }
+        if note(&base).is_none() {
+            installation.write_note(&base, None, there.len())?;
+        }
+        point_at(paths, lab, &base)?;
+        make_immutable(&base.path);
+        Ok(())
     };
-    let base = installation.base(paths);
-    installation.write_note(&base, None, link.metadata()?.len())?;
-    protect(&link)?;
-    rename_new(&link, &base.path)?;
-    point_at(paths, lab, &base)?;
-    make_immutable(&base.path);
-    Ok(base)
+    adopt().with_context(|| format!("failed to adopt {}", link.display()))
 }
 
 /// An image that becomes a build.
@@ -214,24 +228,37 @@ pub fn install(
     let base = installation.base(paths);
     let directory = paths.base_images();
     files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
-    let mut copy = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempfile_in(&directory)?;
-    let mut source = fs_err::File::open(image)?;
-    let size = io::copy(source.file_mut(), copy.as_file_mut()).with_context(|| {
-        format!(
-            "failed to copy {} to {}",
-            image.display(),
-            directory.display()
-        )
-    })?;
-    copy.as_file().sync_all()?;
-    protect(copy.path())?;
+    let link = paths.base_link(installation.lab);
+    anyhow::ensure!(
+        link.symlink_metadata()
+            .map_or(true, |there| there.is_symlink()),
+        "an image was put in the place of the link {} during the build",
+        link.display()
+    );
+    // Under a name of its own, so that one that was left by a killed build is found again.
+    let new = paths.new_base(installation.lab);
+    let copied = copy(image, &new).and_then(|size| {
+        protect(&new)?;
+        rename_new(&new, &base.path)?;
+        Ok(size)
+    });
+    let size = copied
+        .inspect_err(|_| drop(files::remove(&new)))
+        .map_err(|error| full_disk(error, &directory))?;
     installation.write_note(&base, Some(fingerprint), size)?;
-    copy.persist_noclobber(&base.path)?;
     point_at(paths, installation.lab, &base)?;
     make_immutable(&base.path);
     Ok(base)
+}
+
+/// Copies an image to a file that is made for it, and returns its size in bytes.
+fn copy(image: &Path, new: &Path) -> Result<u64> {
+    let mut source = fs_err::File::open(image)?;
+    let mut copy = files::create_anew(new, files::PRIVATE)?;
+    let size = io::copy(source.file_mut(), &mut copy)
+        .with_context(|| format!("failed to copy {} to {}", image.display(), new.display()))?;
+    copy.sync_all()?;
+    Ok(size)
 }
 
 /// Makes an image readable for the QEMU user and writable for nobody. An owner may give himself

@@ -21,7 +21,7 @@ use crate::units::MIB;
 
 /// A failed `qemu-img` on a full disk is a matter of capacity.
 fn full_disk(error: anyhow::Error, directory: &Path) -> anyhow::Error {
-    match error.to_string().contains("No space left") {
+    match format!("{error:#}").contains("No space left") {
         true => error.context(no_room(directory, "it")),
         false => error,
     }

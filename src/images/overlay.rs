@@ -32,7 +32,7 @@ pub fn create(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBuf
         &format!("an instance of {}", name.lab),
     )?;
 
-    let new = directory.join(format!(".{name}.qcow2.new"));
+    let new = paths.new_overlay(name);
     // Left by a command that was killed here; whoever holds the lock may clear it.
     let _ = std::fs::remove_file(&new);
     let made = Program::find("qemu-img", "qemu-utils")?

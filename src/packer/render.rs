@@ -16,6 +16,9 @@ use crate::images::hex;
 /// path of ours goes through Packer, which expands `{{ }}` in it.
 pub const SOURCE_LINK: &str = "source.img";
 
+/// What Packer reads the template's variables from.
+pub const VARIABLES: &str = "lab.auto.pkrvars.json";
+
 /// The build's SSH key.
 pub const KEY: &str = "id_ed25519";
 

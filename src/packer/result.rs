@@ -127,6 +127,12 @@ fn qemu_version() -> Result<String> {
     Ok(version.to_owned())
 }
 
+/// Whether `metadata` describes the base build called `build`.
+pub fn is_about(metadata: &[u8], build: &str) -> bool {
+    serde_json::from_slice::<serde_json::Value>(metadata)
+        .is_ok_and(|metadata| metadata["build"] == build)
+}
+
 /// Checks that an image is whole and stands by itself.
 pub fn check(image: &Path) -> Result<ImageInfo> {
     let info = images::info(image)?;

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::Packer;
 use super::machine::{self, Said};
+use crate::files;
 use crate::process::{self, Program};
 
 /// How many of Packer's last words a failure shows.
@@ -45,8 +46,7 @@ impl Build<'_> {
         stop: &AtomicBool,
         mut stage: impl FnMut(&str),
     ) -> Result<()> {
-        let mut log = File::create(self.log)
-            .with_context(|| format!("failed to make the log {}", self.log.display()))?;
+        let mut log = files::create_anew(self.log, 0o644)?;
         if packer.wants_plugins() {
             stage("Fetching Packer's plugins");
             let status = self.step(packer, &["init", "."], &mut log, stop, |_| {})?;
@@ -69,23 +69,14 @@ impl Build<'_> {
 
     fn check(&self, status: ExitStatus, said: &[Said], stop: &AtomicBool) -> Result<()> {
         if stop.load(Ordering::Relaxed) {
-            bail!(
-                "interrupted; nothing of it is left but the log {}",
-                self.log.display()
-            );
+            bail!("interrupted; the log is {}", self.log.display());
         }
         if status.success() {
             return Ok(());
         }
-        let mut message = format!(
-            "packer failed ({status}); its log is {}",
-            self.log.display()
-        );
-        for reason in machine::reasons(said, REASONS) {
-            message.push_str("\n  ");
-            message.push_str(&reason);
-        }
-        bail!(message)
+        let mut reasons = machine::reasons(said, REASONS);
+        reasons.push(format!("the log is {}", self.log.display()));
+        bail!("packer failed ({status}): {}", reasons.join("; "))
     }
 
     /// Runs one Packer command, handing every line it says to `line`.

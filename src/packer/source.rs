@@ -8,6 +8,9 @@ use crate::config::{ImageUrl, Lab};
 use crate::error::{Fault, Kind};
 use crate::images;
 
+/// What a cloud image that is yet to be downloaded is taken to have, in bytes.
+const DOWNLOAD: u64 = 1 << 30;
+
 /// The cloud image of a lab.
 #[derive(Debug)]
 pub struct Source {
@@ -15,7 +18,7 @@ pub struct Source {
     pub file: Option<PathBuf>,
     /// What tells it from any other.
     pub identity: String,
-    /// Its size in bytes, as far as it is known.
+    /// Its size in bytes, or what it is taken to be.
     pub size: u64,
 }
 
@@ -31,11 +34,15 @@ impl Source {
             return Ok(Source {
                 file: None,
                 identity: checksum.unwrap_or_default(),
-                size: 0,
+                size: DOWNLOAD,
             });
         };
         let file = std::path::absolute(path)?;
-        let metadata = std::fs::metadata(&file).map_err(|error| {
+        let metadata = std::fs::metadata(&file).and_then(|metadata| match metadata.is_file() {
+            true => Ok(metadata),
+            false => Err(std::io::Error::other("it is not a file")),
+        });
+        let metadata = metadata.map_err(|error| {
             Fault::new(
                 Kind::Config,
                 format!("the cloud image of lab '{}' cannot be read: {}: {error}", lab.lab_id, file.display()),

@@ -5,20 +5,44 @@
 # Lines that begin with "[cyyber]" are the stages that the build shows.
 set -eu
 here=/var/tmp/cyyber
-export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C.UTF-8
 
 stage() { echo "[cyyber] $*"; }
 
 wait_for_first_boot() {
     stage "Waiting for cloud-init"
     # Exit code 2 is "done, with warnings".
-    cloud-init status --wait >/dev/null || [ $? -eq 2 ]
+    cloud-init status --wait >/dev/null || [ $? -eq 2 ] || {
+        echo "E: cloud-init failed: $(cloud-init status --long | tr '\n' ' ')" >&2
+        exit 1
+    }
+}
+
+# A cloud image updates itself behind one's back: now that would hold the package manager's locks,
+# and later every instance of a class would download the same each day.
+stop_automatic_updates() {
+    for unit in apt-daily.timer apt-daily-upgrade.timer motd-news.timer unattended-upgrades.service; do
+        systemctl disable --now "$unit" >/dev/null 2>&1 || true
+    done
+    systemctl stop apt-daily.service apt-daily-upgrade.service >/dev/null 2>&1 || true
 }
 
 install_packages() {
     stage "Reading package lists"
-    apt() { apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold "$@"; }
-    apt update
+    apt() {
+        apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
+            -o Dpkg::Options::=--force-confold "$@"
+    }
+    # The lock on the lists has no timeout of its own.
+    tries=30
+    until apt update >"$here/update.log" 2>&1; do
+        tries=$((tries - 1))
+        if [ "$tries" -eq 0 ] || ! grep -q "Could not get lock" "$here/update.log"; then
+            cat "$here/update.log" >&2
+            exit 1
+        fi
+        sleep 5
+    done
     # apt-get would take an unknown name with a dot in it for a pattern.
     unknown=$(while read -r name; do apt-cache show "$name" >/dev/null 2>&1 || echo "$name"; done <"$here/packages")
     if [ -n "$unknown" ]; then
@@ -38,6 +62,11 @@ install_packages() {
 brand() {
     stage "Branding"
     install -D -m 644 "$here/motd" /etc/motd
+    # What the distribution says of itself at each login: kernel, news, advertisements.
+    if [ -d /etc/update-motd.d ]; then
+        find /etc/update-motd.d -type f -exec chmod -x {} +
+    fi
+    rm -f /run/motd.dynamic
     install -D -m 644 "$here/logo.png" /usr/share/pixmaps/cyyber-logo.png
     install -D -m 644 "$here/hostname" /etc/hostname
     hostname -F /etc/hostname
@@ -64,6 +93,7 @@ seed_instances() {
 }
 
 wait_for_first_boot
+stop_automatic_updates
 install_packages
 brand
 add_student

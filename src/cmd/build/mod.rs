@@ -1,6 +1,8 @@
 //! `cyyber build`
 
+mod directory;
 mod one;
+mod progress;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,25 +1,28 @@
 //! The build of one lab: render, decide whether anything is to be done, run Packer, put the results
 //! in their places.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::directory::{self, PUBLIC, PUBLIC_DIRECTORY};
+use super::progress::Progress;
 use crate::accelerator::Accelerator;
 use crate::config::Lab;
 use crate::context::Context;
 use crate::domain::standalone_xml;
+use crate::error::{Kind, kind_of};
 use crate::files;
 use crate::images;
 use crate::images::base::{self, Installation};
-use crate::packer::render::{self, Files};
+use crate::packer::render;
 use crate::packer::source::Source;
 use crate::packer::{Packer, result, run};
-use crate::process::Program;
 use crate::state::lock::{self, Lock};
 use crate::units::MIB;
 
@@ -56,7 +59,7 @@ impl Common<'_> {
     pub fn build(&self, lab: &Lab) -> Result<Outcome> {
         let began = Instant::now();
         let paths = &self.context.paths;
-        let _lock = Lock::take(
+        let lock = Lock::take(
             &paths.lab_lock(&lab.lab_id),
             &format!("lab {}", lab.lab_id),
             lock::PATIENCE,
@@ -67,12 +70,21 @@ impl Common<'_> {
         let rendered =
             render::lab_files(lab, self.packer.as_ref().is_none_or(Packer::wants_plugins));
         let source = Source::of(lab)?;
-        self.write(lab, &rendered, &source)?;
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_CPUS));
+        let variables = render::variables(lab, self.accelerator, cpus);
+        files::make_directory(paths.output(), PUBLIC_DIRECTORY)?;
+        directory::fill(
+            &paths.build_dir(&lab.lab_id),
+            &rendered,
+            &variables,
+            &source,
+        )?;
 
         let packer = match &self.packer {
             Some(packer) if !self.dry_run => packer,
             _ => return Ok(self.outcome(lab, "rendered", began)),
         };
+        base::adopt(paths, &lab.lab_id, &lock)?;
         let tools = [format!("packer {}", packer.version)];
         let fingerprint = render::fingerprint(lab, &rendered, &source.identity, &tools);
         if !self.force && self.is_current(lab, &fingerprint)? {
@@ -95,54 +107,23 @@ impl Common<'_> {
         }
     }
 
-    /// Renders everything into the build's directory.
-    fn write(&self, lab: &Lab, rendered: &Files, source: &Source) -> Result<()> {
-        let directory = self.context.paths.build_dir(&lab.lab_id);
-        // What an earlier version rendered must not be copied into the guest.
-        for stale in [
-            "cyyber",
-            "http",
-            "plugins.pkr.hcl",
-            "installed",
-            render::SOURCE_LINK,
-        ] {
-            files::remove(&directory.join(stale))?;
-        }
-        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_CPUS));
-        let variables = render::variables(lab, self.accelerator, cpus);
-        for (path, content) in rendered {
-            write_file(&directory.join(path), content)?;
-        }
-        write_file(&directory.join("lab.auto.pkrvars.json"), &variables)?;
-        if let Some(file) = &source.file {
-            let link = directory.join(render::SOURCE_LINK);
-            symlink(file, &link)
-                .with_context(|| format!("failed to make the link {}", link.display()))?;
-        }
-        let public_key = key(&directory)?;
-        write_file(
-            &directory.join("http/user-data"),
-            &render::build_user_data(&public_key),
-        )
-    }
-
     /// Whether the current base was made from just this, and all that a build leaves is there.
     fn is_current(&self, lab: &Lab, fingerprint: &str) -> Result<bool> {
         let paths = &self.context.paths;
-        let Ok(base) = base::current(paths, &lab.lab_id) else {
-            return Ok(false);
+        let base = match base::current(paths, &lab.lab_id) {
+            Err(error) if kind_of(&error) == Kind::NotFound => return Ok(false),
+            found => found?,
         };
         let Some(note) = base::note(&base) else {
             return Ok(false);
         };
         let whole = std::fs::metadata(&base.path).is_ok_and(|file| file.len() == note.size_bytes);
-        let left = [
-            paths.built_image(&lab.lab_id),
-            paths.built_metadata(&lab.lab_id),
-        ];
+        let described = std::fs::read(paths.built_metadata(&lab.lab_id))
+            .is_ok_and(|metadata| result::is_about(&metadata, &base.build));
         if !whole
+            || !described
             || note.fingerprint.as_deref() != Some(fingerprint)
-            || !left.iter().all(|path| path.exists())
+            || !paths.built_image(&lab.lab_id).exists()
         {
             return Ok(false);
         }
@@ -158,7 +139,13 @@ impl Common<'_> {
             .to_str()
             .with_context(|| format!("{} is not valid Unicode", image.display()))?;
         let xml = standalone_xml(lab, image, self.accelerator)?;
-        write_file(&paths.built_domain(&lab.lab_id), xml.as_bytes())
+        // It has a console password.
+        files::replace(
+            &paths.built_domain(&lab.lab_id),
+            xml.as_bytes(),
+            files::PRIVATE,
+        )?;
+        Ok(())
     }
 
     fn make(&self, lab: &Lab, packer: &Packer, source: &Source, fingerprint: String) -> Result<()> {
@@ -166,20 +153,22 @@ impl Common<'_> {
         let started = self.context.time();
         self.context.warn_of_emulation();
         let directory = paths.build_dir(&lab.lab_id);
-        let log = paths.output().join(format!("{}.log", lab.lab_id));
         let base_images = paths.base_images();
         files::make_directory(&base_images, files::PASSABLE_DIRECTORY)?;
-        for place in [&directory, &base_images] {
+        let cache = paths.download_cache(rustix::process::geteuid().as_raw());
+        files::make_directory(&cache, files::SHARED_DIRECTORY)?;
+        for place in [&directory, &base_images, &cache] {
             images::require_room(place, 3 * source.size + ROOM_FOR_BUILD, "a build")?;
         }
-        files::remove(&directory.join("out"))?;
+        // Left by a build that was killed while it put its image there.
+        files::remove(&paths.new_base(&lab.lab_id))?;
 
         let build = run::Build {
             directory: &directory,
-            log: &log,
-            cache: &paths.download_cache(),
+            log: &paths.build_log(&lab.lab_id),
+            cache: &cache,
         };
-        let progress = Progress::begin(self.context, lab);
+        let progress = Progress::begin(&self.context.output, &lab.lab_id);
         let done = build.run(packer, &self.stop, |stage| progress.stage(stage));
         let finished = done.and_then(|()| {
             progress.stage("Checking the image");
@@ -189,8 +178,8 @@ impl Common<'_> {
         finished
     }
 
-    /// Puts what Packer made into its places: first all that describes it, last the base, with
-    /// which the build counts.
+    /// Puts what Packer made into its places: first the base, then what describes it. Where the
+    /// second part is missing, the next build does not find the lab unchanged.
     fn finish(
         &self,
         lab: &Lab,
@@ -225,75 +214,12 @@ impl Common<'_> {
         }
         .to_json()?;
 
+        base::install(paths, &installation, &built, &fingerprint)?;
         let image = paths.built_image(&lab.lab_id);
-        fs_err::set_permissions(&built, std::fs::Permissions::from_mode(0o644))?;
+        fs_err::set_permissions(&built, Permissions::from_mode(PUBLIC))?;
         fs_err::File::open(&built)?.sync_all()?;
         fs_err::rename(&built, &image)?;
-        write_file(&paths.built_metadata(&lab.lab_id), &metadata)?;
-        self.write_domain(lab)?;
-        base::install(paths, &installation, &image, &fingerprint)?;
-        Ok(())
-    }
-}
-
-/// The public half of the build's key, which is made where there is none. It opens a VM that lives
-/// for one build, to a port of this machine alone.
-fn key(directory: &Path) -> Result<String> {
-    let private = directory.join(render::KEY);
-    let public = private.with_extension("pub");
-    if !private.exists() || !public.exists() {
-        files::remove(&private)?;
-        let args = ["-q", "-t", "ed25519", "-N", "", "-C", "cyyber-build", "-f"];
-        Program::find("ssh-keygen", "openssh-client")?.run(
-            args.iter()
-                .map(std::ffi::OsStr::new)
-                .chain([private.as_os_str()]),
-        )?;
-    }
-    Ok(fs_err::read_to_string(public)?)
-}
-
-/// Writes a file as a whole, readable for its owner alone, with the directories above it.
-fn write_file(path: &Path, content: &[u8]) -> Result<()> {
-    if let Some(directory) = path.parent() {
-        fs_err::create_dir_all(directory)?;
-    }
-    Ok(files::replace(path, content, files::PRIVATE)?)
-}
-
-/// The story of one build: a moving line at a terminal, plain lines elsewhere.
-struct Progress<'a> {
-    context: &'a Context,
-    lab: &'a Lab,
-    began: Instant,
-    bar: indicatif::ProgressBar,
-}
-
-impl<'a> Progress<'a> {
-    fn begin(context: &'a Context, lab: &'a Lab) -> Self {
-        let bar = context.output.spinner(lab.lab_id.as_str());
-        Progress {
-            context,
-            lab,
-            began: Instant::now(),
-            bar,
-        }
-    }
-
-    fn stage(&self, stage: &str) {
-        if self.context.output.is_live() {
-            self.bar.set_message(stage.to_owned());
-        } else {
-            let seconds = self.began.elapsed().as_secs();
-            self.context
-                .output
-                .note(&format!("{}: {stage} ({seconds}s)", self.lab.lab_id));
-        }
-    }
-}
-
-impl Drop for Progress<'_> {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        files::replace(&paths.built_metadata(&lab.lab_id), &metadata, PUBLIC)?;
+        self.write_domain(lab)
     }
 }

@@ -58,8 +58,12 @@ pub fn ensure(context: &Context, name: &InstanceName) -> Result<(Domain, bool)> 
     }
     let base = base::current(&context.paths, &name.lab)?;
     let overlay = overlay::create(&context.paths, name, &base)?;
-    let domain =
-        define(context, name, &overlay, &base).inspect_err(|_| overlay::discard_new(&overlay))?;
+    let domain = define(context, name, &overlay, &base) // libvirt may have made the domain all the same, before the connection to it was lost.
+        .inspect_err(|_| {
+            if matches!(context.hypervisor().map(|h| h.find(name)), Ok(Ok(None))) {
+                overlay::discard_new(&overlay);
+            }
+        })?;
     Ok((domain, true))
 }
 
@@ -97,7 +101,8 @@ fn define(context: &Context, name: &InstanceName, overlay: &Path, base: &Base) -
     }
     .xml()?;
     // Before the domain exists, so that it is never seen without a sign of life.
-    activity::touch(&context.paths.activity(name), created)?;
+    activity::touch(&context.paths.activity(name))
+        .with_context(|| format!("failed to note the activity of {name}"))?;
     let domain = context.hypervisor()?.define(&xml)?;
     let record = Record {
         uuid,

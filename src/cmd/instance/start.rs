@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::view::{self, Single};
 use super::{console, create};
@@ -37,13 +37,15 @@ pub fn power_on(
     changed: bool,
 ) -> Result<Single> {
     let before = settled(domain, name)?;
+    // Before anything changes, so that a state directory that cannot be written stops it here.
+    activity::touch(&context.paths.activity(name))
+        .with_context(|| format!("failed to note the activity of {name}"))?;
     match before.power {
         Power::On | Power::Busy => {}
         Power::Frozen | Power::StuckOnDisk => domain.thaw()?,
         Power::Off | Power::Crashed => domain.start()?,
     }
     let changed = changed || before.power != Power::On;
-    activity::touch(&context.paths.activity(name), context.time())?;
     let console = console::locate(domain)?;
     note(
         context,

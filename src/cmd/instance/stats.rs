@@ -64,13 +64,14 @@ fn measure(context: &Context, wanted: impl Fn(&InstanceName) -> bool) -> Result<
     let busy = before
         .iter()
         .any(|(name, facts)| wanted(name) && runs(facts));
-    let after = if busy {
+    let (after, elapsed) = if busy {
         sleep(SAMPLE);
-        survey(context, Detail::Usage)?
+        // From one sample to the other; each comes a survey's time after its beginning.
+        let elapsed = began.elapsed();
+        (survey(context, Detail::Usage)?, elapsed)
     } else {
-        before.clone()
+        (before.clone(), SAMPLE)
     };
-    let elapsed = began.elapsed();
 
     let mut viewer = Viewer::new(context);
     after

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::{start, view};
 use crate::context::Context;
-use crate::hypervisor::{Domain, Power, ShutdownVia};
+use crate::hypervisor::{Domain, Power};
 use crate::instance::InstanceName;
 use crate::units::{self, age};
 
@@ -40,7 +40,11 @@ fn power_down(
     timeout: units::Duration,
     force: bool,
 ) -> Result<(bool, String)> {
-    let before = start::settled(domain, name)?;
+    let deadline = Instant::now() + timeout.std();
+    let before = match force {
+        true => super::facts(domain, name)?,
+        false => start::settled(domain, name)?,
+    };
     match before.power {
         Power::Off | Power::Crashed if !before.saved => {
             return Ok((false, "not running".to_owned()));
@@ -61,7 +65,7 @@ fn power_down(
         Power::Frozen | Power::StuckOnDisk => domain.thaw()?,
         Power::On | Power::Busy => {}
     }
-    if shut_down(domain, name, timeout.std())? {
+    if shut_down(domain, name, deadline)? {
         return Ok((true, "shut down by its guest".to_owned()));
     }
     domain.power_off()?;
@@ -73,31 +77,29 @@ fn power_down(
     Ok((true, reason))
 }
 
-/// Asks the guest to shut down; whether it did so within `timeout`.
+/// Asks the guest to shut down; whether it did so by the deadline.
 ///
 /// Its agent is asked first: a guest without logind ignores the power button. The button comes at
 /// once where no agent answers, and at half time where the agent's request led to nothing.
-fn shut_down(domain: &Domain, name: &InstanceName, timeout: Duration) -> Result<bool> {
-    let began = Instant::now();
-    let by_agent = domain.agent_answers(AGENT) && domain.shutdown(ShutdownVia::Agent).is_ok();
-    let mut button_at = if by_agent {
-        Some(timeout / 2)
-    } else {
-        Some(Duration::ZERO)
-    };
+fn shut_down(domain: &Domain, name: &InstanceName, deadline: Instant) -> Result<bool> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let by_agent = left >= AGENT && domain.agent_answers(AGENT);
+    let mut button_at = Some(Instant::now());
+    if by_agent {
+        domain.shut_down_by_agent();
+        button_at = Some(deadline - left / 2);
+    }
     loop {
-        if matches!(
-            super::facts(domain, name)?.power,
-            Power::Off | Power::Crashed
-        ) {
+        let power = super::facts(domain, name)?.power;
+        if matches!(power, Power::Off | Power::Crashed) {
             return Ok(true);
         }
-        if button_at.is_some_and(|at| began.elapsed() >= at) {
+        if button_at.is_some_and(|at| Instant::now() >= at) {
             button_at = None;
             // A guest that went off just now refuses; the next look sees that.
-            let _ = domain.shutdown(ShutdownVia::Acpi);
+            let _ = domain.press_power_button();
         }
-        if began.elapsed() >= timeout {
+        if Instant::now() >= deadline {
             return Ok(false);
         }
         sleep(INTERVAL);

@@ -9,6 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::console::Access;
+use crate::config::Policy;
 use crate::context::Context;
 use crate::domain::{Console, Origin};
 use crate::hypervisor::{Facts, Power};
@@ -70,7 +71,7 @@ impl<'a> Viewer<'a> {
     /// The instance `name` with the facts `facts`.
     pub fn view(&mut self, name: &InstanceName, facts: &Facts) -> Result<View> {
         let context = self.context;
-        let mut record = noted(context, name, facts.uuid)?;
+        let mut record = self.known(name, noted(context, name, facts.uuid)).flatten();
         let run = facts.id.map(Run::current);
         let mut boot = record
             .as_mut()
@@ -81,11 +82,11 @@ impl<'a> Viewer<'a> {
         let boot_timeout = context
             .config
             .lab(&name.lab)
-            .map(|lab| lab.policy.boot_timeout)
-            .unwrap_or_default();
+            .map_or_else(|_| Policy::default(), |lab| lab.policy.clone())
+            .boot_timeout;
         let (mut state, mut reason) = observe(facts, boot.as_ref(), boot_timeout, now);
         if let (State::Starting, Some(boot)) = (state, &mut boot)
-            && self.agent_answers(name)?
+            && self.agent_answers(name)
         {
             boot.ready = Some(now);
             (state, reason) = observe(facts, Some(boot), boot_timeout, now);
@@ -93,7 +94,7 @@ impl<'a> Viewer<'a> {
         }
 
         let console = match (facts.power, &boot) {
-            (Power::Off | Power::Crashed, _) => None,
+            (Power::Off | Power::Crashed | Power::Frozen | Power::StuckOnDisk, _) => None,
             (
                 _,
                 Some(Boot {
@@ -101,7 +102,7 @@ impl<'a> Viewer<'a> {
                     ..
                 }),
             ) => Some(console.clone()),
-            _ => self.console(name)?,
+            _ => self.known(name, self.console(name)).flatten(),
         };
         let build = record.as_ref().map(|record| record.build.clone());
         Ok(View {
@@ -126,9 +127,25 @@ impl<'a> Viewer<'a> {
         })
     }
 
-    fn agent_answers(&self, name: &InstanceName) -> Result<bool> {
-        let domain = self.context.hypervisor()?.find(name)?;
-        Ok(domain.is_some_and(|domain| domain.agent_answers(PING)))
+    /// What could be learned of an instance. One that cannot be read, or that is gone by now, must
+    /// not keep the others from being listed.
+    fn known<T>(&self, name: &InstanceName, learned: Result<T>) -> Option<T> {
+        learned
+            .inspect_err(|error| {
+                self.context
+                    .output
+                    .detail(&format!("warning: {name}: {error:#}"))
+            })
+            .ok()
+    }
+
+    fn agent_answers(&self, name: &InstanceName) -> bool {
+        let found = self
+            .context
+            .hypervisor()
+            .and_then(|hypervisor| hypervisor.find(name));
+        let domain = self.known(name, found).flatten();
+        domain.is_some_and(|domain| domain.agent_answers(PING))
     }
 
     fn console(&self, name: &InstanceName) -> Result<Option<Console>> {

@@ -7,7 +7,7 @@ readonly RUN_PACKAGES=(
     libvirt-daemon-system libvirt-clients
     dnsmasq-base iptables iproute2 # networks: addresses, NAT, bandwidth limits
     qemu-system-x86 qemu-utils
-    packer openssh-client cloud-image-utils
+    packer openssh-client
     mmdebstrap gpg debian-archive-keyring e2fsprogs fdisk # the cloud image made here
     libxml2-utils
 )
