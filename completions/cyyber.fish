@@ -24,9 +24,9 @@ function __fish_cyyber_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c cyyber -n "__fish_cyyber_needs_command" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json]' -r -F
-complete -c cyyber -n "__fish_cyyber_needs_command" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set]' -r
-complete -c cyyber -n "__fish_cyyber_needs_command" -s o -l output -d 'What standard output carries' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_needs_command" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_needs_command" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_needs_command" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_needs_command" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_needs_command" -s v -l verbose -d 'More detail on standard error'
@@ -37,18 +37,18 @@ complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "instance" -d 'Give st
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l jobs -d 'How many labs to build at once' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s o -l output -d 'What standard output carries' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l dry-run -d 'Render everything into the output directory and run nothing'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l force -d 'Build even where nothing changed'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s o -l output -d 'What standard output carries' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s v -l verbose -d 'More detail on standard error'
@@ -59,33 +59,33 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_s
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -f -a "stats" -d 'Show what instances use'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -f -a "list" -d 'List instances and their states'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s o -l output -d 'What standard output carries' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -l start -d 'Power it on as well'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s o -l output -d 'What standard output carries' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -l timeout -d 'How long the guest may take, as in 90s or 2m' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s o -l output -d 'What standard output carries' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -l force -d 'Power it off at once: what the guest has not written to its disk, or has in saved memory, is lost'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s o -l output -d 'What standard output carries' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s v -l verbose -d 'More detail on standard error'
@@ -98,9 +98,9 @@ running\t'Running and ready'
 idle\t'Running, no user activity, CPU capped'
 paused\t'Memory saved to disk, or frozen in RAM'
 crashed\t'The hypervisor says so'"
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s o -l output -d 'What standard output carries' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s v -l verbose -d 'More detail on standard error'
@@ -111,9 +111,9 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "stats" -d 'Show what instances use'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "list" -d 'List instances and their states'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s o -l output -d 'What standard output carries' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s v -l verbose -d 'More detail on standard error'

@@ -45,40 +45,18 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// The file that describes the labs [default: ./labs-config.json, then
-    /// /etc/cyyber/labs-config.json]
-    #[arg(
-        long,
-        global = true,
-        env = "CYYBER_CONFIG",
-        value_name = "PATH",
-        hide_env_values = true
-    )]
+    /// /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]
+    #[arg(long, global = true, value_name = "PATH")]
     pub config: Option<PathBuf>,
 
     /// The libvirt connection [default: host.connect of the configuration, which is qemu:///system
-    /// unless set]
-    #[arg(
-        long,
-        short = 'c',
-        global = true,
-        env = "CYYBER_CONNECT",
-        value_name = "URI",
-        hide_env_values = true
-    )]
+    /// unless set] [env: CYYBER_CONNECT]
+    #[arg(long, short = 'c', global = true, value_name = "URI")]
     pub connect: Option<String>,
 
-    /// What standard output carries
-    #[arg(
-        long,
-        short,
-        global = true,
-        env = "CYYBER_OUTPUT",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t,
-        hide_env_values = true
-    )]
-    pub output: Format,
+    /// What standard output carries [default: table] [env: CYYBER_OUTPUT]
+    #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]
+    pub output: Option<Format>,
 
     /// Errors only on standard error: no progress, notes or warnings
     #[arg(long, short, global = true, conflicts_with = "verbose")]

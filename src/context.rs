@@ -35,7 +35,7 @@ impl Context {
     /// Settles everything by the contract's precedence: option, environment, file, default.
     pub fn new(global: &Global, output: Output, now: Timestamp) -> Result<Context> {
         let overrides = Overrides::read()?;
-        let config = Config::load(global.config.as_deref())?;
+        let config = Config::load(global.config.as_deref().or(overrides.config.as_deref()))?;
         let host = &config.host;
         let paths = Paths::new(
             overrides.storage_dir.as_ref().unwrap_or(&host.storage_dir),
@@ -50,6 +50,7 @@ impl Context {
             uri: global
                 .connect
                 .clone()
+                .or(overrides.connect)
                 .unwrap_or_else(|| host.connect.clone()),
             config,
             warned: Once::new(),

@@ -1,6 +1,7 @@
-//! The environment, read here and nowhere else (clap reads what doubles as an option).
+//! The environment, read here and nowhere else. An empty variable counts as unset.
 
 use std::env::var_os;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -8,10 +9,15 @@ use clap::ValueEnum;
 
 use crate::config::AcceleratorChoice;
 use crate::error::{Fault, Kind};
+use crate::output::Format;
 
-/// What the environment overrides of the configuration.
+/// What the environment overrides of the configuration; options override it in turn.
 #[derive(Debug, Default)]
 pub struct Overrides {
+    /// `CYYBER_CONFIG`
+    pub config: Option<PathBuf>,
+    /// `CYYBER_CONNECT`
+    pub connect: Option<String>,
     /// `CYYBER_STORAGE_DIR`
     pub storage_dir: Option<PathBuf>,
     /// `CYYBER_STATE_DIR`
@@ -23,32 +29,44 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// Reads the environment. An empty variable counts as unset.
+    /// Reads the environment.
     pub fn read() -> Result<Overrides> {
-        let accelerator = set("CYYBER_ACCELERATOR")
-            .map(|value| {
-                AcceleratorChoice::from_str(&value.to_string_lossy(), false).map_err(|_| {
-                    Fault::new(
-                        Kind::Usage,
-                        "bad CYYBER_ACCELERATOR: allowed is auto, kvm or tcg",
-                    )
-                })
-            })
-            .transpose()?;
         Ok(Overrides {
+            config: set("CYYBER_CONFIG").map(PathBuf::from),
+            connect: set("CYYBER_CONNECT").map(|uri| uri.to_string_lossy().into_owned()),
             storage_dir: set("CYYBER_STORAGE_DIR").map(PathBuf::from),
             state_dir: set("CYYBER_STATE_DIR").map(PathBuf::from),
             output_dir: set("CYYBER_OUTPUT_DIR").map(PathBuf::from),
-            accelerator,
+            accelerator: choice("CYYBER_ACCELERATOR")?,
         })
     }
 }
 
-fn set(name: &str) -> Option<std::ffi::OsString> {
+/// `CYYBER_OUTPUT`, which is needed before anything else, for errors.
+pub fn output() -> Result<Option<Format>> {
+    choice("CYYBER_OUTPUT")
+}
+
+fn set(name: &str) -> Option<OsString> {
     var_os(name).filter(|value| !value.is_empty())
 }
 
-/// Whether `CYYBER_OUTPUT` asks for JSON, for errors that come up before the options are known.
-pub fn wants_json() -> bool {
-    set("CYYBER_OUTPUT").is_some_and(|value| value == "json")
+/// A variable that has one of few values.
+fn choice<T: ValueEnum>(name: &str) -> Result<Option<T>> {
+    let Some(value) = set(name) else {
+        return Ok(None);
+    };
+    let value = value.to_string_lossy();
+    T::from_str(&value, false).map(Some).map_err(|_| {
+        let allowed: Vec<String> = T::value_variants()
+            .iter()
+            .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        let message = format!(
+            "bad {name} '{}': allowed is {}",
+            value.escape_debug(),
+            allowed.join(" or ")
+        );
+        Fault::new(Kind::Usage, message).into()
+    })
 }

@@ -16,8 +16,16 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let output = Output::new(cli.global.output, cli.global.quiet, cli.global.verbose);
-    match cyyber::cmd::run(&cli, &output, jiff::Timestamp::now()) {
+    let format = match cli.global.output {
+        Some(format) => Ok(Some(format)),
+        None => cyyber::env::output(),
+    };
+    let chosen = format
+        .as_ref()
+        .map_or(None, |format| *format)
+        .unwrap_or_default();
+    let output = Output::new(chosen, cli.global.quiet, cli.global.verbose);
+    match format.and_then(|_| cyyber::cmd::run(&cli, &output, jiff::Timestamp::now())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);
@@ -28,9 +36,7 @@ fn main() -> ExitCode {
 
 /// Help and version go to standard output; a wrong command line is an error like any other.
 fn usage(error: &clap::Error) -> ExitCode {
-    let is_error =
-        error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-    if !(is_error && wants_json()) {
+    if !(error.use_stderr() && wants_json()) {
         // Nobody is left to tell when the terminal itself is gone.
         let _ = error.print();
         return u8::try_from(error.exit_code())
@@ -38,14 +44,16 @@ fn usage(error: &clap::Error) -> ExitCode {
             .into();
     }
     let text = error.render().to_string();
-    let lines: Vec<_> = text
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.is_empty())
-        .collect();
-    let message = lines.join(" ");
-    let fault =
-        Fault::new(Kind::Usage, message.trim_start_matches("error: ")).hint("see cyyber --help");
+    let message = match error.kind() {
+        // People get the whole help in its place.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing",
+        _ => text
+            .split("\n\n")
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: "),
+    };
+    let fault = Fault::new(Kind::Usage, message).hint("see cyyber --help");
     Output::new(Format::Json, false, false).error(&fault.into());
     Kind::Usage.exit_code().into()
 }
@@ -60,5 +68,5 @@ fn wants_json() -> bool {
         || args
             .iter()
             .any(|arg| matches!(arg.as_str(), "-ojson" | "-o=json" | "--output=json"))
-        || cyyber::env::wants_json()
+        || matches!(cyyber::env::output(), Ok(Some(Format::Json)))
 }

@@ -109,7 +109,7 @@ impl Output {
             Format::Json => {
                 let document = serde_json::json!({"error": {
                     "code": kind_of(error).code(),
-                    "message": format!("{error:#}"),
+                    "message": one_line(&format!("{error:#}")),
                     "hint": hint_of(error),
                 }});
                 self.say(&document.to_string());

@@ -23,16 +23,21 @@ use crate::domain;
 use crate::error::{Fault, Kind};
 use crate::instance::InstanceName;
 
+/// How long the usage of all domains may take to read. A thousand take a fraction of it.
+const USAGE_DEADLINE: Duration = Duration::from_secs(3);
+
 /// A connection to libvirt.
 #[derive(Debug)]
 pub struct Hypervisor {
     conn: Connect,
+    uri: String,
 }
 
 /// One guest.
 #[derive(Debug)]
 pub struct Domain {
     inner: virt::domain::Domain,
+    uri: String,
 }
 
 /// What the hypervisor says of a domain's power.
@@ -99,13 +104,23 @@ impl Hypervisor {
             Fault::new(Kind::Unavailable, format!("failed to connect to libvirt at {uri}: {}", error.message()))
                 .hint("is libvirtd running, and are you root or in the group libvirt? `make setup` prepares a host")
         })?;
-        Ok(Hypervisor { conn })
+        Ok(Hypervisor {
+            conn,
+            uri: uri.to_owned(),
+        })
     }
 
     /// Facts about all domains of ours, in a number of calls that does not depend on how many
-    /// there are.
+    /// there are. Usage is left out, of all, where a guest's QEMU does not answer in time.
     pub fn survey(&self, detail: Detail) -> Result<Vec<Facts>> {
-        let mut all = stats::of_all(&self.conn, detail)
+        let answered = match detail {
+            Detail::Power => None,
+            Detail::Usage => apart(&self.uri, USAGE_DEADLINE, move |conn| {
+                stats::of_all(conn, detail)
+            }),
+        };
+        let mut all = answered
+            .unwrap_or_else(|| stats::of_all(&self.conn, Detail::Power))
             .map_err(|e| failed("read the state of all domains", e))?;
         all.retain(|facts| domain::is_ours(facts.uuid));
         let saved = self
@@ -134,7 +149,10 @@ impl Hypervisor {
             .uuid()
             .map_err(|e| failed(&format!("look up {name}"), e))?;
         if domain::is_ours(uuid) {
-            return Ok(Some(Domain { inner }));
+            return Ok(Some(Domain {
+                inner,
+                uri: self.uri.clone(),
+            }));
         }
         Err(Fault::new(
             Kind::Conflict,
@@ -150,7 +168,10 @@ impl Hypervisor {
             .conn
             .define_domain_xml(xml)
             .map_err(|e| failed("define the domain", e))?;
-        Ok(Domain { inner })
+        Ok(Domain {
+            inner,
+            uri: self.uri.clone(),
+        })
     }
 }
 
@@ -209,11 +230,16 @@ impl Domain {
             .map_err(|e| failed("let the domain run on", e))
     }
 
-    /// Presses the guest's ACPI power button.
-    pub fn press_power_button(&self) -> Result<()> {
-        self.inner
-            .shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
-            .map_err(|e| failed("press the power button", e))
+    /// Presses the guest's ACPI power button; whether that worked shows in the domain's state. A
+    /// QEMU that does not answer within `deadline` is not waited for.
+    pub fn press_power_button(&self, deadline: Duration) {
+        let Ok(uuid) = self.inner.uuid() else {
+            return;
+        };
+        apart(&self.uri, deadline, move |conn| {
+            conn.lookup_domain_by_uuid(uuid)?
+                .shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+        });
     }
 
     /// Has the guest's agent shut the guest down. The agent does not answer to this, so whether it
@@ -269,6 +295,25 @@ impl Domain {
             .flat_map(|interface| &interface.addrs)
             .find_map(|address| address.addr.parse().ok())
     }
+}
+
+/// What `call` returns, if it does so within `deadline`, on a connection of its own.
+///
+/// libvirt waits for a QEMU that does not answer, some calls for ever, and later calls on the same
+/// connection wait with it. Such a call is left behind with its connection, to end with this
+/// process.
+fn apart<T: Send + 'static>(
+    uri: &str,
+    deadline: Duration,
+    call: impl FnOnce(&Connect) -> Result<T, virt::error::Error> + Send + 'static,
+) -> Option<Result<T, virt::error::Error>> {
+    let uri = uri.to_owned();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let answer = Connect::open(Some(&uri)).and_then(|conn| call(&conn));
+        sender.send(answer)
+    });
+    receiver.recv_timeout(deadline).ok()
 }
 
 fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {

@@ -60,7 +60,7 @@ pub fn one(context: &Context, name: &InstanceName) -> Result<()> {
 fn measure(context: &Context, wanted: impl Fn(&InstanceName) -> bool) -> Result<Vec<Stats>> {
     let began = Instant::now();
     let before = survey(context, Detail::Usage)?;
-    let runs = |facts: &Facts| facts.id.is_some();
+    let runs = |facts: &Facts| facts.id.is_some() && facts.usage.cpu_time_ns.is_some();
     let busy = before
         .iter()
         .any(|(name, facts)| wanted(name) && runs(facts));

@@ -96,8 +96,7 @@ fn shut_down(domain: &Domain, name: &InstanceName, deadline: Instant) -> Result<
         }
         if button_at.is_some_and(|at| Instant::now() >= at) {
             button_at = None;
-            // A guest that went off just now refuses; the next look sees that.
-            let _ = domain.press_power_button();
+            domain.press_power_button(deadline.saturating_duration_since(Instant::now()));
         }
         if Instant::now() >= deadline {
             return Ok(false);

@@ -1,0 +1,482 @@
+//! What the command tests stand on: a [`Sandbox`] with directories of its own, in which the built
+//! program is run as a script would run it.
+//!
+//! Every sandbox has its own prefix for lab ids, so that tests run side by side on one libvirt, and
+//! takes away what it made when it is dropped, also after a failed assertion.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+pub mod guest;
+pub mod shape;
+pub mod vnc;
+
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+/// The libvirt that runs real guests.
+pub const QEMU: &str = "qemu:///system";
+
+/// A libvirt inside the process that connects to it: no daemon, no guests, gone with the process.
+pub const TEST_DRIVER: &str = "test:///default";
+
+/// Nobody listens there, and it is asked without a daemon being started.
+pub const UNREACHABLE: &str = "qemu+unix:///system?socket=/nonexistent/libvirt-sock";
+
+/// The `code` of each exit code, as the contract has them.
+pub const CODES: [&str; 9] = [
+    "",
+    "failed",
+    "usage",
+    "config",
+    "not_found",
+    "conflict",
+    "busy",
+    "capacity",
+    "unavailable",
+];
+
+/// Long enough for anything that is going to happen on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Directories, a configuration and a libvirt for one test.
+#[derive(Debug)]
+pub struct Sandbox {
+    root: PathBuf,
+    uri: String,
+    /// The lab that the configuration has unless a test writes another.
+    pub lab: String,
+    mounted: Option<PathBuf>,
+    _guests: Option<Guests>,
+}
+
+impl Sandbox {
+    /// A sandbox without guests, on libvirt's test driver.
+    pub fn new() -> Sandbox {
+        Sandbox::on(TEST_DRIVER, None)
+    }
+
+    /// A sandbox whose test runs at most `count` guests at once on the real hypervisor. Waits until
+    /// other tests leave room for them.
+    pub fn with_guests(count: usize) -> Sandbox {
+        Sandbox::on(QEMU, Some(Guests::take(count)))
+    }
+
+    fn on(uri: &str, guests: Option<Guests>) -> Sandbox {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("t{:x}n{number}", std::process::id());
+        let sandbox = Sandbox {
+            root: std::env::temp_dir().join(format!("cyyber-{name}")),
+            uri: uri.to_owned(),
+            lab: format!("{name}-lab"),
+            mounted: None,
+            _guests: guests,
+        };
+        // QEMU runs as a user of its own and must pass through to the images.
+        for directory in [
+            "",
+            "storage",
+            "storage/base-images",
+            "storage/user-instances",
+            "state",
+        ] {
+            let directory = sandbox.root.join(directory);
+            fs::create_dir(&directory).unwrap();
+            fs::set_permissions(&directory, Permissions::from_mode(0o711)).unwrap();
+        }
+        sandbox.configure(&json!({}));
+        sandbox
+    }
+
+    /// A path below the sandbox's own directory.
+    pub fn path(&self, below: impl AsRef<Path>) -> PathBuf {
+        self.root.join(below)
+    }
+
+    /// Another lab id of this sandbox; not in the configuration by itself.
+    pub fn other_lab(&self) -> String {
+        self.lab.replace("-lab", "-other")
+    }
+
+    /// The name of a user's instance of the sandbox's lab.
+    pub fn instance_name(&self, user: &str) -> String {
+        format!("{}_user_{user}", self.lab)
+    }
+
+    /// Where the overlay of a user's instance is.
+    pub fn overlay(&self, user: &str) -> PathBuf {
+        let file = format!("{}.qcow2", self.instance_name(user));
+        self.path("storage/user-instances").join(file)
+    }
+
+    /// Writes a configuration with one small lab, on which `extra` keys are laid.
+    pub fn configure(&self, extra: &Value) {
+        self.write_config(&json!({"labs": [lab(&self.lab, extra)]}).to_string());
+    }
+
+    /// Writes the configuration as it is given.
+    pub fn write_config(&self, text: &str) {
+        fs::write(self.path("labs-config.json"), text).unwrap();
+    }
+
+    /// Puts an empty disk in the place of a lab's base image, as an instructor would by hand.
+    pub fn base(&self, lab: &str) -> PathBuf {
+        let link = self
+            .path("storage/base-images")
+            .join(format!("{lab}-base.qcow2"));
+        run(tool("qemu-img")
+            .args(["create", "-q", "-f", "qcow2"])
+            .arg(&link)
+            .arg("1G"));
+        link
+    }
+
+    /// Puts a small file system under the storage directory; goes with the sandbox.
+    pub fn small_storage(&mut self, size: &str) {
+        let storage = self.path("storage");
+        let options = format!("size={size},mode=711");
+        run(tool("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(&storage));
+        self.mounted = Some(storage);
+        for directory in ["storage/base-images", "storage/user-instances"] {
+            fs::create_dir(self.path(directory)).unwrap();
+            fs::set_permissions(self.path(directory), Permissions::from_mode(0o711)).unwrap();
+        }
+    }
+
+    /// Puts a program of our own making first in the `PATH` of [`Sandbox::command`].
+    pub fn fake(&self, name: &str, script: &str) {
+        let directory = self.path("bin");
+        fs::create_dir_all(&directory).unwrap();
+        let program = directory.join(name);
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// The program with `arguments`, with nothing on standard input and nothing in its environment
+    /// but what points at this sandbox.
+    pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut path = self.path("bin").into_os_string();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cyyber"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", &self.root)
+            .env("CYYBER_CONFIG", self.path("labs-config.json"))
+            .env("CYYBER_CONNECT", &self.uri)
+            .env("CYYBER_STORAGE_DIR", self.path("storage"))
+            .env("CYYBER_STATE_DIR", self.path("state"))
+            .env("CYYBER_OUTPUT_DIR", self.path("output"))
+            .env("CYYBER_ACCELERATOR", "tcg")
+            .current_dir(&self.root)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs the program with `arguments` to its end.
+    pub fn cyyber<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Run {
+        Run::of(&mut self.command(arguments))
+    }
+
+    /// Runs `cyyber -o json instance VERB LAB USER OPTIONS…` on the sandbox's lab.
+    pub fn instance(&self, verb: &str, user: &str, options: &[&str]) -> Run {
+        Run::of(&mut self.instance_command(verb, user, options))
+    }
+
+    /// The command that [`Sandbox::instance`] runs.
+    pub fn instance_command(&self, verb: &str, user: &str, options: &[&str]) -> Command {
+        let mut command = self.command(["-o", "json", "instance", verb, &self.lab, user]);
+        command.args(options);
+        command
+    }
+
+    /// The state of a user's instance, as `list` has it.
+    #[track_caller]
+    pub fn state(&self, user: &str) -> String {
+        text(&self.listed(user)["state"])
+    }
+
+    /// A user's instance as `list` has it; null where it is not listed.
+    #[track_caller]
+    pub fn listed(&self, user: &str) -> Value {
+        let all = self
+            .cyyber(["-o", "json", "instance", "list", "--lab", &self.lab])
+            .json();
+        let of_user = |instance: &&Value| instance["user_id"] == user;
+        let instances = all["instances"].as_array().unwrap();
+        instances
+            .iter()
+            .find(of_user)
+            .cloned()
+            .unwrap_or(Value::Null)
+    }
+
+    /// The process id of a running instance's QEMU, made sure to be that of this instance.
+    pub fn qemu_pid(&self, user: &str) -> Pid {
+        let name = self.instance_name(user);
+        let pid = fs::read_to_string(format!("/run/libvirt/qemu/{name}.pid")).unwrap();
+        let command_line = fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).unwrap();
+        assert!(
+            command_line.contains(&format!("guest={name},")),
+            "{command_line}"
+        );
+        Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
+    }
+
+    fn remove_domains(&self) {
+        let Some(prefix) = self.lab.strip_suffix("lab") else {
+            return;
+        };
+        let all = virsh(["list", "--all", "--name"]);
+        for name in all.lines().filter(|name| name.starts_with(prefix)) {
+            let uuid = virsh(["domuuid", "--", name]);
+            for step in [
+                &["destroy"][..],
+                &["managedsave-remove"],
+                &["undefine", "--snapshots-metadata"],
+            ] {
+                // What does not apply is refused.
+                virsh(step.iter().copied().chain(["--", uuid.trim()]));
+            }
+            let _ = fs::remove_file(format!("/var/log/libvirt/qemu/{name}.log"));
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if self.uri == QEMU {
+            self.remove_domains();
+        }
+        if let Some(mounted) = &self.mounted {
+            let _ = tool("umount").arg(mounted).status();
+        }
+        // Base images are immutable where the file system can hold that.
+        let _ = tool("chattr")
+            .args(["-R", "-f", "-i"])
+            .arg(&self.root)
+            .output();
+        if let Err(error) = fs::remove_dir_all(&self.root) {
+            eprintln!("failed to remove {}: {error}", self.root.display());
+        }
+    }
+}
+
+/// A small lab called `id`, with the keys of `extra` laid over it.
+pub fn lab(id: &str, extra: &Value) -> Value {
+    let mut lab = json!({
+        "lab_id": id, "lab_name": "Test lab", "packages": ["nmap"], "motd": "Hello",
+        "memory_mb": 128, "vcpus": 1, "disk_size": "1G",
+    });
+    lab.as_object_mut()
+        .unwrap()
+        .extend(extra.as_object().unwrap().clone());
+    lab
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+pub struct Run {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// What it answered.
+    pub stdout: String,
+    /// What it said besides.
+    pub stderr: String,
+    line: String,
+}
+
+impl Run {
+    /// Runs `command` to its end.
+    #[track_caller]
+    pub fn of(command: &mut Command) -> Run {
+        let output = command.output().unwrap();
+        Run::from_output(output, format!("{command:?}"))
+    }
+
+    /// Runs `command`, and kills it when it takes longer than `limit`.
+    #[track_caller]
+    pub fn within(limit: Duration, command: &mut Command) -> Run {
+        let child = command.spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let (ended, end) = channel::<()>();
+        std::thread::spawn(move || {
+            if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
+        let output = child.wait_with_output().unwrap();
+        drop(ended);
+        Run::from_output(output, format!("{command:?}"))
+    }
+
+    /// The end of a program that was started before.
+    #[track_caller]
+    pub fn end_of(child: Child) -> Run {
+        let line = format!("process {}", child.id());
+        Run::from_output(child.wait_with_output().unwrap(), line)
+    }
+
+    fn from_output(output: Output, line: String) -> Run {
+        Run {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            line,
+        }
+    }
+
+    /// Asserts that it succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Run {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self
+    }
+
+    /// Asserts that it failed with `code` and answered nothing.
+    #[track_caller]
+    pub fn fails(self, code: usize) -> Run {
+        assert_eq!(self.code, i32::try_from(code).ok(), "{self:#?}");
+        assert_eq!(self.stdout, "", "{self:#?}");
+        self
+    }
+
+    /// The one JSON document that it answered with.
+    #[track_caller]
+    pub fn json(self) -> Value {
+        let run = self.ok();
+        serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {run:#?}"))
+    }
+
+    /// The error object on its standard error, whose `code` fits the exit code `code`.
+    #[track_caller]
+    pub fn error_json(self, code: usize) -> Value {
+        let run = self.fails(code);
+        let document: Value =
+            serde_json::from_str(&run.stderr).unwrap_or_else(|error| panic!("{error}: {run:#?}"));
+        let error = &document["error"];
+        assert_eq!(error["code"], CODES[code], "{run:#?}");
+        assert!(error["message"].is_string(), "{run:#?}");
+        assert!(
+            error["hint"].is_string()
+                || error["hint"] == Value::Null && error.get("hint").is_some(),
+            "{run:#?}"
+        );
+        error.clone()
+    }
+
+    /// Asserts that it told people of its failure with `code`: an error line first, with `wanted` in
+    /// what was said.
+    #[track_caller]
+    pub fn says(self, code: usize, wanted: &str) -> Run {
+        let run = self.fails(code);
+        assert!(run.stderr.starts_with("error: "), "{run:#?}");
+        assert!(run.stderr.contains(wanted), "wanted: {wanted}\n{run:#?}");
+        run
+    }
+}
+
+/// Asks libvirt by its own client, as an administrator would. Empty where it refuses.
+pub fn virsh<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String {
+    let output = tool("virsh")
+        .args(["-q", "-c", QEMU])
+        .args(arguments)
+        .output()
+        .unwrap();
+    match output.status.success() {
+        true => String::from_utf8(output.stdout).unwrap(),
+        false => String::new(),
+    }
+}
+
+/// A program of this machine, with nothing on its standard input.
+pub fn tool(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs a program that must succeed and returns its standard output.
+#[track_caller]
+pub fn run(command: &mut Command) -> String {
+    Run::of(command).ok().stdout
+}
+
+/// Looks again and again until `done` holds.
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// A JSON string's text.
+#[track_caller]
+pub fn text(value: &Value) -> String {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("not a string: {value}"))
+        .to_owned()
+}
+
+/// Every regular file below `directory`, by its path in it, with its content.
+pub fn files_below(directory: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = std::collections::BTreeMap::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(next) = directories.pop() {
+        for entry in fs::read_dir(next).unwrap().map(Result::unwrap) {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            if kind.is_dir() {
+                directories.push(path);
+            } else if kind.is_file() {
+                let content = fs::read(&path).unwrap();
+                files.insert(path.strip_prefix(directory).unwrap().to_owned(), content);
+            }
+        }
+    }
+    files
+}
+
+/// Leave to run some guests. A small machine must not run those of every test at once.
+#[derive(Debug)]
+struct Guests(usize);
+
+static FREE: Mutex<usize> = Mutex::new(3);
+static RETURNED: Condvar = Condvar::new();
+
+impl Guests {
+    fn take(count: usize) -> Guests {
+        let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = RETURNED
+            .wait_while(free, |free| *free < count)
+            .unwrap_or_else(PoisonError::into_inner);
+        *free -= count;
+        Guests(count)
+    }
+}
+
+impl Drop for Guests {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        RETURNED.notify_all();
+    }
+}
