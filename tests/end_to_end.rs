@@ -39,7 +39,7 @@ fn names_in(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Processes that have the sandbox's directory in their command line or work in it.
+/// Processes that work in the sandbox's directory, by name.
 fn processes_of(sandbox: &Sandbox) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let works_there = |process: &std::fs::DirEntry| {
