@@ -20,7 +20,7 @@ SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 # Found when it is needed: `make setup` may have installed it just before.
 CARGO  = cargo=$$(templates/host/find-cargo.sh) && PATH="$${cargo%/*}:$$PATH" "$$cargo"
 # Tests of VMs need root; cargo itself does not.
-RUNNER = CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='$(SUDO)'
+AS_ROOT = $(if $(SUDO),export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(SUDO);)
 BINARY = target/release/cyyber
 
 .PHONY: help
@@ -50,12 +50,11 @@ test: ## run every test
 	@$(SUDO) templates/cloud-image/make-image.sh
 	@$(CARGO) fmt --check
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
-	@$(RUNNER); export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER; \
-	    $(CARGO) test --locked -- --include-ignored
+	@$(AS_ROOT) $(CARGO) test --locked -- --include-ignored
 
 .PHONY: bench
 bench: setup ## measure against named rivals and print every ratio
-	@$(RUNNER); export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER; $(CARGO) bench --locked
+	@$(AS_ROOT) $(CARGO) bench --locked
 
 .PHONY: reference
 reference: ## write man/ and completions/ anew from the program
