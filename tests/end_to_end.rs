@@ -139,6 +139,8 @@ fn look_inside(sandbox: &Sandbox, user: &str) -> Identity {
     assert_eq!(shell("su - student -c 'sudo -n id -u'"), "0\n");
     let left = "cat /root/.ssh/* 2>/dev/null; ls -d /var/tmp/cyyber 2>/dev/null; true";
     assert_eq!(shell(left), "", "the build left something");
+    let others = r#"ls /var/log/journal | grep -v -x "$(cat /etc/machine-id)"; true"#;
+    assert_eq!(shell(others), "", "the build left its journal");
     let grown: u64 = shell("df --output=size -B1M / | tail -1")
         .trim()
         .parse()

@@ -26,6 +26,9 @@ use crate::instance::InstanceName;
 /// How long the usage of all domains may take to read. A thousand take a fraction of it.
 const USAGE_DEADLINE: Duration = Duration::from_secs(3);
 
+/// How long a QEMU may take to answer. One on a busy host takes a second.
+const QEMU_DEADLINE: Duration = Duration::from_secs(20);
+
 /// A connection to libvirt.
 #[derive(Debug)]
 pub struct Hypervisor {
@@ -225,9 +228,7 @@ impl Domain {
 
     /// Lets a frozen domain run on.
     pub fn thaw(&self) -> Result<()> {
-        self.inner
-            .resume()
-            .map_err(|e| failed("let the domain run on", e))
+        self.by_qemu("let the domain run on", |domain| domain.resume().map(drop))
     }
 
     /// Presses the guest's ACPI power button; whether that worked shows in the domain's state. A
@@ -267,11 +268,33 @@ impl Domain {
     }
 
     /// Changes a device of the running domain, and of it alone.
-    pub fn update_live(&self, device: &str) -> Result<()> {
-        self.inner
-            .update_device_flags(device, sys::VIR_DOMAIN_AFFECT_LIVE)
-            .map(drop)
-            .map_err(|e| failed("change a device of the running domain", e))
+    pub fn update_live(&self, device: String) -> Result<()> {
+        self.by_qemu("change a device of the running domain", move |domain| {
+            domain
+                .update_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE)
+                .map(drop)
+        })
+    }
+
+    /// Does what needs an answer of the domain's QEMU, which is waited for within bounds.
+    fn by_qemu(
+        &self,
+        what: &str,
+        call: impl FnOnce(&virt::domain::Domain) -> Result<(), virt::error::Error> + Send + 'static,
+    ) -> Result<()> {
+        let uuid = self.inner.uuid().map_err(|e| failed(what, e))?;
+        let answer = apart(&self.uri, QEMU_DEADLINE, move |conn| {
+            call(&conn.lookup_domain_by_uuid(uuid)?)
+        });
+        match answer {
+            Some(answer) => answer.map_err(|e| failed(what, e)),
+            None => Err(Fault::new(
+                Kind::Failed,
+                format!("failed to {what}: its QEMU does not answer"),
+            )
+            .hint("power it off: cyyber instance stop LAB USER --force")
+            .into()),
+        }
     }
 
     /// Whether the agent inside the guest answers within `deadline` (whole seconds, at least one).

@@ -255,7 +255,12 @@ impl Sandbox {
                 // What does not apply is refused.
                 virsh(step.iter().copied().chain(["--", uuid.trim()]));
             }
-            let _ = fs::remove_file(format!("/var/log/libvirt/qemu/{name}.log"));
+        }
+        let logs = fs::read_dir("/var/log/libvirt/qemu").into_iter().flatten();
+        for log in logs.flatten() {
+            if log.file_name().to_string_lossy().starts_with(prefix) {
+                let _ = fs::remove_file(log.path());
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub fn grant(context: &Context, domain: &Domain, console: &Console) -> Result<Ac
     let password = new_vnc_password();
     let expires = context.time() + VALID_FOR;
     domain
-        .update_live(&console.with_password(&password, expires))
+        .update_live(console.with_password(&password, expires))
         .context("failed to set the console's password")?;
     Ok(Access { password, expires })
 }

@@ -100,8 +100,10 @@ fn note(
             )
         }
         Power::Off | Power::Crashed => (context.time(), None),
-        // It has been running all the while.
-        _ => return Ok(()),
+        // It has been running all the while, and that is known.
+        _ if record.boot.as_ref().is_some_and(|boot| boot.run == run) => return Ok(()),
+        // Powered on by somebody else, or by a command that was killed before it could note that.
+        _ => (context.time(), None),
     };
     let boot = Boot {
         run,
