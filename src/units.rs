@@ -14,6 +14,13 @@ pub const MIB: u64 = 1 << 20;
 #[serde(try_from = "String")]
 pub struct ByteSize(pub u64);
 
+/// `20` and `G` of `20G`.
+fn number_and_unit(s: &str) -> Option<(u64, &str)> {
+    let digits = s.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = s.split_at(digits);
+    Some((number.parse().ok()?, unit))
+}
+
 impl FromStr for ByteSize {
     type Err = String;
 
@@ -24,8 +31,7 @@ impl FromStr for ByteSize {
                 s.escape_debug()
             )
         };
-        let digits = s.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = s.split_at(digits);
+        let (number, unit) = number_and_unit(s).ok_or_else(bad)?;
         let shift = match unit {
             "K" => 10,
             "M" => 20,
@@ -33,7 +39,6 @@ impl FromStr for ByteSize {
             "T" => 40,
             _ => return Err(bad()),
         };
-        let number: u64 = number.parse().map_err(|_| bad())?;
         number.checked_mul(1 << shift).map(ByteSize).ok_or_else(bad)
     }
 }
@@ -76,8 +81,7 @@ impl FromStr for Duration {
                 s.escape_debug()
             )
         };
-        let digits = s.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = s.split_at(digits);
+        let (number, unit) = number_and_unit(s).ok_or_else(bad)?;
         let seconds = match unit {
             "s" => 1,
             "m" => 60,
@@ -85,11 +89,10 @@ impl FromStr for Duration {
             "d" => 86_400,
             _ => return Err(bad()),
         };
-        let number: i64 = number.parse().map_err(|_| bad())?;
         let seconds = number
             .checked_mul(seconds)
-            .filter(|s| *s <= LONGEST)
-            .ok_or_else(bad)?;
+            .and_then(|s| i64::try_from(s).ok());
+        let seconds = seconds.filter(|s| *s <= LONGEST).ok_or_else(bad)?;
         Ok(Duration(SignedDuration::from_secs(seconds)))
     }
 }
