@@ -21,10 +21,10 @@ readonly HERE
 
 output=/var/cache/cyyber/debian-12-cloud-amd64.qcow2
 force=no
-work=         # folder of this build, removed at the end
-step_pid=     # long command under way
+work=                    # folder of this build, removed at the end
+step_pid=                # long command under way
 doing='making the image' # names the step in an error
-explained=no  # an error message is out already
+explained=no             # an error message is out already
 
 exec 3>&2 # messages for the user, also while output goes to the log
 
@@ -51,6 +51,9 @@ Makes a bootable Debian 12 (amd64) cloud image in qcow2 format.
 
 Beside PATH go PATH.sha256 (checksum), PATH.recipe (what it was made from)
 and PATH.lock (kept, so that two runs never clash).
+
+Copy or convert the image to use it: a disk that names it as its backing file
+breaks when the image is made anew.
 EOF
 }
 
@@ -135,7 +138,8 @@ start_work() {
     # The name is fixed: what a killed run left is found and removed here.
     work=$(dirname -- "$output")/.$(basename -- "$output").build
     rm -rf --one-file-system -- "$work"
-    mkdir -- "$work"
+    mkdir -- "$work" || die "cannot make the image: $work cannot be created"
+    : >"$work/log"
     # A group handed down by the folder around it would end up in the image.
     chown root:root -- "$work"
     chmod u=rwx,go=rx,g-s -- "$work"
@@ -159,7 +163,7 @@ finish() {
         wait "$step_pid" 2>/dev/null || true
     fi
     if ((status != 0)) && [[ $explained = no ]]; then
-        tail -n 15 -- "$work/log" >&3
+        tail -n 15 -- "$work/log" >&3 || true
         say "error: $doing failed: $(reason)"
         status=1
     fi
