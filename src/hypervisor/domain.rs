@@ -1,0 +1,163 @@
+//! One guest, by its libvirt handle.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use virt::error::ErrorNumber;
+use virt::sys;
+
+use super::{Detail, Facts, apart, failed, is, stats};
+use crate::error::{Fault, Kind};
+
+/// How long a QEMU may take to answer. One on a busy host takes a second.
+const QEMU_DEADLINE: Duration = Duration::from_secs(20);
+
+/// One guest.
+#[derive(Debug)]
+pub struct Domain {
+    pub(super) inner: virt::domain::Domain,
+    pub(super) uri: String,
+}
+
+impl Domain {
+    /// Facts about this domain as they are now; `None` when it is gone.
+    pub fn facts(&self, detail: Detail) -> Result<Option<Facts>> {
+        let Some(mut facts) =
+            stats::of_one(&self.inner, detail).map_err(|e| failed("read the domain's state", e))?
+        else {
+            return Ok(None);
+        };
+        facts.saved = match self.inner.has_managed_save(0) {
+            Ok(saved) => saved,
+            Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
+            Err(e) => return Err(failed("ask for saved memory", e)),
+        };
+        Ok(Some(facts))
+    }
+
+    /// The definition of the running domain, or the stored one. Without passwords.
+    pub fn xml(&self) -> Result<String> {
+        self.inner
+            .xml_desc(0)
+            .map_err(|e| failed("read the domain's definition", e))
+    }
+
+    /// Powers it on, or restores its saved memory.
+    pub fn start(&self) -> Result<()> {
+        self.inner.create().map_err(|e| {
+            if e.message().contains("Cannot allocate memory") {
+                return Fault::new(
+                    Kind::Capacity,
+                    format!("failed to start the domain: {}", e.message()),
+                )
+                .hint("the host has not enough free memory for it")
+                .into();
+            }
+            let networkless = is(&e, ErrorNumber::NoNetwork)
+                || e.message().contains("is not active") && e.message().contains("network");
+            match networkless {
+                true => Fault::new(
+                    Kind::Unavailable,
+                    format!("failed to start the domain: {}", e.message()),
+                )
+                .hint("`make setup` defines and starts the lab networks")
+                .into(),
+                false => failed("start the domain", e),
+            }
+        })
+    }
+
+    /// Lets a frozen domain run on.
+    pub fn thaw(&self) -> Result<()> {
+        self.by_qemu("let the domain run on", |domain| domain.resume().map(drop))
+    }
+
+    /// Presses the guest's ACPI power button; whether that worked shows in the domain's state. A
+    /// QEMU that does not answer within `deadline` is not waited for.
+    pub fn press_power_button(&self, deadline: Duration) {
+        let Ok(uuid) = self.inner.uuid() else {
+            return;
+        };
+        apart(&self.uri, deadline, move |conn| {
+            conn.lookup_domain_by_uuid(uuid)?
+                .shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+        });
+    }
+
+    /// Has the guest's agent shut the guest down. The agent does not answer to this, so whether it
+    /// worked shows in the domain's state alone; libvirt's own call for it would wait a minute for
+    /// that.
+    pub fn shut_down_by_agent(&self) {
+        let _ = self.agent(r#"{"execute":"guest-shutdown"}"#, Duration::from_secs(1));
+    }
+
+    /// Powers it off at once. A domain that is off already is fine.
+    pub fn power_off(&self) -> Result<()> {
+        match self.inner.destroy() {
+            Err(e) if !is(&e, ErrorNumber::OperationInvalid) => {
+                Err(failed("power the domain off", e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes its saved memory from disk.
+    pub fn drop_saved_memory(&self) -> Result<()> {
+        self.inner
+            .managed_save_remove(0)
+            .map_err(|e| failed("drop the saved memory", e))
+    }
+
+    /// Changes a device of the running domain, and of it alone.
+    pub fn update_live(&self, device: String) -> Result<()> {
+        self.by_qemu("change a device of the running domain", move |domain| {
+            domain
+                .update_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE)
+                .map(drop)
+        })
+    }
+
+    /// Does what needs an answer of the domain's QEMU, which is waited for within bounds.
+    fn by_qemu(
+        &self,
+        what: &str,
+        call: impl FnOnce(&virt::domain::Domain) -> Result<(), virt::error::Error> + Send + 'static,
+    ) -> Result<()> {
+        let uuid = self.inner.uuid().map_err(|e| failed(what, e))?;
+        let answer = apart(&self.uri, QEMU_DEADLINE, move |conn| {
+            call(&conn.lookup_domain_by_uuid(uuid)?)
+        });
+        match answer {
+            Some(answer) => answer.map_err(|e| failed(what, e)),
+            None => Err(Fault::new(
+                Kind::Failed,
+                format!("failed to {what}: its QEMU does not answer"),
+            )
+            .hint("power it off: cyyber instance stop LAB USER --force")
+            .into()),
+        }
+    }
+
+    /// Whether the agent inside the guest answers within `deadline` (whole seconds, at least one).
+    pub fn agent_answers(&self, deadline: Duration) -> bool {
+        self.agent(r#"{"execute":"guest-ping"}"#, deadline).is_ok()
+    }
+
+    fn agent(&self, command: &str, deadline: Duration) -> Result<String> {
+        let seconds = i32::try_from(deadline.as_secs()).unwrap_or(i32::MAX).max(1);
+        self.inner
+            .qemu_agent_command(command, seconds, 0)
+            .map_err(|e| failed("ask the guest agent", e))
+    }
+
+    /// The address that the lab network's DHCP server gave to the guest.
+    pub fn leased_address(&self) -> Option<IpAddr> {
+        let source = sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE;
+        let interfaces = self.inner.interface_addresses(source, 0).ok()?;
+        interfaces
+            .iter()
+            .flat_map(|interface| &interface.addrs)
+            .find_map(|address| address.addr.parse().ok())
+    }
+}
