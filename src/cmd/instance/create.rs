@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::{start, view};
+use super::start;
+use super::view::{self, Single};
 use crate::context::Context;
 use crate::domain::{self, InstanceDomain};
 use crate::error::{Fault, Kind};
@@ -15,17 +16,14 @@ use crate::instance::InstanceName;
 use crate::state::activity;
 use crate::state::record::{self, Record};
 
-pub fn run(context: &Context, name: &InstanceName, and_start: bool) -> Result<()> {
-    let answer = {
-        let _lock = super::lock(context, name)?;
-        let (domain, made) = ensure(context, name)?;
-        if and_start {
-            start::power_on(context, name, &domain, made)?
-        } else {
-            view::single(context, name, made, None, None)?
-        }
-    };
-    context.output.answer(&answer)
+pub fn run(context: &Context, name: &InstanceName, and_start: bool) -> Result<Single> {
+    let _lock = super::lock(context, name)?;
+    let (domain, made) = ensure(context, name)?;
+    if and_start {
+        start::power_on(context, name, &domain, made)
+    } else {
+        view::single(context, name, made, None, None)
+    }
 }
 
 /// The domain of `name`, and whether it had to be made. The caller holds the instance's lock.

@@ -10,6 +10,8 @@ mod view;
 
 use anyhow::Result;
 
+use view::Single;
+
 use crate::cli::{Instance, Target};
 use crate::context::Context;
 use crate::error::{Fault, Kind};
@@ -20,13 +22,18 @@ use crate::state::lock::{self, Lock};
 /// Runs a verb.
 pub fn run(context: &Context, command: &Instance) -> Result<()> {
     match command {
-        Instance::Create { target, start } => create::run(context, &target.name(), *start),
-        Instance::Start { target } => start::run(context, &target.name()),
+        Instance::Create { target, start } => {
+            answer(context, create::run(context, &target.name(), *start))
+        }
+        Instance::Start { target } => answer(context, start::run(context, &target.name())),
         Instance::Stop {
             target,
             timeout,
             force,
-        } => stop::run(context, &target.name(), *timeout, *force),
+        } => {
+            let stopped = stop::run(context, &target.name(), *timeout, *force);
+            answer(context, stopped)
+        }
         Instance::Stats { lab, user } => match (lab, user) {
             (Some(lab), Some(user)) => {
                 let name = InstanceName {
@@ -41,6 +48,11 @@ pub fn run(context: &Context, command: &Instance) -> Result<()> {
             list::run(context, lab.as_ref(), user.as_ref(), *state)
         }
     }
+}
+
+/// Tells how a verb on one instance went.
+fn answer(context: &Context, instance: Result<Single>) -> Result<()> {
+    context.output.answer(&instance?)
 }
 
 impl Target {

@@ -19,13 +19,10 @@ use crate::state::record::{self, Boot, Record, Run};
 /// being saved takes a while.
 const SETTLING: Duration = Duration::from_secs(60);
 
-pub fn run(context: &Context, name: &InstanceName) -> Result<()> {
-    let answer = {
-        let _lock = super::lock(context, name)?;
-        let (domain, made) = create::ensure(context, name)?;
-        power_on(context, name, &domain, made)?
-    };
-    context.output.answer(&answer)
+pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
+    let _lock = super::lock(context, name)?;
+    let (domain, made) = create::ensure(context, name)?;
+    power_on(context, name, &domain, made)
 }
 
 /// Brings `domain` to run, from whatever state it is in, and gives access to its console. The

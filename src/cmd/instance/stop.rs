@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{start, view};
+use super::start;
+use super::view::{self, Single};
 use crate::context::Context;
 use crate::hypervisor::{Domain, Power};
 use crate::instance::InstanceName;
@@ -22,14 +23,11 @@ pub fn run(
     name: &InstanceName,
     timeout: units::Duration,
     force: bool,
-) -> Result<()> {
-    let answer = {
-        let _lock = super::lock(context, name)?;
-        let domain = super::existing(context, name)?;
-        let (changed, reason) = power_down(context, name, &domain, timeout, force)?;
-        view::single(context, name, changed, Some(reason), None)?
-    };
-    context.output.answer(&answer)
+) -> Result<Single> {
+    let _lock = super::lock(context, name)?;
+    let domain = super::existing(context, name)?;
+    let (changed, reason) = power_down(context, name, &domain, timeout, force)?;
+    view::single(context, name, changed, Some(reason), None)
 }
 
 /// Brings `domain` to be off; returns whether that changed anything, and how it went.
