@@ -1,7 +1,8 @@
 //! What every command stands on: configuration, paths, the hypervisor and the time, each settled
 //! once.
 
-use std::sync::{Once, OnceLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -12,6 +13,7 @@ use crate::cli::Global;
 use crate::config::{AcceleratorChoice, Config};
 use crate::env::Overrides;
 use crate::hypervisor::Hypervisor;
+use crate::interrupt;
 use crate::output::Output;
 use crate::paths::Paths;
 
@@ -28,7 +30,9 @@ pub struct Context {
     accelerator: AcceleratorChoice,
     uri: String,
     warned: Once,
+    warned_of_cpu: Once,
     hypervisor: OnceLock<Hypervisor>,
+    stop: OnceLock<Arc<AtomicBool>>,
 }
 
 impl Context {
@@ -54,7 +58,9 @@ impl Context {
                 .unwrap_or_else(|| host.connect.clone()),
             config,
             warned: Once::new(),
+            warned_of_cpu: Once::new(),
             hypervisor: OnceLock::new(),
+            stop: OnceLock::new(),
         })
     }
 
@@ -74,6 +80,16 @@ impl Context {
         Ok(self.hypervisor.get_or_init(|| open))
     }
 
+    /// A flag that is raised when the program is asked to end. From the first call on, signals do
+    /// nothing but that.
+    pub fn interrupted(&self) -> Result<&AtomicBool> {
+        if let Some(stop) = self.stop.get() {
+            return Ok(stop);
+        }
+        let stop = interrupt::flag()?;
+        Ok(self.stop.get_or_init(|| stop))
+    }
+
     /// The accelerator for a new guest.
     pub fn accelerator(&self) -> Result<Accelerator> {
         Ok(accelerator::choose(self.accelerator, accelerator::Host::probe())?.0)
@@ -86,5 +102,13 @@ impl Context {
         if let Ok((_, Some(warning))) = chosen {
             self.warned.call_once(|| self.output.warn(&warning));
         }
+    }
+
+    /// Says, once, that nothing can be held back here.
+    pub fn warn_of_no_cpu_control(&self) {
+        self.warned_of_cpu.call_once(|| {
+            self.output
+                .warn("this hypervisor cannot limit CPU time: idle instances keep all of theirs");
+        });
     }
 }

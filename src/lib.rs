@@ -14,6 +14,7 @@
 //! | [`state`] | activity, records and locks in the state directory |
 //! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
+//! | [`interrupt`] | signals that ask us to end |
 //! | [`output`] | what reaches the terminal |
 //! | [`env`](mod@env) | what is read from the environment |
 //! | [`config`] | `labs-config.json` |
@@ -34,6 +35,7 @@ pub mod files;
 pub mod hypervisor;
 pub mod images;
 pub mod instance;
+pub mod interrupt;
 pub mod observe;
 pub mod output;
 pub mod packer;

@@ -4,19 +4,18 @@ mod directory;
 mod one;
 mod progress;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Serialize;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::cli::Build;
 use crate::config::Lab;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::instance::LabId;
+use crate::interrupt;
 use crate::output::{Report, table};
 use crate::packer::Packer;
 use crate::process::Program;
@@ -41,7 +40,7 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
         packer,
         dry_run: options.dry_run,
         force: options.force,
-        stop: stop_on_signals()?,
+        stop: interrupt::flag()?,
     };
     let built = side_by_side(&labs, usize::from(options.jobs), |lab| common.build(lab));
     report(context, &labs, built)
@@ -60,18 +59,6 @@ fn chosen<'a>(context: &'a Context, ids: &[LabId]) -> Result<Vec<&'a Lab>> {
         }
     }
     Ok(labs)
-}
-
-/// A flag that a signal to end raises. A second signal ends the program at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // The order matters: the second one must find the flag raised by the first.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .context("failed to prepare for being interrupted")?;
-    }
-    Ok(stop)
 }
 
 /// Runs `job` on every item, `most` at a time; the results are in the items' order.
