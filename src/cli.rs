@@ -161,6 +161,35 @@ pub enum Instance {
         #[command(flatten)]
         target: Target,
     },
+    /// Pause an instance and give its memory back to the host
+    ///
+    /// The guest's memory is saved to disk, and its RAM is free again. `resume` and `start` bring
+    /// the instance back as it was, running. When the memory cannot be saved, as on a full disk, or
+    /// on Ctrl-C, the instance goes on running.
+    #[command(after_help = "Examples:
+  cyyber instance pause lab01 7                memory to disk, RAM free
+  cyyber instance pause lab01 7 --keep-memory  held still in RAM, back at once")]
+    Pause {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        target: Target,
+        /// Hold it still with its memory in RAM, instead of saving it to disk
+        #[arg(long)]
+        keep_memory: bool,
+    },
+    /// Bring a paused instance back
+    ///
+    /// It goes on where it was, at full speed and with the right time where its guest agent can set
+    /// the clock. As with `start`, the answer has the console's ports and a fresh password. A
+    /// stopped instance cannot be resumed.
+    #[command(after_help = "Examples:
+  cyyber instance resume lab01 7          state, ports and password as text
+  cyyber -o json instance resume lab01 7  the same for a web backend")]
+    Resume {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        target: Target,
+    },
     /// Shut an instance down
     ///
     /// Asks the guest, by its agent and by the ACPI power button, and powers it off when it has not
@@ -181,6 +210,29 @@ pub enum Instance {
         /// memory, is lost
         #[arg(long)]
         force: bool,
+    },
+    /// Get access to the console of a running instance
+    ///
+    /// The answer has both ports of the console and a fresh password, which is good for 60 seconds.
+    /// The password before it opens no more sessions; one that is open stays open.
+    #[command(after_help = "Examples:
+  cyyber instance console lab01 7          ports and password as text
+  cyyber -o json instance console lab01 7  the same for a web backend")]
+    Console {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Record that an instance is in use now
+    ///
+    /// What keeps an instance from being taken for idle, and gives an idle one its CPU time back.
+    /// A program may as well set the modification time of the file state_dir/activity/INSTANCE.
+    #[command(after_help = "Examples:
+  cyyber instance touch lab01 7  its user is there")]
+    Touch {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        target: Target,
     },
     /// Show what instances use
     ///

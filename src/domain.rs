@@ -201,8 +201,14 @@ impl Origin {
     }
 }
 
+/// The UUID in the definition `xml`.
+pub fn uuid_of(xml: &str) -> Result<Uuid> {
+    parse(xml)?.uuid.context("the definition has no UUID")
+}
+
 #[derive(Deserialize)]
 struct DomainXml {
+    uuid: Option<Uuid>,
     metadata: Option<MetadataXml>,
     devices: DevicesXml,
 }

@@ -8,7 +8,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use jiff::Timestamp;
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 
 /// For owner and group.
 pub const SHARED: u32 = 0o660;
@@ -113,6 +115,26 @@ pub fn remove(path: &Path) -> io::Result<()> {
         Err(_) => Ok(()),
     };
     removed.map_err(|error| said(&error, "remove", path))
+}
+
+/// Tells one state of a file's content from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// In bytes.
+    pub size: u64,
+    /// When it was last written to.
+    pub modified: Timestamp,
+}
+
+impl Identity {
+    /// The present one of the file at `path`; a link is not followed.
+    pub fn of(path: &Path) -> io::Result<Identity> {
+        let there = path.symlink_metadata()?;
+        Ok(Identity {
+            size: there.len(),
+            modified: Timestamp::try_from(there.modified()?).map_err(io::Error::other)?,
+        })
+    }
 }
 
 /// Makes what was done in the directory of `path` last through a power cut.

@@ -36,6 +36,16 @@ pub fn observe(
                 State::Running,
                 "powered on by something other than cyyber".to_owned(),
             ),
+            Some(Boot {
+                idle: Some(idle), ..
+            }) => {
+                let since = age(now.duration_since(idle.since));
+                let cpu = match idle.capped {
+                    true => "its CPU is held to half",
+                    false => "this hypervisor cannot limit its CPU",
+                };
+                (State::Idle, format!("idle for {since}: {cpu}"))
+            }
             Some(Boot { ready: Some(_), .. }) => {
                 (State::Running, "the guest agent answered".to_owned())
             }
@@ -69,24 +79,33 @@ mod tests {
     use crate::hypervisor::Usage;
     use crate::state::record::Run;
 
-    fn state(power: Power, saved: bool, ready: Option<bool>, seconds: i64) -> State {
-        let on = Timestamp::UNIX_EPOCH;
-        let facts = Facts {
+    fn facts(power: Power, saved: bool) -> Facts {
+        Facts {
             name: "lab01_user_7".to_owned(),
             uuid: crate::domain::new_uuid(),
             id: Some(1),
             power,
             saved,
+            restored: false,
             usage: Usage::default(),
-        };
-        let boot = ready.map(|ready| Boot {
+        }
+    }
+
+    fn boot(ready: bool) -> Boot {
+        Boot {
             run: Run::current(1),
-            powered_on: on,
-            ready: ready.then_some(on),
+            powered_on: Timestamp::UNIX_EPOCH,
+            ready: ready.then_some(Timestamp::UNIX_EPOCH),
             console: None,
-        });
-        let now = on + jiff::SignedDuration::from_secs(seconds);
-        observe(&facts, boot.as_ref(), "5m".parse().unwrap(), now).0
+            idle: None,
+        }
+    }
+
+    fn state(power: Power, saved: bool, ready: Option<bool>, seconds: i64) -> State {
+        let boot = ready.map(boot);
+        let now = Timestamp::from_second(seconds).unwrap();
+        let timeout = "5m".parse().unwrap();
+        observe(&facts(power, saved), boot.as_ref(), timeout, now).0
     }
 
     #[test]
@@ -101,6 +120,30 @@ mod tests {
         assert_eq!(state(Power::On, false, Some(false), 300), State::Running);
         assert_eq!(state(Power::On, false, Some(true), 1), State::Running);
         assert_eq!(state(Power::On, false, None, 1), State::Running);
+    }
+
+    #[test]
+    fn an_idle_guest_is_idle_while_it_runs() {
+        let boot = Boot {
+            idle: Some(crate::state::record::Idle {
+                since: Timestamp::UNIX_EPOCH,
+                capped: true,
+            }),
+            ..boot(true)
+        };
+        let now = Timestamp::from_second(90).unwrap();
+        let seen = |power| {
+            observe(
+                &facts(power, false),
+                Some(&boot),
+                "5m".parse().unwrap(),
+                now,
+            )
+        };
+        let (state, reason) = seen(Power::On);
+        assert_eq!(state, State::Idle);
+        assert_eq!(reason, "idle for 1m: its CPU is held to half");
+        assert_eq!(seen(Power::Frozen).0, State::Paused);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod build;
 mod completions;
-mod instance;
+pub mod instance;
 
 use anyhow::Result;
 use jiff::Timestamp;

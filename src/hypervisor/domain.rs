@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use jiff::Timestamp;
+use uuid::Uuid;
 use virt::error::ErrorNumber;
 use virt::sys;
 
@@ -68,6 +70,11 @@ impl Domain {
         })
     }
 
+    /// Holds it still, with its memory in RAM.
+    pub fn freeze(&self) -> Result<()> {
+        self.by_qemu("freeze the domain", |domain| domain.suspend().map(drop))
+    }
+
     /// Lets a frozen domain run on.
     pub fn thaw(&self) -> Result<()> {
         self.by_qemu("let the domain run on", |domain| domain.resume().map(drop))
@@ -102,13 +109,6 @@ impl Domain {
         }
     }
 
-    /// Removes its saved memory from disk.
-    pub fn drop_saved_memory(&self) -> Result<()> {
-        self.inner
-            .managed_save_remove(0)
-            .map_err(|e| failed("drop the saved memory", e))
-    }
-
     /// Changes a device of the running domain, and of it alone.
     pub fn update_live(&self, device: String) -> Result<()> {
         self.by_qemu("change a device of the running domain", move |domain| {
@@ -118,13 +118,13 @@ impl Domain {
         })
     }
 
-    /// Does what needs an answer of the domain's QEMU, which is waited for within bounds.
-    fn by_qemu(
+    /// What needs an answer of the domain's QEMU, which is waited for within bounds.
+    pub(super) fn by_qemu<T: Send + 'static>(
         &self,
         what: &str,
-        call: impl FnOnce(&virt::domain::Domain) -> Result<(), virt::error::Error> + Send + 'static,
-    ) -> Result<()> {
-        let uuid = self.inner.uuid().map_err(|e| failed(what, e))?;
+        call: impl FnOnce(&virt::domain::Domain) -> Result<T, virt::error::Error> + Send + 'static,
+    ) -> Result<T> {
+        let uuid = self.uuid()?;
         let answer = apart(&self.uri, QEMU_DEADLINE, move |conn| {
             call(&conn.lookup_domain_by_uuid(uuid)?)
         });
@@ -139,9 +139,26 @@ impl Domain {
         }
     }
 
+    /// Its UUID.
+    pub fn uuid(&self) -> Result<Uuid> {
+        self.inner
+            .uuid()
+            .map_err(|e| failed("read the domain's UUID", e))
+    }
+
     /// Whether the agent inside the guest answers within `deadline` (whole seconds, at least one).
     pub fn agent_answers(&self, deadline: Duration) -> bool {
         self.agent(r#"{"execute":"guest-ping"}"#, deadline).is_ok()
+    }
+
+    /// Has the guest's agent set the guest's clock to `now`, within `deadline` (whole seconds, at
+    /// least one). A guest does not notice how long its memory lay on disk.
+    pub fn set_clock(&self, now: Timestamp, deadline: Duration) -> Result<()> {
+        // What QEMU's guest-set-time takes: nanoseconds since 1970.
+        let nanoseconds = now.as_nanosecond();
+        let command =
+            format!(r#"{{"execute":"guest-set-time","arguments":{{"time":{nanoseconds}}}}}"#);
+        self.agent(&command, deadline).map(drop)
     }
 
     fn agent(&self, command: &str, deadline: Duration) -> Result<String> {

@@ -4,7 +4,10 @@
 //! values and never print. Domains are addressed by handle, never by text: libvirt takes a name
 //! such as `17` for an id.
 
+mod cpu;
 mod domain;
+mod job;
+mod memory;
 mod stats;
 
 use std::collections::HashSet;
@@ -17,6 +20,7 @@ use virt::enumutil::Enum;
 use virt::error::{ErrorDomain, ErrorNumber};
 use virt::sys;
 
+pub use cpu::CpuControl;
 pub use domain::Domain;
 pub use stats::Detail;
 
@@ -64,6 +68,8 @@ pub struct Facts {
     pub power: Power,
     /// Its memory is saved on disk.
     pub saved: bool,
+    /// It runs since its memory was restored, and nothing happened to it since.
+    pub restored: bool,
     /// What it uses, as far as it was asked for and is known.
     pub usage: Usage,
 }
@@ -194,16 +200,20 @@ fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {
 
 fn failed(what: &str, error: virt::error::Error) -> anyhow::Error {
     let message = format!("failed to {what}: {}", error.message());
-    let lost = is(&error, ErrorNumber::NoConnect)
-        || is(&error, ErrorNumber::Rpc)
-        || matches!(
-            error.domain(),
-            Enum::Known(ErrorDomain::Rpc | ErrorDomain::Remote)
-        );
-    match lost {
+    match is_lost(&error) {
         true => Fault::new(Kind::Unavailable, message)
             .hint("the connection to libvirtd was lost; try again when it is back")
             .into(),
         false => anyhow::anyhow!(message),
     }
+}
+
+/// Whether it was the connection that failed.
+fn is_lost(error: &virt::error::Error) -> bool {
+    is(error, ErrorNumber::NoConnect)
+        || is(error, ErrorNumber::Rpc)
+        || matches!(
+            error.domain(),
+            Enum::Known(ErrorDomain::Rpc | ErrorDomain::Remote)
+        )
 }

@@ -116,6 +116,7 @@ unsafe fn facts(record: &sys::virDomainStatsRecord) -> Facts {
         id: (id != u32::MAX).then_some(id),
         power: power(state, reason),
         saved: false,
+        restored: (state, reason) == (sys::VIR_DOMAIN_RUNNING, sys::VIR_DOMAIN_RUNNING_RESTORED),
         usage,
     }
 }

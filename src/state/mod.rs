@@ -3,3 +3,4 @@
 pub mod activity;
 pub mod lock;
 pub mod record;
+pub mod saved;

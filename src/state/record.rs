@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::domain::Console;
 use crate::files;
+use crate::state::saved::Saved;
 
 /// A note on one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +24,11 @@ pub struct Record {
     pub build: String,
     /// When the instance was made.
     pub created: Timestamp,
-    /// Its present run, if it was started by this program.
+    /// Its last run, if it was started by this program.
     pub boot: Option<Boot>,
+    /// Its saved memory, if it was saved by this program.
+    #[serde(default)]
+    pub saved: Option<Saved>,
 }
 
 /// A note on one run of a domain, from power-on to power-off.
@@ -38,6 +42,18 @@ pub struct Boot {
     pub ready: Option<Timestamp>,
     /// Where its console is.
     pub console: Option<Console>,
+    /// That nobody uses it, and what was done about that.
+    #[serde(default)]
+    pub idle: Option<Idle>,
+}
+
+/// A note on a run that nobody uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idle {
+    /// Since when it counts as idle.
+    pub since: Timestamp,
+    /// Whether its CPU time is limited: not every hypervisor can.
+    pub capped: bool,
 }
 
 /// Tells one run of a domain from all others: libvirt counts runs, and begins anew when the host
@@ -91,6 +107,7 @@ mod tests {
             build: "1".to_owned(),
             created: Timestamp::UNIX_EPOCH,
             boot: None,
+            saved: None,
         };
         write(&path, &record).unwrap();
         assert_eq!(read(&path, uuid), Some(record));

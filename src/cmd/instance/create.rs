@@ -107,6 +107,7 @@ fn define(context: &Context, name: &InstanceName, overlay: &Path, base: &Base) -
         build: base.build.clone(),
         created,
         boot: None,
+        saved: None,
     };
     if let Err(error) = record::write(&context.paths.record(name), &record) {
         // libvirt has the same facts; a listing is merely slower without the note.

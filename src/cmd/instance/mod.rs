@@ -1,12 +1,19 @@
 //! The verbs on instances.
 
+mod access;
 mod console;
 mod create;
+pub mod idle;
 mod list;
+mod memory;
+mod pause;
+mod resume;
 mod start;
 mod stats;
 mod stop;
+mod touch;
 mod view;
+mod wake;
 
 use anyhow::Result;
 
@@ -26,6 +33,13 @@ pub fn run(context: &Context, command: &Instance) -> Result<()> {
             answer(context, create::run(context, &target.name(), *start))
         }
         Instance::Start { target } => answer(context, start::run(context, &target.name())),
+        Instance::Pause {
+            target,
+            keep_memory,
+        } => answer(context, pause::run(context, &target.name(), *keep_memory)),
+        Instance::Resume { target } => answer(context, resume::run(context, &target.name())),
+        Instance::Console { target } => answer(context, console::run(context, &target.name())),
+        Instance::Touch { target } => answer(context, touch::run(context, &target.name())),
         Instance::Stop {
             target,
             timeout,

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::start;
+use super::memory;
 use super::view::{self, Single};
+use super::wake::{settled, wake};
 use crate::context::Context;
 use crate::hypervisor::{Domain, Power};
 use crate::instance::InstanceName;
@@ -38,30 +39,31 @@ fn power_down(
     timeout: units::Duration,
     force: bool,
 ) -> Result<(bool, String)> {
+    if force {
+        return cut_power(context, name, domain);
+    }
     let deadline = Instant::now() + timeout.std();
-    let before = match force {
-        true => super::facts(domain, name)?,
-        false => start::settled(domain, name)?,
-    };
+    let before = settled(domain, name)?;
     match before.power {
-        Power::Off | Power::Crashed if !before.saved => {
-            return Ok((false, "not running".to_owned()));
-        }
-        Power::Off | Power::Crashed if force => {
-            context.output.warn(&format!(
-                "{name}: dropping its saved memory and what was unsaved in it"
+        Power::Off if !before.saved => return Ok((false, "not running".to_owned())),
+        Power::Crashed if !before.saved => {
+            return Ok((
+                false,
+                "off since the hypervisor reported a crash".to_owned(),
             ));
-            domain.drop_saved_memory()?;
-            return Ok((true, "its saved memory was dropped".to_owned()));
         }
-        _ if force => {
-            domain.power_off()?;
-            return Ok((true, "powered off by force".to_owned()));
-        }
-        // Only a guest that runs can shut down cleanly.
-        Power::Off | Power::Crashed => domain.start()?,
-        Power::Frozen | Power::StuckOnDisk => domain.thaw()?,
-        Power::On | Power::Busy => {}
+        _ => {}
+    }
+    if before.saved
+        && let Some(why) = memory::unusable(context, name, domain)?
+    {
+        memory::set_aside(context, name, domain, &why)?;
+        return Ok((true, "its saved memory could not be restored".to_owned()));
+    }
+    // Only a guest that runs can shut down cleanly.
+    if before.power != Power::On {
+        wake(context, name, domain, &before)?;
+        memory::forget(context, name, domain)?;
     }
     if shut_down(domain, name, deadline)? {
         return Ok((true, "shut down by its guest".to_owned()));
@@ -73,6 +75,30 @@ fn power_down(
     );
     context.output.warn(&format!("{name} was {reason}"));
     Ok((true, reason))
+}
+
+/// Powers `domain` off at once, and drops its saved memory, saying what is lost.
+fn cut_power(context: &Context, name: &InstanceName, domain: &Domain) -> Result<(bool, String)> {
+    // Not the settled facts: one that hangs is what this is for.
+    let before = super::facts(domain, name)?;
+    let runs = before.id.is_some();
+    if runs {
+        domain.power_off()?;
+    }
+    if super::facts(domain, name)?.saved {
+        if !runs {
+            context.output.warn(&format!(
+                "{name}: dropping its saved memory and what was unsaved in it"
+            ));
+        }
+        domain.drop_saved_memory()?;
+        memory::forget(context, name, domain)?;
+    }
+    Ok(match (runs, before.saved) {
+        (true, _) => (true, "powered off by force".to_owned()),
+        (false, true) => (true, "its saved memory was dropped".to_owned()),
+        (false, false) => (false, "not running".to_owned()),
+    })
 }
 
 /// Asks the guest to shut down; whether it did so by the deadline.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::console::Access;
+use super::access::Access;
 use crate::config::Policy;
 use crate::context::Context;
 use crate::domain::{Console, Origin};
@@ -199,6 +199,7 @@ pub fn noted(context: &Context, name: &InstanceName, uuid: Uuid) -> Result<Optio
         build,
         created,
         boot: None,
+        saved: None,
     }))
 }
 

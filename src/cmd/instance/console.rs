@@ -1,0 +1,24 @@
+//! `cyyber instance console`
+
+use anyhow::Result;
+
+use super::access;
+use super::view::{self, Single};
+use super::wake::settled;
+use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::hypervisor::Power;
+use crate::instance::InstanceName;
+
+pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
+    let _lock = super::lock(context, name)?;
+    let domain = super::existing(context, name)?;
+    if settled(&domain, name)?.power != Power::On {
+        let message = format!("{name} is not running and has no console");
+        let hint = format!("start it: cyyber instance start {} {}", name.lab, name.user);
+        return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
+    }
+    let console = access::locate(&domain)?;
+    let access = access::grant(context, &domain, &console)?;
+    view::single(context, name, true, None, Some(access))
+}

@@ -1,0 +1,31 @@
+//! `cyyber instance touch`
+
+use anyhow::{Context as _, Result};
+
+use super::idle;
+use super::view::{self, Single};
+use crate::context::Context;
+use crate::hypervisor::Power;
+use crate::instance::InstanceName;
+use crate::state::activity;
+use crate::state::record::Run;
+
+pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
+    let domain = super::existing(context, name)?;
+    // First, and without waiting for a command that holds the instance: it may be looking.
+    activity::touch(&context.paths.activity(name))
+        .with_context(|| format!("failed to note the activity of {name}"))?;
+    let facts = super::facts(&domain, name)?;
+    if matches!(facts.power, Power::On | Power::Busy) {
+        let record = view::noted(context, name, facts.uuid)?;
+        let known = record.and_then(|record| record.boot);
+        // One whose run is not noted may have been held back before it was restored.
+        if known
+            .is_none_or(|boot| Some(boot.run) != facts.id.map(Run::current) || boot.idle.is_some())
+        {
+            let _lock = super::lock(context, name)?;
+            idle::leave(context, name, &domain)?;
+        }
+    }
+    view::single(context, name, true, None, None)
+}

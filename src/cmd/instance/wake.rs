@@ -1,0 +1,162 @@
+//! Bringing a domain to run, from whatever state it is in.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::view;
+use crate::context::Context;
+use crate::domain::Console;
+use crate::error::{Fault, Kind};
+use crate::hypervisor::{Domain, Facts, Power};
+use crate::instance::InstanceName;
+use crate::state::record::{self, Boot, Record, Run};
+
+/// How long libvirt may take to be done with what it is doing to a domain. A large guest that is
+/// being saved takes a while.
+const SETTLING: Duration = Duration::from_secs(60);
+
+/// How long the guest's agent may take to set the clock, in a guest that has just come back.
+const CLOCK: Duration = Duration::from_secs(10);
+
+/// How a domain came to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// It ran.
+    Already,
+    /// It ran, with its CPU time limited.
+    Uncapped,
+    /// It was frozen in RAM.
+    Thawed,
+    /// Its memory was restored from disk.
+    Restored,
+    /// It was powered on.
+    Booted,
+}
+
+/// The facts once libvirt is done with what it is doing to the domain, and what an interrupted save
+/// left of a guest that runs on is out of the way: it is old by now, and must never be restored.
+pub fn settled(domain: &Domain, name: &InstanceName) -> Result<Facts> {
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        let mut facts = super::facts(domain, name)?;
+        if facts.power != Power::Busy {
+            if facts.saved && facts.id.is_some() {
+                domain.drop_saved_memory()?;
+                facts.saved = false;
+            }
+            return Ok(facts);
+        }
+        if Instant::now() > deadline {
+            let message = format!("libvirt is still starting, saving or stopping {name}");
+            return Err(Fault::new(Kind::Busy, message)
+                .hint("try again when it is done")
+                .into());
+        }
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// Makes `domain`, which is as `before` says, run at its full speed and with the right time. Saved
+/// memory must have been checked.
+pub fn wake(
+    context: &Context,
+    name: &InstanceName,
+    domain: &Domain,
+    before: &Facts,
+) -> Result<Woken> {
+    let woken = match before.power {
+        Power::On | Power::Busy => {
+            return Ok(match domain.lift_cpu_cap()? {
+                true => Woken::Uncapped,
+                false => Woken::Already,
+            });
+        }
+        Power::Frozen | Power::StuckOnDisk => {
+            domain.thaw()?;
+            Woken::Thawed
+        }
+        Power::Off | Power::Crashed => {
+            domain.start()?;
+            if !before.saved {
+                return Ok(Woken::Booted);
+            }
+            let after = super::facts(domain, name)?;
+            if after.power == Power::Frozen {
+                // Saved by somebody else, while it was frozen.
+                domain.thaw()?;
+            } else if !after.restored {
+                context.output.warn(&format!(
+                    "{name} was booted from its disk: libvirt did not restore its saved memory"
+                ));
+                return Ok(Woken::Booted);
+            }
+            Woken::Restored
+        }
+    };
+    // A limit is saved and restored with the memory.
+    domain.lift_cpu_cap()?;
+    set_clock(context, name, domain);
+    Ok(woken)
+}
+
+/// Sets the clock of a guest that was held still. Without an agent only the guest itself can.
+fn set_clock(context: &Context, name: &InstanceName, domain: &Domain) {
+    if let Err(error) = domain.set_clock(context.time(), CLOCK) {
+        context.output.detail(&format!(
+            "warning: failed to set the clock of {name}: {error:#}"
+        ));
+    }
+}
+
+/// Notes the run that `domain` was woken to, for listings; whether it was noted as idle.
+pub fn note(
+    context: &Context,
+    name: &InstanceName,
+    woken: Woken,
+    after: &Facts,
+    console: &Console,
+) -> Result<bool> {
+    let (Some(run), Some(record)) = (
+        after.id.map(Run::current),
+        view::noted(context, name, after.uuid)?,
+    ) else {
+        return Ok(false);
+    };
+    let now = context.time();
+    let last = record.boot.as_ref();
+    let known = last.filter(|boot| boot.run == run);
+    let (powered_on, ready) = match (woken, last, known) {
+        (Woken::Booted, _, _) => (now, None),
+        (Woken::Restored, Some(last), _) => (last.powered_on, last.ready),
+        // What came back had been up, or else we would know of its start.
+        (Woken::Restored, None, _) => (now, Some(now)),
+        (_, _, Some(known)) => (known.powered_on, known.ready),
+        // Powered on by somebody else, or by a command that was killed before it could note that.
+        (_, _, None) => (now, None),
+    };
+    let was_idle = known.is_some_and(|boot| boot.idle.is_some());
+    let boot = Some(Boot {
+        run,
+        powered_on,
+        ready,
+        console: Some(console.clone()),
+        idle: None,
+    });
+    if record.boot == boot && record.saved.is_none() {
+        return Ok(false);
+    }
+    let record = Record {
+        boot,
+        saved: None,
+        ..record
+    };
+    if let Err(error) = record::write(&context.paths.record(name), &record) {
+        // A listing then asks libvirt, and cannot tell starting from running.
+        context
+            .output
+            .warn(&format!("failed to note that {name} runs: {error}"));
+    }
+    Ok(was_idle)
+}

@@ -1,0 +1,97 @@
+//! How much CPU time a running guest may take, by libvirt's scheduler parameters.
+//!
+//! Only the running domain is changed. A quota in its stored definition would hold it back for
+//! ever; a live one goes with a fresh boot, but comes back with restored memory.
+
+use anyhow::Result;
+use virt::domain::{Domain as Inner, SchedBandwidth, SchedulerInfo};
+use virt::error::{Error, ErrorNumber};
+use virt::sys;
+
+use super::{Domain, is};
+
+/// The period in which a quota counts, in microseconds: libvirt's default.
+const PERIOD: u32 = 100_000;
+
+/// No limit. Zero would change nothing.
+const UNLIMITED: i64 = -1;
+
+/// Whether a limit could be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuControl {
+    /// It is in force.
+    InForce,
+    /// This hypervisor cannot limit CPU time, as without the kernel's controller for it.
+    Unavailable,
+}
+
+impl Domain {
+    /// Limits each of its virtual CPUs to `percent` of what its definition entitles it to.
+    pub fn cap_cpu(&self, percent: u8) -> Result<CpuControl> {
+        self.by_qemu("limit its CPU time", move |domain| {
+            let capped = entitlement(domain).and_then(|entitled| {
+                let whole = match entitled {
+                    UNLIMITED => i64::from(PERIOD),
+                    quota => quota,
+                };
+                set_quota(domain, whole * i64::from(percent) / 100)
+            });
+            match capped {
+                Ok(()) => Ok(CpuControl::InForce),
+                Err(error) if is_unavailable(&error) => Ok(CpuControl::Unavailable),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// Gives its virtual CPUs what its definition entitles them to; whether that changed anything.
+    pub fn lift_cpu_cap(&self) -> Result<bool> {
+        self.by_qemu("lift the limit on its CPU time", |domain| {
+            let lifted = entitlement(domain).and_then(|entitled| {
+                let capped = quota(domain, sys::VIR_DOMAIN_AFFECT_LIVE)? != entitled;
+                if capped {
+                    set_quota(domain, entitled)?;
+                }
+                Ok(capped)
+            });
+            match lifted {
+                // Where nothing can be limited, nothing is.
+                Err(error) if is_unavailable(&error) => Ok(false),
+                lifted => lifted,
+            }
+        })
+    }
+}
+
+/// The quota of the stored definition.
+fn entitlement(domain: &Inner) -> Result<i64, Error> {
+    quota(domain, sys::VIR_DOMAIN_AFFECT_CONFIG)
+}
+
+/// A virtual CPU's time in each period, in microseconds.
+fn quota(domain: &Inner, of: sys::virDomainModificationImpact) -> Result<i64, Error> {
+    let quota = domain.scheduler_parameters_flags(of)?.vcpu_bw.quota;
+    // libvirt says "none" in more than one way.
+    Ok(quota
+        .filter(|quota| (1..i64::from(u32::MAX)).contains(quota))
+        .unwrap_or(UNLIMITED))
+}
+
+fn set_quota(domain: &Inner, quota: i64) -> Result<(), Error> {
+    let limit = SchedulerInfo {
+        vcpu_bw: SchedBandwidth {
+            period: Some(PERIOD.into()),
+            quota: Some(quota),
+        },
+        ..SchedulerInfo::default()
+    };
+    domain.set_scheduler_parameters_flags(&limit, sys::VIR_DOMAIN_AFFECT_LIVE)
+}
+
+fn is_unavailable(error: &Error) -> bool {
+    is(error, ErrorNumber::NoSupport)
+        || is(error, ErrorNumber::OperationUnsupported)
+        || is(error, ErrorNumber::ArgumentUnsupported)
+        || error.message().contains("cgroup CPU controller")
+        || is(error, ErrorNumber::InvalidArg) && error.message().contains("vcpu_")
+}
