@@ -40,11 +40,20 @@ _cyyber() {
             cyyber__subcmd__help,instance)
                 cmd="cyyber__subcmd__help__subcmd__instance"
                 ;;
+            cyyber__subcmd__help__subcmd__instance,console)
+                cmd="cyyber__subcmd__help__subcmd__instance__subcmd__console"
+                ;;
             cyyber__subcmd__help__subcmd__instance,create)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__create"
                 ;;
             cyyber__subcmd__help__subcmd__instance,list)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__list"
+                ;;
+            cyyber__subcmd__help__subcmd__instance,pause)
+                cmd="cyyber__subcmd__help__subcmd__instance__subcmd__pause"
+                ;;
+            cyyber__subcmd__help__subcmd__instance,resume)
+                cmd="cyyber__subcmd__help__subcmd__instance__subcmd__resume"
                 ;;
             cyyber__subcmd__help__subcmd__instance,start)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__start"
@@ -55,6 +64,12 @@ _cyyber() {
             cyyber__subcmd__help__subcmd__instance,stop)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__stop"
                 ;;
+            cyyber__subcmd__help__subcmd__instance,touch)
+                cmd="cyyber__subcmd__help__subcmd__instance__subcmd__touch"
+                ;;
+            cyyber__subcmd__instance,console)
+                cmd="cyyber__subcmd__instance__subcmd__console"
+                ;;
             cyyber__subcmd__instance,create)
                 cmd="cyyber__subcmd__instance__subcmd__create"
                 ;;
@@ -63,6 +78,12 @@ _cyyber() {
                 ;;
             cyyber__subcmd__instance,list)
                 cmd="cyyber__subcmd__instance__subcmd__list"
+                ;;
+            cyyber__subcmd__instance,pause)
+                cmd="cyyber__subcmd__instance__subcmd__pause"
+                ;;
+            cyyber__subcmd__instance,resume)
+                cmd="cyyber__subcmd__instance__subcmd__resume"
                 ;;
             cyyber__subcmd__instance,start)
                 cmd="cyyber__subcmd__instance__subcmd__start"
@@ -73,6 +94,12 @@ _cyyber() {
             cyyber__subcmd__instance,stop)
                 cmd="cyyber__subcmd__instance__subcmd__stop"
                 ;;
+            cyyber__subcmd__instance,touch)
+                cmd="cyyber__subcmd__instance__subcmd__touch"
+                ;;
+            cyyber__subcmd__instance__subcmd__help,console)
+                cmd="cyyber__subcmd__instance__subcmd__help__subcmd__console"
+                ;;
             cyyber__subcmd__instance__subcmd__help,create)
                 cmd="cyyber__subcmd__instance__subcmd__help__subcmd__create"
                 ;;
@@ -82,6 +109,12 @@ _cyyber() {
             cyyber__subcmd__instance__subcmd__help,list)
                 cmd="cyyber__subcmd__instance__subcmd__help__subcmd__list"
                 ;;
+            cyyber__subcmd__instance__subcmd__help,pause)
+                cmd="cyyber__subcmd__instance__subcmd__help__subcmd__pause"
+                ;;
+            cyyber__subcmd__instance__subcmd__help,resume)
+                cmd="cyyber__subcmd__instance__subcmd__help__subcmd__resume"
+                ;;
             cyyber__subcmd__instance__subcmd__help,start)
                 cmd="cyyber__subcmd__instance__subcmd__help__subcmd__start"
                 ;;
@@ -90,6 +123,9 @@ _cyyber() {
                 ;;
             cyyber__subcmd__instance__subcmd__help,stop)
                 cmd="cyyber__subcmd__instance__subcmd__help__subcmd__stop"
+                ;;
+            cyyber__subcmd__instance__subcmd__help,touch)
+                cmd="cyyber__subcmd__instance__subcmd__help__subcmd__touch"
                 ;;
             *)
                 ;;
@@ -260,8 +296,22 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__help__subcmd__instance)
-            opts="create start stop stats list"
+            opts="create start pause resume stop console touch stats list"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__help__subcmd__instance__subcmd__console)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -288,6 +338,34 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__help__subcmd__instance__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__help__subcmd__instance__subcmd__pause)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__help__subcmd__instance__subcmd__resume)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -343,9 +421,57 @@ _cyyber() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        cyyber__subcmd__help__subcmd__instance__subcmd__touch)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         cyyber__subcmd__instance)
-            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help create start stop stats list help"
+            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help create start pause resume stop console touch stats list help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__console)
+            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -412,8 +538,22 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__help)
-            opts="create start stop stats list help"
+            opts="create start pause resume stop console touch stats list help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__help__subcmd__console)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -454,6 +594,34 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__help__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__help__subcmd__pause)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__help__subcmd__resume)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -509,6 +677,20 @@ _cyyber() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        cyyber__subcmd__instance__subcmd__help__subcmd__touch)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         cyyber__subcmd__instance__subcmd__list)
             opts="-c -o -q -v -h --lab --user --state --config --connect --output --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -528,6 +710,74 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "stopped starting running idle paused crashed" -- "${cur}"))
                     return 0
                     ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__pause)
+            opts="-c -o -q -v -h --keep-memory --config --connect --output --quiet --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__resume)
+            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -634,6 +884,40 @@ _cyyber() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__touch)
+            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

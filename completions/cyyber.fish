@@ -46,19 +46,23 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l force -d 'Build 
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s v -l verbose -d 'More detail on standard error'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -f -a "create" -d 'Make a user\'s instance of a lab'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -f -a "start" -d 'Power an instance on, making it first where it is missing'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -f -a "stop" -d 'Shut an instance down'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -f -a "stats" -d 'Show what instances use'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -f -a "list" -d 'List instances and their states'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start stop stats list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "create" -d 'Make a user\'s instance of a lab'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "start" -d 'Power an instance on, making it first where it is missing'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "pause" -d 'Pause an instance and give its memory back to the host'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "resume" -d 'Bring a paused instance back'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "stop" -d 'Shut an instance down'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "console" -d 'Get access to the console of a running instance'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "touch" -d 'Record that an instance is in use now'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "stats" -d 'Show what instances use'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "list" -d 'List instances and their states'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
@@ -74,6 +78,21 @@ json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -l keep-memory -d 'Hold it still with its memory in RAM, instead of saving it to disk'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -l timeout -d 'How long the guest may take, as in 90s or 2m' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
@@ -83,6 +102,20 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
@@ -107,7 +140,11 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "create" -d 'Make a user\'s instance of a lab'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "start" -d 'Power an instance on, making it first where it is missing'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "pause" -d 'Pause an instance and give its memory back to the host'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "resume" -d 'Bring a paused instance back'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "stop" -d 'Shut an instance down'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "console" -d 'Get access to the console of a running instance'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "touch" -d 'Record that an instance is in use now'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "stats" -d 'Show what instances use'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "list" -d 'List instances and their states'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -124,6 +161,10 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "create" -d 'Make a user\'s instance of a lab'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "start" -d 'Power an instance on, making it first where it is missing'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "pause" -d 'Pause an instance and give its memory back to the host'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "resume" -d 'Bring a paused instance back'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "stop" -d 'Shut an instance down'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "console" -d 'Get access to the console of a running instance'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "touch" -d 'Record that an instance is in use now'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "stats" -d 'Show what instances use'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "list" -d 'List instances and their states'
