@@ -9,11 +9,14 @@ use uuid::Uuid;
 use virt::error::ErrorNumber;
 use virt::sys;
 
-use super::{Detail, Facts, apart, failed, is, stats};
+use super::{Detail, Errand, Facts, apart, failed, is, stats};
 use crate::error::{Fault, Kind};
 
 /// How long a QEMU may take to answer. One on a busy host takes a second.
 const QEMU_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long the guest's agent may take to set the clock, in a guest that has just come back.
+const CLOCK: Duration = Duration::from_secs(5);
 
 /// One guest.
 #[derive(Debug)]
@@ -151,14 +154,21 @@ impl Domain {
         self.agent(r#"{"execute":"guest-ping"}"#, deadline).is_ok()
     }
 
-    /// Has the guest's agent set the guest's clock to `now`, within `deadline` (whole seconds, at
-    /// least one). A guest does not notice how long its memory lay on disk.
-    pub fn set_clock(&self, now: Timestamp, deadline: Duration) -> Result<()> {
+    /// Has the guest's agent set the guest's clock to `now`. A guest does not notice how long its
+    /// memory lay on disk. The agent sets the clock at once, but then takes a second to set the
+    /// guest's hardware clock as well, which nobody needs to wait for.
+    pub fn set_clock(&self, now: Timestamp) -> Result<Errand> {
         // What QEMU's guest-set-time takes: nanoseconds since 1970.
         let nanoseconds = now.as_nanosecond();
         let command =
             format!(r#"{{"execute":"guest-set-time","arguments":{{"time":{nanoseconds}}}}}"#);
-        self.agent(&command, deadline).map(drop)
+        let uuid = self.uuid()?;
+        Ok(Errand::begin(&self.uri, move |conn| {
+            let seconds = i32::try_from(CLOCK.as_secs()).unwrap_or(i32::MAX);
+            conn.lookup_domain_by_uuid(uuid)?
+                .qemu_agent_command(&command, seconds, 0)
+                .map(drop)
+        }))
     }
 
     fn agent(&self, command: &str, deadline: Duration) -> Result<String> {

@@ -2,14 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use virt::connect::Connect;
 use virt::sys;
 
-use super::{Domain, Hypervisor, apart, failed, job};
+use super::{Domain, Errand, Hypervisor, apart, failed, job};
 use crate::domain;
 use crate::error::{Fault, Kind};
 
@@ -62,29 +60,27 @@ impl Domain {
     pub fn save_memory(&self, stop: &AtomicBool) -> Result<()> {
         let uuid = self.uuid()?;
         let enough = SHORTEST.max(Duration::from_secs(self.memory()? / SLOWEST));
-        let mut deadline = Instant::now() + enough;
-        let uri = self.uri.clone();
-        let (sender, receiver) = channel();
-        std::thread::spawn(move || {
-            let saved = Connect::open(Some(&uri)).and_then(|conn| {
-                conn.lookup_domain_by_uuid(uuid)?
-                    .managed_save(sys::VIR_DOMAIN_SAVE_RUNNING)
-            });
-            sender.send(saved)
+        let save = Errand::begin(&self.uri, move |conn| {
+            conn.lookup_domain_by_uuid(uuid)?
+                .managed_save(sys::VIR_DOMAIN_SAVE_RUNNING)
         });
+        let began = Instant::now();
+        let mut deadline = began + enough;
         let mut interrupted = false;
         let saved = loop {
-            match receiver.recv_timeout(INTERVAL) {
-                Ok(saved) => break saved,
-                Err(RecvTimeoutError::Disconnected) => bail!("failed to save its memory"),
-                Err(RecvTimeoutError::Timeout) => {}
+            if let Some(saved) = save.answer(began.elapsed() + INTERVAL) {
+                break saved;
             }
             if !interrupted && stop.load(Ordering::Relaxed) {
                 interrupted = true;
                 deadline = Instant::now() + ABORTING;
+            }
+            let overdue = Instant::now() > deadline;
+            if interrupted || overdue {
+                // Again and again: libvirt may not have begun yet.
                 self.abort_job();
-            } else if Instant::now() > deadline {
-                self.abort_job();
+            }
+            if overdue {
                 bail!("failed to save its memory: QEMU or the disk does not keep up");
             }
         };

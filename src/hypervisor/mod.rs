@@ -11,7 +11,8 @@ mod memory;
 mod stats;
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use uuid::Uuid;
@@ -30,6 +31,9 @@ use crate::instance::InstanceName;
 
 /// How long the usage of all domains may take to read. A thousand take a fraction of it.
 const USAGE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long a call takes to reach libvirt, at most.
+const REACHING_LIBVIRT: Duration = Duration::from_millis(50);
 
 /// A connection to libvirt.
 #[derive(Debug)]
@@ -175,23 +179,58 @@ impl Hypervisor {
     }
 }
 
-/// What `call` returns, if it does so within `deadline`, on a connection of its own.
+/// A call that is under way on a connection of its own.
 ///
 /// libvirt waits for a QEMU that does not answer, some calls for ever, and later calls on the same
 /// connection wait with it. Such a call is left behind with its connection, to end with this
 /// process.
+#[derive(Debug)]
+pub struct Errand<T = ()> {
+    began: Instant,
+    answer: Receiver<Result<T, virt::error::Error>>,
+}
+
+impl<T: Send + 'static> Errand<T> {
+    fn begin(
+        uri: &str,
+        call: impl FnOnce(&Connect) -> Result<T, virt::error::Error> + Send + 'static,
+    ) -> Errand<T> {
+        let uri = uri.to_owned();
+        let (sender, answer) = channel();
+        std::thread::spawn(move || {
+            let answer = Connect::open(Some(&uri)).and_then(|conn| call(&conn));
+            sender.send(answer)
+        });
+        Errand {
+            began: Instant::now(),
+            answer,
+        }
+    }
+
+    /// Its answer, if it comes within `deadline` of the beginning.
+    fn answer(&self, deadline: Duration) -> Option<Result<T, virt::error::Error>> {
+        let left = deadline.saturating_sub(self.began.elapsed());
+        self.answer.recv_timeout(left).ok()
+    }
+}
+
+impl Errand {
+    /// Waits until the call has surely reached libvirt, which goes on with it after our end.
+    pub fn leave_to_libvirt(self) -> Result<()> {
+        match self.answer(REACHING_LIBVIRT) {
+            Some(Err(e)) => Err(anyhow::anyhow!(e.message().to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What `call` returns, if it does so within `deadline`, on a connection of its own.
 fn apart<T: Send + 'static>(
     uri: &str,
     deadline: Duration,
     call: impl FnOnce(&Connect) -> Result<T, virt::error::Error> + Send + 'static,
 ) -> Option<Result<T, virt::error::Error>> {
-    let uri = uri.to_owned();
-    let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let answer = Connect::open(Some(&uri)).and_then(|conn| call(&conn));
-        sender.send(answer)
-    });
-    receiver.recv_timeout(deadline).ok()
+    Errand::begin(uri, call).answer(deadline)
 }
 
 fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {

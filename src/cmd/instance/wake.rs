@@ -9,16 +9,13 @@ use super::view;
 use crate::context::Context;
 use crate::domain::Console;
 use crate::error::{Fault, Kind};
-use crate::hypervisor::{Domain, Facts, Power};
+use crate::hypervisor::{Domain, Errand, Facts, Power};
 use crate::instance::InstanceName;
 use crate::state::record::{self, Boot, Record, Run};
 
 /// How long libvirt may take to be done with what it is doing to a domain. A large guest that is
 /// being saved takes a while.
 const SETTLING: Duration = Duration::from_secs(60);
-
-/// How long the guest's agent may take to set the clock, in a guest that has just come back.
-const CLOCK: Duration = Duration::from_secs(10);
 
 /// How a domain came to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,19 +92,16 @@ pub fn wake(
             Woken::Restored
         }
     };
+    let clock = domain.set_clock(context.time());
     // A limit is saved and restored with the memory.
     domain.lift_cpu_cap()?;
-    set_clock(context, name, domain);
-    Ok(woken)
-}
-
-/// Sets the clock of a guest that was held still. Without an agent only the guest itself can.
-fn set_clock(context: &Context, name: &InstanceName, domain: &Domain) {
-    if let Err(error) = domain.set_clock(context.time(), CLOCK) {
+    // Without an agent only the guest itself can set its clock.
+    if let Err(error) = clock.and_then(Errand::leave_to_libvirt) {
         context.output.detail(&format!(
-            "warning: failed to set the clock of {name}: {error:#}"
+            "warning: the clock of {name} was not set: {error:#}"
         ));
     }
+    Ok(woken)
 }
 
 /// Notes the run that `domain` was woken to, for listings; whether it was noted as idle.
