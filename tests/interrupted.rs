@@ -121,3 +121,32 @@ fn a_stop_that_is_killed_can_be_repeated() {
         next(&sandbox, "stop", &["--force"], &["stopped"]);
     }
 }
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_pause_that_is_killed_can_be_repeated() {
+    let (sandbox, mut killer) = (Sandbox::with_guests(1), Killer::new());
+    sandbox.base(&sandbox.lab);
+    for round in 0..ROUNDS {
+        sandbox.instance("start", "7", &[]).ok();
+        let options: &[&str] = match round % 2 {
+            0 => &[],
+            _ => &["--keep-memory"],
+        };
+        killer.kill(&sandbox, "pause", options, 1500);
+        next(&sandbox, "pause", &[], &["paused"]);
+    }
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_resume_that_is_killed_can_be_repeated() {
+    let (sandbox, mut killer) = (Sandbox::with_guests(1), Killer::new());
+    sandbox.base(&sandbox.lab);
+    for _ in 0..ROUNDS {
+        sandbox.instance("start", "7", &[]).ok();
+        sandbox.instance("pause", "7", &[]).ok();
+        killer.kill(&sandbox, "resume", &[], 800);
+        next(&sandbox, "resume", &[], &["starting", "running"]);
+    }
+}
