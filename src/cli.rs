@@ -211,6 +211,24 @@ pub enum Instance {
         #[arg(long)]
         force: bool,
     },
+    /// Give an instance a clean disk on the lab's current base image
+    ///
+    /// For a student who broke the VM, or whose instance stands on an old build. Everything in the
+    /// instance is lost, also memory that is saved; it is stopped afterwards. Asks first at a
+    /// terminal, and needs --yes elsewhere.
+    #[command(after_help = "Examples:
+  cyyber instance reset lab01 7        asks first
+  cyyber instance reset lab01 7 --yes  for a program")]
+    Reset {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        target: Target,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Destroy instances with their disks
+    Cleanup(Cleanup),
     /// Get access to the console of a running instance
     ///
     /// The answer has both ports of the console and a fresh password, which is good for 60 seconds.
@@ -270,6 +288,50 @@ pub enum Instance {
         #[arg(long, value_enum)]
         state: Option<State>,
     },
+}
+
+/// Destroy instances with their disks
+///
+/// Destroys the VM, saved memory, disk and activity file of every instance that was asked for: of
+/// all when nothing limits that. A base image that an instance stands on is never touched, nor is a
+/// VM that cyyber did not make.
+///
+/// What interrupted commands left is found as well: a disk or saved memory without its VM, a VM
+/// without its disk. So are old builds of base images that no instance stands on any more.
+///
+/// Asks first at a terminal, and needs --yes elsewhere.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cyyber instance cleanup --lab lab01 --dry-run       what would go
+  cyyber instance cleanup --inactive-for 7d           what nobody used for a week, asking first
+  cyyber instance cleanup --state stopped --yes       for a script
+  cyyber -o json instance cleanup lab01 7 --yes       one, for a web backend")]
+pub struct Cleanup {
+    /// The lab's id, for a single instance
+    #[arg(value_parser = parsed::<LabId>(), requires = "user", conflicts_with_all = ["of_lab", "of_user"])]
+    pub lab: Option<LabId>,
+    /// The user's id, for a single instance
+    #[arg(value_parser = parsed::<UserId>())]
+    pub user: Option<UserId>,
+    /// Only instances of this lab
+    #[arg(long = "lab", value_name = "LAB", value_parser = parsed::<LabId>())]
+    pub of_lab: Option<LabId>,
+    /// Only instances of this user
+    #[arg(long = "user", value_name = "USER", value_parser = parsed::<UserId>())]
+    pub of_user: Option<UserId>,
+    /// Only instances in this state
+    #[arg(long, value_enum)]
+    pub state: Option<State>,
+    /// Only instances that were not used for this long, as in 24h or 7d; one whose last activity
+    /// is not known counts as used now
+    #[arg(long, value_name = "DURATION", value_parser = parsed::<Duration>())]
+    pub inactive_for: Option<Duration>,
+    /// Say what would be destroyed, and destroy nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// One instance, by lab and user.

@@ -1,6 +1,8 @@
 //! Domain XML, both ways: what we ask of libvirt, and what it tells of a running guest.
 //! No I/O; random are only the ids and passwords made here.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
@@ -201,6 +203,12 @@ impl Origin {
     }
 }
 
+/// The files of each disk in the definition `xml`: first its own, then those below it.
+pub fn disk_files(xml: &str) -> Result<Vec<Vec<PathBuf>>> {
+    let disks = parse(xml)?.devices.disks;
+    Ok(disks.into_iter().map(ImageXml::files).collect())
+}
+
 /// The UUID in the definition `xml`.
 pub fn uuid_of(xml: &str) -> Result<Uuid> {
     parse(xml)?.uuid.context("the definition has no UUID")
@@ -222,6 +230,34 @@ struct MetadataXml {
 struct DevicesXml {
     #[serde(default)]
     graphics: Vec<GraphicsXml>,
+    #[serde(default, rename = "disk")]
+    disks: Vec<ImageXml>,
+}
+
+/// A disk, or an image below one.
+#[derive(Deserialize)]
+struct ImageXml {
+    source: Option<SourceXml>,
+    #[serde(rename = "backingStore")]
+    below: Option<Box<ImageXml>>,
+}
+
+#[derive(Deserialize)]
+struct SourceXml {
+    #[serde(rename = "@file")]
+    file: Option<PathBuf>,
+}
+
+impl ImageXml {
+    fn files(self) -> Vec<PathBuf> {
+        let mut files: Vec<_> = self
+            .source
+            .and_then(|source| source.file)
+            .into_iter()
+            .collect();
+        files.extend(self.below.into_iter().flat_map(|below| below.files()));
+        files
+    }
 }
 
 #[derive(Deserialize)]
@@ -297,6 +333,11 @@ mod tests {
             (origin.build.as_str(), origin.created),
             ("1", Timestamp::UNIX_EPOCH)
         );
+        let files = [
+            "/images/user-instances/lab01_user_7.qcow2",
+            "/images/base & co/lab01-base.1.qcow2",
+        ];
+        assert_eq!(disk_files(&xml).unwrap(), [files.map(PathBuf::from)]);
         assert_eq!(Console::of(&xml).unwrap(), None, "no port before power-on");
     }
 

@@ -2,13 +2,14 @@
 //! errors go to standard error.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::error::{hint_of, kind_of};
+use crate::error::{Fault, Kind, hint_of, kind_of};
 
 /// What standard output carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -137,6 +138,32 @@ impl Output {
         bar.set_prefix(name.to_owned());
         bar.enable_steady_tick(std::time::Duration::from_millis(120));
         bar
+    }
+
+    /// Asks the person at the terminal whether to do what `lines` say; an error unless that is to be
+    /// done. `stop` is raised by a signal to end, which counts as a no.
+    pub fn confirm(&self, lines: &[String], question: &str, stop: &AtomicBool) -> Result<()> {
+        if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+            return Err(Fault::new(
+                Kind::Usage,
+                "this destroys something, and there is no terminal to ask at",
+            )
+            .hint("add --yes to do it, or --dry-run where there is one to see what would be done")
+            .into());
+        }
+        for line in lines {
+            self.say(line);
+        }
+        let answer = dialoguer::Confirm::new()
+            .with_prompt(question)
+            .default(false)
+            .interact_opt();
+        // Its prompt hides the cursor, and leaves it so when it is interrupted.
+        let _ = dialoguer::console::Term::stderr().show_cursor();
+        match answer {
+            Ok(Some(true)) if !stop.load(Ordering::Relaxed) => Ok(()),
+            _ => Err(Fault::new(Kind::Failed, "not confirmed: nothing was changed").into()),
+        }
     }
 
     fn say(&self, text: &str) {

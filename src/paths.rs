@@ -58,6 +58,16 @@ impl Paths {
         self.user_instances().join(format!(".{name}.qcow2.new"))
     }
 
+    /// The instance whose overlay, new overlay, record or mark has the name `file`.
+    pub fn instance_of(file: &str) -> Option<InstanceName> {
+        let new = || file.strip_prefix('.')?.strip_suffix(".qcow2.new");
+        let name = file.strip_suffix(".qcow2").or_else(new);
+        name.or_else(|| file.strip_suffix(".json"))
+            .unwrap_or(file)
+            .parse()
+            .ok()
+    }
+
     /// The file whose modification time is the instance's last activity.
     pub fn activity(&self, name: &InstanceName) -> PathBuf {
         self.state.join("activity").join(name.to_string())
@@ -65,7 +75,12 @@ impl Paths {
 
     /// What the program noted about an instance.
     pub fn record(&self, name: &InstanceName) -> PathBuf {
-        self.state.join("instances").join(format!("{name}.json"))
+        self.records().join(format!("{name}.json"))
+    }
+
+    /// Where the records are.
+    pub fn records(&self) -> PathBuf {
+        self.state.join("instances")
     }
 
     /// The lock of an instance.
@@ -77,6 +92,22 @@ impl Paths {
     /// lock can have this name, since an id does not begin with `_`.
     pub fn lab_lock(&self, lab: &LabId) -> PathBuf {
         self.state.join("locks").join(format!("_lab_{lab}.lock"))
+    }
+
+    /// The lock on the set of a lab's builds: shared by commands that are about to use one, held
+    /// alone by one that removes those that nothing uses.
+    pub fn bases_lock(&self, lab: &LabId) -> PathBuf {
+        self.state.join("locks").join(format!("_bases_{lab}.lock"))
+    }
+
+    /// Where the marks of instances are that are being destroyed.
+    pub fn marks(&self) -> PathBuf {
+        self.state.join("destroying")
+    }
+
+    /// The mark of an instance that is being destroyed.
+    pub fn destroying(&self, name: &InstanceName) -> PathBuf {
+        self.marks().join(name.to_string())
     }
 
     /// Cloud images that Packer downloaded for the user with the number `uid`: it makes directories
@@ -113,5 +144,34 @@ impl Paths {
     /// The description that a build leaves.
     pub fn built_metadata(&self, lab: &LabId) -> PathBuf {
         self.output.join(format!("{lab}-metadata.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_known_by_their_names() {
+        let here = Path::new("/x");
+        let paths = Paths::new(here, here, here).unwrap();
+        let name: InstanceName = "lab01_user_a.7".parse().unwrap();
+        for path in [
+            paths.overlay(&name),
+            paths.new_overlay(&name),
+            paths.record(&name),
+            paths.destroying(&name),
+        ] {
+            let file = path.file_name().unwrap().to_str().unwrap();
+            assert_eq!(Paths::instance_of(file), Some(name.clone()), "{file}");
+        }
+        for other in [
+            ".new-abc",
+            "lab01-base.qcow2",
+            "notes.txt",
+            "lab01_user_.qcow2",
+        ] {
+            assert_eq!(Paths::instance_of(other), None, "{other}");
+        }
     }
 }

@@ -112,6 +112,18 @@ impl Domain {
         }
     }
 
+    /// Makes libvirt forget the domain, which must be off, and what it keeps of it. Never a disk.
+    pub fn undefine(&self) -> Result<()> {
+        let all = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
+        match self.inner.undefine_flags(all) {
+            Err(e) if !is(&e, ErrorNumber::NoDomain) => Err(failed("undefine the domain", e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Changes a device of the running domain, and of it alone.
     pub fn update_live(&self, device: String) -> Result<()> {
         self.by_qemu("change a device of the running domain", move |domain| {

@@ -1,10 +1,11 @@
 //! A guest's memory on disk, which libvirt calls its managed save.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use uuid::Uuid;
 use virt::sys;
 
 use super::{Domain, Errand, Hypervisor, apart, failed, job};
@@ -14,6 +15,9 @@ use crate::error::{Fault, Kind};
 /// Where the QEMU driver of the system's libvirt keeps saved memory: `saveDir` of its
 /// `qemu_conf.c`. Only root may look into it.
 const SYSTEM_DIRECTORY: &str = "/var/lib/libvirt/qemu/save";
+
+/// What follows a domain's name in the name of a file with memory that was put aside.
+const UNUSABLE: &str = ".unusable-";
 
 /// A save slower than this, in bytes a second, is not waited for: the disk or QEMU hangs.
 const SLOWEST: u64 = 16 << 20;
@@ -32,6 +36,22 @@ impl Hypervisor {
     /// libvirt that is not this host's own.
     pub fn saved_memory_directory(&self) -> Option<PathBuf> {
         (self.uri == "qemu:///system").then(|| PathBuf::from(SYSTEM_DIRECTORY))
+    }
+
+    /// The domain that a file in there has the name of, with its memory or with memory of it that
+    /// was put aside.
+    pub fn saved_memory_name(file: &str) -> Option<&str> {
+        let aside = || Some(file.rsplit_once(UNUSABLE)?.0);
+        file.strip_suffix(".save").or_else(aside)
+    }
+
+    /// The UUID of the domain whose memory is in `file`; `None` where that cannot be told.
+    pub fn saved_memory_owner(&self, file: &Path) -> Option<Uuid> {
+        let file = file.to_str()?.to_owned();
+        let answer = apart(&self.uri, ABORTING, move |conn| {
+            conn.save_image_xml_desc(&file, 0)
+        });
+        domain::uuid_of(&answer?.ok()?).ok()
     }
 }
 
@@ -151,7 +171,10 @@ impl Domain {
         let Some(file) = self.saved_memory_file() else {
             bail!("it is not known where libvirt keeps it");
         };
-        let aside = file.with_extension(format!("unusable-{}", now.strftime("%Y%m%dT%H%M%S%.3fZ")));
+        let name = self.inner.name();
+        let name = name.map_err(|e| failed("read the domain's name", e))?;
+        let at = now.strftime("%Y%m%dT%H%M%S%.3fZ");
+        let aside = file.with_file_name(format!("{name}{UNUSABLE}{at}"));
         // A second name first: there is no moment in which the file has none.
         let kept = match std::fs::hard_link(&file, &aside) {
             Ok(()) => Some(aside),
@@ -166,5 +189,21 @@ impl Domain {
         };
         self.drop_saved_memory()?;
         Ok(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_files_are_known_by_their_names() {
+        let name = Hypervisor::saved_memory_name;
+        assert_eq!(name("lab01_user_a.7.save"), Some("lab01_user_a.7"));
+        assert_eq!(
+            name("lab01_user_a.7.unusable-20261124T010203.004Z"),
+            Some("lab01_user_a.7")
+        );
+        assert_eq!(name("lab01_user_7.save.bak"), None);
     }
 }

@@ -99,6 +99,15 @@ pub struct Usage {
     pub net_tx_bytes: Option<u64>,
 }
 
+/// One form of a domain's definition.
+#[derive(Debug)]
+pub struct Definition {
+    /// The domain's name.
+    pub domain: String,
+    /// The definition.
+    pub xml: String,
+}
+
 impl Hypervisor {
     /// Opens the connection `uri`.
     pub fn open(uri: &str) -> Result<Hypervisor> {
@@ -164,6 +173,25 @@ impl Hypervisor {
         )
         .hint("rename that domain, or use another user id; cyyber leaves it alone")
         .into())
+    }
+
+    /// The definitions of all domains, ours or not; of a running one also what it runs with. A call
+    /// for each: this is for rare occasions.
+    pub fn definitions(&self) -> Result<Vec<Definition>> {
+        let all = self.conn.list_all_domains(0);
+        let mut definitions = Vec::new();
+        for domain in all.map_err(|e| failed("list all domains", e))? {
+            for form in [0, sys::VIR_DOMAIN_XML_INACTIVE] {
+                let xml = domain.xml_desc(form);
+                let named = xml.and_then(|xml| Ok((domain.name()?, xml)));
+                match named {
+                    Ok((domain, xml)) => definitions.push(Definition { domain, xml }),
+                    Err(e) if is(&e, ErrorNumber::NoDomain) => {}
+                    Err(e) => return Err(failed("read a domain's definition", e)),
+                }
+            }
+        }
+        Ok(definitions)
     }
 
     /// Defines a domain, or changes the definition of the one with the same UUID.

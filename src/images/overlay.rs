@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::base::Base;
 use super::{full_disk, rename_new, require_room};
-use crate::files;
+use crate::files::{self, sync_directory_of};
 use crate::instance::InstanceName;
 use crate::paths::Paths;
 use crate::process::Program;
@@ -24,6 +24,16 @@ const ROOM_FOR_OVERLAY: u64 = 512 * MIB;
 /// would empty it without a word.
 pub fn create(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBuf> {
     let overlay = paths.overlay(name);
+    let new = prepare(paths, name, base)?;
+    rename_new(&new, &overlay)
+        .inspect_err(|_| discard(&new))
+        .with_context(|| format!("failed to make the disk of {name}"))?;
+    Ok(overlay)
+}
+
+/// Makes a clean overlay beside the one that an instance has, to take its place by [`replace`]. The
+/// caller holds the instance's lock.
+pub fn prepare(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBuf> {
     let directory = paths.user_instances();
     files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
     require_room(
@@ -51,16 +61,23 @@ pub fn create(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBuf
         .and_then(|_| {
             std::fs::set_permissions(&new, Permissions::from_mode(0o660))?;
             fs_err::File::open(&new)?.sync_all()?;
-            rename_new(&new, &overlay)
+            Ok(())
         });
-    if made.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    made.with_context(|| format!("failed to make the disk of {name}"))?;
+    made.inspect_err(|_| discard(&new))
+        .with_context(|| format!("failed to make the disk of {name}"))?;
+    Ok(new)
+}
+
+/// Puts a prepared overlay in the place of the one that an instance has, whose content is gone
+/// then. No domain and no saved memory may stand on it any more.
+pub fn replace(paths: &Paths, name: &InstanceName, new: &Path) -> Result<PathBuf> {
+    let overlay = paths.overlay(name);
+    fs_err::rename(new, &overlay)?;
+    sync_directory_of(&overlay)?;
     Ok(overlay)
 }
 
 /// Removes an overlay that was just made and never used.
-pub fn discard_new(overlay: &Path) {
+pub fn discard(overlay: &Path) {
     let _ = std::fs::remove_file(overlay);
 }

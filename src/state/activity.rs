@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 
 use crate::files::open_or_make;
@@ -33,6 +33,20 @@ pub fn last(path: &Path) -> Option<Timestamp> {
     Timestamp::try_from(metadata.modified().ok()?).ok()
 }
 
+/// Nothing of this program was used before (2020-01-01): an earlier time is garbage.
+const EARLIEST: Timestamp = Timestamp::constant(1_577_836_800, 0);
+
+/// The clock of files and ours may differ by this much.
+const SLACK: SignedDuration = SignedDuration::from_secs(2);
+
+/// How long an instance has not been used at `now`; `None` where that cannot be told, as with a
+/// time in the future or in a time before this program, which must count as active.
+pub fn unused_for(last: Option<Timestamp>, now: Timestamp) -> Option<SignedDuration> {
+    let last = last.filter(|last| *last >= EARLIEST)?;
+    let unused = now.duration_since(last);
+    (unused >= -SLACK).then(|| unused.max(SignedDuration::ZERO))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +65,20 @@ mod tests {
         // The kernel's clock for files lags by up to a tick.
         assert!(last(&path).unwrap() + jiff::SignedDuration::from_millis(20) >= before);
         assert_eq!(last(dir.path()), None, "a directory is no sign of activity");
+    }
+
+    #[test]
+    fn absurd_times_tell_nothing() {
+        let now = Timestamp::from_second(2_000_000_000).unwrap();
+        let unused = |second: i64| {
+            let last = Timestamp::from_second(second).unwrap();
+            unused_for(Some(last), now).map(|unused| unused.as_secs())
+        };
+        assert_eq!(unused(2_000_000_000 - 60), Some(60));
+        assert_eq!(unused(2_000_000_001), Some(0));
+        assert_eq!(unused(2_000_000_060), None);
+        assert_eq!(unused(0), None);
+        assert_eq!(unused(-1), None);
+        assert_eq!(unused_for(None, now), None);
     }
 }

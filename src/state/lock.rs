@@ -30,10 +30,24 @@ impl Lock {
     /// Takes the lock at `path`, waiting up to `patience`. `what` it protects is named in the
     /// error.
     pub fn take(path: &Path, what: &str, patience: Duration) -> Result<Lock> {
+        Lock::wait(path, what, patience, File::try_lock)
+    }
+
+    /// As [`Lock::take`], beside others who share it.
+    pub fn share(path: &Path, what: &str, patience: Duration) -> Result<Lock> {
+        Lock::wait(path, what, patience, File::try_lock_shared)
+    }
+
+    fn wait(
+        path: &Path,
+        what: &str,
+        patience: Duration,
+        attempt: impl Fn(&File) -> Result<(), TryLockError>,
+    ) -> Result<Lock> {
         let deadline = Instant::now() + patience;
         let file = open_or_make(path).with_context(|| format!("failed to lock {what}"))?;
         loop {
-            match file.try_lock() {
+            match attempt(&file) {
                 Ok(()) => return Ok(Lock { _file: file }),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(INTERVAL),
                 Err(TryLockError::WouldBlock) => {
@@ -74,5 +88,8 @@ mod tests {
         assert!(Lock::try_take(&path).is_none());
         drop(first);
         assert!(Lock::try_take(&path).is_some());
+        let shared = || Lock::share(&path, "a", Duration::ZERO);
+        let (_one, _other) = (shared().unwrap(), shared().unwrap());
+        assert!(Lock::try_take(&path).is_none());
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::references::References;
 use super::start;
 use super::view::{self, Single};
 use crate::context::Context;
@@ -48,18 +49,20 @@ pub fn ensure(context: &Context, name: &InstanceName) -> Result<(Domain, bool)> 
         return Ok((domain, false));
     }
     if overlay_exists {
+        References::new(context).ensure_free(&overlay)?;
         let base = base_of(context, name, &overlay)?;
         context.output.note(&format!(
             "{name}: found its disk without a VM; keeping the disk"
         ));
         return Ok((define(context, name, &overlay, &base)?, true));
     }
+    let _held = base::hold(&context.paths, &name.lab)?;
     let base = base::current(&context.paths, &name.lab)?;
     let overlay = overlay::create(&context.paths, name, &base)?;
     let domain = define(context, name, &overlay, &base) // libvirt may have made the domain all the same, before the connection to it was lost.
         .inspect_err(|_| {
             if matches!(context.hypervisor().map(|h| h.find(name)), Ok(Ok(None))) {
-                overlay::discard_new(&overlay);
+                overlay::discard(&overlay);
             }
         })?;
     Ok((domain, true))
@@ -77,7 +80,13 @@ fn base_of(context: &Context, name: &InstanceName, overlay: &Path) -> Result<Bas
     })
 }
 
-fn define(context: &Context, name: &InstanceName, overlay: &Path, base: &Base) -> Result<Domain> {
+/// Defines the domain of an instance that has none on its disk `overlay`, which stands on `base`.
+pub fn define(
+    context: &Context,
+    name: &InstanceName,
+    overlay: &Path,
+    base: &Base,
+) -> Result<Domain> {
     let utf8 = |path: &Path| {
         path.to_str()
             .map(str::to_owned)

@@ -1,17 +1,21 @@
 //! The verbs on instances.
 
 mod access;
+mod cleanup;
 mod console;
 mod create;
 pub mod idle;
 mod list;
 mod memory;
 mod pause;
+mod references;
+mod reset;
 mod resume;
 mod start;
 mod stats;
 mod stop;
 mod touch;
+mod traces;
 mod view;
 mod wake;
 
@@ -48,6 +52,10 @@ pub fn run(context: &Context, command: &Instance) -> Result<()> {
             let stopped = stop::run(context, &target.name(), *timeout, *force);
             answer(context, stopped)
         }
+        Instance::Reset { target, yes } => {
+            answer(context, reset::run(context, &target.name(), *yes))
+        }
+        Instance::Cleanup(options) => cleanup::run(context, options),
         Instance::Stats { lab, user } => match (lab, user) {
             (Some(lab), Some(user)) => {
                 let name = InstanceName {

@@ -1,0 +1,44 @@
+//! Base builds that nothing stands on any more.
+
+use anyhow::{Context as _, Result};
+
+use crate::cmd::instance::references::References;
+use crate::context::Context;
+use crate::images::base::{self, Base};
+use crate::instance::{InstanceName, LabId};
+use crate::state::lock::Lock;
+
+/// The builds of `lab`, or of all labs, that are not current and that nothing refers to but
+/// instances that `goes` accepts.
+pub fn unused(
+    context: &Context,
+    lab: Option<&LabId>,
+    goes: impl Fn(&InstanceName) -> bool,
+) -> Result<Vec<(LabId, Base)>> {
+    let mut builds = base::superseded(&context.paths)?;
+    builds.retain(|(of, _)| lab.is_none_or(|lab| lab == of));
+    if builds.is_empty() {
+        return Ok(builds);
+    }
+    let used = References::new(context).used(goes)?;
+    builds.retain(|(_, base)| !used.iter().any(|used| base.path.ends_with(used)));
+    Ok(builds)
+}
+
+/// Removes `build` of `lab` unless it is in use by now; whether it did. A lab that is being built,
+/// or whose builds a command is about to use, is left for the next time.
+pub fn collect(context: &Context, lab: &LabId, build: &Base) -> Result<bool> {
+    let (Some(_lab), Some(_builds)) = (
+        Lock::try_take(&context.paths.lab_lock(lab)),
+        Lock::try_take(&context.paths.bases_lock(lab)),
+    ) else {
+        return Ok(false);
+    };
+    let still = unused(context, Some(lab), |_| false)?;
+    if !still.iter().any(|(_, unused)| unused == build) {
+        return Ok(false);
+    }
+    base::remove(build)
+        .with_context(|| format!("failed to remove the build {}", build.path.display()))?;
+    Ok(true)
+}

@@ -1,0 +1,281 @@
+//! `cyyber instance cleanup`
+
+mod builds;
+pub mod destroy;
+mod report;
+mod select;
+
+use std::sync::atomic::Ordering;
+
+use anyhow::{Result, anyhow};
+use jiff::Timestamp;
+
+use super::references::References;
+use super::traces::Traces;
+use super::view::Viewer;
+use crate::cli::Cleanup as Options;
+use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::images::{self, base::Base};
+use crate::instance::{InstanceName, LabId, State};
+use crate::state::activity;
+use report::{Collected, Destroyed, Failed, Kept, Report};
+use select::{Filter, Seen, Verdict};
+
+/// An instance that is to be destroyed.
+struct Candidate {
+    traces: Traces,
+    state: Option<State>,
+    reason: String,
+}
+
+/// What a cleanup is going to do.
+struct Plan {
+    made: Timestamp,
+    candidates: Vec<Candidate>,
+    builds: Vec<(LabId, Base)>,
+}
+
+pub fn run(context: &Context, options: &Options) -> Result<()> {
+    let named = options.lab.clone().zip(options.user.clone());
+    let named = named.map(|(lab, user)| InstanceName { lab, user });
+    let filter = Filter {
+        lab: options.lab.as_ref().or(options.of_lab.as_ref()),
+        user: options.user.as_ref().or(options.of_user.as_ref()),
+        state: options.state,
+        inactive_for: options.inactive_for,
+    };
+    let references = References::new(context);
+    let mut report = Report::new(options.dry_run);
+    let mut plan = plan(context, &filter, named.as_ref(), &references, &mut report)?;
+    if options.dry_run {
+        for Candidate {
+            traces,
+            state,
+            reason,
+        } in &plan.candidates
+        {
+            report.destroyed.push(Destroyed::new(
+                &traces.name,
+                *state,
+                reason,
+                traces.bytes(&context.paths),
+            ));
+        }
+        report.builds = plan.builds.iter().map(collected).collect();
+        return finish(context, report, named.is_some());
+    }
+    if !(options.yes || plan.candidates.is_empty() && plan.builds.is_empty()) {
+        confirm(context, &plan)?;
+    }
+    let candidates = std::mem::take(&mut plan.candidates);
+    destroy_all(
+        context,
+        &filter,
+        &references,
+        &plan,
+        candidates,
+        &mut report,
+    )?;
+    for (lab, build) in &plan.builds {
+        let freed = collected(&(lab.clone(), build.clone()));
+        match builds::collect(context, lab, build) {
+            Ok(true) => report.builds.push(freed),
+            Ok(false) => context
+                .output
+                .detail(&format!("{}: in use by now, kept", build.path.display())),
+            Err(error) => context.output.warn(&format!("{error:#}")),
+        }
+    }
+    finish(context, report, named.is_some())
+}
+
+/// Decides what goes; what stays although it was asked for goes into `report` at once.
+fn plan(
+    context: &Context,
+    filter: &Filter,
+    named: Option<&InstanceName>,
+    references: &References,
+    report: &mut Report,
+) -> Result<Plan> {
+    let made = context.time();
+    let mut all = match named {
+        Some(name) => Traces::of(context, name)?.into_iter().collect(),
+        None => Traces::all(context)?,
+    };
+    all.retain(|traces| filter.names(&traces.name));
+    if let (Some(lab), true) = (filter.lab, all.is_empty()) {
+        // Nothing to do, unless the lab's name is mistyped.
+        context.config.lab(lab)?;
+    }
+    let mut viewer = Viewer::new(context);
+    let mut candidates = Vec::new();
+    for traces in all {
+        let seen = look(context, &mut viewer, &traces)?;
+        let name = &traces.name;
+        match filter.judge(&seen, made) {
+            Verdict::Ignore => {}
+            Verdict::Keep(reason) => report.kept.push(Kept::new(name, reason)),
+            Verdict::Destroy(reason) => match traces.ensure_ours(context, references) {
+                Err(error) => report.failed.push(Failed::new(name, error)),
+                Ok(()) => candidates.push(Candidate {
+                    state: seen.state,
+                    reason,
+                    traces,
+                }),
+            },
+        }
+    }
+    let goes = |name: &InstanceName| candidates.iter().any(|going| going.traces.name == *name);
+    let builds = builds::unused(context, filter.lab, goes).unwrap_or_else(|error| {
+        context
+            .output
+            .warn(&format!("no old base image is removed: {error:#}"));
+        Vec::new()
+    });
+    Ok(Plan {
+        made,
+        candidates,
+        builds,
+    })
+}
+
+fn look(context: &Context, viewer: &mut Viewer, traces: &Traces) -> Result<Seen> {
+    let half_destroyed = traces.half_destroyed;
+    Ok(match &traces.facts {
+        Some(facts) => {
+            let view = viewer.view(&traces.name, facts)?;
+            Seen {
+                state: Some(view.state),
+                reason: match traces.overlay {
+                    true => view.reason,
+                    false => "a VM without a disk".to_owned(),
+                },
+                last_activity: view.last_activity,
+                half_destroyed,
+            }
+        }
+        None => Seen {
+            state: None,
+            reason: traces.leftover().to_owned(),
+            last_activity: activity::last(&context.paths.activity(&traces.name)),
+            half_destroyed,
+        },
+    })
+}
+
+/// Asks the person at the terminal; anything but a yes ends the command.
+fn confirm(context: &Context, plan: &Plan) -> Result<()> {
+    let going = plan.candidates.iter();
+    let mut lines: Vec<String> = going
+        .map(|going| {
+            let state = going.state.map_or("", State::as_str);
+            format!("{}  {state}  {}", going.traces.name, going.reason)
+        })
+        .collect();
+    lines.extend(
+        plan.builds
+            .iter()
+            .map(|(lab, base)| format!("{lab}  build {}  nothing stands on it", base.build)),
+    );
+    let question = match (plan.candidates.len(), plan.builds.len()) {
+        (0, _) => "Remove these base images?".to_owned(),
+        (1, _) => "Destroy this instance and its disk?".to_owned(),
+        (n, _) => format!("Destroy these {n} instances and their disks?"),
+    };
+    context
+        .output
+        .confirm(&lines, &question, context.interrupted()?)
+}
+
+fn destroy_all(
+    context: &Context,
+    filter: &Filter,
+    references: &References,
+    plan: &Plan,
+    candidates: Vec<Candidate>,
+    report: &mut Report,
+) -> Result<()> {
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    let stop = context.interrupted()?;
+    let spinner = context.output.spinner("cleanup");
+    for Candidate {
+        traces: Traces { name, .. },
+        state,
+        reason,
+    } in candidates
+    {
+        if stop.load(Ordering::Relaxed) {
+            let error = anyhow!("interrupted before it was its turn");
+            report.failed.push(Failed::new(&name, error));
+            continue;
+        }
+        spinner.set_message(format!("destroying {name}"));
+        match destroy_one(context, filter, references, plan, &name) {
+            Ok(Some(bytes)) => {
+                let destroyed = Destroyed::new(&name, state, &reason, bytes);
+                report.destroyed.push(destroyed);
+            }
+            Ok(None) => {
+                let reason = "it was used since this command began".to_owned();
+                report.kept.push(Kept::new(&name, reason));
+            }
+            Err(error) => report.failed.push(Failed::new(&name, error)),
+        }
+    }
+    spinner.finish_and_clear();
+    Ok(())
+}
+
+/// Destroys `name` if that is still what was asked for; the bytes that this freed.
+fn destroy_one(
+    context: &Context,
+    filter: &Filter,
+    references: &References,
+    plan: &Plan,
+    name: &InstanceName,
+) -> Result<Option<u64>> {
+    let _lock = super::lock(context, name)?;
+    let Some(traces) = Traces::of(context, name)? else {
+        // Another cleanup was faster.
+        return Ok(Some(0));
+    };
+    let seen = look(context, &mut Viewer::new(context), &traces)?;
+    let used_since = seen.last_activity.is_some_and(|at| at > plan.made);
+    if used_since || !matches!(filter.judge(&seen, context.time()), Verdict::Destroy(_)) {
+        return Ok(None);
+    }
+    traces.ensure_ours(context, references)?;
+    let bytes = traces.bytes(&context.paths);
+    destroy::destroy(context, &traces)?;
+    Ok(Some(bytes))
+}
+
+fn collected((lab, base): &(LabId, Base)) -> Collected {
+    Collected::new(lab, base, images::allocated(&base.path).unwrap_or(0))
+}
+
+/// Tells how it went. The failure of a single instance that was asked for is the command's own.
+fn finish(context: &Context, mut report: Report, single: bool) -> Result<()> {
+    report.add_up();
+    if single && let Some(failed) = report.failed.pop() {
+        return Err(failed.into_error());
+    }
+    context.output.answer(&report)?;
+    for failed in &report.failed {
+        context.output.problem(&failed.text());
+    }
+    match report.failed.len() {
+        0 => Ok(()),
+        n => Err(Fault::new(
+            Kind::Failed,
+            format!(
+                "{n} of {} instances were not destroyed",
+                n + report.destroyed.len()
+            ),
+        )
+        .into()),
+    }
+}
