@@ -40,6 +40,9 @@ _cyyber() {
             cyyber__subcmd__help,instance)
                 cmd="cyyber__subcmd__help__subcmd__instance"
                 ;;
+            cyyber__subcmd__help__subcmd__instance,cleanup)
+                cmd="cyyber__subcmd__help__subcmd__instance__subcmd__cleanup"
+                ;;
             cyyber__subcmd__help__subcmd__instance,console)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__console"
                 ;;
@@ -51,6 +54,9 @@ _cyyber() {
                 ;;
             cyyber__subcmd__help__subcmd__instance,pause)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__pause"
+                ;;
+            cyyber__subcmd__help__subcmd__instance,reset)
+                cmd="cyyber__subcmd__help__subcmd__instance__subcmd__reset"
                 ;;
             cyyber__subcmd__help__subcmd__instance,resume)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__resume"
@@ -67,6 +73,9 @@ _cyyber() {
             cyyber__subcmd__help__subcmd__instance,touch)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__touch"
                 ;;
+            cyyber__subcmd__instance,cleanup)
+                cmd="cyyber__subcmd__instance__subcmd__cleanup"
+                ;;
             cyyber__subcmd__instance,console)
                 cmd="cyyber__subcmd__instance__subcmd__console"
                 ;;
@@ -81,6 +90,9 @@ _cyyber() {
                 ;;
             cyyber__subcmd__instance,pause)
                 cmd="cyyber__subcmd__instance__subcmd__pause"
+                ;;
+            cyyber__subcmd__instance,reset)
+                cmd="cyyber__subcmd__instance__subcmd__reset"
                 ;;
             cyyber__subcmd__instance,resume)
                 cmd="cyyber__subcmd__instance__subcmd__resume"
@@ -97,6 +109,9 @@ _cyyber() {
             cyyber__subcmd__instance,touch)
                 cmd="cyyber__subcmd__instance__subcmd__touch"
                 ;;
+            cyyber__subcmd__instance__subcmd__help,cleanup)
+                cmd="cyyber__subcmd__instance__subcmd__help__subcmd__cleanup"
+                ;;
             cyyber__subcmd__instance__subcmd__help,console)
                 cmd="cyyber__subcmd__instance__subcmd__help__subcmd__console"
                 ;;
@@ -111,6 +126,9 @@ _cyyber() {
                 ;;
             cyyber__subcmd__instance__subcmd__help,pause)
                 cmd="cyyber__subcmd__instance__subcmd__help__subcmd__pause"
+                ;;
+            cyyber__subcmd__instance__subcmd__help,reset)
+                cmd="cyyber__subcmd__instance__subcmd__help__subcmd__reset"
                 ;;
             cyyber__subcmd__instance__subcmd__help,resume)
                 cmd="cyyber__subcmd__instance__subcmd__help__subcmd__resume"
@@ -296,8 +314,22 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__help__subcmd__instance)
-            opts="create start pause resume stop console touch stats list"
+            opts="create start pause resume stop reset cleanup console touch stats list"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__help__subcmd__instance__subcmd__cleanup)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -352,6 +384,20 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__help__subcmd__instance__subcmd__pause)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__help__subcmd__instance__subcmd__reset)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -436,12 +482,62 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance)
-            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help create start pause resume stop console touch stats list help"
+            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help create start pause resume stop reset cleanup console touch stats list help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__cleanup)
+            opts="-c -o -q -v -h --lab --user --state --inactive-for --dry-run --yes --config --connect --output --quiet --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --lab)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state)
+                    COMPREPLY=($(compgen -W "stopped starting running idle paused crashed" -- "${cur}"))
+                    return 0
+                    ;;
+                --inactive-for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -538,8 +634,22 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__help)
-            opts="create start pause resume stop console touch stats list help"
+            opts="create start pause resume stop reset cleanup console touch stats list help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__help__subcmd__cleanup)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -608,6 +718,20 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__help__subcmd__pause)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__help__subcmd__reset)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -739,6 +863,40 @@ _cyyber() {
             ;;
         cyyber__subcmd__instance__subcmd__pause)
             opts="-c -o -q -v -h --keep-memory --config --connect --output --quiet --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__reset)
+            opts="-c -o -q -v -h --yes --config --connect --output --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

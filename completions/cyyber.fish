@@ -46,23 +46,25 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l force -d 'Build 
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -s v -l verbose -d 'More detail on standard error'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "create" -d 'Make a user\'s instance of a lab'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "start" -d 'Power an instance on, making it first where it is missing'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "pause" -d 'Pause an instance and give its memory back to the host'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "resume" -d 'Bring a paused instance back'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "stop" -d 'Shut an instance down'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "console" -d 'Get access to the console of a running instance'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "touch" -d 'Record that an instance is in use now'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "stats" -d 'Show what instances use'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "list" -d 'List instances and their states'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop console touch stats list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "create" -d 'Make a user\'s instance of a lab'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "start" -d 'Power an instance on, making it first where it is missing'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "pause" -d 'Pause an instance and give its memory back to the host'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "resume" -d 'Bring a paused instance back'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "stop" -d 'Shut an instance down'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "reset" -d 'Give an instance a clean disk on the lab\'s current base image'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "cleanup" -d 'Destroy instances with their disks'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "console" -d 'Get access to the console of a running instance'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "touch" -d 'Record that an instance is in use now'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "stats" -d 'Show what instances use'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "list" -d 'List instances and their states'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
@@ -102,6 +104,32 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -l yes -d 'Do not ask'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -l lab -d 'Only instances of this lab' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -l user -d 'Only instances of this user' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -l state -d 'Only instances in this state' -r -f -a "stopped\t'Defined, not running, no saved memory'
+starting\t'Running; the guest\'s agent has not answered since power-on and the boot timeout has not passed'
+running\t'Running and ready'
+idle\t'Running, no user activity, CPU capped'
+paused\t'Memory saved to disk, or frozen in RAM'
+crashed\t'The hypervisor says so'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -l inactive-for -d 'Only instances that were not used for this long, as in 24h or 7d; one whose last activity is not known counts as used now' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -l dry-run -d 'Say what would be destroyed, and destroy nothing'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -l yes -d 'Do not ask'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
@@ -143,6 +171,8 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "pause" -d 'Pause an instance and give its memory back to the host'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "resume" -d 'Bring a paused instance back'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "stop" -d 'Shut an instance down'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "reset" -d 'Give an instance a clean disk on the lab\'s current base image'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "cleanup" -d 'Destroy instances with their disks'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "console" -d 'Get access to the console of a running instance'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "touch" -d 'Record that an instance is in use now'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "stats" -d 'Show what instances use'
@@ -164,6 +194,8 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subc
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "pause" -d 'Pause an instance and give its memory back to the host'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "resume" -d 'Bring a paused instance back'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "stop" -d 'Shut an instance down'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "reset" -d 'Give an instance a clean disk on the lab\'s current base image'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "cleanup" -d 'Destroy instances with their disks'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "console" -d 'Get access to the console of a running instance'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "touch" -d 'Record that an instance is in use now'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "stats" -d 'Show what instances use'

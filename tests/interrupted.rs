@@ -1,20 +1,32 @@
 //! Commands that are killed at any moment. Whatever they leave, the next command goes on from it.
 //!
-//! `CYYBER_TEST_SEED` repeats a run that failed; the seed is printed.
+//! `CYYBER_TEST_KILLS` says how many kills there are in all, over all commands; `CYYBER_TEST_SEED`
+//! repeats a run that failed, and is printed.
 
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
 use common::shape::STATES;
-use common::{Sandbox, run, text, tool, virsh};
+use common::{Sandbox, files_below, run, text, tool, virsh};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+/// How often commands are killed unless the environment says otherwise.
+const KILLS: u32 = 49;
+
+/// The commands that are killed: each has its test below.
+const COMMANDS: u32 = 7;
+
 /// How often each command is killed.
-const ROUNDS: u32 = 6;
+fn rounds() -> u32 {
+    let kills = std::env::var("CYYBER_TEST_KILLS");
+    let kills = kills.map_or(KILLS, |kills| kills.parse().unwrap());
+    kills.div_ceil(COMMANDS)
+}
 
 /// Kills commands at moments that a seed decides.
 struct Killer(StdRng);
@@ -53,6 +65,8 @@ fn assert_whole(sandbox: &Sandbox) {
             "{listed:#}"
         );
         assert!(overlay.exists(), "a domain without its disk");
+        let base = text(&listed["base_image"]);
+        assert!(Path::new(&base).exists(), "a disk without its base");
     }
     if overlay.exists() {
         run(tool("qemu-img").args(["check", "-q", "-U"]).arg(&overlay));
@@ -74,7 +88,7 @@ fn next(sandbox: &Sandbox, verb: &str, options: &[&str], states: &[&str]) {
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn a_create_that_is_killed_can_be_repeated() {
     let (sandbox, mut killer) = (Sandbox::with_guests(0), Killer::new());
-    for round in 0..3 * ROUNDS {
+    for round in 0..rounds() {
         let user = sandbox.instance_name("7");
         // With and without a base to adopt.
         if round % 2 == 0 {
@@ -103,7 +117,7 @@ fn make_base_anew(sandbox: &Sandbox) {
 fn a_start_that_is_killed_can_be_repeated() {
     let (sandbox, mut killer) = (Sandbox::with_guests(1), Killer::new());
     sandbox.base(&sandbox.lab);
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         killer.kill(&sandbox, "start", &[], 1000);
         next(&sandbox, "start", &[], &["starting", "running"]);
         sandbox.instance("stop", "7", &["--force"]).ok();
@@ -115,7 +129,7 @@ fn a_start_that_is_killed_can_be_repeated() {
 fn a_stop_that_is_killed_can_be_repeated() {
     let (sandbox, mut killer) = (Sandbox::with_guests(1), Killer::new());
     sandbox.base(&sandbox.lab);
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         sandbox.instance("start", "7", &[]).ok();
         killer.kill(&sandbox, "stop", &["--timeout", "0s"], 1000);
         next(&sandbox, "stop", &["--force"], &["stopped"]);
@@ -127,7 +141,7 @@ fn a_stop_that_is_killed_can_be_repeated() {
 fn a_pause_that_is_killed_can_be_repeated() {
     let (sandbox, mut killer) = (Sandbox::with_guests(1), Killer::new());
     sandbox.base(&sandbox.lab);
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         sandbox.instance("start", "7", &[]).ok();
         let options: &[&str] = match round % 2 {
             0 => &[],
@@ -143,10 +157,59 @@ fn a_pause_that_is_killed_can_be_repeated() {
 fn a_resume_that_is_killed_can_be_repeated() {
     let (sandbox, mut killer) = (Sandbox::with_guests(1), Killer::new());
     sandbox.base(&sandbox.lab);
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         sandbox.instance("start", "7", &[]).ok();
         sandbox.instance("pause", "7", &[]).ok();
         killer.kill(&sandbox, "resume", &[], 800);
         next(&sandbox, "resume", &[], &["starting", "running"]);
+    }
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_cleanup_that_is_killed_is_finished_by_the_next() {
+    let (sandbox, mut killer) = (Sandbox::with_guests(1), Killer::new());
+    sandbox.base(&sandbox.lab);
+    for round in 0..rounds() {
+        // From every state, and asked for in a way that does not fit what is left half-way.
+        sandbox.instance("create", "7", &[]).ok();
+        let state = match round % 3 {
+            0 => "stopped",
+            of => {
+                sandbox.instance("start", "7", &[]).ok();
+                if of == 2 {
+                    sandbox.instance("pause", "7", &[]).ok();
+                }
+                ["", "starting", "paused"][of as usize]
+            }
+        };
+        let options = ["--yes", "--state", state, "--inactive-for", "0s"];
+        killer.kill(&sandbox, "cleanup", &options, 400);
+        sandbox.instance("cleanup", "7", &options).ok();
+        let left: Vec<_> = files_below(&sandbox.path(""))
+            .into_keys()
+            .filter(|file| file.to_string_lossy().contains("_user_7"))
+            .filter(|file| !file.starts_with("state/locks"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(sandbox.listed("7").is_null());
+    }
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_reset_that_is_killed_can_be_repeated() {
+    let (sandbox, mut killer) = (Sandbox::with_guests(1), Killer::new());
+    sandbox.base(&sandbox.lab);
+    for round in 0..rounds() {
+        sandbox.instance("start", "7", &[]).ok();
+        if round % 2 == 1 {
+            sandbox.instance("pause", "7", &[]).ok();
+        }
+        killer.kill(&sandbox, "reset", &["--yes"], 500);
+        match round % 3 {
+            0 => next(&sandbox, "start", &[], &["starting", "running"]),
+            _ => next(&sandbox, "reset", &["--yes"], &["stopped"]),
+        }
     }
 }

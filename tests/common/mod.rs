@@ -122,7 +122,18 @@ impl Sandbox {
 
     /// Writes a configuration with one small lab, on which `extra` keys are laid.
     pub fn configure(&self, extra: &Value) {
-        self.write_config(&json!({"labs": [lab(&self.lab, extra)]}).to_string());
+        let config = json!({
+            // As in the environment of `command`, for tests that call into the program.
+            "host": {
+                "connect": self.uri,
+                "storage_dir": self.path("storage"),
+                "state_dir": self.path("state"),
+                "output_dir": self.path("output"),
+                "accelerator": "tcg",
+            },
+            "labs": [lab(&self.lab, extra)],
+        });
+        self.write_config(&config.to_string());
     }
 
     /// Writes the configuration as it is given.
