@@ -188,6 +188,10 @@ fn page(command: &Command, all: &[Command]) -> String {
     });
     text.push_str(&examples(command));
     text.push_str(&see_also(&name, all));
+    if text.contains(".TS\n") {
+        // Has the reader's program lay out tables.
+        text.insert_str(0, "'\\\" t\n");
+    }
     text
 }
 

@@ -295,6 +295,60 @@ impl Drop for Sandbox {
     }
 }
 
+/// A small file system of its own in a file, mounted on a directory; gone with this.
+#[derive(Debug)]
+pub struct SmallDisk {
+    target: PathBuf,
+    _image: tempfile::NamedTempFile,
+}
+
+impl SmallDisk {
+    /// Mounts one of `megabytes` and 16 inodes, of which its root and journal take most, on
+    /// `target`.
+    pub fn on(target: &Path, megabytes: u64) -> SmallDisk {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(megabytes << 20).unwrap();
+        run(tool("mkfs.ext4")
+            .args(["-q", "-F", "-m", "0", "-N", "16"])
+            .arg(image.path()));
+        let mode = fs::metadata(target).unwrap().permissions();
+        run(tool("mount")
+            .args(["-o", "loop"])
+            .args([image.path(), target]));
+        fs::set_permissions(target, mode).unwrap();
+        SmallDisk {
+            target: target.to_owned(),
+            _image: image,
+        }
+    }
+
+    /// Makes files until no more can be made, although there is room in bytes; they are returned.
+    pub fn exhaust(&self) -> Vec<PathBuf> {
+        (0..)
+            .map(|i| self.target.join(format!("ballast-{i}")))
+            .take_while(|path| fs::File::create_new(path).is_ok())
+            .collect()
+    }
+
+    /// Fills all but `megabytes` with one file, which is returned.
+    pub fn leave(&self, megabytes: u64) -> PathBuf {
+        let stat = rustix::fs::statvfs(&self.target).unwrap();
+        let free = stat.f_bavail * stat.f_frsize;
+        let ballast = self.target.join("ballast");
+        let file = fs::File::create(&ballast).unwrap();
+        let mode = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&file, mode, 0, free - (megabytes << 20)).unwrap();
+        ballast
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: something may still be looking at it.
+        let _ = tool("umount").arg("-l").arg(&self.target).status();
+    }
+}
+
 /// A small lab called `id`, with the keys of `extra` laid over it.
 pub fn lab(id: &str, extra: &Value) -> Value {
     let mut lab = json!({

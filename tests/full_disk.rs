@@ -1,0 +1,76 @@
+//! Disks that are full: nothing is lost, and the error says what to do.
+//!
+//! The directory of libvirt's saved memory is covered meanwhile, so these tests are a program of
+//! their own, and run one after the other.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+use common::{Sandbox, SmallDisk, text};
+
+const SAVES: &str = "/var/lib/libvirt/qemu/save";
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn memory_that_cannot_be_saved_stays_and_the_guest_goes_on() {
+    let _alone = ONE_AT_A_TIME.lock();
+    let sandbox = Sandbox::with_guests(1);
+    sandbox.base(&sandbox.lab);
+    sandbox.instance("start", "7", &[]).ok();
+    let pid = sandbox.qemu_pid("7");
+
+    let too_small = SmallDisk::on(Path::new(SAVES), 100);
+    let error = sandbox.instance("pause", "7", &[]).error_json(7);
+    let message = text(&error["message"]);
+    assert!(message.contains("goes on running"), "{message}");
+    assert!(message.contains("140 MiB are needed"), "{message}");
+    assert!(error["hint"].is_string(), "{error:#}");
+    drop(too_small);
+
+    // Room by the figures, and full all the same.
+    let full = SmallDisk::on(Path::new(SAVES), 300);
+    full.exhaust();
+    let error = sandbox.instance("pause", "7", &[]).error_json(7);
+    let message = text(&error["message"]);
+    assert!(message.contains("goes on running"), "{message}");
+    assert!(message.contains("No space left"), "{message}");
+    drop(full);
+
+    assert_eq!(sandbox.state("7"), "starting");
+    assert_eq!(sandbox.qemu_pid("7"), pid);
+    sandbox.instance("pause", "7", &[]).ok();
+    let resumed = sandbox.instance("resume", "7", &[]).json();
+    assert_eq!(resumed["state"], "starting");
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn an_instance_that_cannot_be_made_leaves_nothing() {
+    let sandbox = Sandbox::with_guests(0);
+    sandbox.base(&sandbox.lab);
+    // Inodes are scarce on the small disk: the base stays outside, and locks have theirs.
+    sandbox.instance("create", "7", &[]).ok();
+    sandbox.instance("cleanup", "7", &["--yes"]).ok();
+    let overlays = sandbox.path("storage/user-instances");
+    let disk = SmallDisk::on(&overlays, 600);
+    let ballast = disk.exhaust();
+
+    let error = sandbox.instance("create", "7", &[]).error_json(7);
+    assert!(
+        text(&error["message"]).contains("No space left"),
+        "{error:#}"
+    );
+    assert!(sandbox.listed("7").is_null());
+    assert!(!sandbox.overlay("7").exists());
+
+    for file in ballast {
+        fs::remove_file(file).unwrap();
+    }
+    sandbox.instance("create", "7", &[]).ok();
+    sandbox.instance("cleanup", "7", &["--yes"]).ok();
+}
