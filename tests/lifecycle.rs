@@ -5,10 +5,6 @@ mod common;
 use std::fs;
 
 use common::{Sandbox, text, wait_until};
-use cyyber::cli::Global;
-use cyyber::cmd::instance::idle;
-use cyyber::context::Context;
-use cyyber::output::{Format, Output};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -64,19 +60,7 @@ fn bring(sandbox: &Sandbox, from: &str) {
         _ => drop(instance("start", &[])),
     }
     match from {
-        "idle" => {
-            let quiet = Output::new(Format::Json, true, false);
-            let global = Global {
-                config: Some(sandbox.path("labs-config.json")),
-                connect: None,
-                output: None,
-                quiet: true,
-                verbose: false,
-            };
-            let context = Context::new(&global, quiet, jiff::Timestamp::now()).unwrap();
-            let name = sandbox.instance_name("7").parse().unwrap();
-            idle::enter(&context, &name).unwrap();
-        }
+        "idle" => sandbox.make_idle("7"),
         "paused on disk" => drop(instance("pause", &[])),
         "paused in RAM" => drop(instance("pause", &["--keep-memory"])),
         "crashed" => {

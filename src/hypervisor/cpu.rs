@@ -93,5 +93,8 @@ fn is_unavailable(error: &Error) -> bool {
         || is(error, ErrorNumber::OperationUnsupported)
         || is(error, ErrorNumber::ArgumentUnsupported)
         || error.message().contains("cgroup CPU controller")
-        || is(error, ErrorNumber::InvalidArg) && error.message().contains("vcpu_")
+        || is(error, ErrorNumber::InvalidArg)
+            && ["vcpu_", "unsupported flags"]
+                .iter()
+                .any(|part| error.message().contains(part))
 }

@@ -21,6 +21,10 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use cyyber::cli::Global;
+use cyyber::cmd::instance::idle;
+use cyyber::context::Context;
+use cyyber::output::Format;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -125,7 +129,6 @@ impl Sandbox {
         let config = json!({
             // As in the environment of `command`, for tests that call into the program.
             "host": {
-                "connect": self.uri,
                 "storage_dir": self.path("storage"),
                 "state_dir": self.path("state"),
                 "output_dir": self.path("output"),
@@ -249,6 +252,25 @@ impl Sandbox {
             "{command_line}"
         );
         Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
+    }
+
+    /// Makes the running instance of a user idle, which no command does by itself.
+    pub fn make_idle(&self, user: &str) {
+        let name = self.instance_name(user).parse().unwrap();
+        idle::enter(&self.context(&self.uri), &name).unwrap();
+    }
+
+    /// What a command on this sandbox, by way of the libvirt `uri`, would stand on.
+    pub fn context(&self, uri: &str) -> Context {
+        let global = Global {
+            config: Some(self.path("labs-config.json")),
+            connect: Some(uri.to_owned()),
+            output: None,
+            quiet: true,
+            verbose: false,
+        };
+        let quiet = cyyber::output::Output::new(Format::Json, true, false);
+        Context::new(&global, quiet, jiff::Timestamp::now()).unwrap()
     }
 
     fn remove_domains(&self) {
