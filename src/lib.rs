@@ -14,6 +14,7 @@
 //! | [`state`] | activity, records and locks in the state directory |
 //! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
+//! | [`host`] | what memory the host has left |
 //! | [`interrupt`] | signals that ask us to end |
 //! | [`output`] | what reaches the terminal |
 //! | [`env`](mod@env) | what is read from the environment |
@@ -32,6 +33,7 @@ pub mod domain;
 pub mod env;
 pub mod error;
 pub mod files;
+pub mod host;
 pub mod hypervisor;
 pub mod images;
 pub mod instance;
