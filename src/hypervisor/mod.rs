@@ -23,7 +23,7 @@ use virt::sys;
 
 pub use cpu::CpuControl;
 pub use domain::Domain;
-pub use stats::Detail;
+pub use stats::{Detail, GuestMemory};
 
 use crate::domain::is_ours;
 use crate::error::{Fault, Kind};
@@ -89,6 +89,8 @@ pub struct Usage {
     pub memory_bytes: Option<u64>,
     /// Memory of the host that its QEMU process holds.
     pub resident_bytes: Option<u64>,
+    /// What its guest says of its memory.
+    pub guest_memory: GuestMemory,
     /// Read from its disks since power-on.
     pub disk_read_bytes: Option<u64>,
     /// Written to its disks since power-on.

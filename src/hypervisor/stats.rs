@@ -7,6 +7,7 @@
 use std::ffi::CStr;
 use std::ptr;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -41,6 +42,34 @@ impl Detail {
                     | sys::VIR_DOMAIN_STATS_BLOCK
             }
         }
+    }
+}
+
+/// How old the guest's words may be, in seconds. A guest that runs is asked every ten.
+const FRESH: i64 = 60;
+
+/// What a guest says of its memory: its kernel tells the balloon device, where it has the driver.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GuestMemory {
+    total_bytes: Option<u64>,
+    /// What its programs could have, caches given up.
+    usable_bytes: Option<u64>,
+    /// What nothing is in.
+    free_bytes: Option<u64>,
+    /// When it said so, in seconds since 1970; 0 for never.
+    updated: Option<u64>,
+}
+
+impl GuestMemory {
+    /// What the guest's programs and kernel use, without what is cached; `None` where the guest has
+    /// not said so lately, or makes no sense.
+    pub fn used_bytes(&self, now: Timestamp) -> Option<u64> {
+        let updated = i64::try_from(self.updated?).ok()?;
+        if updated < now.as_second().saturating_sub(FRESH) {
+            return None;
+        }
+        let left = self.usable_bytes.or(self.free_bytes)?;
+        self.total_bytes?.checked_sub(left)
     }
 }
 
@@ -140,12 +169,18 @@ impl Usage {
     fn take(&mut self, field: &str, value: u64) {
         let ends =
             |prefix: &str, suffix: &str| field.starts_with(prefix) && field.ends_with(suffix);
+        // A guest may say anything.
+        let kib = |value: u64| value.checked_mul(1024);
         let add = |sum: &mut Option<u64>| *sum = Some(sum.unwrap_or(0) + value);
         match field {
             "cpu.time" => self.cpu_time_ns = Some(value),
             "vcpu.maximum" => self.vcpus = Some(value),
             "balloon.maximum" => self.memory_bytes = Some(value << 10),
             "balloon.rss" => self.resident_bytes = Some(value << 10),
+            "balloon.available" => self.guest_memory.total_bytes = kib(value),
+            "balloon.usable" => self.guest_memory.usable_bytes = kib(value),
+            "balloon.unused" => self.guest_memory.free_bytes = kib(value),
+            "balloon.last-update" => self.guest_memory.updated = Some(value),
             _ if ends("net.", ".rx.bytes") => add(&mut self.net_rx_bytes),
             _ if ends("net.", ".tx.bytes") => add(&mut self.net_tx_bytes),
             _ if ends("block.", ".rd.bytes") => add(&mut self.disk_read_bytes),
@@ -194,6 +229,38 @@ mod tests {
         assert_eq!(usage.net_rx_bytes, Some(12));
         assert_eq!(usage.resident_bytes, Some(3072));
         assert_eq!(usage.net_tx_bytes, None);
+    }
+
+    #[test]
+    fn a_guest_that_says_something_sensible_and_recent_is_believed() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let used = |said: &[(&str, u64)]| {
+            let mut usage = Usage::default();
+            for (field, value) in said {
+                usage.take(&format!("balloon.{field}"), *value);
+            }
+            usage.guest_memory.used_bytes(now)
+        };
+        let recent = ("last-update", 1_799_999_940);
+        let (all, free) = (("available", 500), ("unused", 100));
+        assert_eq!(used(&[all, free, ("usable", 300), recent]), Some(200 << 10));
+        // An old kernel does not know what is usable.
+        assert_eq!(used(&[all, free, recent]), Some(400 << 10));
+
+        for unknown in [
+            &[][..],
+            &[recent],
+            &[all, recent],
+            &[free, recent],
+            &[all, free],
+            &[all, free, ("last-update", 0)],
+            &[all, free, ("last-update", 1_799_999_939)],
+            &[all, free, ("last-update", u64::MAX)],
+            &[all, ("usable", 501), recent],
+            &[("available", u64::MAX), free, recent],
+        ] {
+            assert_eq!(used(unknown), None, "{unknown:?}");
+        }
     }
 
     #[test]

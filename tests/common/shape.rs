@@ -57,6 +57,7 @@ pub const STATS: &Shape = &[
     ("cpu_percent", MaybeNumber),
     ("memory_mb", MaybeCount),
     ("memory_used_mb", MaybeCount),
+    ("memory_guest_used_mb", MaybeCount),
     ("disk_used_mb", MaybeCount),
     ("disk_read_bytes", MaybeCount),
     ("disk_write_bytes", MaybeCount),

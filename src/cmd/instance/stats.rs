@@ -31,6 +31,7 @@ struct Stats {
     cpu_percent: Option<f64>,
     memory_mb: Option<u64>,
     memory_used_mb: Option<u64>,
+    memory_guest_used_mb: Option<u64>,
     disk_used_mb: Option<u64>,
     disk_read_bytes: Option<u64>,
     disk_write_bytes: Option<u64>,
@@ -97,6 +98,10 @@ fn measure(context: &Context, wanted: impl Fn(&InstanceName) -> bool) -> Result<
                 cpu_percent,
                 memory_mb: usage.memory_bytes.map(|bytes| bytes / MIB),
                 memory_used_mb: usage.resident_bytes.map(|bytes| bytes / MIB),
+                memory_guest_used_mb: usage
+                    .guest_memory
+                    .used_bytes(context.time())
+                    .map(|bytes| bytes / MIB),
                 disk_used_mb: images::allocated(&view.disk_path).map(|bytes| bytes / MIB),
                 disk_read_bytes: usage.disk_read_bytes,
                 disk_write_bytes: usage.disk_write_bytes,
@@ -116,8 +121,8 @@ fn percent(cpu_ns: u64, elapsed: Duration) -> f64 {
     (share * 1000.0).round() / 10.0
 }
 
-const HEADER: [&str; 8] = [
-    "INSTANCE", "STATE", "CPU %", "VCPUS", "MEMORY", "USED", "DISK", "IDLE",
+const HEADER: [&str; 9] = [
+    "INSTANCE", "STATE", "CPU %", "VCPUS", "MEMORY", "USED", "GUEST", "DISK", "IDLE",
 ];
 
 impl Stats {
@@ -132,6 +137,7 @@ impl Stats {
             self.cpu_count.map_or_else(dash, |count| count.to_string()),
             mib(self.memory_mb),
             mib(self.memory_used_mb),
+            mib(self.memory_guest_used_mb),
             mib(self.disk_used_mb),
             self.idle_seconds.map_or_else(dash, |seconds| {
                 age(jiff::SignedDuration::from_secs(seconds))
