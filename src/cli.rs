@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::instance::{LabId, State, UserId};
 use crate::output::Format;
-use crate::units::Duration;
+use crate::units::{Duration, Interval};
 
 /// Branded lab VMs for cyber-security teaching.
 ///
@@ -254,12 +254,15 @@ pub enum Instance {
     },
     /// Show what instances use
     ///
-    /// CPU is measured for a quarter of a second; 100 % is one CPU of the host, fully used, so that
-    /// an instance with two CPUs can reach 200 %. USED is the host's memory that it takes at present,
-    /// DISK what its own disk takes, without the shared base image.
+    /// CPU is measured for a quarter of a second, and from one refresh to the next with --watch;
+    /// 100 % is one CPU of the host, fully used, so that an instance with two CPUs can reach 200 %.
+    /// USED is the host's memory that it takes at present, GUEST what the system in it uses by its
+    /// own account, DISK what its own disk takes, without the shared base image.
     #[command(after_help = "Examples:
   cyyber instance stats                  all instances
-  cyyber -o json instance stats lab01 7  one, for a program")]
+  cyyber -o json instance stats lab01 7  one, for a program
+  cyyber instance stats --watch          all instances, until Ctrl-C
+  cyyber instance stats lab01 7 --watch 5")]
     Stats {
         /// The lab's id [default: all instances]
         #[arg(value_parser = parsed::<LabId>(), requires = "user")]
@@ -267,6 +270,9 @@ pub enum Instance {
         /// The user's id
         #[arg(value_parser = parsed::<UserId>())]
         user: Option<UserId>,
+        /// Show it again and again until Ctrl-C, every 2 seconds or so often; comes after LAB USER
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = parsed::<Interval>())]
+        watch: Option<Interval>,
     },
     /// List instances and their states
     ///

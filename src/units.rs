@@ -112,6 +112,28 @@ impl Duration {
     }
 }
 
+/// A number of seconds between two refreshes, from 1 to 3600.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval(u16);
+
+impl FromStr for Interval {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.parse() {
+            Ok(seconds @ 1..=3600) => Ok(Interval(seconds)),
+            _ => Err("whole seconds from 1 to 3600 are wanted".to_owned()),
+        }
+    }
+}
+
+impl Interval {
+    /// The same length for the standard library's timers.
+    pub fn std(self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.0.into())
+    }
+}
+
 /// A step of the idle policy: after so long, or `never`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -205,6 +227,14 @@ mod tests {
             assert!(bad.parse::<Duration>().is_err(), "{bad:?}");
         }
         assert_eq!(Patience::try_from("never".to_owned()), Ok(Patience::Never));
+    }
+
+    #[test]
+    fn intervals() {
+        assert_eq!("3600".parse(), Ok(Interval(3600)));
+        for bad in ["", "0", "3601", "-1", "1.5", "2s", "lab01"] {
+            assert!(bad.parse::<Interval>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

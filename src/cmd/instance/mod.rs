@@ -18,6 +18,7 @@ mod touch;
 mod traces;
 mod view;
 mod wake;
+mod watch;
 
 use anyhow::Result;
 
@@ -56,16 +57,16 @@ pub fn run(context: &Context, command: &Instance) -> Result<()> {
             answer(context, reset::run(context, &target.name(), *yes))
         }
         Instance::Cleanup(options) => cleanup::run(context, options),
-        Instance::Stats { lab, user } => match (lab, user) {
-            (Some(lab), Some(user)) => {
-                let name = InstanceName {
-                    lab: lab.clone(),
-                    user: user.clone(),
-                };
-                stats::one(context, &name)
+        Instance::Stats { lab, user, watch } => {
+            let name = lab
+                .clone()
+                .zip(user.clone())
+                .map(|(lab, user)| InstanceName { lab, user });
+            match watch {
+                Some(every) => watch::run(context, name.as_ref(), every.std()),
+                None => stats::run(context, name.as_ref()),
             }
-            _ => stats::all(context),
-        },
+        }
         Instance::List { lab, user, state } => {
             list::run(context, lab.as_ref(), user.as_ref(), *state)
         }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::list::survey;
-use super::view::Viewer;
+use super::view::{View, Viewer};
 use crate::context::Context;
 use crate::hypervisor::{Detail, Facts};
 use crate::images;
@@ -16,21 +16,21 @@ use crate::output::{Report, table};
 use crate::units::{MIB, age};
 
 /// Between the two samples of CPU time.
-const SAMPLE: Duration = Duration::from_millis(250);
+pub const SAMPLE: Duration = Duration::from_millis(250);
 
 /// What one instance uses.
 #[derive(Serialize)]
-struct Stats {
+pub struct Stats {
     instance: String,
     lab_id: LabId,
     user_id: UserId,
-    state: State,
+    pub state: State,
     cpu_count: Option<u64>,
     cpu_time_ns: Option<u64>,
     /// 100 is one CPU of the host, fully used.
-    cpu_percent: Option<f64>,
+    pub cpu_percent: Option<f64>,
     memory_mb: Option<u64>,
-    memory_used_mb: Option<u64>,
+    pub memory_used_mb: Option<u64>,
     memory_guest_used_mb: Option<u64>,
     disk_used_mb: Option<u64>,
     disk_read_bytes: Option<u64>,
@@ -40,79 +40,109 @@ struct Stats {
     idle_seconds: Option<i64>,
 }
 
+/// The answer: of one instance that was named, or of all.
 #[derive(Serialize)]
-struct AllStats {
-    instances: Vec<Stats>,
+#[serde(untagged)]
+pub enum Answer {
+    One(Box<Stats>),
+    All { instances: Vec<Stats> },
 }
 
-pub fn all(context: &Context) -> Result<()> {
-    let instances = measure(context, |_| true)?;
-    context.output.answer(&AllStats { instances })
-}
-
-pub fn one(context: &Context, name: &InstanceName) -> Result<()> {
-    super::existing(context, name)?;
-    let stats = measure(context, |other| other == name)?.pop();
-    context
-        .output
-        .answer(&stats.ok_or_else(|| super::missing(name))?)
-}
-
-fn measure(context: &Context, wanted: impl Fn(&InstanceName) -> bool) -> Result<Vec<Stats>> {
-    let began = Instant::now();
-    let before = survey(context, Detail::Usage)?;
-    let runs = |facts: &Facts| facts.id.is_some() && facts.usage.cpu_time_ns.is_some();
-    let busy = before
-        .iter()
-        .any(|(name, facts)| wanted(name) && runs(facts));
-    let (after, elapsed) = if busy {
-        sleep(SAMPLE);
-        // From one sample to the other; each comes a survey's time after its beginning.
-        let elapsed = began.elapsed();
-        (survey(context, Detail::Usage)?, elapsed)
-    } else {
-        (before.clone(), SAMPLE)
+/// Shows what all instances use, or the one called `name`.
+pub fn run(context: &Context, name: Option<&InstanceName>) -> Result<()> {
+    let before = Sample::first(context, name)?;
+    let after = match before.is_of_running() {
+        true => Sample::take(context, name)?,
+        false => before.clone(),
     };
+    context.output.answer(&after.since(&before, context, name)?)
+}
 
-    let mut viewer = Viewer::new(context);
-    after
-        .iter()
-        .filter(|(name, _)| wanted(name))
-        .map(|(name, facts)| {
-            let view = viewer.view(name, facts)?;
-            let usage = &facts.usage;
-            let first = before
-                .iter()
-                .find(|(_, earlier)| earlier.uuid == facts.uuid && earlier.id == facts.id);
-            let cpu_percent = first.and_then(|(_, earlier)| {
-                let spent = usage.cpu_time_ns?.checked_sub(earlier.usage.cpu_time_ns?)?;
-                runs(facts).then(|| percent(spent, elapsed))
-            });
-            Ok(Stats {
-                instance: view.instance,
-                lab_id: view.lab_id,
-                user_id: view.user_id,
-                state: view.state,
-                cpu_count: usage.vcpus,
-                cpu_time_ns: usage.cpu_time_ns,
-                cpu_percent,
-                memory_mb: usage.memory_bytes.map(|bytes| bytes / MIB),
-                memory_used_mb: usage.resident_bytes.map(|bytes| bytes / MIB),
-                memory_guest_used_mb: usage
-                    .guest_memory
-                    .used_bytes(context.time())
-                    .map(|bytes| bytes / MIB),
-                disk_used_mb: images::allocated(&view.disk_path).map(|bytes| bytes / MIB),
-                disk_read_bytes: usage.disk_read_bytes,
-                disk_write_bytes: usage.disk_write_bytes,
-                net_rx_bytes: usage.net_rx_bytes,
-                net_tx_bytes: usage.net_tx_bytes,
-                idle_seconds: view
-                    .last_activity
-                    .map(|at| context.time().duration_since(at).as_secs().max(0)),
+/// Facts about all instances, or one, and when they were learned.
+#[derive(Clone)]
+pub struct Sample {
+    at: Instant,
+    instances: Vec<(InstanceName, Facts)>,
+}
+
+impl Sample {
+    /// A sample that another one may follow at once to measure by.
+    pub fn first(context: &Context, name: Option<&InstanceName>) -> Result<Sample> {
+        if let Some(name) = name {
+            super::existing(context, name)?;
+        }
+        let sample = Sample::take(context, name)?;
+        if sample.is_of_running() {
+            sleep(SAMPLE);
+        }
+        Ok(sample)
+    }
+
+    /// Facts as they are now. An instance called `name` must be there.
+    pub fn take(context: &Context, name: Option<&InstanceName>) -> Result<Sample> {
+        // Connecting is not to count as a part of the first sample.
+        context.hypervisor()?;
+        let began = Instant::now();
+        let mut instances = survey(context, Detail::Usage)?;
+        let at = began + began.elapsed() / 2;
+        if let Some(name) = name {
+            instances.retain(|(other, _)| other == name);
+            if instances.is_empty() {
+                return Err(super::missing(name).into());
+            }
+        }
+        Ok(Sample { at, instances })
+    }
+
+    fn is_of_running(&self) -> bool {
+        self.instances.iter().any(|(_, facts)| runs(facts))
+    }
+
+    /// What the instances use, and have used of the CPU since the sample `before`.
+    pub fn since(
+        &self,
+        before: &Sample,
+        context: &Context,
+        name: Option<&InstanceName>,
+    ) -> Result<Answer> {
+        let mut viewer = Viewer::new(context);
+        let mut instances = self
+            .instances
+            .iter()
+            .map(|(name, facts)| {
+                let spent = before.cpu_since(facts);
+                let percent = spent.map(|spent| percent(spent, self.at - before.at));
+                Ok(Stats::new(
+                    context,
+                    viewer.view(name, facts)?,
+                    facts,
+                    percent,
+                ))
             })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(match (name, instances.len()) {
+            (Some(_), 1) => Answer::One(Box::new(instances.remove(0))),
+            _ => Answer::All { instances },
         })
-        .collect()
+    }
+
+    /// CPU time that the domain with the later facts `facts` has spent since this sample; unknown
+    /// where it was powered on since.
+    fn cpu_since(&self, facts: &Facts) -> Option<u64> {
+        let (_, earlier) = self
+            .instances
+            .iter()
+            .find(|(_, earlier)| earlier.uuid == facts.uuid && earlier.id == facts.id)?;
+        let spent = facts
+            .usage
+            .cpu_time_ns?
+            .checked_sub(earlier.usage.cpu_time_ns?)?;
+        runs(facts).then_some(spent)
+    }
+}
+
+fn runs(facts: &Facts) -> bool {
+    facts.id.is_some() && facts.usage.cpu_time_ns.is_some()
 }
 
 /// CPU time as a share of the time that went by, to a tenth.
@@ -126,6 +156,31 @@ const HEADER: [&str; 9] = [
 ];
 
 impl Stats {
+    fn new(context: &Context, view: View, facts: &Facts, cpu_percent: Option<f64>) -> Stats {
+        let (usage, now) = (&facts.usage, context.time());
+        let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes / MIB);
+        Stats {
+            instance: view.instance,
+            lab_id: view.lab_id,
+            user_id: view.user_id,
+            state: view.state,
+            cpu_count: usage.vcpus,
+            cpu_time_ns: usage.cpu_time_ns,
+            cpu_percent,
+            memory_mb: mib(usage.memory_bytes),
+            memory_used_mb: mib(usage.resident_bytes),
+            memory_guest_used_mb: mib(usage.guest_memory.used_bytes(now)),
+            disk_used_mb: mib(images::allocated(&view.disk_path)),
+            disk_read_bytes: usage.disk_read_bytes,
+            disk_write_bytes: usage.disk_write_bytes,
+            net_rx_bytes: usage.net_rx_bytes,
+            net_tx_bytes: usage.net_tx_bytes,
+            idle_seconds: view
+                .last_activity
+                .map(|at| now.duration_since(at).as_secs().max(0)),
+        }
+    }
+
     fn row(&self) -> Vec<String> {
         let dash = || "-".to_owned();
         let mib = |value: Option<u64>| value.map_or_else(dash, |value| format!("{value} MiB"));
@@ -146,17 +201,12 @@ impl Stats {
     }
 }
 
-impl Report for Stats {
+impl Report for Answer {
     fn text(&self) -> String {
-        table(&HEADER, [self.row()])
-    }
-}
-
-impl Report for AllStats {
-    fn text(&self) -> String {
-        match self.instances.is_empty() {
-            true => "no instances".to_owned(),
-            false => table(&HEADER, self.instances.iter().map(Stats::row)),
+        match self {
+            Answer::All { instances } if instances.is_empty() => "no instances".to_owned(),
+            Answer::All { instances } => table(&HEADER, instances.iter().map(Stats::row)),
+            Answer::One(one) => table(&HEADER, [one.row()]),
         }
     }
 }

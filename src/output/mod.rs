@@ -1,6 +1,8 @@
 //! What reaches the terminal. The answer alone goes to standard output; progress, warnings and
 //! errors go to standard error.
 
+mod live;
+
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,6 +10,8 @@ use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
+
+pub use live::Live;
 
 use crate::error::{Fault, Kind, hint_of, kind_of};
 
@@ -61,12 +65,7 @@ impl Output {
 
     /// Prints `bytes` as they are.
     pub fn raw(&self, bytes: &[u8]) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        match out.write_all(bytes).and_then(|()| out.flush()) {
-            // The reader has seen enough (`cyyber … | head`).
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            done => done.context("failed to write to standard output"),
-        }
+        write(bytes).map(drop)
     }
 
     /// Something that went as it should and that a person at a terminal likes to know.
@@ -172,6 +171,18 @@ impl Output {
         self.progress.suspend(|| {
             let _ = writeln!(std::io::stderr(), "{text}");
         });
+    }
+}
+
+/// Writes to standard output. Says whether there was a reader; one that has seen enough
+/// (`cyyber … | head`) is no failure.
+fn write(bytes: &[u8]) -> Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        done => done
+            .map(|()| true)
+            .context("failed to write to standard output"),
     }
 }
 

@@ -1,0 +1,157 @@
+//! An answer given again and again: drawn in its place at a terminal, one after the other elsewhere.
+
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use console::{Term, truncate_str};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{Format, Output, Report};
+
+/// How long a signal may go unnoticed: one that another thread gets does not end a wait.
+const NOTICE: Duration = Duration::from_millis(100);
+
+/// Answers that follow one another on standard output.
+#[derive(Debug)]
+pub struct Live<'a> {
+    output: &'a Output,
+    screen: Option<Screen>,
+    begun: bool,
+}
+
+impl Output {
+    /// The place for an answer that is given again and again.
+    pub fn live(&self) -> Live<'_> {
+        let is_screen =
+            self.format == Format::Table && std::io::stdout().is_terminal() && !console::is_dumb();
+        Live {
+            output: self,
+            screen: is_screen.then(Screen::new),
+            begun: false,
+        }
+    }
+}
+
+impl Live<'_> {
+    /// Gives an answer: on a screen in the place of the one before, and below `head`. Says whether
+    /// there is still a reader.
+    pub fn show(
+        &mut self,
+        report: &impl Report,
+        head: impl FnOnce() -> Option<String>,
+    ) -> Result<bool> {
+        let text = match (self.output.format, &mut self.screen) {
+            (Format::Json, _) => serde_json::to_string(report)? + "\n",
+            (Format::Table, None) => {
+                let gap = if self.begun { "\n" } else { "" };
+                format!("{gap}{}\n", report.text())
+            }
+            (Format::Table, Some(screen)) => {
+                let parts: Vec<_> = head().into_iter().chain([report.text()]).collect();
+                screen
+                    .draw(&parts.join("\n\n"))
+                    .context("failed to draw on the terminal")?;
+                return Ok(true);
+            }
+        };
+        self.begun = true;
+        super::write(text.as_bytes())
+    }
+
+    /// Waits until `time`. Says whether it came: not so when `stop` is raised or the reader of
+    /// standard output is gone.
+    pub fn wait_until(&self, time: Instant, stop: &AtomicBool) -> bool {
+        let stdout = std::io::stdout();
+        while !stop.load(Ordering::Relaxed) {
+            let left = time.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let slice = Timespec::try_from(left.min(NOTICE)).unwrap_or_default();
+            // Nothing is asked for but what is told in any case: that the other end is gone.
+            let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+            if poll(&mut fds, Some(&slice)).is_ok_and(|gone| gone > 0) {
+                return false;
+            }
+        }
+        false
+    }
+}
+
+/// A terminal and what is drawn on it at present, above the cursor.
+#[derive(Debug)]
+struct Screen {
+    term: Term,
+    size: (u16, u16),
+    lines: usize,
+}
+
+impl Screen {
+    fn new() -> Screen {
+        let term = Term::buffered_stdout();
+        Screen {
+            size: term.size(),
+            term,
+            lines: 0,
+        }
+    }
+
+    fn draw(&mut self, text: &str) -> std::io::Result<()> {
+        let size = self.term.size();
+        if size == self.size {
+            self.term.move_cursor_up(self.lines)?;
+        } else {
+            // What became of the lines is the terminal's own affair.
+            self.term.clear_screen()?;
+        }
+        let lines = fit(text, size);
+        for line in &lines {
+            self.term.clear_line()?;
+            self.term.write_line(line)?;
+        }
+        self.term.clear_to_end_of_screen()?;
+        self.term.flush()?;
+        (self.size, self.lines) = (size, lines.len());
+        Ok(())
+    }
+}
+
+impl Drop for Screen {
+    /// Takes the `^C` away that a terminal shows.
+    fn drop(&mut self) {
+        let _ = self.term.clear_line().and_then(|()| self.term.flush());
+    }
+}
+
+/// What a terminal of so many rows and columns can show of `text` above its cursor.
+fn fit(text: &str, (rows, columns): (u16, u16)) -> Vec<String> {
+    let room = usize::from(rows).saturating_sub(1).max(1);
+    let cut = |line: &str| truncate_str(line, usize::from(columns), "…").into_owned();
+    let all = text.lines().count();
+    if all <= room {
+        return text.lines().map(cut).collect();
+    }
+    let shown = room - 1;
+    let rest = format!("… and {} more", all - shown);
+    let mut lines: Vec<_> = text.lines().take(shown).map(cut).collect();
+    lines.push(cut(&rest));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_cut_and_counted() {
+        let text = "NAME  STATE\none   running\ntwo   running\nthree stopped";
+        assert_eq!(fit(text, (5, 80)).join("\n"), text);
+        assert_eq!(
+            fit(text, (4, 10)),
+            ["NAME  STA…", "one   run…", "… and 2 m…"]
+        );
+        assert_eq!(fit(text, (1, 80)), ["… and 4 more"]);
+    }
+}
