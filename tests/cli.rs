@@ -95,6 +95,12 @@ fn wrong_command_lines_are_usage_errors() {
         (&["instance", "create", lab], "<USER>"),
         (&["instance", "create", lab, "7", "8"], "'8'"),
         (&["instance", "stats", lab], "<USER>"),
+        (&["instance", "stats", "--watch", "5", lab], "<USER>"),
+        (&["instance", "stats", "--watch", lab, "7"], "1 to 3600"),
+        (&["instance", "stats", "--watch", "0"], "'0'"),
+        (&["instance", "stats", "--watch=3601"], "'3601'"),
+        (&["instance", "stats", "--watch=2s"], "'2s'"),
+        (&["instance", "stats", "--watch=-1"], "'-1'"),
         (
             &["instance", "list", "--state", "flying"],
             "stopped, starting, running, idle, paused, crashed",

@@ -8,6 +8,7 @@
 
 pub mod guest;
 pub mod shape;
+pub mod terminal;
 pub mod vnc;
 
 use std::ffi::OsStr;

@@ -42,7 +42,11 @@ fn totals(instances: &[Stats], host: Option<Memory>) -> String {
             (count > 0).then(|| format!("{count} {state}"))
         })
         .collect();
-    let cpu: f64 = instances.iter().filter_map(|one| one.cpu_percent).sum();
+    // Not `sum`: that of nothing is -0.0.
+    let cpu = instances
+        .iter()
+        .filter_map(|one| one.cpu_percent)
+        .fold(0.0, |sum, percent| sum + percent);
     let memory: u64 = instances.iter().filter_map(|one| one.memory_used_mb).sum();
     let mut text = match instances.len() {
         0 => String::new(),
@@ -52,7 +56,7 @@ fn totals(instances: &[Stats], host: Option<Memory>) -> String {
     text.push_str(&format!("CPU {cpu:.1} %, memory {memory} MiB"));
     if let Some(Memory { total, available }) = host {
         let (total, available) = (total / MIB, available / MIB);
-        text.push_str(&format!("; the host has {available} of {total} MiB left"));
+        text.push_str(&format!("; {available} of the host's {total} MiB left"));
     }
     text
 }
