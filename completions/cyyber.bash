@@ -998,12 +998,16 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__stats)
-            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --watch --config --connect --output --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --watch)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

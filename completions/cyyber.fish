@@ -144,6 +144,7 @@ json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -l watch -d 'Repeat it every so many seconds, from 1 to 3600, until Ctrl-C; LAB USER go before this [default: 2]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'

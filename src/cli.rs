@@ -259,10 +259,10 @@ pub enum Instance {
     /// USED is the host's memory that it takes at present, GUEST what the system in it uses by its
     /// own account, DISK what its own disk takes, without the shared base image.
     #[command(after_help = "Examples:
-  cyyber instance stats                  all instances
-  cyyber -o json instance stats lab01 7  one, for a program
-  cyyber instance stats --watch          all instances, until Ctrl-C
-  cyyber instance stats lab01 7 --watch 5")]
+  cyyber instance stats                    all instances
+  cyyber -o json instance stats lab01 7    one, for a program
+  cyyber instance stats --watch            all instances, until Ctrl-C
+  cyyber instance stats lab01 7 --watch 5  one, every 5 seconds")]
     Stats {
         /// The lab's id [default: all instances]
         #[arg(value_parser = parsed::<LabId>(), requires = "user")]
@@ -270,7 +270,8 @@ pub enum Instance {
         /// The user's id
         #[arg(value_parser = parsed::<UserId>())]
         user: Option<UserId>,
-        /// Show it again and again until Ctrl-C, every 2 seconds or so often; comes after LAB USER
+        /// Repeat it every so many seconds, from 1 to 3600, until Ctrl-C; LAB USER go before this
+        /// [default: 2]
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = parsed::<Interval>())]
         watch: Option<Interval>,
     },

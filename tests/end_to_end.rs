@@ -149,6 +149,13 @@ fn look_inside(sandbox: &Sandbox, user: &str) -> Identity {
         grown > 3500,
         "the file system has {grown} MiB of the disk's 4096"
     );
+    // The guest is asked every ten seconds.
+    common::wait_until("the guest tells of its memory", || {
+        let stats = sandbox.instance("stats", user, &[]).json();
+        let used = stats["memory_guest_used_mb"].as_u64();
+        assert!(used.is_none_or(|used| 0 < used && used < 512), "{stats:#}");
+        used.is_some()
+    });
     let again = sandbox.instance("start", user, &[]).json();
     assert_eq!(
         (&again["changed"], &again["state"]),

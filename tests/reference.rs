@@ -213,14 +213,18 @@ fn synopsis(command: &Command) -> Roff {
             (false, false) => (" [", "]"),
         };
         line.push(roman(open));
+        let may_be_bare = arg
+            .get_num_args()
+            .is_some_and(|count| count.min_values() == 0);
         if let Some(flag) = flag(arg) {
             line.push(bold(flag));
             if arg.get_action().takes_values() {
-                line.push(roman(" "));
+                line.push(roman(if may_be_bare { " [" } else { " " }));
             }
         }
         if arg.get_action().takes_values() {
             line.push(italic(values));
+            line.push(roman(if may_be_bare { "]" } else { "" }));
         }
         line.push(roman(close));
     }
