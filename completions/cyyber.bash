@@ -600,12 +600,20 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__create)
-            opts="-c -o -q -v -h --start --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --users-from --jobs --start --config --connect --output --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --users-from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -862,12 +870,20 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__pause)
-            opts="-c -o -q -v -h --keep-memory --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --users-from --jobs --keep-memory --config --connect --output --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --users-from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -930,12 +946,20 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__resume)
-            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --users-from --jobs --config --connect --output --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --users-from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -964,12 +988,20 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__start)
-            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --users-from --jobs --config --connect --output --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --users-from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1036,12 +1068,20 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__stop)
-            opts="-c -o -q -v -h --timeout --force --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --users-from --jobs --timeout --force --config --connect --output --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --users-from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -139,11 +139,12 @@ pub enum Instance {
     /// again.
     #[command(after_help = "Examples:
   cyyber instance create lab01 7          ready to be powered on
-  cyyber instance create lab01 7 --start  powered on as well")]
+  cyyber instance create lab01 7 --start  powered on as well
+  cyyber instance create lab01 --users-from class.txt")]
     Create {
         /// Whose instance of which lab
         #[command(flatten)]
-        target: Target,
+        class: Class,
         /// Power it on as well
         #[arg(long)]
         start: bool,
@@ -155,11 +156,12 @@ pub enum Instance {
     /// an instance that runs already to get a new password.
     #[command(after_help = "Examples:
   cyyber instance start lab01 7          state, ports and password as text
-  cyyber -o json instance start lab01 7  the same for a web backend")]
+  cyyber -o json instance start lab01 7  the same for a web backend
+  cyyber instance start lab01 --users-from class.txt")]
     Start {
         /// Whose instance of which lab
         #[command(flatten)]
-        target: Target,
+        class: Class,
     },
     /// Pause an instance and give its memory back to the host
     ///
@@ -168,11 +170,12 @@ pub enum Instance {
     /// on Ctrl-C, the instance goes on running.
     #[command(after_help = "Examples:
   cyyber instance pause lab01 7                memory to disk, RAM free
-  cyyber instance pause lab01 7 --keep-memory  held still in RAM, back at once")]
+  cyyber instance pause lab01 7 --keep-memory  held still in RAM, back at once
+  cyyber instance pause lab01 --users-from class.txt")]
     Pause {
         /// Whose instance of which lab
         #[command(flatten)]
-        target: Target,
+        class: Class,
         /// Hold it still with its memory in RAM, instead of saving it to disk
         #[arg(long)]
         keep_memory: bool,
@@ -184,11 +187,12 @@ pub enum Instance {
     /// stopped instance cannot be resumed.
     #[command(after_help = "Examples:
   cyyber instance resume lab01 7          state, ports and password as text
-  cyyber -o json instance resume lab01 7  the same for a web backend")]
+  cyyber -o json instance resume lab01 7  the same for a web backend
+  cyyber instance resume lab01 --users-from class.txt")]
     Resume {
         /// Whose instance of which lab
         #[command(flatten)]
-        target: Target,
+        class: Class,
     },
     /// Shut an instance down
     ///
@@ -198,11 +202,12 @@ pub enum Instance {
     #[command(after_help = "Examples:
   cyyber instance stop lab01 7               powered off after 30 seconds at the latest
   cyyber instance stop lab01 7 --timeout 2m  for a guest that takes long
-  cyyber instance stop lab01 7 --force       at once, for a guest that hangs")]
+  cyyber instance stop lab01 7 --force       at once, for a guest that hangs
+  cyyber instance stop lab01 --users-from class.txt")]
     Stop {
         /// Whose instance of which lab
         #[command(flatten)]
-        target: Target,
+        class: Class,
         /// How long the guest may take, as in 90s or 2m
         #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parsed::<Duration>())]
         timeout: Duration,
@@ -350,6 +355,23 @@ pub struct Target {
     /// The user's id: letters, digits, '.' and '-', at most 64
     #[arg(value_parser = parsed::<UserId>())]
     pub user: UserId,
+}
+
+/// One instance, or those of many users, of one lab.
+#[derive(Debug, Args)]
+pub struct Class {
+    /// The lab's id, as in labs-config.json
+    #[arg(value_parser = parsed::<LabId>())]
+    pub lab: LabId,
+    /// The user's id: letters, digits, '.' and '-', at most 64
+    #[arg(value_parser = parsed::<UserId>(), required_unless_present = "users_from")]
+    pub user: Option<UserId>,
+    /// Do it for every user in this file, one id a line; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    pub users_from: Option<PathBuf>,
+    /// How many of them at once
+    #[arg(long, value_name = "N", default_value_t = 4, conflicts_with = "user", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub jobs: u8,
 }
 
 fn parsed<T>() -> ValueParser

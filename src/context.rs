@@ -21,7 +21,7 @@ use crate::paths::Paths;
 #[derive(Debug)]
 pub struct Context {
     /// The checked configuration.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Every path, with the environment's overrides.
     pub paths: Paths,
     /// Where words go.
@@ -29,8 +29,8 @@ pub struct Context {
     began: (Timestamp, Instant),
     accelerator: AcceleratorChoice,
     uri: String,
-    warned: Once,
-    warned_of_cpu: Once,
+    warned: Arc<Once>,
+    warned_of_cpu: Arc<Once>,
     hypervisor: OnceLock<Hypervisor>,
     stop: OnceLock<Arc<AtomicBool>>,
 }
@@ -56,12 +56,29 @@ impl Context {
                 .clone()
                 .or(overrides.connect)
                 .unwrap_or_else(|| host.connect.clone()),
-            config,
-            warned: Once::new(),
-            warned_of_cpu: Once::new(),
+            config: Arc::new(config),
+            warned: Arc::new(Once::new()),
+            warned_of_cpu: Arc::new(Once::new()),
             hypervisor: OnceLock::new(),
             stop: OnceLock::new(),
         })
+    }
+
+    /// The same for work beside this: with a connection of its own to the hypervisor, so that
+    /// neither waits for a call of the other.
+    pub fn beside(&self) -> Context {
+        Context {
+            config: Arc::clone(&self.config),
+            paths: self.paths.clone(),
+            output: self.output.clone(),
+            began: self.began,
+            accelerator: self.accelerator,
+            uri: self.uri.clone(),
+            warned: Arc::clone(&self.warned),
+            warned_of_cpu: Arc::clone(&self.warned_of_cpu),
+            hypervisor: OnceLock::new(),
+            stop: self.stop.clone(),
+        }
     }
 
     /// The time. The clock was read once, when the command began; what went by since then is

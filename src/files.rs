@@ -80,10 +80,15 @@ pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
         .map_err(|error| said(&error, "make", path))
 }
 
+/// Opens a file of ours for reading.
+pub fn open_to_read(path: &Path) -> io::Result<File> {
+    open(path, OpenOptions::new().read(true))
+}
+
 /// The whole of a small file of ours.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    open(path, OpenOptions::new().read(true))?
+    open_to_read(path)?
         .take(LARGEST)
         .read_to_end(&mut content)?;
     Ok(content)

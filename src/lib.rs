@@ -21,10 +21,13 @@
 //! | [`config`] | `labs-config.json` |
 //! | [`paths`] | every path |
 //! | [`accelerator`] | hardware virtualisation or software emulation |
+//! | [`capacity`] | whether there is memory for one more guest; pure |
+//! | [`roster`] | lists of users from a file; pure |
 //! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
 //! | [`instance`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
 
 pub mod accelerator;
+pub mod capacity;
 pub mod cli;
 pub mod cmd;
 pub mod config;
@@ -43,5 +46,6 @@ pub mod output;
 pub mod packer;
 pub mod paths;
 pub mod process;
+pub mod roster;
 pub mod state;
 pub mod units;

@@ -94,6 +94,21 @@ impl Paths {
         self.state.join("locks").join(format!("_lab_{lab}.lock"))
     }
 
+    /// The lock under which it is settled whether there is room for one more guest.
+    pub fn admission_lock(&self) -> PathBuf {
+        self.state.join("locks").join("_admission.lock")
+    }
+
+    /// Where memory is set aside for guests that are being started.
+    pub fn reservations(&self) -> PathBuf {
+        self.state.join("reservations")
+    }
+
+    /// The memory that is set aside for an instance that is being started.
+    pub fn reservation(&self, name: &InstanceName) -> PathBuf {
+        self.reservations().join(name.to_string())
+    }
+
     /// The lock on the set of a lab's builds: shared by commands that are about to use one, held
     /// alone by one that removes those that nothing uses.
     pub fn bases_lock(&self, lab: &LabId) -> PathBuf {

@@ -91,7 +91,7 @@ fn wrong_command_lines_are_usage_errors() {
     let cases: &[(&[&str], &str)] = &[
         (&["bild"], "bild"),
         (&["instance", "creat", lab, "7"], "creat"),
-        (&["instance", "create", lab, ""], "<USER>"),
+        (&["instance", "create", lab, ""], "USER"),
         (&["instance", "create", lab], "<USER>"),
         (&["instance", "create", lab, "7", "8"], "'8'"),
         (&["instance", "stats", lab], "<USER>"),

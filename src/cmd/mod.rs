@@ -3,6 +3,7 @@
 mod build;
 mod completions;
 pub mod instance;
+mod side_by_side;
 
 use anyhow::Result;
 use jiff::Timestamp;

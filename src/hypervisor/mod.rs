@@ -101,6 +101,17 @@ pub struct Usage {
     pub net_tx_bytes: Option<u64>,
 }
 
+/// The memory of a running guest.
+#[derive(Debug)]
+pub struct Running {
+    /// The domain's name.
+    pub name: String,
+    /// What it may use, in bytes.
+    pub memory: u64,
+    /// Memory of the host that its QEMU process holds, in bytes, where that is known.
+    pub resident: Option<u64>,
+}
+
 /// One form of a domain's definition.
 #[derive(Debug)]
 pub struct Definition {
@@ -129,7 +140,7 @@ impl Hypervisor {
     /// there are. Usage is left out, of all, where a guest's QEMU does not answer in time.
     pub fn survey(&self, detail: Detail) -> Result<Vec<Facts>> {
         let answered = match detail {
-            Detail::Power => None,
+            Detail::Power | Detail::Memory => None,
             Detail::Usage => apart(&self.uri, USAGE_DEADLINE, move |conn| {
                 stats::of_all(conn, detail)
             }),
@@ -150,6 +161,39 @@ impl Hypervisor {
             facts.saved = saved.contains(&facts.uuid);
         }
         Ok(all)
+    }
+
+    /// Whether the guests run on this host.
+    pub fn is_local(&self) -> bool {
+        self.uri.starts_with("qemu:///")
+    }
+
+    /// The memory of all running guests, ours or not.
+    pub fn memory_of_running(&self) -> Result<Vec<Running>> {
+        // The first call may get stuck in a QEMU that does not answer; the second one passes that
+        // by, with what libvirt knows by itself.
+        let ask = || {
+            apart(&self.uri, USAGE_DEADLINE, |conn| {
+                stats::of_all(conn, Detail::Memory)
+            })
+        };
+        let Some(all) = ask().or_else(ask) else {
+            return Err(Fault::new(
+                Kind::Unavailable,
+                "libvirt does not tell what memory the running guests have",
+            )
+            .hint("look for a QEMU process that hangs: cyyber instance stats")
+            .into());
+        };
+        let all = all.map_err(|e| failed("read the memory of all domains", e))?;
+        let running = all.into_iter().filter(|facts| facts.id.is_some());
+        Ok(running
+            .map(|facts| Running {
+                memory: facts.usage.memory_bytes.unwrap_or(0),
+                resident: facts.usage.resident_bytes,
+                name: facts.name,
+            })
+            .collect())
     }
 
     /// The domain of an instance, if there is one. A domain of that name that is not ours is a

@@ -25,6 +25,8 @@ const FLAGS: u32 = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
 pub enum Detail {
     /// Power state only.
     Power,
+    /// Of running domains, memory as well.
+    Memory,
     /// CPU, memory, disk and network as well.
     Usage,
 }
@@ -33,6 +35,7 @@ impl Detail {
     fn groups(self) -> u32 {
         match self {
             Detail::Power => sys::VIR_DOMAIN_STATS_STATE,
+            Detail::Memory => sys::VIR_DOMAIN_STATS_STATE | sys::VIR_DOMAIN_STATS_BALLOON,
             Detail::Usage => {
                 sys::VIR_DOMAIN_STATS_STATE
                     | sys::VIR_DOMAIN_STATS_CPU_TOTAL
@@ -75,10 +78,14 @@ impl GuestMemory {
 
 /// Facts about every domain of the connection.
 pub(super) fn of_all(conn: &Connect, detail: Detail) -> Result<Vec<Facts>, Error> {
+    let flags = match detail {
+        Detail::Memory => FLAGS | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE,
+        Detail::Power | Detail::Usage => FLAGS,
+    };
     let mut records = ptr::null_mut();
     // SAFETY: the connection is open for as long as `conn` lives; `records` is ours to write to.
     let count = unsafe {
-        sys::virConnectGetAllDomainStats(conn.as_ptr(), detail.groups(), &mut records, FLAGS)
+        sys::virConnectGetAllDomainStats(conn.as_ptr(), detail.groups(), &mut records, flags)
     };
     collect(records, count)
 }

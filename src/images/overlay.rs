@@ -15,7 +15,7 @@ use crate::process::Program;
 use crate::units::MIB;
 
 /// An overlay starts small and grows as its guest writes. With less room than this there is no
-/// point in making one.
+/// point in making one, or in powering its guest on.
 const ROOM_FOR_OVERLAY: u64 = 512 * MIB;
 
 /// Makes the overlay of an instance. The caller holds the instance's lock.
@@ -66,6 +66,19 @@ pub fn prepare(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBu
     made.inspect_err(|_| discard(&new))
         .with_context(|| format!("failed to make the disk of {name}"))?;
     Ok(new)
+}
+
+/// Fails where a guest could not write much to its overlay any more.
+pub fn require_room_to_run(paths: &Paths, name: &InstanceName) -> Result<()> {
+    let directory = paths.user_instances();
+    match directory.is_dir() {
+        true => require_room(
+            &directory,
+            ROOM_FOR_OVERLAY,
+            &format!("the disk of {name} to grow"),
+        ),
+        false => Ok(()),
+    }
 }
 
 /// Puts a prepared overlay in the place of the one that an instance has, whose content is gone

@@ -139,6 +139,19 @@ impl Output {
         bar
     }
 
+    /// A bar that counts `all` pieces of work.
+    pub fn progress(&self, all: usize) -> ProgressBar {
+        if !self.is_live() {
+            return ProgressBar::hidden();
+        }
+        let bar = self.progress.add(ProgressBar::new(all as u64));
+        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {elapsed:>4}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(std::time::Duration::from_millis(120));
+        bar
+    }
+
     /// Asks the person at the terminal whether to do what `lines` say; an error unless that is to be
     /// done. `stop` is raised by a signal to end, which counts as a no.
     pub fn confirm(&self, lines: &[String], question: &str, stop: &AtomicBool) -> Result<()> {

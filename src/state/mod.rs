@@ -3,4 +3,5 @@
 pub mod activity;
 pub mod lock;
 pub mod record;
+pub mod reservation;
 pub mod saved;

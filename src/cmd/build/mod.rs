@@ -4,12 +4,10 @@ mod directory;
 mod one;
 mod progress;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-
 use anyhow::Result;
 use serde::Serialize;
 
+use super::side_by_side::side_by_side;
 use crate::cli::Build;
 use crate::config::Lab;
 use crate::context::Context;
@@ -59,35 +57,6 @@ fn chosen<'a>(context: &'a Context, ids: &[LabId]) -> Result<Vec<&'a Lab>> {
         }
     }
     Ok(labs)
-}
-
-/// Runs `job` on every item, `most` at a time; the results are in the items' order.
-fn side_by_side<T: Sync, R: Send>(
-    items: &[T],
-    most: usize,
-    job: impl Fn(&T) -> R + Sync,
-) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..most.min(items.len()) {
-            scope.spawn(|| {
-                while let Some((index, item)) = {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    items.get(index).map(|item| (index, item))
-                } {
-                    let result = job(item);
-                    results
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push((index, result));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Prints what became of each lab. One lab's failure is the command's own; of several, that some
@@ -186,20 +155,5 @@ impl Report for Rows {
             ]
         });
         table(&["LAB", "RESULT", "TIME", "WHERE"], rows)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_keep_the_order_of_their_items() {
-        let items: Vec<u64> = (0..20).collect();
-        let doubled = side_by_side(&items, 4, |n| {
-            std::thread::sleep(std::time::Duration::from_millis(20 - n));
-            n * 2
-        });
-        assert_eq!(doubled, items.iter().map(|n| n * 2).collect::<Vec<_>>());
     }
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::references::References;
-use super::start;
 use super::view::{self, Single};
 use crate::context::Context;
 use crate::domain::{self, InstanceDomain};
@@ -17,14 +16,10 @@ use crate::instance::InstanceName;
 use crate::state::activity;
 use crate::state::record::{self, Record};
 
-pub fn run(context: &Context, name: &InstanceName, and_start: bool) -> Result<Single> {
+pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
     let _lock = super::lock(context, name)?;
-    let (domain, made) = ensure(context, name)?;
-    if and_start {
-        start::power_on(context, name, &domain, made)
-    } else {
-        view::single(context, name, made, None, None)
-    }
+    let (_, made) = ensure(context, name)?;
+    view::single(context, name, made, None, None)
 }
 
 /// The domain of `name`, and whether it had to be made. The caller holds the instance's lock.

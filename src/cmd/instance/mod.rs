@@ -1,11 +1,13 @@
 //! The verbs on instances.
 
 mod access;
+mod capacity;
 mod cleanup;
 mod console;
 mod create;
 pub mod idle;
 mod list;
+mod many;
 mod memory;
 mod pause;
 mod references;
@@ -24,7 +26,7 @@ use anyhow::Result;
 
 use view::Single;
 
-use crate::cli::{Instance, Target};
+use crate::cli::{Class, Instance, Target};
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::{Detail, Domain, Facts};
@@ -34,25 +36,25 @@ use crate::state::lock::{self, Lock};
 /// Runs a verb.
 pub fn run(context: &Context, command: &Instance) -> Result<()> {
     match command {
-        Instance::Create { target, start } => {
-            answer(context, create::run(context, &target.name(), *start))
-        }
-        Instance::Start { target } => answer(context, start::run(context, &target.name())),
-        Instance::Pause {
-            target,
-            keep_memory,
-        } => answer(context, pause::run(context, &target.name(), *keep_memory)),
-        Instance::Resume { target } => answer(context, resume::run(context, &target.name())),
+        Instance::Create {
+            class,
+            start: false,
+        } => each(context, class, create::run),
+        Instance::Create { class, start: true } => each(context, class, start::run),
+        Instance::Start { class } => each(context, class, start::run),
+        Instance::Pause { class, keep_memory } => each(context, class, |context, name| {
+            pause::run(context, name, *keep_memory)
+        }),
+        Instance::Resume { class } => each(context, class, resume::run),
         Instance::Console { target } => answer(context, console::run(context, &target.name())),
         Instance::Touch { target } => answer(context, touch::run(context, &target.name())),
         Instance::Stop {
-            target,
+            class,
             timeout,
             force,
-        } => {
-            let stopped = stop::run(context, &target.name(), *timeout, *force);
-            answer(context, stopped)
-        }
+        } => each(context, class, |context, name| {
+            stop::run(context, name, *timeout, *force)
+        }),
         Instance::Reset { target, yes } => {
             answer(context, reset::run(context, &target.name(), *yes))
         }
@@ -70,6 +72,22 @@ pub fn run(context: &Context, command: &Instance) -> Result<()> {
         Instance::List { lab, user, state } => {
             list::run(context, lab.as_ref(), user.as_ref(), *state)
         }
+    }
+}
+
+/// Runs a verb on one instance, or on those of a whole class.
+fn each(context: &Context, class: &Class, verb: impl many::Verb) -> Result<()> {
+    let lab = &class.lab;
+    match (&class.user, &class.users_from) {
+        (_, Some(file)) => many::run(context, lab, class, file, verb),
+        (Some(user), None) => {
+            let name = InstanceName {
+                lab: lab.clone(),
+                user: user.clone(),
+            };
+            answer(context, verb(context, &name))
+        }
+        (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
     }
 }
 

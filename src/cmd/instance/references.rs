@@ -1,10 +1,10 @@
 //! Which images are stood on, and by whom. Images are known by their file names: where the same
 //! directory is reached by two paths, that errs on the safe side.
 
-use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 
@@ -20,14 +20,14 @@ use crate::paths::Paths;
 pub struct References<'a> {
     context: &'a Context,
     /// By file name, the domain.
-    by_domains: OnceCell<HashMap<OsString, String>>,
+    by_domains: OnceLock<HashMap<OsString, String>>,
 }
 
 impl<'a> References<'a> {
     pub fn new(context: &'a Context) -> Self {
         References {
             context,
-            by_domains: OnceCell::new(),
+            by_domains: OnceLock::new(),
         }
     }
 

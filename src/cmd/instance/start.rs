@@ -4,14 +4,20 @@ use anyhow::{Context as _, Result};
 
 use super::view::{self, Single};
 use super::wake::{self, Woken, settled, wake};
-use super::{access, create, memory};
+use super::{access, capacity, create, memory};
 use crate::context::Context;
 use crate::hypervisor::{Domain, Facts};
 use crate::instance::InstanceName;
 use crate::state::activity;
+use crate::units::MIB;
 
 pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
     let _lock = super::lock(context, name)?;
+    if context.hypervisor()?.find(name)?.is_none() {
+        // Refused before anything is made for it.
+        let memory = u64::from(context.config.lab(&name.lab)?.memory_mb) * MIB;
+        drop(capacity::admit(context, name, memory)?);
+    }
     let (domain, made) = create::ensure(context, name)?;
     power_on(context, name, &domain, made)
 }

@@ -232,6 +232,37 @@ pub fn single(
     })
 }
 
+impl Single {
+    /// Of a table of many.
+    pub const HEADER: [&str; 6] = ["INSTANCE", "STATE", "CHANGED", "VNC", "NOVNC", "REASON"];
+
+    /// This one's row in it.
+    pub fn row(&self) -> Vec<String> {
+        let View {
+            instance,
+            state,
+            changed,
+            vnc_port,
+            novnc_port,
+            reason,
+            ..
+        } = &self.view;
+        let port =
+            |port: &Option<u16>| port.map_or_else(|| "-".to_owned(), |port| port.to_string());
+        vec![
+            instance.clone(),
+            state.to_string(),
+            match changed {
+                true => "yes".to_owned(),
+                false => "no".to_owned(),
+            },
+            port(vnc_port),
+            port(novnc_port),
+            reason.clone(),
+        ]
+    }
+}
+
 impl Report for Single {
     fn text(&self) -> String {
         let View {

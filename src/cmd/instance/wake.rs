@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::view;
+use super::{capacity, view};
 use crate::context::Context;
 use crate::domain::Console;
 use crate::error::{Fault, Kind};
@@ -75,7 +75,9 @@ pub fn wake(
             Woken::Thawed
         }
         Power::Off | Power::Crashed => {
+            let reservation = capacity::admit(context, name, domain.memory()?)?;
             domain.start()?;
+            drop(reservation);
             if !before.saved {
                 return Ok(Woken::Booted);
             }

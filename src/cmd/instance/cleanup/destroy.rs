@@ -22,10 +22,11 @@ pub fn destroy(context: &Context, traces: &Traces) -> Result<()> {
         remove_domain(&domain, name)?;
     }
     // An overlay is never removed under saved memory, which is gone by now.
-    let files: [PathBuf; 5] = [
+    let files: [PathBuf; 6] = [
         paths.new_overlay(name),
         paths.overlay(name),
         paths.activity(name),
+        paths.reservation(name),
         paths.record(name),
         mark,
     ];

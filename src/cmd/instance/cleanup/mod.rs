@@ -14,6 +14,7 @@ use super::references::References;
 use super::traces::Traces;
 use super::view::Viewer;
 use crate::cli::Cleanup as Options;
+use crate::cmd::side_by_side::side_by_side;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::images::{self, base::Base};
@@ -21,6 +22,9 @@ use crate::instance::{InstanceName, LabId, State};
 use crate::state::activity;
 use report::{Collected, Destroyed, Failed, Kept, Report};
 use select::{Filter, Seen, Verdict};
+
+/// How many instances are destroyed at once.
+const AT_ONCE: usize = 4;
 
 /// An instance that is to be destroyed.
 struct Candidate {
@@ -200,32 +204,34 @@ fn destroy_all(
         return Ok(());
     }
     let stop = context.interrupted()?;
-    let spinner = context.output.spinner("cleanup");
-    for Candidate {
-        traces: Traces { name, .. },
-        state,
-        reason,
-    } in candidates
-    {
-        if stop.load(Ordering::Relaxed) {
-            let error = anyhow!("interrupted before it was its turn");
-            report.failed.push(Failed::new(&name, error));
-            continue;
-        }
-        spinner.set_message(format!("destroying {name}"));
-        match destroy_one(context, filter, references, plan, &name) {
+    let progress = context.output.progress(candidates.len());
+    let results = side_by_side(&candidates, AT_ONCE, |candidate| {
+        let result = match stop.load(Ordering::Relaxed) {
+            true => Err(anyhow!("interrupted before it was its turn")),
+            false => {
+                let name = &candidate.traces.name;
+                destroy_one(&context.beside(), filter, references, plan, name)
+            }
+        };
+        progress.inc(1);
+        result
+    });
+    progress.finish_and_clear();
+    for (candidate, result) in candidates.iter().zip(results) {
+        let name = &candidate.traces.name;
+        match result {
             Ok(Some(bytes)) => {
-                let destroyed = Destroyed::new(&name, state, &reason, bytes);
+                let (state, reason) = (candidate.state, &candidate.reason);
+                let destroyed = Destroyed::new(name, state, reason, bytes);
                 report.destroyed.push(destroyed);
             }
             Ok(None) => {
                 let reason = "it was used since this command began".to_owned();
-                report.kept.push(Kept::new(&name, reason));
+                report.kept.push(Kept::new(name, reason));
             }
-            Err(error) => report.failed.push(Failed::new(&name, error)),
+            Err(error) => report.failed.push(Failed::new(name, error)),
         }
     }
-    spinner.finish_and_clear();
     Ok(())
 }
 

@@ -1,0 +1,116 @@
+//! Whether the host has the memory for one more guest. Pure.
+//!
+//! A guest takes its memory from the host bit by bit as it uses it. What counts is therefore not
+//! only what is available now, but also what the guests that run already may still take of it.
+
+use std::fmt;
+
+use crate::host::Memory;
+use crate::units::MIB;
+
+/// What a QEMU process needs beside its guest's memory, in bytes.
+pub const OVERHEAD: u64 = 128 * MIB;
+
+/// Kept free for the host itself, unless that is more than a tenth of it, in bytes.
+const RESERVE: u64 = 1 << 30;
+
+/// Memory that a guest may take from the host, in bytes.
+pub const fn need(guest_memory: u64) -> u64 {
+    guest_memory.saturating_add(OVERHEAD)
+}
+
+/// What a running guest may still take, in bytes. One whose present share is not known counts as a
+/// whole.
+pub fn claim(guest_memory: u64, resident: Option<u64>) -> u64 {
+    need(guest_memory).saturating_sub(resident.unwrap_or(0))
+}
+
+/// Too little memory; all in bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shortage {
+    need: u64,
+    free: u64,
+    available: u64,
+    claimed: u64,
+    reserve: u64,
+}
+
+/// Fails unless `need` bytes are left on a host with `memory`, of which `claimed` bytes are spoken
+/// for.
+pub fn admit(need: u64, memory: Memory, claimed: u64) -> Result<(), Shortage> {
+    let reserve = RESERVE.min(memory.total / 10);
+    let free = memory
+        .available
+        .saturating_sub(claimed.saturating_add(reserve));
+    match need <= free {
+        true => Ok(()),
+        false => Err(Shortage {
+            need,
+            free,
+            available: memory.available,
+            claimed,
+            reserve,
+        }),
+    }
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "it needs {} MiB and {} MiB are free: {} MiB are available, of which {} MiB may still \
+             be claimed by instances that run or start, and {} MiB are kept for the host",
+            self.need / MIB,
+            self.free / MIB,
+            self.available / MIB,
+            self.claimed / MIB,
+            self.reserve / MIB
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn host(available: u64) -> Memory {
+        Memory {
+            total: 32 * GIB,
+            available,
+        }
+    }
+
+    #[test]
+    fn what_running_guests_may_still_take_is_spoken_for() {
+        let guest = need(2 * GIB);
+        assert_eq!(admit(guest, host(4 * GIB), 0), Ok(()));
+        assert!(admit(guest, host(4 * GIB), 2 * GIB).is_err());
+        assert!(
+            admit(guest, host(3 * GIB), 0).is_err(),
+            "the host needs some"
+        );
+        assert!(admit(guest, host(4 * GIB), u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_small_host_keeps_a_tenth() {
+        let small = Memory {
+            total: 2 * GIB,
+            available: GIB,
+        };
+        assert_eq!(admit(GIB / 2, small, 0), Ok(()));
+    }
+
+    #[test]
+    fn a_guest_claims_what_it_does_not_hold_yet() {
+        assert_eq!(claim(GIB, Some(GIB / 2)), GIB / 2 + OVERHEAD);
+        assert_eq!(
+            claim(GIB, Some(4 * GIB)),
+            0,
+            "software emulation holds more"
+        );
+        assert_eq!(claim(GIB, None), GIB + OVERHEAD);
+    }
+}

@@ -1,0 +1,66 @@
+//! A list of users: one id a line. Pure.
+
+use std::collections::HashSet;
+
+use crate::error::{Fault, Kind};
+use crate::instance::UserId;
+
+/// The users in `text`, each once, in their order. Blank lines and what follows a `#` do not count;
+/// files of other systems, with a byte order mark and carriage returns, do as well. `source` is
+/// named in the error.
+pub fn parse(text: &str, source: &str) -> Result<Vec<UserId>, Fault> {
+    let mut seen = HashSet::new();
+    let mut users = Vec::new();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    for (number, line) in text.lines().enumerate() {
+        let id = line.split('#').next().unwrap_or_default().trim();
+        if id.is_empty() {
+            continue;
+        }
+        let user: UserId = id.parse().map_err(|error| {
+            let message = format!("{source}, line {}: {error}", number + 1);
+            Fault::new(Kind::Usage, message).hint("write one user id a line")
+        })?;
+        if seen.insert(user.clone()) {
+            users.push(user);
+        }
+    }
+    match users.is_empty() {
+        true => Err(Fault::new(Kind::Usage, format!("no users in {source}"))
+            .hint("write one user id a line")),
+        false => Ok(users),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(text: &str) -> Vec<String> {
+        let users = parse(text, "class.txt").unwrap();
+        users.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn each_user_once_in_order() {
+        let text = "\u{feff}# class 7b\r\nanna\r\n\r\n ben # from 7a\nanna\n7";
+        assert_eq!(ids(text), ["anna", "ben", "7"]);
+    }
+
+    #[test]
+    fn a_bad_id_is_named_with_its_place() {
+        let error = parse("anna\n\nben b\n", "class.txt").unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.starts_with("class.txt, line 3: bad user id 'ben b'"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn nobody_is_an_error() {
+        for text in ["", "\n \n", "# only words\n"] {
+            assert_eq!(parse(text, "x").unwrap_err().to_string(), "no users in x");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Memory that is set aside for guests that are being started and do not show as running yet.
+//!
+//! A reservation is a locked file with the bytes in it. The lock is the kernel's and ends with its
+//! process; what a file without a lock says counts for nothing.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use crate::files::{open_or_make, open_to_read};
+
+/// A reservation; given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    _file: File,
+}
+
+impl Reservation {
+    /// Sets `bytes` aside under the name that is `path`'s last part. Nobody else may hold it.
+    pub fn make(path: &Path, bytes: u64) -> io::Result<Reservation> {
+        let mut file = open_or_make(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::ResourceBusy.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        file.set_len(0)?;
+        file.write_all(bytes.to_string().as_bytes())?;
+        Ok(Reservation { _file: file })
+    }
+}
+
+/// What is set aside in `directory`, by name, in bytes.
+pub fn all(directory: &Path) -> io::Result<Vec<(String, u64)>> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut held = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let file = open_to_read(&entry.path())?;
+        if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            continue;
+        }
+        let mut text = String::new();
+        file.take(32).read_to_string(&mut text)?;
+        // Locked and not yet written: the admission lock keeps us from seeing that.
+        held.push((name, text.parse().unwrap_or(0)));
+    }
+    Ok(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reservation_counts_while_it_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("reservations/lab01_user_7");
+        let directory = path.parent().unwrap();
+        assert_eq!(all(directory).unwrap(), []);
+        let held = Reservation::make(&path, 5).unwrap();
+        assert_eq!(all(directory).unwrap(), [("lab01_user_7".to_owned(), 5)]);
+        assert!(Reservation::make(&path, 6).is_err());
+        drop(held);
+        assert_eq!(all(directory).unwrap(), []);
+    }
+}
