@@ -29,11 +29,17 @@ const PLACE: &str = "/var/lib/libvirt/images";
 /// How many times rival and ours take turns.
 const PAIRS: usize = 40;
 
+/// The same for what takes a second.
+const FEW_PAIRS: usize = 12;
+
 /// An overlay may take this many bytes before its guest has written anything.
 const OVERLAY_BOUND: u64 = 1_000_000;
 
 /// A listing is measured with this many instances.
-const LISTED: usize = 200;
+const LISTED: usize = 1000;
+
+/// How long a guest's firmware looks for something to boot before it rests.
+const SETTLING: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     match run() {
@@ -50,6 +56,7 @@ fn run() -> Result<bool> {
     let bench = Bench::set_up()?;
     let mut results = vec![start_of_the_program(&bench)?];
     results.extend(creating(&bench)?);
+    results.extend(pausing(&bench)?);
     results.push(listing(&bench)?);
     print(&results);
     Ok(results.iter().all(|result| !result.over()))
@@ -59,6 +66,7 @@ fn start_of_the_program(bench: &Bench) -> Result<Comparison> {
     bench.compare(
         "program start",
         "virsh --version",
+        PAIRS,
         None,
         |_| timed(|| done(Command::new("virsh").arg("--version"))),
         |_| timed(|| done(bench.cyyber().arg("--version"))),
@@ -73,6 +81,7 @@ fn creating(bench: &Bench) -> Result<Vec<Comparison>> {
     let speed = bench.compare(
         "create an instance",
         "qemu-img create + virsh define",
+        PAIRS,
         Some(1.3),
         |turn| {
             let (name, overlay) = bench.rival(turn);
@@ -103,14 +112,84 @@ fn creating(bench: &Bench) -> Result<Vec<Comparison>> {
     Ok(vec![speed, size])
 }
 
+/// Two running guests alike, one of them ours, are saved and restored in turn.
+fn pausing(bench: &Bench) -> Result<Vec<Comparison>> {
+    let build = base::current(&bench.paths, &bench.lab)?;
+    let (rival, overlay) = bench.rival(PAIRS);
+    done(
+        Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+            .args([&build.path, &overlay]),
+    )?;
+    let xml = bench.dir.path().join("rival.xml");
+    std::fs::write(&xml, bench.domain(&rival, &overlay, &build)?)?;
+    done(virsh().arg("define").arg(&xml))?;
+    let rivals = |verb: &str| done(virsh().arg(verb).arg(rival.to_string()));
+    let ours = |verb: &str| {
+        let lab = bench.lab.as_str();
+        done(bench.cyyber().args(["instance", verb, lab, "paused"]))
+    };
+    rivals("start")?;
+    ours("start")?;
+    std::thread::sleep(SETTLING);
+
+    let pause = bench.compare(
+        "pause an instance",
+        "virsh managedsave",
+        FEW_PAIRS,
+        Some(1.1),
+        |_| {
+            let took = timed(|| rivals("managedsave"))?;
+            rivals("start").map(|()| took)
+        },
+        |_| {
+            let took = timed(|| ours("pause"))?;
+            ours("resume").map(|()| took)
+        },
+    )?;
+    let resume = bench.compare(
+        "resume an instance",
+        "virsh start",
+        FEW_PAIRS,
+        Some(1.1),
+        |_| {
+            rivals("managedsave")?;
+            timed(|| rivals("start"))
+        },
+        |_| {
+            ours("pause")?;
+            timed(|| ours("resume"))
+        },
+    )?;
+    rivals("destroy")?;
+    done(
+        bench
+            .cyyber()
+            .args(["instance", "stop", bench.lab.as_str(), "paused", "--force"]),
+    )?;
+    Ok(vec![pause, resume])
+}
+
 fn listing(bench: &Bench) -> Result<Comparison> {
-    for user in PAIRS..LISTED {
-        bench.create(&user.to_string())?;
+    // They would count as instances of ours, which nobody noted anything about.
+    for turn in 0..=PAIRS {
+        done(virsh().args(["undefine", &bench.rival(turn).0.to_string()]))?;
     }
+    let class = bench.dir.path().join("class.txt");
+    let users: String = (0..LISTED).map(|user| format!("{user}\n")).collect();
+    std::fs::write(&class, users)?;
+    let lab = bench.lab.as_str();
+    done(
+        bench
+            .cyyber()
+            .args(["instance", "create", lab, "--users-from"])
+            .arg(&class),
+    )?;
     bench.compare(
-        "list 200 instances",
+        "list 1000 instances",
         "virsh list --all",
-        None,
+        PAIRS,
+        Some(0.2),
         |_| timed(|| done(virsh().args(["list", "--all"]))),
         |_| timed(|| done(bench.cyyber().args(["-o", "json", "instance", "list"]))),
     )
@@ -153,11 +232,12 @@ impl Comparison {
     }
 
     fn row(&self) -> Vec<String> {
-        let (rival, ours, paired, bound) = match &self.figures {
+        let (turns, rival, ours, paired, bound) = match &self.figures {
             Figures::Time { pairs, bound } => {
                 let (rival, ours) = medians(pairs);
                 let ratios = pairs.iter().map(|(r, o)| o.div_duration_f64(*r)).collect();
                 (
+                    pairs.len().to_string(),
                     format!("{:.1} ms", rival * 1e3),
                     format!("{:.1} ms", ours * 1e3),
                     format!("{:.2}", median(ratios)),
@@ -165,6 +245,7 @@ impl Comparison {
                 )
             }
             Figures::Bytes { rival, ours, bound } => (
+                "1".to_owned(),
                 format!("{rival} B"),
                 format!("{ours} B"),
                 "-".to_owned(),
@@ -179,6 +260,7 @@ impl Comparison {
         vec![
             self.name.to_owned(),
             self.rival.to_owned(),
+            turns,
             rival,
             ours,
             format!("{:.2}", self.ratio()),
@@ -209,6 +291,7 @@ fn print(results: &[Comparison]) {
     let header = [
         "COMPARISON",
         "RIVAL",
+        "TURNS",
         "RIVAL'S",
         "OURS",
         "RATIO",
@@ -218,7 +301,7 @@ fn print(results: &[Comparison]) {
     ];
     let rows = results.iter().map(Comparison::row);
     println!("{}", cyyber::output::table(&header, rows));
-    println!("\nMedians of {PAIRS} turns each; PAIRED is the median of each turn's own ratio.");
+    println!("\nMedians of all turns; PAIRED is the median of each turn's own ratio.");
 }
 
 /// A lab of our own with a base that boots nothing, in directories of our own.
@@ -339,13 +422,14 @@ impl Bench {
         &self,
         name: &'static str,
         rival: &'static str,
+        turns: usize,
         bound: Option<f64>,
         mut rivals: impl FnMut(usize) -> Result<Duration>,
         mut ours: impl FnMut(usize) -> Result<Duration>,
     ) -> Result<Comparison> {
         eprintln!("{name} ...");
         let mut pairs = Vec::new();
-        for turn in 0..PAIRS {
+        for turn in 0..turns {
             if self.stop.load(Ordering::Relaxed) {
                 bail!("interrupted");
             }

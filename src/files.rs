@@ -5,11 +5,13 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use jiff::Timestamp;
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::path::Arg;
 use serde::{Deserialize, Serialize};
 
 /// For owner and group.
@@ -56,13 +58,27 @@ pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
 /// Replaces the file at `path` as a whole: a reader sees the old content or the new one, also after
 /// a power cut. The directory must be there.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    replaced(path, content, mode, File::sync_all)
+}
+
+/// As [`replace`], without waiting for the disk: a power cut may leave the old content, or none.
+pub fn replace_soon(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    replaced(path, content, mode, |_| Ok(()))
+}
+
+fn replaced(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    settle: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
     let write = || {
         let mut file = tempfile::Builder::new()
             .prefix(".new-")
             .permissions(Permissions::from_mode(mode))
             .tempfile_in(path.parent().unwrap_or(Path::new("/")))?;
         file.write_all(content)?;
-        file.as_file().sync_all()?;
+        settle(file.as_file())?;
         file.persist(path)?;
         Ok(())
     };
@@ -80,18 +96,62 @@ pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
         .map_err(|error| said(&error, "make", path))
 }
 
-/// Opens a file of ours for reading.
-pub fn open_to_read(path: &Path) -> io::Result<File> {
-    open(path, OpenOptions::new().read(true))
-}
-
 /// The whole of a small file of ours.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    open_to_read(path)?
-        .take(LARGEST)
-        .read_to_end(&mut content)?;
-    Ok(content)
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    Directory::open(path.parent().unwrap_or(Path::new("/")))?.read(name)
+}
+
+/// A directory of ours whose files are read one after the other, with as few calls as can be.
+#[derive(Debug)]
+pub struct Directory(OwnedFd);
+
+impl Directory {
+    /// Opens `path`, unless it is a link.
+    pub fn open(path: &Path) -> io::Result<Directory> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(Directory(rustix::fs::open(path, flags, Mode::empty())?))
+    }
+
+    /// Opens a regular file in it for reading.
+    pub fn open_file(&self, name: impl Arg) -> io::Result<File> {
+        Ok(self.open_sized(name)?.0)
+    }
+
+    /// The whole of a small file in it.
+    pub fn read(&self, name: impl Arg) -> io::Result<Vec<u8>> {
+        let (mut file, size) = self.open_sized(name)?;
+        let mut content = vec![0; usize::try_from(size).unwrap_or(0)];
+        // Files are replaced and never grow: the size was the whole of it.
+        file.read_exact(&mut content)?;
+        Ok(content)
+    }
+
+    /// When a regular file in it was last written to.
+    pub fn modified(&self, name: impl Arg) -> io::Result<Timestamp> {
+        let there = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        regular(&there)?;
+        let nanoseconds = i32::try_from(there.st_mtime_nsec).map_err(io::Error::other)?;
+        Timestamp::new(there.st_mtime, nanoseconds).map_err(io::Error::other)
+    }
+
+    fn open_sized(&self, name: impl Arg) -> io::Result<(File, u64)> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.0, name, flags, Mode::empty())?;
+        let size = regular(&rustix::fs::fstat(&file)?)?;
+        Ok((file.into(), size))
+    }
+}
+
+/// The size of what is a regular file, and not a large one.
+fn regular(there: &Stat) -> io::Result<u64> {
+    if !FileType::from_raw_mode(there.st_mode).is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    match u64::try_from(there.st_size) {
+        Ok(size) if size <= LARGEST => Ok(size),
+        _ => Err(io::Error::other("it is too large")),
+    }
 }
 
 /// Opens a file for writing and makes it where it is missing, with its directory.

@@ -70,12 +70,22 @@ impl Paths {
 
     /// The file whose modification time is the instance's last activity.
     pub fn activity(&self, name: &InstanceName) -> PathBuf {
-        self.state.join("activity").join(name.to_string())
+        self.activities().join(name.to_string())
+    }
+
+    /// Where the activity files are, each called as its instance.
+    pub fn activities(&self) -> PathBuf {
+        self.state.join("activity")
     }
 
     /// What the program noted about an instance.
     pub fn record(&self, name: &InstanceName) -> PathBuf {
-        self.records().join(format!("{name}.json"))
+        self.records().join(Paths::record_name(name))
+    }
+
+    /// The name of that file.
+    pub fn record_name(name: &InstanceName) -> String {
+        format!("{name}.json")
     }
 
     /// Where the records are.

@@ -1,6 +1,7 @@
 //! One guest, by its libvirt handle.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,7 +10,8 @@ use uuid::Uuid;
 use virt::error::ErrorNumber;
 use virt::sys;
 
-use super::{Detail, Errand, Facts, apart, failed, is, stats};
+use super::apart::Side;
+use super::{Detail, Errand, Facts, failed, is, stats};
 use crate::error::{Fault, Kind};
 
 /// How long a QEMU may take to answer. One on a busy host takes a second.
@@ -22,7 +24,7 @@ const CLOCK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Domain {
     pub(super) inner: virt::domain::Domain,
-    pub(super) uri: String,
+    pub(super) side: Arc<Side>,
 }
 
 impl Domain {
@@ -89,7 +91,7 @@ impl Domain {
         let Ok(uuid) = self.inner.uuid() else {
             return;
         };
-        apart(&self.uri, deadline, move |conn| {
+        self.side.apart(deadline, move |conn| {
             conn.lookup_domain_by_uuid(uuid)?
                 .shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
         });
@@ -140,7 +142,7 @@ impl Domain {
         call: impl FnOnce(&virt::domain::Domain) -> Result<T, virt::error::Error> + Send + 'static,
     ) -> Result<T> {
         let uuid = self.uuid()?;
-        let answer = apart(&self.uri, QEMU_DEADLINE, move |conn| {
+        let answer = self.side.apart(QEMU_DEADLINE, move |conn| {
             call(&conn.lookup_domain_by_uuid(uuid)?)
         });
         match answer {
@@ -175,7 +177,7 @@ impl Domain {
         let command =
             format!(r#"{{"execute":"guest-set-time","arguments":{{"time":{nanoseconds}}}}}"#);
         let uuid = self.uuid()?;
-        Ok(Errand::begin(&self.uri, move |conn| {
+        Ok(self.side.begin(move |conn| {
             let seconds = i32::try_from(CLOCK.as_secs()).unwrap_or(i32::MAX);
             conn.lookup_domain_by_uuid(uuid)?
                 .qemu_agent_command(&command, seconds, 0)

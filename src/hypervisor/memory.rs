@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use uuid::Uuid;
 use virt::sys;
 
-use super::{Domain, Errand, Hypervisor, apart, failed, job};
+use super::{Domain, Hypervisor, failed, job};
 use crate::domain;
 use crate::error::{Fault, Kind};
 
@@ -35,7 +35,7 @@ impl Hypervisor {
     /// The directory in which libvirt keeps saved memory; `None` where it is not known, as with a
     /// libvirt that is not this host's own.
     pub fn saved_memory_directory(&self) -> Option<PathBuf> {
-        (self.uri == "qemu:///system").then(|| PathBuf::from(SYSTEM_DIRECTORY))
+        (self.side.uri() == "qemu:///system").then(|| PathBuf::from(SYSTEM_DIRECTORY))
     }
 
     /// The domain that a file in there has the name of, with its memory or with memory of it that
@@ -48,9 +48,9 @@ impl Hypervisor {
     /// The UUID of the domain whose memory is in `file`; `None` where that cannot be told.
     pub fn saved_memory_owner(&self, file: &Path) -> Option<Uuid> {
         let file = file.to_str()?.to_owned();
-        let answer = apart(&self.uri, ABORTING, move |conn| {
-            conn.save_image_xml_desc(&file, 0)
-        });
+        let answer = self
+            .side
+            .apart(ABORTING, move |conn| conn.save_image_xml_desc(&file, 0));
         domain::uuid_of(&answer?.ok()?).ok()
     }
 }
@@ -59,7 +59,7 @@ impl Domain {
     /// The file with its saved memory, there or not; `None` where it is not known.
     pub fn saved_memory_file(&self) -> Option<PathBuf> {
         let name = self.inner.name().ok()?;
-        (self.uri == "qemu:///system")
+        (self.side.uri() == "qemu:///system")
             .then(|| PathBuf::from(SYSTEM_DIRECTORY).join(format!("{name}.save")))
     }
 
@@ -80,7 +80,7 @@ impl Domain {
     pub fn save_memory(&self, stop: &AtomicBool) -> Result<()> {
         let uuid = self.uuid()?;
         let enough = SHORTEST.max(Duration::from_secs(self.memory()? / SLOWEST));
-        let save = Errand::begin(&self.uri, move |conn| {
+        let save = self.side.begin(move |conn| {
             conn.lookup_domain_by_uuid(uuid)?
                 .managed_save(sys::VIR_DOMAIN_SAVE_RUNNING)
         });
@@ -122,7 +122,7 @@ impl Domain {
     /// Ends the long job, such as a save, that libvirt is doing to it.
     fn abort_job(&self) {
         if let Ok(uuid) = self.uuid() {
-            apart(&self.uri, ABORTING, move |conn| {
+            self.side.apart(ABORTING, move |conn| {
                 job::abort(&conn.lookup_domain_by_uuid(uuid)?)
             });
         }
@@ -136,7 +136,7 @@ impl Domain {
             return Ok(None);
         };
         let uuid = self.uuid()?;
-        let answer = apart(&self.uri, ABORTING, move |conn| {
+        let answer = self.side.apart(ABORTING, move |conn| {
             conn.save_image_xml_desc(&file.to_string_lossy(), 0)
         });
         Ok(match answer {

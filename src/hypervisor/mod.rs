@@ -4,6 +4,7 @@
 //! values and never print. Domains are addressed by handle, never by text: libvirt takes a name
 //! such as `17` for an id.
 
+mod apart;
 mod cpu;
 mod domain;
 mod job;
@@ -11,8 +12,8 @@ mod memory;
 mod stats;
 
 use std::collections::HashSet;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use uuid::Uuid;
@@ -21,9 +22,12 @@ use virt::enumutil::Enum;
 use virt::error::{ErrorDomain, ErrorNumber};
 use virt::sys;
 
+pub use apart::Errand;
 pub use cpu::CpuControl;
 pub use domain::Domain;
 pub use stats::{Detail, GuestMemory};
+
+use apart::Side;
 
 use crate::domain::is_ours;
 use crate::error::{Fault, Kind};
@@ -32,14 +36,11 @@ use crate::instance::InstanceName;
 /// How long the usage of all domains may take to read. A thousand take a fraction of it.
 const USAGE_DEADLINE: Duration = Duration::from_secs(3);
 
-/// How long a call takes to reach libvirt, at most.
-const REACHING_LIBVIRT: Duration = Duration::from_millis(50);
-
 /// A connection to libvirt.
 #[derive(Debug)]
 pub struct Hypervisor {
     conn: Connect,
-    uri: String,
+    side: Arc<Side>,
 }
 
 /// What the hypervisor says of a domain's power.
@@ -132,7 +133,7 @@ impl Hypervisor {
         })?;
         Ok(Hypervisor {
             conn,
-            uri: uri.to_owned(),
+            side: Arc::new(Side::new(uri)),
         })
     }
 
@@ -141,31 +142,40 @@ impl Hypervisor {
     pub fn survey(&self, detail: Detail) -> Result<Vec<Facts>> {
         let answered = match detail {
             Detail::Power | Detail::Memory => None,
-            Detail::Usage => apart(&self.uri, USAGE_DEADLINE, move |conn| {
-                stats::of_all(conn, detail)
-            }),
+            Detail::Usage => self
+                .side
+                .apart(USAGE_DEADLINE, move |conn| stats::of_all(conn, detail)),
         };
-        let mut all = answered
-            .unwrap_or_else(|| stats::of_all(&self.conn, Detail::Power))
-            .map_err(|e| failed("read the state of all domains", e))?;
+        // Both at once: each has libvirt look at every domain.
+        let (all, saved) = std::thread::scope(|scope| {
+            let saved = scope.spawn(|| self.saved());
+            let all = answered.unwrap_or_else(|| stats::of_all(&self.conn, Detail::Power));
+            (all, saved.join())
+        });
+        let mut all = all.map_err(|e| failed("read the state of all domains", e))?;
         all.retain(|facts| is_ours(facts.uuid));
-        let saved = self
-            .conn
-            .list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-            .map_err(|e| failed("list saved domains", e))?;
-        let saved: HashSet<Uuid> = saved
-            .iter()
-            .filter_map(|domain| domain.uuid().ok())
-            .collect();
+        let saved = saved.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         for facts in &mut all {
             facts.saved = saved.contains(&facts.uuid);
         }
         Ok(all)
     }
 
+    /// The domains whose memory is saved.
+    fn saved(&self) -> Result<HashSet<Uuid>> {
+        let saved = self
+            .conn
+            .list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+            .map_err(|e| failed("list saved domains", e))?;
+        Ok(saved
+            .iter()
+            .filter_map(|domain| domain.uuid().ok())
+            .collect())
+    }
+
     /// Whether the guests run on this host.
     pub fn is_local(&self) -> bool {
-        self.uri.starts_with("qemu:///")
+        self.side.uri().starts_with("qemu:///")
     }
 
     /// The memory of all running guests, ours or not.
@@ -173,9 +183,8 @@ impl Hypervisor {
         // The first call may get stuck in a QEMU that does not answer; the second one passes that
         // by, with what libvirt knows by itself.
         let ask = || {
-            apart(&self.uri, USAGE_DEADLINE, |conn| {
-                stats::of_all(conn, Detail::Memory)
-            })
+            self.side
+                .apart(USAGE_DEADLINE, |conn| stats::of_all(conn, Detail::Memory))
         };
         let Some(all) = ask().or_else(ask) else {
             return Err(Fault::new(
@@ -210,7 +219,7 @@ impl Hypervisor {
         if is_ours(uuid) {
             return Ok(Some(Domain {
                 inner,
-                uri: self.uri.clone(),
+                side: Arc::clone(&self.side),
             }));
         }
         Err(Fault::new(
@@ -248,63 +257,9 @@ impl Hypervisor {
             .map_err(|e| failed("define the domain", e))?;
         Ok(Domain {
             inner,
-            uri: self.uri.clone(),
+            side: Arc::clone(&self.side),
         })
     }
-}
-
-/// A call that is under way on a connection of its own.
-///
-/// libvirt waits for a QEMU that does not answer, some calls for ever, and later calls on the same
-/// connection wait with it. Such a call is left behind with its connection, to end with this
-/// process.
-#[derive(Debug)]
-pub struct Errand<T = ()> {
-    began: Instant,
-    answer: Receiver<Result<T, virt::error::Error>>,
-}
-
-impl<T: Send + 'static> Errand<T> {
-    fn begin(
-        uri: &str,
-        call: impl FnOnce(&Connect) -> Result<T, virt::error::Error> + Send + 'static,
-    ) -> Errand<T> {
-        let uri = uri.to_owned();
-        let (sender, answer) = channel();
-        std::thread::spawn(move || {
-            let answer = Connect::open(Some(&uri)).and_then(|conn| call(&conn));
-            sender.send(answer)
-        });
-        Errand {
-            began: Instant::now(),
-            answer,
-        }
-    }
-
-    /// Its answer, if it comes within `deadline` of the beginning.
-    fn answer(&self, deadline: Duration) -> Option<Result<T, virt::error::Error>> {
-        let left = deadline.saturating_sub(self.began.elapsed());
-        self.answer.recv_timeout(left).ok()
-    }
-}
-
-impl Errand {
-    /// Waits until the call has surely reached libvirt, which goes on with it after our end.
-    pub fn leave_to_libvirt(self) -> Result<()> {
-        match self.answer(REACHING_LIBVIRT) {
-            Some(Err(e)) => Err(anyhow::anyhow!(e.message().to_owned())),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// What `call` returns, if it does so within `deadline`, on a connection of its own.
-fn apart<T: Send + 'static>(
-    uri: &str,
-    deadline: Duration,
-    call: impl FnOnce(&Connect) -> Result<T, virt::error::Error> + Send + 'static,
-) -> Option<Result<T, virt::error::Error>> {
-    Errand::begin(uri, call).answer(deadline)
 }
 
 fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {

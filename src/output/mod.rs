@@ -54,6 +54,8 @@ impl Output {
     /// Prints a command's answer.
     pub fn answer(&self, report: &impl Report) -> Result<()> {
         let mut text = match self.format {
+            // A program has no use for the third of it that is blanks.
+            Format::Json if !std::io::stdout().is_terminal() => serde_json::to_string(report)?,
             Format::Json => serde_json::to_string_pretty(report)?,
             Format::Table => report.text(),
         };

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
+use rustix::path::Arg;
 
-use crate::files::open_or_make;
+use crate::files::{Directory, open_or_make};
 
 /// Records activity now. Setting the present time needs no more than the right to write, so that
 /// members of the group can touch what another one made.
@@ -26,11 +27,12 @@ pub fn touch(path: &Path) -> io::Result<()> {
 /// The last activity; `None` where it is not known, which must count as active. The file is not
 /// opened, and a link is not followed.
 pub fn last(path: &Path) -> Option<Timestamp> {
-    let metadata = path
-        .symlink_metadata()
-        .ok()
-        .filter(|metadata| metadata.is_file())?;
-    Timestamp::try_from(metadata.modified().ok()?).ok()
+    last_in(&Directory::open(path.parent()?).ok()?, path.file_name()?)
+}
+
+/// As [`last`], of the file `name` in `directory`.
+pub fn last_in(directory: &Directory, name: impl Arg) -> Option<Timestamp> {
+    directory.modified(name).ok()
 }
 
 /// Nothing of this program was used before (2020-01-01): an earlier time is garbage.

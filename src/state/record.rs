@@ -6,13 +6,15 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
+use rustix::path::Arg;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain::Console;
-use crate::files;
+use crate::files::{self, Directory};
 use crate::state::saved::Saved;
 
 /// A note on one instance.
@@ -69,10 +71,12 @@ pub struct Run {
 impl Run {
     /// The run `domain_id` since this host was booted.
     pub fn current(domain_id: u32) -> Run {
-        let host_boot =
-            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        static HOST_BOOT: LazyLock<String> = LazyLock::new(|| {
+            let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+            id.unwrap_or_default().trim().to_owned()
+        });
         Run {
-            host_boot: host_boot.trim().to_owned(),
+            host_boot: HOST_BOOT.clone(),
             domain_id,
         }
     }
@@ -80,16 +84,26 @@ impl Run {
 
 /// The record at `path` if it is whole and about the domain `uuid`.
 pub fn read(path: &Path, uuid: Uuid) -> Option<Record> {
-    let record: Record = serde_json::from_slice(&files::read(path).ok()?).ok()?;
+    read_in(
+        &Directory::open(path.parent()?).ok()?,
+        path.file_name()?,
+        uuid,
+    )
+}
+
+/// As [`read`], from the file `name` in `directory`.
+pub fn read_in(directory: &Directory, name: impl Arg, uuid: Uuid) -> Option<Record> {
+    let record: Record = serde_json::from_slice(&directory.read(name).ok()?).ok()?;
     (record.uuid == uuid).then_some(record)
 }
 
-/// Replaces the record at `path`.
+/// Replaces the record at `path`. The disk is not waited for: right after a guest's memory was saved
+/// that would be a wait for all of it, and a note that a power cut took is asked of libvirt.
 pub fn write(path: &Path, record: &Record) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         files::make_directory(directory, files::SHARED_DIRECTORY)?;
     }
-    files::replace(path, &serde_json::to_vec(record)?, files::SHARED)
+    files::replace_soon(path, &serde_json::to_vec(record)?, files::SHARED)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use crate::files::{open_or_make, open_to_read};
+use crate::files::{Directory, open_or_make};
 
 /// A reservation; given back when dropped.
 #[derive(Debug)]
@@ -32,9 +32,9 @@ impl Reservation {
 
 /// What is set aside in `directory`, by name, in bytes.
 pub fn all(directory: &Path) -> io::Result<Vec<(String, u64)>> {
-    let entries = match std::fs::read_dir(directory) {
+    let (entries, files) = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
+        entries => (entries?, Directory::open(directory)?),
     };
     let mut held = Vec::new();
     for entry in entries {
@@ -42,7 +42,7 @@ pub fn all(directory: &Path) -> io::Result<Vec<(String, u64)>> {
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        let file = open_to_read(&entry.path())?;
+        let file = files.open_file(&*name)?;
         if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
             continue;
         }

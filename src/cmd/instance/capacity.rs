@@ -7,10 +7,24 @@ use crate::capacity;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::host;
+use crate::hypervisor::{Domain, Facts, Power};
 use crate::images::overlay;
 use crate::instance::InstanceName;
 use crate::state::lock::{self, Lock};
 use crate::state::reservation::{self, Reservation};
+
+/// [`admit`]s the guest of `domain`, which is as `before` says, unless it is in RAM already.
+pub fn room_for(
+    context: &Context,
+    name: &InstanceName,
+    domain: &Domain,
+    before: &Facts,
+) -> Result<Option<Reservation>> {
+    match before.power {
+        Power::Off | Power::Crashed => admit(context, name, domain.memory()?),
+        Power::On | Power::Busy | Power::Frozen | Power::StuckOnDisk => Ok(None),
+    }
+}
 
 /// Sets the memory aside that `name` needs, `memory` bytes for its guest, until it shows as
 /// running; an error with the figures where there is not enough, or not enough disk for it to do

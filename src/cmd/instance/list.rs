@@ -4,7 +4,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::view::{View, Viewer};
+use super::view::{View, views};
 use crate::context::Context;
 use crate::hypervisor::{Detail, Facts};
 use crate::instance::{InstanceName, LabId, State, UserId};
@@ -17,17 +17,12 @@ pub fn run(
     user: Option<&UserId>,
     state: Option<State>,
 ) -> Result<()> {
-    let mut viewer = Viewer::new(context);
-    let mut instances = Vec::new();
-    for (name, facts) in survey(context, Detail::Power)? {
-        if lab.is_some_and(|lab| *lab != name.lab) || user.is_some_and(|user| *user != name.user) {
-            continue;
-        }
-        let view = viewer.view(&name, &facts)?;
-        if state.is_none_or(|state| state == view.state) {
-            instances.push(view);
-        }
-    }
+    let mut asked_for = survey(context, Detail::Power)?;
+    asked_for.retain(|(name, _)| {
+        lab.is_none_or(|lab| *lab == name.lab) && user.is_none_or(|user| *user == name.user)
+    });
+    let mut instances = views(context, &asked_for)?;
+    instances.retain(|view| state.is_none_or(|state| state == view.state));
     if let (Some(lab), true) = (lab, instances.is_empty()) {
         context.config.lab(lab)?;
     }

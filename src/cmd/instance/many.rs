@@ -7,14 +7,19 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context as _, Result, anyhow};
 use serde::Serialize;
 
+use super::list::survey;
 use super::view::Single;
 use crate::cli::Class;
 use crate::cmd::side_by_side::side_by_side;
 use crate::context::Context;
 use crate::error::{Fault, Kind, kind_of};
+use crate::hypervisor::Detail;
 use crate::instance::{InstanceName, LabId};
 use crate::output::{Report, table};
 use crate::roster;
+
+/// No list of users is longer, in bytes.
+const LONGEST: u64 = 1 << 20;
 
 /// A verb on one instance.
 pub trait Verb: Fn(&Context, &InstanceName) -> Result<Single> + Sync {}
@@ -31,7 +36,8 @@ pub fn run(
     verb: impl Verb,
 ) -> Result<()> {
     let names = names(lab, file)?;
-    context.config.lab(lab)?;
+    // What would fail for each of them fails once.
+    ensure_known(context, lab)?;
     let stop = context.interrupted()?;
     let progress = context.output.progress(names.len());
     let results = side_by_side(&names, usize::from(class.jobs), |name| {
@@ -46,15 +52,26 @@ pub fn run(
     report(context, names.iter().zip(results))
 }
 
+/// Fails where there is no such lab, and no instance of one that was.
+fn ensure_known(context: &Context, lab: &LabId) -> Result<()> {
+    let all = survey(context, Detail::Power)?;
+    match all.iter().any(|(name, _)| name.lab == *lab) {
+        true => Ok(()),
+        false => context.config.lab(lab).map(drop),
+    }
+}
+
 /// The instances of the users in `file`, where `-` is standard input.
 fn names(lab: &LabId, file: &Path) -> Result<Vec<InstanceName>> {
     let (source, text) = match file == Path::new("-") {
         true => {
-            let mut text = String::new();
-            let read = std::io::stdin().read_to_string(&mut text);
-            ("standard input".to_owned(), read.map(|_| text))
+            let text = whole(std::io::stdin());
+            ("standard input".to_owned(), text)
         }
-        false => (file.display().to_string(), std::fs::read_to_string(file)),
+        false => (
+            file.display().to_string(),
+            std::fs::File::open(file).and_then(whole),
+        ),
     };
     let text = text.with_context(|| {
         Fault::new(
@@ -69,6 +86,16 @@ fn names(lab: &LabId, file: &Path) -> Result<Vec<InstanceName>> {
             user,
         })
         .collect())
+}
+
+/// The text of a list, which is never long.
+fn whole(file: impl Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    file.take(LONGEST + 1).read_to_string(&mut text)?;
+    match text.len() as u64 <= LONGEST {
+        true => Ok(text),
+        false => Err(std::io::Error::other("it is too long")),
+    }
 }
 
 fn report<'a>(

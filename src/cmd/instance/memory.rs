@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 
 use super::view;
 use crate::context::Context;
+use crate::error::{Fault, Kind};
 use crate::files::Identity;
 use crate::hypervisor::Domain;
 use crate::instance::InstanceName;
@@ -48,6 +49,17 @@ pub fn unusable(context: &Context, name: &InstanceName, domain: &Domain) -> Resu
     let noted = view::noted(context, name, domain.uuid()?)?.and_then(|record| record.saved);
     let why = misfit(noted.as_ref(), file(domain).as_ref(), &disk(context, name)?);
     Ok(why.map(str::to_owned))
+}
+
+/// That saved memory cannot be restored, where nothing else will do.
+pub fn refused(name: &InstanceName, why: &str) -> anyhow::Error {
+    let message = format!("the saved memory of {name} cannot be restored: {why}");
+    Fault::new(Kind::Conflict, message)
+        .hint(format!(
+            "power it on: cyyber instance start {} {}; the memory is put aside then",
+            name.lab, name.user
+        ))
+        .into()
 }
 
 /// Puts saved memory that cannot be restored aside, and says so.

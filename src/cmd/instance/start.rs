@@ -9,37 +9,83 @@ use crate::context::Context;
 use crate::hypervisor::{Domain, Facts};
 use crate::instance::InstanceName;
 use crate::state::activity;
+use crate::state::reservation::Reservation;
 use crate::units::MIB;
 
 pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
     let _lock = super::lock(context, name)?;
-    if context.hypervisor()?.find(name)?.is_none() {
-        // Refused before anything is made for it.
-        let memory = u64::from(context.config.lab(&name.lab)?.memory_mb) * MIB;
-        drop(capacity::admit(context, name, memory)?);
-    }
+    let room = match context.hypervisor()?.find(name)? {
+        Some(_) => None,
+        None => {
+            // Refused before anything is made for it.
+            let memory = u64::from(context.config.lab(&name.lab)?.memory_mb) * MIB;
+            capacity::admit(context, name, memory)?
+        }
+    };
     let (domain, made) = create::ensure(context, name)?;
-    power_on(context, name, &domain, made)
+    let start = Start {
+        changed: made,
+        room,
+        as_it_was: false,
+    };
+    power_on(context, name, &domain, start)
+}
+
+/// What a command that powers an instance on did before, and what it wants.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// It changed something.
+    pub changed: bool,
+    /// It made room for the guest.
+    pub room: Option<Reservation>,
+    /// Saved memory that cannot be restored is an error, and not put aside.
+    pub as_it_was: bool,
 }
 
 /// Brings `domain` to run, from whatever state it is in, and gives access to its console. The
-/// caller holds the instance's lock; `changed` says whether it changed something before.
+/// caller holds the instance's lock.
 pub fn power_on(
     context: &Context,
     name: &InstanceName,
     domain: &Domain,
-    changed: bool,
+    start: Start,
 ) -> Result<Single> {
     let before = settled(domain, name)?;
+    let unusable = match before.saved {
+        true => memory::unusable(context, name, domain)?,
+        false => None,
+    };
+    if let (Some(why), true) = (&unusable, start.as_it_was) {
+        return Err(memory::refused(name, why));
+    }
     // Before anything changes, so that a state directory that cannot be written stops it here.
     activity::touch(&context.paths.activity(name))
         .with_context(|| format!("failed to note the activity of {name}"))?;
-    match up(context, name, domain, before.clone(), changed) {
+    let room = match start.room {
+        None => capacity::room_for(context, name, domain, &before)?,
+        made => made,
+    };
+    let done = up(
+        context,
+        name,
+        domain,
+        before.clone(),
+        unusable,
+        start.changed,
+    );
+    drop(room);
+    match done {
         Err(error) if before.id.is_some() => {
             let now = settled(domain, name)?;
             match now.id {
                 // Its QEMU had died, and libvirt did not know that yet.
-                None => up(context, name, domain, now, changed),
+                None => {
+                    let start = Start {
+                        room: None,
+                        ..start
+                    };
+                    power_on(context, name, domain, start)
+                }
                 Some(_) => Err(error),
             }
         }
@@ -52,11 +98,10 @@ fn up(
     name: &InstanceName,
     domain: &Domain,
     mut before: Facts,
+    unusable: Option<String>,
     changed: bool,
 ) -> Result<Single> {
-    if before.saved
-        && let Some(why) = memory::unusable(context, name, domain)?
-    {
+    if let Some(why) = unusable {
         memory::set_aside(context, name, domain, &why)?;
         before.saved = false;
     }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::list::survey;
-use super::view::{View, Viewer};
+use super::view::{View, views};
 use crate::context::Context;
 use crate::hypervisor::{Detail, Facts};
 use crate::images;
@@ -105,21 +105,15 @@ impl Sample {
         context: &Context,
         name: Option<&InstanceName>,
     ) -> Result<Answer> {
-        let mut viewer = Viewer::new(context);
-        let mut instances = self
-            .instances
-            .iter()
-            .map(|(name, facts)| {
+        let views = views(context, &self.instances)?.into_iter();
+        let mut instances: Vec<Stats> = views
+            .zip(&self.instances)
+            .map(|(view, (_, facts))| {
                 let spent = before.cpu_since(facts);
                 let percent = spent.map(|spent| percent(spent, self.at - before.at));
-                Ok(Stats::new(
-                    context,
-                    viewer.view(name, facts)?,
-                    facts,
-                    percent,
-                ))
+                Stats::new(context, view, facts, percent)
             })
-            .collect::<Result<Vec<_>>>()?;
+            .collect();
         Ok(match (name, instances.len()) {
             (Some(_), 1) => Answer::One(Box::new(instances.remove(0))),
             _ => Answer::All { instances },

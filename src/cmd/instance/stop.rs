@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::memory;
 use super::view::{self, Single};
 use super::wake::{settled, wake};
+use super::{capacity, memory};
 use crate::context::Context;
 use crate::hypervisor::{Domain, Power};
 use crate::instance::InstanceName;
@@ -62,6 +62,7 @@ fn power_down(
     }
     // Only a guest that runs can shut down cleanly.
     if before.power != Power::On {
+        let _room = capacity::room_for(context, name, domain, &before)?;
         wake(context, name, domain, &before)?;
         memory::forget(context, name, domain)?;
     }

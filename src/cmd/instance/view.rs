@@ -9,14 +9,17 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::access::Access;
+use crate::cmd::side_by_side::side_by_side;
 use crate::config::Policy;
 use crate::context::Context;
 use crate::domain::{Console, Origin};
+use crate::files::Directory;
 use crate::hypervisor::{Facts, Power};
 use crate::images::base;
 use crate::instance::{InstanceName, LabId, State, UserId};
 use crate::observe::observe;
 use crate::output::Report;
+use crate::paths::Paths;
 use crate::state::activity;
 use crate::state::lock::Lock;
 use crate::state::record::{self, Boot, Record, Run};
@@ -57,6 +60,9 @@ pub struct Single {
 /// Assembles views; what instances of one lab share is looked up once.
 pub struct Viewer<'a> {
     context: &'a Context,
+    /// `None` while nothing was ever written there.
+    records: Option<Directory>,
+    activities: Option<Directory>,
     current_builds: HashMap<LabId, Option<String>>,
 }
 
@@ -64,6 +70,8 @@ impl<'a> Viewer<'a> {
     pub fn new(context: &'a Context) -> Self {
         Viewer {
             context,
+            records: Directory::open(&context.paths.records()).ok(),
+            activities: Directory::open(&context.paths.activities()).ok(),
             current_builds: HashMap::new(),
         }
     }
@@ -71,7 +79,15 @@ impl<'a> Viewer<'a> {
     /// The instance `name` with the facts `facts`.
     pub fn view(&mut self, name: &InstanceName, facts: &Facts) -> Result<View> {
         let context = self.context;
-        let mut record = self.known(name, noted(context, name, facts.uuid)).flatten();
+        let instance = name.to_string();
+        let mut record = self
+            .records
+            .as_ref()
+            .and_then(|records| record::read_in(records, Paths::record_name(name), facts.uuid))
+            .or_else(|| {
+                self.known(name, kept_by_libvirt(context, name, facts.uuid))
+                    .flatten()
+            });
         let run = facts.id.map(Run::current);
         let mut boot = record
             .as_mut()
@@ -106,7 +122,11 @@ impl<'a> Viewer<'a> {
         };
         let build = record.as_ref().map(|record| record.build.clone());
         Ok(View {
-            instance: name.to_string(),
+            last_activity: self
+                .activities
+                .as_ref()
+                .and_then(|activities| activity::last_in(activities, &*instance)),
+            instance,
             lab_id: name.lab.clone(),
             user_id: name.user.clone(),
             state,
@@ -121,7 +141,6 @@ impl<'a> Viewer<'a> {
             base_is_current: build.and_then(|build| Some(*self.current_build(&name.lab)? == build)),
             disk_path: context.paths.overlay(name),
             created: record.map(|record| record.created),
-            last_activity: activity::last(&context.paths.activity(name)),
             kept_until: None,
             reason,
         })
@@ -185,11 +204,35 @@ impl<'a> Viewer<'a> {
     }
 }
 
+/// How many workers assemble the views of a listing. Most of the time goes by in waiting: for the
+/// file system, and for guests that are starting and do not answer.
+const WORKERS: usize = 4;
+
+/// The views of many instances, in their order.
+pub fn views(context: &Context, instances: &[(InstanceName, Facts)]) -> Result<Vec<View>> {
+    let share = instances.len().div_ceil(WORKERS).max(1);
+    let shares: Vec<_> = instances.chunks(share).collect();
+    let views = side_by_side(&shares, WORKERS, |share| {
+        let mut viewer = Viewer::new(context);
+        share
+            .iter()
+            .map(|(name, facts)| viewer.view(name, facts))
+            .collect::<Result<Vec<View>>>()
+    });
+    let views: Vec<Vec<View>> = views.into_iter().collect::<Result<_>>()?;
+    Ok(views.into_iter().flatten().collect())
+}
+
 /// What was noted about an instance, or else what libvirt keeps in its domain's metadata.
 pub fn noted(context: &Context, name: &InstanceName, uuid: Uuid) -> Result<Option<Record>> {
-    if let Some(record) = record::read(&context.paths.record(name), uuid) {
-        return Ok(Some(record));
+    match record::read(&context.paths.record(name), uuid) {
+        Some(record) => Ok(Some(record)),
+        None => kept_by_libvirt(context, name, uuid),
     }
+}
+
+/// The facts in the metadata of an instance's domain.
+fn kept_by_libvirt(context: &Context, name: &InstanceName, uuid: Uuid) -> Result<Option<Record>> {
     let Some(domain) = context.hypervisor()?.find(name)? else {
         return Ok(None);
     };

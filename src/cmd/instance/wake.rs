@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{capacity, view};
+use super::view;
 use crate::context::Context;
 use crate::domain::Console;
 use crate::error::{Fault, Kind};
@@ -55,8 +55,8 @@ pub fn settled(domain: &Domain, name: &InstanceName) -> Result<Facts> {
     }
 }
 
-/// Makes `domain`, which is as `before` says, run at its full speed and with the right time. Saved
-/// memory must have been checked.
+/// Makes `domain`, which is as `before` says, run at its full speed and with the right time. The
+/// caller has room for it, and has checked its saved memory.
 pub fn wake(
     context: &Context,
     name: &InstanceName,
@@ -75,9 +75,7 @@ pub fn wake(
             Woken::Thawed
         }
         Power::Off | Power::Crashed => {
-            let reservation = capacity::admit(context, name, domain.memory()?)?;
             domain.start()?;
-            drop(reservation);
             if !before.saved {
                 return Ok(Woken::Booted);
             }

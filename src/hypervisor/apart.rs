@@ -1,0 +1,109 @@
+//! Calls that may hang, each on a connection of its own.
+//!
+//! libvirt waits for a QEMU that does not answer, some calls for ever, and later calls on the same
+//! connection wait with it. Such a call is left behind with its connection, to end with this
+//! process.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use virt::connect::Connect;
+use virt::error::Error;
+
+use super::is_lost;
+
+/// How long a call takes to reach libvirt, at most.
+const REACHING_LIBVIRT: Duration = Duration::from_millis(50);
+
+/// Where connections for such calls come from.
+#[derive(Debug)]
+pub(super) struct Side {
+    uri: String,
+    /// One that its call came back on.
+    spare: Mutex<Option<Connect>>,
+}
+
+impl Side {
+    pub(super) fn new(uri: &str) -> Side {
+        Side {
+            uri: uri.to_owned(),
+            spare: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// What `call` returns, if it does so within `deadline`.
+    pub(super) fn apart<T: Send + 'static>(
+        self: &Arc<Self>,
+        deadline: Duration,
+        call: impl FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
+    ) -> Option<Result<T, Error>> {
+        self.begin(call).answer(deadline)
+    }
+
+    /// Begins `call`.
+    pub(super) fn begin<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: impl FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
+    ) -> Errand<T> {
+        let side = Arc::clone(self);
+        let (sender, answer) = channel();
+        std::thread::spawn(move || {
+            let answer = side.connection().and_then(|conn| {
+                let answer = call(&conn);
+                if !answer.as_ref().is_err_and(is_lost) {
+                    side.keep(conn);
+                }
+                answer
+            });
+            sender.send(answer)
+        });
+        Errand {
+            began: Instant::now(),
+            answer,
+        }
+    }
+
+    fn connection(&self) -> Result<Connect, Error> {
+        let spare = self.spare().take();
+        spare.map_or_else(|| Connect::open(Some(&self.uri)), Ok)
+    }
+
+    fn keep(&self, conn: Connect) {
+        *self.spare() = Some(conn);
+    }
+
+    fn spare(&self) -> std::sync::MutexGuard<'_, Option<Connect>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call that is under way.
+#[derive(Debug)]
+pub struct Errand<T = ()> {
+    began: Instant,
+    answer: Receiver<Result<T, Error>>,
+}
+
+impl<T> Errand<T> {
+    /// Its answer, if it comes within `deadline` of the beginning.
+    pub(super) fn answer(&self, deadline: Duration) -> Option<Result<T, Error>> {
+        let left = deadline.saturating_sub(self.began.elapsed());
+        self.answer.recv_timeout(left).ok()
+    }
+}
+
+impl Errand {
+    /// Waits until the call has surely reached libvirt, which goes on with it after our end.
+    pub fn leave_to_libvirt(self) -> Result<()> {
+        match self.answer(REACHING_LIBVIRT) {
+            Some(Err(e)) => Err(anyhow::anyhow!(e.message().to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
