@@ -1,7 +1,7 @@
 //! The state and statistics of all domains in one call.
 //!
 //! The `virt` crate hands bulk statistics out as raw pointers only, so this file reads them by
-//! libvirt's own C interface. It is the one place with `unsafe` in it.
+//! libvirt's own C interface.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;

@@ -103,7 +103,7 @@ pub fn at(paths: &Paths, lab: &LabId, path: Option<&str>) -> Result<Base> {
 }
 
 /// The build that a file in `base-images` is, by its name.
-fn build_of<'a>(lab: &LabId, file: &'a Path) -> Option<&'a str> {
+pub(super) fn build_of<'a>(lab: &LabId, file: &'a Path) -> Option<&'a str> {
     let build = file
         .to_str()?
         .strip_prefix(lab.as_str())?
@@ -122,7 +122,7 @@ pub fn note(base: &Base) -> Option<Note> {
     serde_json::from_slice(&note).ok()
 }
 
-fn note_path(image: &Path) -> PathBuf {
+pub(super) fn note_path(image: &Path) -> PathBuf {
     image.with_extension("json")
 }
 
@@ -214,62 +214,6 @@ impl Installation<'_> {
         )?;
         Ok(())
     }
-}
-
-/// Leave to use the builds of `lab`: while this is held, none is collected. To be had before the
-/// current one is looked up, and kept until something on disk refers to it.
-pub fn hold(paths: &Paths, lab: &LabId) -> Result<Lock> {
-    let what = format!("the base images of {lab}");
-    Lock::share(&paths.bases_lock(lab), &what, lock::PATIENCE)
-}
-
-/// Every build that is not the current one of its lab. Those of a lab without a current one are left
-/// out: something is wrong there, and it is not for us to make it worse.
-pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
-    let directory = paths.base_images();
-    if !directory.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut superseded = Vec::new();
-    for entry in fs_err::read_dir(&directory)? {
-        let path = entry?.path();
-        let Some((lab, base)) = named(&path) else {
-            continue;
-        };
-        let target = std::fs::read_link(paths.base_link(&lab)).unwrap_or_default();
-        let current = build_of(&lab, &target);
-        let there = current.is_some_and(|build| paths.base_build(&lab, build).is_file());
-        if there && current != Some(&base.build) {
-            superseded.push((lab, base));
-        }
-    }
-    superseded.sort_by(|(_, one), (_, other)| one.path.cmp(&other.path));
-    Ok(superseded)
-}
-
-/// The build that the file `path` is, by its name.
-fn named(path: &Path) -> Option<(LabId, Base)> {
-    let file = Path::new(path.file_name()?);
-    let (lab, _) = file.to_str()?.split_once("-base.")?;
-    let lab = lab.parse().ok()?;
-    let base = Base {
-        build: build_of(&lab, file)?.to_owned(),
-        path: path.to_owned(),
-    };
-    Some((lab, base))
-}
-
-/// Removes a build that nothing refers to. The caller has made sure of that, and holds the lab's
-/// lock and alone that on its builds.
-pub fn remove(base: &Base) -> Result<()> {
-    if let Ok(file) = std::fs::File::open(&base.path) {
-        // As it was set; where it could not be, there is nothing to take back.
-        let _ = rustix::fs::ioctl_getflags(&file)
-            .and_then(|flags| rustix::fs::ioctl_setflags(&file, flags - IFlags::IMMUTABLE));
-    }
-    fs_err::remove_file(&base.path)?;
-    files::remove(&note_path(&base.path))?;
-    Ok(())
 }
 
 /// Puts `image` among the bases as the current build of its lab, whose lock the caller holds. It is
@@ -373,8 +317,5 @@ mod tests {
         ] {
             assert_eq!(build(other), None, "{other}");
         }
-        let (of, base) = named(Path::new("/b/lab01-base.1-0f.qcow2")).unwrap();
-        assert_eq!((of, base.build.as_str()), (lab, "1-0f"));
-        assert_eq!(named(Path::new("/b/lab01-base.1-0f.json")), None);
     }
 }

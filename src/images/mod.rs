@@ -4,6 +4,7 @@
 //! moved into place.
 
 pub mod base;
+pub mod builds;
 pub mod overlay;
 
 use std::io;

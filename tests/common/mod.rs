@@ -353,14 +353,23 @@ impl SmallDisk {
             .collect()
     }
 
-    /// Fills all but `megabytes` with one file, which is returned.
+    /// Fills all but `megabytes` with one file, which is returned; others may write meanwhile.
     pub fn leave(&self, megabytes: u64) -> PathBuf {
-        let stat = rustix::fs::statvfs(&self.target).unwrap();
-        let free = stat.f_bavail * stat.f_frsize;
         let ballast = self.target.join("ballast");
         let file = fs::File::create(&ballast).unwrap();
-        let mode = rustix::fs::FallocateFlags::empty();
-        rustix::fs::fallocate(&file, mode, 0, free - (megabytes << 20)).unwrap();
+        let (mut filled, mut step) = (0, 64 << 20);
+        while step >= 4096 {
+            let stat = rustix::fs::statvfs(&self.target).unwrap();
+            let free = stat.f_bavail * stat.f_frsize;
+            let none = rustix::fs::FallocateFlags::empty();
+            if free < step + (megabytes << 20)
+                || rustix::fs::fallocate(&file, none, filled, step).is_err()
+            {
+                step /= 2;
+            } else {
+                filled += step;
+            }
+        }
         ballast
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::access;
-use super::view::{self, Single};
+use super::single::{self, Single};
 use super::wake::settled;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
@@ -20,5 +20,5 @@ pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
     }
     let console = access::locate(&domain)?;
     let access = access::grant(context, &domain, &console)?;
-    view::single(context, name, true, None, Some(access))
+    single::answer(context, name, true, None, Some(access))
 }

@@ -5,13 +5,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::references::References;
-use super::view::{self, Single};
+use super::single::{self, Single};
 use crate::context::Context;
 use crate::domain::{self, InstanceDomain};
 use crate::error::{Fault, Kind};
 use crate::hypervisor::Domain;
 use crate::images::base::{self, Base};
-use crate::images::{self, overlay};
+use crate::images::{self, builds, overlay};
 use crate::instance::InstanceName;
 use crate::state::activity;
 use crate::state::record::{self, Record};
@@ -19,7 +19,7 @@ use crate::state::record::{self, Record};
 pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
     let _lock = super::lock(context, name)?;
     let (_, made) = ensure(context, name)?;
-    view::single(context, name, made, None, None)
+    single::answer(context, name, made, None, None)
 }
 
 /// The domain of `name`, and whether it had to be made. The caller holds the instance's lock.
@@ -51,7 +51,7 @@ pub fn ensure(context: &Context, name: &InstanceName) -> Result<(Domain, bool)> 
         ));
         return Ok((define(context, name, &overlay, &base)?, true));
     }
-    let _held = base::hold(&context.paths, &name.lab)?;
+    let _held = builds::hold(&context.paths, &name.lab)?;
     let base = base::current(&context.paths, &name.lab)?;
     let overlay = overlay::create(&context.paths, name, &base)?;
     let domain = define(context, name, &overlay, &base) // libvirt may have made the domain all the same, before the connection to it was lost.

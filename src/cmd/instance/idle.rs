@@ -3,7 +3,8 @@
 
 use anyhow::{Context as _, Result};
 
-use super::view::{self, Single};
+use super::single::{self, Single};
+use super::view;
 use super::wake::settled;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
@@ -28,7 +29,7 @@ pub fn enter(context: &Context, name: &InstanceName) -> Result<Single> {
         return Err(Fault::new(Kind::Conflict, message).into());
     };
     if boot.idle.is_some() {
-        return view::single(context, name, false, None, None);
+        return single::answer(context, name, false, None, None);
     }
     let capped = domain.cap_cpu(SHARE)? == CpuControl::InForce;
     if !capped {
@@ -46,7 +47,7 @@ pub fn enter(context: &Context, name: &InstanceName) -> Result<Single> {
         // Nobody would know of the limit.
         .inspect_err(|_| drop(domain.lift_cpu_cap()))
         .with_context(|| format!("failed to note that {name} is idle"))?;
-    view::single(context, name, true, None, None)
+    single::answer(context, name, true, None, None)
 }
 
 /// Lets `domain` go again if it is held back; whether it was. The caller holds the lock.

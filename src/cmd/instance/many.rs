@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow};
 use serde::Serialize;
 
 use super::list::survey;
-use super::view::Single;
+use super::single::Single;
 use crate::cli::Class;
 use crate::cmd::side_by_side::side_by_side;
 use crate::context::Context;

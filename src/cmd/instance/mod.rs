@@ -13,6 +13,7 @@ mod pause;
 mod references;
 mod reset;
 mod resume;
+mod single;
 mod start;
 mod stats;
 mod stop;
@@ -24,7 +25,7 @@ mod watch;
 
 use anyhow::Result;
 
-use view::Single;
+use single::Single;
 
 use crate::cli::{Class, Instance, Target};
 use crate::context::Context;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 
 use super::memory;
-use super::view::{self, Single};
+use super::single::{self, Single};
 use super::wake::settled;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
@@ -31,7 +31,7 @@ pub fn run(context: &Context, name: &InstanceName, keep_memory: bool) -> Result<
             true
         }
     };
-    view::single(context, name, changed, None, None)
+    single::answer(context, name, changed, None, None)
 }
 
 /// Saves the memory of the running or frozen `domain`. When that fails it is as it was before.

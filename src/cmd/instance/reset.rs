@@ -5,11 +5,11 @@ use anyhow::{Context as _, Result};
 use super::cleanup::destroy;
 use super::create;
 use super::references::References;
+use super::single::{self, Single};
 use super::traces::Traces;
-use super::view::{self, Single};
 use crate::context::Context;
 use crate::files;
-use crate::images::{base, overlay};
+use crate::images::{base, builds, overlay};
 use crate::instance::InstanceName;
 
 pub fn run(context: &Context, name: &InstanceName, yes: bool) -> Result<Single> {
@@ -24,7 +24,7 @@ pub fn run(context: &Context, name: &InstanceName, yes: bool) -> Result<Single> 
     }
     let _lock = super::lock(context, name)?;
     let traces = existing(context, name)?;
-    let _held = base::hold(&context.paths, &name.lab)?;
+    let _held = builds::hold(&context.paths, &name.lab)?;
     let base = base::current(&context.paths, &name.lab)?;
     // Ready before anything is given up, so that a full disk costs nothing.
     let new = overlay::prepare(&context.paths, name, &base)?;
@@ -35,7 +35,7 @@ pub fn run(context: &Context, name: &InstanceName, yes: bool) -> Result<Single> 
     // Under a new UUID: memory that was saved before can never wake up on this disk.
     create::define(context, name, &replaced, &base)?;
     let reason = format!("reset to build {}", base.build);
-    view::single(context, name, true, Some(reason), None)
+    single::answer(context, name, true, Some(reason), None)
 }
 
 /// The instance, which must be here, at least its disk, and be ours.

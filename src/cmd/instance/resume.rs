@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
+use super::single::Single;
 use super::start::{self, Start};
-use super::view::Single;
 use super::wake::settled;
 use crate::context::Context;
 use crate::error::{Fault, Kind};

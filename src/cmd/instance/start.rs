@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::view::{self, Single};
+use super::single::{self, Single};
 use super::wake::{self, Woken, settled, wake};
 use super::{access, capacity, create, memory};
 use crate::context::Context;
@@ -111,5 +111,5 @@ fn up(
     let was_idle = wake::note(context, name, woken, &after, &console)?;
     let access = access::grant(context, domain, &console)?;
     let changed = changed || woken != Woken::Already || was_idle;
-    view::single(context, name, changed, None, Some(access))
+    single::answer(context, name, changed, None, Some(access))
 }

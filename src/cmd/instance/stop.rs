@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::view::{self, Single};
+use super::single::{self, Single};
 use super::wake::{settled, wake};
 use super::{capacity, memory};
 use crate::context::Context;
@@ -28,7 +28,7 @@ pub fn run(
     let _lock = super::lock(context, name)?;
     let domain = super::existing(context, name)?;
     let (changed, reason) = power_down(context, name, &domain, timeout, force)?;
-    view::single(context, name, changed, Some(reason), None)
+    single::answer(context, name, changed, Some(reason), None)
 }
 
 /// Brings `domain` to be off; returns whether that changed anything, and how it went.

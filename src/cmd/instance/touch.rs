@@ -3,7 +3,8 @@
 use anyhow::{Context as _, Result};
 
 use super::idle;
-use super::view::{self, Single};
+use super::single::{self, Single};
+use super::view;
 use crate::context::Context;
 use crate::hypervisor::Power;
 use crate::instance::InstanceName;
@@ -27,5 +28,5 @@ pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
             idle::leave(context, name, &domain)?;
         }
     }
-    view::single(context, name, true, None, None)
+    single::answer(context, name, true, None, None)
 }

@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::access::Access;
 use crate::cmd::side_by_side::side_by_side;
 use crate::config::Policy;
 use crate::context::Context;
@@ -18,7 +17,6 @@ use crate::hypervisor::{Facts, Power};
 use crate::images::base;
 use crate::instance::{InstanceName, LabId, State, UserId};
 use crate::observe::observe;
-use crate::output::Report;
 use crate::paths::Paths;
 use crate::state::activity;
 use crate::state::lock::Lock;
@@ -46,15 +44,6 @@ pub struct View {
     pub last_activity: Option<Timestamp>,
     pub kept_until: Option<Timestamp>,
     pub reason: String,
-}
-
-/// The answer of a verb on one instance.
-#[derive(Debug, Serialize)]
-pub struct Single {
-    #[serde(flatten)]
-    view: View,
-    vnc_password: Option<String>,
-    vnc_password_expires: Option<Timestamp>,
 }
 
 /// Assembles views; what instances of one lab share is looked up once.
@@ -244,99 +233,4 @@ fn kept_by_libvirt(context: &Context, name: &InstanceName, uuid: Uuid) -> Result
         boot: None,
         saved: None,
     }))
-}
-
-/// The answer of a verb on one instance, as it is now.
-pub fn single(
-    context: &Context,
-    name: &InstanceName,
-    changed: bool,
-    reason: Option<String>,
-    access: Option<Access>,
-) -> Result<Single> {
-    let domain = super::existing(context, name)?;
-    let facts = super::facts(&domain, name)?;
-    let mut view = Viewer::new(context).view(name, &facts)?;
-    view.changed = changed;
-    if let Some(reason) = reason {
-        view.reason = reason;
-    }
-    if facts.power == Power::On {
-        view.ip = domain.leased_address().map(|address| address.to_string());
-    }
-    let (vnc_password, vnc_password_expires) = match access {
-        Some(Access { password, expires }) => (Some(password), Some(expires)),
-        None => (None, None),
-    };
-    Ok(Single {
-        view,
-        vnc_password,
-        vnc_password_expires,
-    })
-}
-
-impl Single {
-    /// Of a table of many.
-    pub const HEADER: [&str; 6] = ["INSTANCE", "STATE", "CHANGED", "VNC", "NOVNC", "REASON"];
-
-    /// This one's row in it.
-    pub fn row(&self) -> Vec<String> {
-        let View {
-            instance,
-            state,
-            changed,
-            vnc_port,
-            novnc_port,
-            reason,
-            ..
-        } = &self.view;
-        let port =
-            |port: &Option<u16>| port.map_or_else(|| "-".to_owned(), |port| port.to_string());
-        vec![
-            instance.clone(),
-            state.to_string(),
-            match changed {
-                true => "yes".to_owned(),
-                false => "no".to_owned(),
-            },
-            port(vnc_port),
-            port(novnc_port),
-            reason.clone(),
-        ]
-    }
-}
-
-impl Report for Single {
-    fn text(&self) -> String {
-        let View {
-            instance,
-            state,
-            changed,
-            reason,
-            ..
-        } = &self.view;
-        let already = if *changed { "" } else { "already " };
-        let mut text = format!("{instance} is {already}{state}: {reason}");
-        let mut line =
-            |label: &str, value: String| text.push_str(&format!("\n  {label:<10}{value}"));
-        if let (Some(host), Some(port)) = (&self.view.vnc_host, self.view.vnc_port) {
-            line("VNC", format!("{host}:{port}"));
-            if let Some(port) = self.view.novnc_port {
-                line("WebSocket", format!("{host}:{port}"));
-            }
-        }
-        if let (Some(password), Some(expires)) = (&self.vnc_password, &self.vnc_password_expires) {
-            line(
-                "password",
-                format!(
-                    "{password} (new sessions until {})",
-                    expires.strftime("%H:%M:%S UTC")
-                ),
-            );
-        }
-        if let Some(ip) = &self.view.ip {
-            line("address", ip.clone());
-        }
-        text
-    }
 }

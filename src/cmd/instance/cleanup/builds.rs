@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result};
 
 use crate::cmd::instance::references::References;
 use crate::context::Context;
-use crate::images::base::{self, Base};
+use crate::images::base::Base;
+use crate::images::builds;
 use crate::instance::{InstanceName, LabId};
 use crate::state::lock::Lock;
 
@@ -15,14 +16,14 @@ pub fn unused(
     lab: Option<&LabId>,
     goes: impl Fn(&InstanceName) -> bool,
 ) -> Result<Vec<(LabId, Base)>> {
-    let mut builds = base::superseded(&context.paths)?;
-    builds.retain(|(of, _)| lab.is_none_or(|lab| lab == of));
-    if builds.is_empty() {
-        return Ok(builds);
+    let mut unused = builds::superseded(&context.paths)?;
+    unused.retain(|(of, _)| lab.is_none_or(|lab| lab == of));
+    if unused.is_empty() {
+        return Ok(unused);
     }
     let used = References::new(context).used(goes)?;
-    builds.retain(|(_, base)| !used.iter().any(|used| base.path.ends_with(used)));
-    Ok(builds)
+    unused.retain(|(_, base)| !used.iter().any(|used| base.path.ends_with(used)));
+    Ok(unused)
 }
 
 /// Removes `build` of `lab` unless it is in use by now; whether it did. A lab that is being built,
@@ -38,7 +39,7 @@ pub fn collect(context: &Context, lab: &LabId, build: &Base) -> Result<bool> {
     if !still.iter().any(|(_, unused)| unused == build) {
         return Ok(false);
     }
-    base::remove(build)
+    builds::remove(build)
         .with_context(|| format!("failed to remove the build {}", build.path.display()))?;
     Ok(true)
 }
