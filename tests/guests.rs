@@ -148,11 +148,13 @@ fn a_pause_frees_the_memory_and_a_resume_brings_all_of_it_back() {
 fn hold_back_its_cpu(booted: &Booted) {
     booted.shell("for cpu in 1 2; do nohup sh -c 'while :; do :; done' >/dev/null 2>&1 & done");
     let percent = || {
-        let stats = || booted.sandbox.instance("stats", "7", &[]).json();
+        let stats = |_| booted.sandbox.instance("stats", "7", &[]).json();
+        // On a host this busy its QEMU does not always answer in time.
         let seen: Vec<f64> = (0..5)
-            .map(|_| stats()["cpu_percent"].as_f64().unwrap())
+            .filter_map(|n| stats(n)["cpu_percent"].as_f64())
             .collect();
-        seen.iter().sum::<f64>() / 5.0
+        assert!(!seen.is_empty(), "its CPU time is never known");
+        seen.iter().sum::<f64>() / seen.len() as f64
     };
     sleep(Duration::from_secs(2));
     let free = percent();
