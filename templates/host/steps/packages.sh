@@ -90,8 +90,10 @@ refresh_lists() {
     refresh_trouble=$(last_call | grep -E '^(E|W|Err)' | tail -n 4) || true
 }
 
+# Nothing is removed: apt would rather take away a package that we need in a
+# backported version than say that it is in the way.
 apt_install() {
-    local options=(--no-install-recommends) extra=()
+    local options=(--no-install-recommends --no-remove) extra=()
     ((${#@})) || return 0
     if ! apt_get --simulate install "${options[@]}" "$@"; then
         mapfile -t extra < <(downgrades "$@")
