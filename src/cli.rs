@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::instance::{LabId, State, UserId};
 use crate::output::Format;
-use crate::units::{Duration, Interval};
+use crate::units::{Duration, Interval, Until};
 
 /// Branded lab VMs for cyber-security teaching.
 ///
@@ -84,6 +84,8 @@ pub enum Command {
   cyyber instance stop lab01 7     shut it down; its disk stays"
     )]
     Instance(Instance),
+    /// Walk instances that nobody uses down the idle ladder, once
+    Reap(Reap),
     /// Print the completion script for a shell
     ///
     /// The script goes where the shell looks for completions; a new shell then knows it.
@@ -257,6 +259,24 @@ pub enum Instance {
         #[command(flatten)]
         target: Target,
     },
+    /// Exempt an instance from the idle policy
+    ///
+    /// Until the given time `cyyber reap` neither holds it back nor pauses, stops or destroys it; an
+    /// idle one gets its CPU time back at once. `--until off` ends that. Commands that are given by
+    /// hand do what they always do.
+    #[command(after_help = "Examples:
+  cyyber instance keep lab01 7 --until 3d                for three days from now
+  cyyber instance keep lab01 7 --until 2027-01-31        to the end of that day
+  cyyber instance keep lab01 7 --until 2027-01-31T18:00  by this host's clock
+  cyyber instance keep lab01 7 --until off               as others again")]
+    Keep {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        target: Target,
+        /// A length of time from now on (90s, 10m, 24h, 7d), a day, a time, or off
+        #[arg(long, value_name = "TIME|DURATION|off", value_parser = parsed::<Until>())]
+        until: Until,
+    },
     /// Show what instances use
     ///
     /// CPU is measured for a quarter of a second, and from one refresh to the next with --watch;
@@ -344,6 +364,32 @@ pub struct Cleanup {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Walk instances that nobody uses down the idle ladder, once
+///
+/// For cron, each minute. An instance that was not used for a while is held to half of its CPU time;
+/// later its memory is saved to disk, then it is shut down, and at last destroyed, as the policy of
+/// its lab says. It goes down by one rung in a pass at most. An idle one that is used again gets its
+/// CPU time back.
+///
+/// Whoever doubts is in use: where the last activity cannot be told, nothing is done. A pass that
+/// comes after an outage only looks, and nothing is destroyed that passes have not seen stopped for
+/// an hour.
+///
+/// Says nothing when all went well. A pass that finds another one at work leaves it to that.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cyyber reap --dry-run            every instance: its signs of use, the next step, and when
+  cyyber reap -v                   what is done, and why
+  cyyber -o json reap              for a program")]
+pub struct Reap {
+    /// Tell of every instance what would be done and why, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How many instances to take down at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub jobs: u8,
 }
 
 /// One instance, by lab and user.

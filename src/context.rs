@@ -3,16 +3,18 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use jiff::Timestamp;
 
 use crate::accelerator::{self, Accelerator};
 use crate::cli::Global;
-use crate::config::{AcceleratorChoice, Config};
+use crate::clock::Moment;
+use crate::config::{AcceleratorChoice, Config, Policy};
 use crate::env::Overrides;
 use crate::hypervisor::Hypervisor;
+use crate::instance::LabId;
 use crate::interrupt;
 use crate::output::Output;
 use crate::paths::Paths;
@@ -26,9 +28,10 @@ pub struct Context {
     pub paths: Paths,
     /// Where words go.
     pub output: Output,
-    began: (Timestamp, Instant),
+    began: (Moment, Instant),
     accelerator: AcceleratorChoice,
     uri: String,
+    who: String,
     warned: Arc<Once>,
     warned_of_cpu: Arc<Once>,
     hypervisor: OnceLock<Hypervisor>,
@@ -37,7 +40,7 @@ pub struct Context {
 
 impl Context {
     /// Settles everything by the contract's precedence: option, environment, file, default.
-    pub fn new(global: &Global, output: Output, now: Timestamp) -> Result<Context> {
+    pub fn new(global: &Global, output: Output, now: Moment) -> Result<Context> {
         let overrides = Overrides::read()?;
         let config = Config::load(global.config.as_deref().or(overrides.config.as_deref()))?;
         let host = &config.host;
@@ -56,6 +59,7 @@ impl Context {
                 .clone()
                 .or(overrides.connect)
                 .unwrap_or_else(|| host.connect.clone()),
+            who: rustix::process::getuid().as_raw().to_string(),
             config: Arc::new(config),
             warned: Arc::new(Once::new()),
             warned_of_cpu: Arc::new(Once::new()),
@@ -74,6 +78,7 @@ impl Context {
             began: self.began,
             accelerator: self.accelerator,
             uri: self.uri.clone(),
+            who: self.who.clone(),
             warned: Arc::clone(&self.warned),
             warned_of_cpu: Arc::clone(&self.warned_of_cpu),
             hypervisor: OnceLock::new(),
@@ -84,8 +89,33 @@ impl Context {
     /// The time. The clock was read once, when the command began; what went by since then is
     /// counted, so that a clock that jumps meanwhile does no harm.
     pub fn time(&self) -> Timestamp {
-        let (now, instant) = self.began;
-        now + instant.elapsed()
+        self.moment().time
+    }
+
+    /// The time, by both clocks.
+    pub fn moment(&self) -> Moment {
+        let (began, instant) = self.began;
+        began.after(instant.elapsed())
+    }
+
+    /// The policy of `lab`; that of a lab that is no longer configured is the default one.
+    pub fn policy(&self, lab: &LabId) -> Policy {
+        let lab = self.config.lab(lab);
+        lab.map_or_else(|_| Policy::default(), |lab| lab.policy.clone())
+    }
+
+    /// The same for the work of the reaper.
+    #[must_use]
+    pub fn as_reaper(self) -> Context {
+        Context {
+            who: "reap".to_owned(),
+            ..self
+        }
+    }
+
+    /// Who is at work, for the journal: the number of a user, or `reap`.
+    pub fn who(&self) -> &str {
+        &self.who
     }
 
     /// The hypervisor, connected on first use.
@@ -95,6 +125,11 @@ impl Context {
         }
         let open = Hypervisor::open(&self.uri)?;
         Ok(self.hypervisor.get_or_init(|| open))
+    }
+
+    /// Whether libvirt gives the simplest answer within `deadline`, or at least refuses to.
+    pub fn libvirt_answers(&self, deadline: Duration) -> bool {
+        Hypervisor::answers(&self.uri, deadline)
     }
 
     /// A flag that is raised when the program is asked to end. From the first call on, signals do

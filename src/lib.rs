@@ -22,6 +22,7 @@
 //! | [`paths`] | every path |
 //! | [`accelerator`] | hardware virtualisation or software emulation |
 //! | [`capacity`] | whether there is memory for one more guest; pure |
+//! | [`policy`] | the idle ladder: which step is due; pure |
 //! | [`roster`] | lists of users from a file; pure |
 //! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
 //! | [`instance`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
@@ -29,6 +30,7 @@
 pub mod accelerator;
 pub mod capacity;
 pub mod cli;
+pub mod clock;
 pub mod cmd;
 pub mod config;
 pub mod context;
@@ -45,7 +47,9 @@ pub mod observe;
 pub mod output;
 pub mod packer;
 pub mod paths;
+pub mod policy;
 pub mod process;
 pub mod roster;
 pub mod state;
 pub mod units;
+pub mod viewers;

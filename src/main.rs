@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         .map_or(None, |format| *format)
         .unwrap_or_default();
     let output = Output::new(chosen, cli.global.quiet, cli.global.verbose);
-    match format.and_then(|_| cyyber::cmd::run(&cli, &output, jiff::Timestamp::now())) {
+    match format.and_then(|_| cyyber::cmd::run(&cli, &output, cyyber::clock::Moment::now())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);

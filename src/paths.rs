@@ -104,6 +104,31 @@ impl Paths {
         self.state.join("locks").join(format!("_lab_{lab}.lock"))
     }
 
+    /// What passes of the reaper remember.
+    pub fn passes(&self) -> PathBuf {
+        self.state.join("reaper.json")
+    }
+
+    /// The lock of a pass of the reaper.
+    pub fn reaper_lock(&self) -> PathBuf {
+        self.state.join("locks").join("_reaper.lock")
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> PathBuf {
+        self.state.join("events.jsonl")
+    }
+
+    /// Where it is noted which instances are exempt from the idle policy.
+    pub fn keeps(&self) -> PathBuf {
+        self.state.join("kept")
+    }
+
+    /// Until when an instance is exempt from it.
+    pub fn keep(&self, name: &InstanceName) -> PathBuf {
+        self.keeps().join(name.to_string())
+    }
+
     /// The lock under which it is settled whether there is room for one more guest.
     pub fn admission_lock(&self) -> PathBuf {
         self.state.join("locks").join("_admission.lock")

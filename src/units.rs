@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::SignedDuration;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp, civil};
 use serde::Deserialize;
 
 /// Bytes in one MiB. Every figure named `_mb` in the JSON counts these.
@@ -134,6 +135,47 @@ impl Interval {
     }
 }
 
+/// Until when something holds: a time, a length of time from now on, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Until then.
+    At(Timestamp),
+    /// For this long.
+    For(Duration),
+    /// It ends.
+    Off,
+}
+
+impl FromStr for Until {
+    type Err = String;
+
+    /// A time without a zone is one of this host's; a day lasts to its end.
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "off" {
+            return Ok(Until::Off);
+        }
+        if let Ok(length) = s.parse() {
+            return Ok(Until::For(length));
+        }
+        if let Ok(at) = s.parse() {
+            return Ok(Until::At(at));
+        }
+        let local = match s.parse::<civil::Date>() {
+            Ok(day) if !s.contains([' ', 'T', ':']) => day.at(23, 59, 59, 0),
+            _ => s.parse::<civil::DateTime>().map_err(|_| {
+                format!(
+                    "bad time '{}': write it as 2h, 3d, 2027-01-31, 2027-01-31T18:00 or \
+                     2027-01-31T18:00:00Z, or off",
+                    s.escape_debug()
+                )
+            })?,
+        };
+        let at = local.to_zoned_datetime(TimeZone::system());
+        at.map(|at| Until::At(at.timestamp()))
+            .map_err(|error| error.to_string())
+    }
+}
+
 /// A step of the idle policy: after so long, or `never`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -234,6 +276,42 @@ mod tests {
         assert_eq!("3600".parse(), Ok(Interval(3600)));
         for bad in ["", "0", "3601", "-1", "1.5", "2s", "lab01"] {
             assert!(bad.parse::<Interval>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ends() {
+        let parse = |s: &str| s.parse::<Until>();
+        assert_eq!(parse("off"), Ok(Until::Off));
+        assert_eq!(parse("2h"), Ok(Until::For("2h".parse().unwrap())));
+        let at = |s: &str| Ok(Until::At(s.parse().unwrap()));
+        assert_eq!(parse("2027-01-31T18:00:00Z"), at("2027-01-31T18:00:00Z"));
+        assert_eq!(
+            parse("2027-01-31T18:00:00+02:00"),
+            at("2027-01-31T16:00:00Z")
+        );
+        let local = |y, m, d, hour, minute, second| {
+            let time = civil::date(y, m, d).at(hour, minute, second, 0);
+            Ok(Until::At(
+                time.to_zoned_datetime(TimeZone::system())
+                    .unwrap()
+                    .timestamp(),
+            ))
+        };
+        assert_eq!(parse("2027-01-31T18:00"), local(2027, 1, 31, 18, 0, 0));
+        assert_eq!(parse("2027-01-31 18:00"), local(2027, 1, 31, 18, 0, 0));
+        assert_eq!(parse("2027-01-31"), local(2027, 1, 31, 23, 59, 59));
+        for bad in [
+            "",
+            "on",
+            "never",
+            "tomorrow",
+            "18:00",
+            "2027-13-01",
+            "-2h",
+            "1800000000",
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
         }
     }
 

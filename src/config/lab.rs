@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::text::{Line, PackageName, Sha256, Text};
 use crate::instance::LabId;
-use crate::units::{ByteSize, Duration, Patience};
+use crate::units::{ByteSize, Duration, Patience, age};
 use jiff::SignedDuration;
 
 /// The cloud image that labs are built from where the configuration names none.
@@ -109,6 +109,7 @@ impl Lab {
                 ));
             }
         }
+        self.policy.check()?;
         if matches!(self.image.url, ImageUrl::Https(_)) && self.image.checksum.is_none() {
             return Err((
                 "image",
@@ -234,6 +235,8 @@ pub struct Policy {
     pub stop_after: Patience,
     /// Destroyed.
     pub destroy_after: Patience,
+    /// Not destroyed before passes of the reaper have seen it stopped for this long.
+    pub destroy_grace: Duration,
     /// What a connected but silent console is worth.
     pub max_connected: Patience,
     /// An instance counts as `starting` no longer than this.
@@ -248,9 +251,39 @@ impl Default for Policy {
             pause_after: Patience::After(minutes(20)),
             stop_after: Patience::After(minutes(30)),
             destroy_after: Patience::After(minutes(24 * 60)),
+            destroy_grace: minutes(60),
             max_connected: Patience::After(minutes(4 * 60)),
             boot_timeout: minutes(5),
         }
+    }
+}
+
+impl Policy {
+    /// A rung is not reached before the one above it. An error is the key's place in the lab, and
+    /// what is wrong.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let mut above = None;
+        for (place, name, patience) in [
+            ("policy.idle_after", "idle_after", self.idle_after),
+            ("policy.pause_after", "pause_after", self.pause_after),
+            ("policy.stop_after", "stop_after", self.stop_after),
+            ("policy.destroy_after", "destroy_after", self.destroy_after),
+        ] {
+            let Patience::After(after) = patience else {
+                continue;
+            };
+            if let Some((upper, limit)) = above.filter(|(_, limit)| after < *limit) {
+                let limit: Duration = limit;
+                let message = format!(
+                    "{} is sooner than {upper}, which is {}: allowed is that or more, or never",
+                    age(after.0),
+                    age(limit.0)
+                );
+                return Err((place, message));
+            }
+            above = Some((name, after));
+        }
+        Ok(())
     }
 }
 

@@ -5,20 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use jiff::Timestamp;
 use uuid::Uuid;
 use virt::error::ErrorNumber;
 use virt::sys;
 
 use super::apart::Side;
-use super::{Detail, Errand, Facts, failed, is, stats};
+use super::{Detail, Facts, failed, is, stats};
 use crate::error::{Fault, Kind};
 
 /// How long a QEMU may take to answer. One on a busy host takes a second.
 const QEMU_DEADLINE: Duration = Duration::from_secs(20);
-
-/// How long the guest's agent may take to set the clock, in a guest that has just come back.
-const CLOCK: Duration = Duration::from_secs(5);
 
 /// One guest.
 #[derive(Debug)]
@@ -97,13 +93,6 @@ impl Domain {
         });
     }
 
-    /// Has the guest's agent shut the guest down. The agent does not answer to this, so whether it
-    /// worked shows in the domain's state alone; libvirt's own call for it would wait a minute for
-    /// that.
-    pub fn shut_down_by_agent(&self) {
-        let _ = self.agent(r#"{"execute":"guest-shutdown"}"#, Duration::from_secs(1));
-    }
-
     /// Powers it off at once. A domain that is off already is fine.
     pub fn power_off(&self) -> Result<()> {
         match self.inner.destroy() {
@@ -161,35 +150,6 @@ impl Domain {
         self.inner
             .uuid()
             .map_err(|e| failed("read the domain's UUID", e))
-    }
-
-    /// Whether the agent inside the guest answers within `deadline` (whole seconds, at least one).
-    pub fn agent_answers(&self, deadline: Duration) -> bool {
-        self.agent(r#"{"execute":"guest-ping"}"#, deadline).is_ok()
-    }
-
-    /// Has the guest's agent set the guest's clock to `now`. A guest does not notice how long its
-    /// memory lay on disk. The agent sets the clock at once, but then takes a second to set the
-    /// guest's hardware clock as well, which nobody needs to wait for.
-    pub fn set_clock(&self, now: Timestamp) -> Result<Errand> {
-        // What QEMU's guest-set-time takes: nanoseconds since 1970.
-        let nanoseconds = now.as_nanosecond();
-        let command =
-            format!(r#"{{"execute":"guest-set-time","arguments":{{"time":{nanoseconds}}}}}"#);
-        let uuid = self.uuid()?;
-        Ok(self.side.begin(move |conn| {
-            let seconds = i32::try_from(CLOCK.as_secs()).unwrap_or(i32::MAX);
-            conn.lookup_domain_by_uuid(uuid)?
-                .qemu_agent_command(&command, seconds, 0)
-                .map(drop)
-        }))
-    }
-
-    fn agent(&self, command: &str, deadline: Duration) -> Result<String> {
-        let seconds = i32::try_from(deadline.as_secs()).unwrap_or(i32::MAX).max(1);
-        self.inner
-            .qemu_agent_command(command, seconds, 0)
-            .map_err(|e| failed("ask the guest agent", e))
     }
 
     /// The address that the lab network's DHCP server gave to the guest.

@@ -4,6 +4,7 @@
 //! values and never print. Domains are addressed by handle, never by text: libvirt takes a name
 //! such as `17` for an id.
 
+mod agent;
 mod apart;
 mod cpu;
 mod domain;
@@ -22,6 +23,7 @@ use virt::enumutil::Enum;
 use virt::error::{ErrorDomain, ErrorNumber};
 use virt::sys;
 
+pub use agent::{Answer, GuestUse};
 pub use apart::Errand;
 pub use cpu::CpuControl;
 pub use domain::Domain;
@@ -171,6 +173,12 @@ impl Hypervisor {
             .iter()
             .filter_map(|domain| domain.uuid().ok())
             .collect())
+    }
+
+    /// Whether libvirt at `uri` answers at all within `deadline`, be it by a refusal.
+    pub fn answers(uri: &str, deadline: Duration) -> bool {
+        let side = Arc::new(Side::new(uri));
+        side.apart(deadline, Connect::lib_version).is_some()
     }
 
     /// Whether the guests run on this host.

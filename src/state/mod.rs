@@ -1,7 +1,10 @@
 //! The program's own state: activity, records and locks.
 
 pub mod activity;
+pub mod journal;
+pub mod keep;
 pub mod lock;
+pub mod passes;
 pub mod record;
 pub mod reservation;
 pub mod saved;

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::domain::Console;
 use crate::files::{self, Directory};
+use crate::instance::State;
 use crate::state::saved::Saved;
 
 /// A note on one instance.
@@ -31,6 +32,18 @@ pub struct Record {
     /// Its saved memory, if it was saved by this program.
     #[serde(default)]
     pub saved: Option<Saved>,
+    /// Why it is in the state that it was last brought to, if that was not simply asked for.
+    #[serde(default)]
+    pub why: Option<Why>,
+}
+
+/// A note on why an instance is in a state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// The state that it was brought to. In another one this tells nothing.
+    pub state: State,
+    /// The reason, for people.
+    pub reason: String,
 }
 
 /// A note on one run of a domain, from power-on to power-off.
@@ -71,15 +84,20 @@ pub struct Run {
 impl Run {
     /// The run `domain_id` since this host was booted.
     pub fn current(domain_id: u32) -> Run {
-        static HOST_BOOT: LazyLock<String> = LazyLock::new(|| {
-            let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-            id.unwrap_or_default().trim().to_owned()
-        });
         Run {
-            host_boot: HOST_BOOT.clone(),
+            host_boot: host_boot().to_owned(),
             domain_id,
         }
     }
+}
+
+/// The kernel's id of the host's present boot.
+pub fn host_boot() -> &'static str {
+    static HOST_BOOT: LazyLock<String> = LazyLock::new(|| {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        id.unwrap_or_default().trim().to_owned()
+    });
+    &HOST_BOOT
 }
 
 /// The record at `path` if it is whole and about the domain `uuid`.
@@ -122,6 +140,7 @@ mod tests {
             created: Timestamp::UNIX_EPOCH,
             boot: None,
             saved: None,
+            why: None,
         };
         write(&path, &record).unwrap();
         assert_eq!(read(&path, uuid), Some(record));

@@ -271,7 +271,7 @@ impl Sandbox {
             verbose: false,
         };
         let quiet = cyyber::output::Output::new(Format::Json, true, false);
-        Context::new(&global, quiet, jiff::Timestamp::now()).unwrap()
+        Context::new(&global, quiet, cyyber::clock::Moment::now()).unwrap()
     }
 
     fn remove_domains(&self) {

@@ -4,9 +4,12 @@ mod directory;
 mod one;
 mod progress;
 
+use std::time::Instant;
+
 use anyhow::Result;
 use serde::Serialize;
 
+use super::journal::{self, Entry};
 use super::side_by_side::side_by_side;
 use crate::cli::Build;
 use crate::config::Lab;
@@ -40,8 +43,33 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
         force: options.force,
         stop: interrupt::flag()?,
     };
-    let built = side_by_side(&labs, usize::from(options.jobs), |lab| common.build(lab));
+    let built = side_by_side(&labs, usize::from(options.jobs), |lab| {
+        let began = Instant::now();
+        let built = common.build(lab);
+        note(context, lab, began, &built);
+        built
+    });
     report(context, &labs, built)
+}
+
+/// Writes down that `lab` was built, or was not. Rendering alone changes nothing.
+fn note(context: &Context, lab: &Lab, began: Instant, built: &Result<Outcome>) {
+    match built {
+        Ok(Outcome {
+            result: "built", ..
+        }) => {
+            let entry = Entry {
+                action: "build",
+                from: None,
+                to: None,
+                ok: true,
+                reason: "built",
+            };
+            journal::write(context, &lab.lab_id, began, &entry);
+        }
+        Ok(_) => {}
+        Err(error) => journal::failure(context, "build", &lab.lab_id, began, None, error),
+    }
 }
 
 /// The labs by these ids, each once; all when there are none.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::references::References;
-use super::single::{self, Single};
+use super::single::{self, Single, Was};
 use crate::context::Context;
 use crate::domain::{self, InstanceDomain};
 use crate::error::{Fault, Kind};
@@ -19,7 +19,7 @@ use crate::state::record::{self, Record};
 pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
     let _lock = super::lock(context, name)?;
     let (_, made) = ensure(context, name)?;
-    single::answer(context, name, made, None, None)
+    Ok(single::answer(context, name, made, None, None)?.after(Was::Absent))
 }
 
 /// The domain of `name`, and whether it had to be made. The caller holds the instance's lock.
@@ -112,6 +112,7 @@ pub fn define(
         created,
         boot: None,
         saved: None,
+        why: None,
     };
     if let Err(error) = record::write(&context.paths.record(name), &record) {
         // libvirt has the same facts; a listing is merely slower without the note.

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::single::{self, Single};
+use super::single::{self, Single, Was};
 use super::view;
 use super::wake::settled;
 use crate::context::Context;
@@ -19,7 +19,13 @@ const SHARE: u8 = 50;
 pub fn enter(context: &Context, name: &InstanceName) -> Result<Single> {
     let _lock = super::lock(context, name)?;
     let domain = super::existing(context, name)?;
-    let before = settled(&domain, name)?;
+    hold_back(context, name, &domain)
+}
+
+/// As [`enter`]. The caller holds the instance's lock.
+pub fn hold_back(context: &Context, name: &InstanceName, domain: &Domain) -> Result<Single> {
+    let before = settled(domain, name)?;
+    let was = Was::In(view::state(context, name, &before));
     let (Power::On, Some(record), Some(boot)) = (
         before.power,
         view::noted(context, name, before.uuid)?,
@@ -47,7 +53,7 @@ pub fn enter(context: &Context, name: &InstanceName) -> Result<Single> {
         // Nobody would know of the limit.
         .inspect_err(|_| drop(domain.lift_cpu_cap()))
         .with_context(|| format!("failed to note that {name} is idle"))?;
-    single::answer(context, name, true, None, None)
+    Ok(single::answer(context, name, true, None, None)?.after(was))
 }
 
 /// Lets `domain` go again if it is held back; whether it was. The caller holds the lock.
@@ -64,6 +70,7 @@ pub fn leave(context: &Context, name: &InstanceName, domain: &Domain) -> Result<
         Some(boot) if boot.idle.is_some() => {
             let record = Record {
                 boot: Some(Boot { idle: None, ..boot }),
+                why: None,
                 ..record
             };
             record::write(&context.paths.record(name), &record)

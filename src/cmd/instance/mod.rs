@@ -2,31 +2,31 @@
 
 mod access;
 mod capacity;
-mod cleanup;
+pub(super) mod cleanup;
 mod console;
 mod create;
 pub mod idle;
-mod list;
+mod keep;
+pub(super) mod list;
 mod many;
 mod memory;
-mod pause;
-mod references;
+pub(super) mod pause;
+pub(super) mod references;
 mod reset;
 mod resume;
-mod single;
+pub(super) mod single;
 mod start;
 mod stats;
-mod stop;
+pub(super) mod stop;
 mod touch;
-mod traces;
-mod view;
-mod wake;
+pub(super) mod traces;
+pub(super) mod view;
+pub(super) mod wake;
 mod watch;
 
 use anyhow::Result;
 
-use single::Single;
-
+use super::journal;
 use crate::cli::{Class, Instance, Target};
 use crate::context::Context;
 use crate::error::{Fault, Kind};
@@ -40,24 +40,34 @@ pub fn run(context: &Context, command: &Instance) -> Result<()> {
         Instance::Create {
             class,
             start: false,
-        } => each(context, class, create::run),
-        Instance::Create { class, start: true } => each(context, class, start::run),
-        Instance::Start { class } => each(context, class, start::run),
-        Instance::Pause { class, keep_memory } => each(context, class, |context, name| {
+        } => each(context, "create", class, create::run),
+        Instance::Create { class, start: true } | Instance::Start { class } => {
+            each(context, "start", class, start::run)
+        }
+        Instance::Pause { class, keep_memory } => each(context, "pause", class, |context, name| {
             pause::run(context, name, *keep_memory)
         }),
-        Instance::Resume { class } => each(context, class, resume::run),
-        Instance::Console { target } => answer(context, console::run(context, &target.name())),
-        Instance::Touch { target } => answer(context, touch::run(context, &target.name())),
+        Instance::Resume { class } => each(context, "resume", class, resume::run),
+        Instance::Console { target } => context
+            .output
+            .answer(&console::run(context, &target.name())?),
+        Instance::Touch { target } => one(context, "touch", &target.name(), touch::run),
+        Instance::Keep { target, until } => {
+            one(context, "keep", &target.name(), |context, name| {
+                keep::run(context, name, until)
+            })
+        }
         Instance::Stop {
             class,
             timeout,
             force,
-        } => each(context, class, |context, name| {
+        } => each(context, "stop", class, |context, name| {
             stop::run(context, name, *timeout, *force)
         }),
         Instance::Reset { target, yes } => {
-            answer(context, reset::run(context, &target.name(), *yes))
+            one(context, "reset", &target.name(), |context, name| {
+                reset::run(context, name, *yes)
+            })
         }
         Instance::Cleanup(options) => cleanup::run(context, options),
         Instance::Stats { lab, user, watch } => {
@@ -77,24 +87,27 @@ pub fn run(context: &Context, command: &Instance) -> Result<()> {
 }
 
 /// Runs a verb on one instance, or on those of a whole class.
-fn each(context: &Context, class: &Class, verb: impl many::Verb) -> Result<()> {
+fn each(context: &Context, action: &str, class: &Class, verb: impl many::Verb) -> Result<()> {
     let lab = &class.lab;
     match (&class.user, &class.users_from) {
-        (_, Some(file)) => many::run(context, lab, class, file, verb),
+        (_, Some(file)) => many::run(context, lab, class, file, |context: &Context, name: &_| {
+            journal::verb(context, action, name, || verb(context, name))
+        }),
         (Some(user), None) => {
             let name = InstanceName {
                 lab: lab.clone(),
                 user: user.clone(),
             };
-            answer(context, verb(context, &name))
+            one(context, action, &name, verb)
         }
         (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
     }
 }
 
-/// Tells how a verb on one instance went.
-fn answer(context: &Context, instance: Result<Single>) -> Result<()> {
-    context.output.answer(&instance?)
+/// Runs a verb on one instance and tells how it went.
+fn one(context: &Context, action: &str, name: &InstanceName, verb: impl many::Verb) -> Result<()> {
+    let done = journal::verb(context, action, name, || verb(context, name))?;
+    context.output.answer(&done)
 }
 
 impl Target {
@@ -107,7 +120,7 @@ impl Target {
 }
 
 /// Takes the lock of an instance: everything that changes one holds it.
-fn lock(context: &Context, name: &InstanceName) -> Result<Lock> {
+pub(super) fn lock(context: &Context, name: &InstanceName) -> Result<Lock> {
     Lock::take(
         &context.paths.instance_lock(name),
         &name.to_string(),
@@ -116,7 +129,7 @@ fn lock(context: &Context, name: &InstanceName) -> Result<Lock> {
 }
 
 /// The domain of an instance that must exist.
-fn existing(context: &Context, name: &InstanceName) -> Result<Domain> {
+pub(super) fn existing(context: &Context, name: &InstanceName) -> Result<Domain> {
     if let Some(domain) = context.hypervisor()?.find(name)? {
         return Ok(domain);
     }
@@ -126,7 +139,7 @@ fn existing(context: &Context, name: &InstanceName) -> Result<Domain> {
     Err(missing(name).into())
 }
 
-fn missing(name: &InstanceName) -> Fault {
+pub(super) fn missing(name: &InstanceName) -> Fault {
     Fault::new(Kind::NotFound, format!("no instance {name}")).hint(format!(
         "make it: cyyber instance create {} {}",
         name.lab, name.user
@@ -134,7 +147,7 @@ fn missing(name: &InstanceName) -> Fault {
 }
 
 /// Facts about a domain that was there a moment ago.
-fn facts(domain: &Domain, name: &InstanceName) -> Result<Facts> {
+pub(super) fn facts(domain: &Domain, name: &InstanceName) -> Result<Facts> {
     domain
         .facts(Detail::Power)?
         .ok_or_else(|| missing(name).into())

@@ -3,7 +3,8 @@
 use anyhow::{Context as _, Result};
 
 use super::memory;
-use super::single::{self, Single};
+use super::single::{self, Single, Was};
+use super::view;
 use super::wake::settled;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
@@ -14,7 +15,18 @@ use crate::instance::InstanceName;
 pub fn run(context: &Context, name: &InstanceName, keep_memory: bool) -> Result<Single> {
     let _lock = super::lock(context, name)?;
     let domain = super::existing(context, name)?;
-    let before = settled(&domain, name)?;
+    hold(context, name, &domain, keep_memory)
+}
+
+/// Pauses `domain`. The caller holds the instance's lock.
+pub fn hold(
+    context: &Context,
+    name: &InstanceName,
+    domain: &Domain,
+    keep_memory: bool,
+) -> Result<Single> {
+    let before = settled(domain, name)?;
+    let was = Was::In(view::state(context, name, &before));
     let changed = match before.power {
         Power::Off | Power::Crashed if before.saved => false,
         Power::Off | Power::Crashed => {
@@ -27,11 +39,11 @@ pub fn run(context: &Context, name: &InstanceName, keep_memory: bool) -> Result<
             true
         }
         _ => {
-            save(context, name, &domain, &before)?;
+            save(context, name, domain, &before)?;
             true
         }
     };
-    single::answer(context, name, changed, None, None)
+    Ok(single::answer(context, name, changed, None, None)?.after(was))
 }
 
 /// Saves the memory of the running or frozen `domain`. When that fails it is as it was before.

@@ -5,8 +5,9 @@ use anyhow::{Context as _, Result};
 use super::cleanup::destroy;
 use super::create;
 use super::references::References;
-use super::single::{self, Single};
+use super::single::{self, Single, Was};
 use super::traces::Traces;
+use super::view;
 use crate::context::Context;
 use crate::files;
 use crate::images::{base, builds, overlay};
@@ -24,6 +25,9 @@ pub fn run(context: &Context, name: &InstanceName, yes: bool) -> Result<Single> 
     }
     let _lock = super::lock(context, name)?;
     let traces = existing(context, name)?;
+    let was = traces.facts.as_ref().map_or(Was::Absent, |facts| {
+        Was::In(view::state(context, name, facts))
+    });
     let _held = builds::hold(&context.paths, &name.lab)?;
     let base = base::current(&context.paths, &name.lab)?;
     // Ready before anything is given up, so that a full disk costs nothing.
@@ -35,7 +39,7 @@ pub fn run(context: &Context, name: &InstanceName, yes: bool) -> Result<Single> 
     // Under a new UUID: memory that was saved before can never wake up on this disk.
     create::define(context, name, &replaced, &base)?;
     let reason = format!("reset to build {}", base.build);
-    single::answer(context, name, true, Some(reason), None)
+    Ok(single::answer(context, name, true, Some(reason), None)?.after(was))
 }
 
 /// The instance, which must be here, at least its disk, and be ours.

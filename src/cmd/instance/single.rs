@@ -8,7 +8,7 @@ use super::access::Access;
 use super::view::{View, Viewer};
 use crate::context::Context;
 use crate::hypervisor::Power;
-use crate::instance::InstanceName;
+use crate::instance::{InstanceName, State};
 use crate::output::Report;
 
 /// The answer of a verb on one instance.
@@ -18,6 +18,18 @@ pub struct Single {
     view: View,
     vnc_password: Option<String>,
     vnc_password_expires: Option<Timestamp>,
+    /// What it was before, where this call may have changed that.
+    #[serde(skip)]
+    was: Option<Was>,
+}
+
+/// What an instance was before a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Was {
+    /// Not there.
+    Absent,
+    /// In this state.
+    In(State),
 }
 
 /// The answer of a verb on one instance, as it is now.
@@ -46,10 +58,29 @@ pub fn answer(
         view,
         vnc_password,
         vnc_password_expires,
+        was: None,
     })
 }
 
 impl Single {
+    /// The same answer of a verb that found the instance as it `was`.
+    #[must_use]
+    pub fn after(self, was: Was) -> Single {
+        Single {
+            was: Some(was),
+            ..self
+        }
+    }
+
+    /// What the verb changed, if it did: the states before and after, and the reason.
+    pub fn change(&self) -> Option<(Option<State>, State, &str)> {
+        let from = match self.was.filter(|_| self.view.changed)? {
+            Was::Absent => None,
+            Was::In(state) => Some(state),
+        };
+        Some((from, self.view.state, &self.view.reason))
+    }
+
     /// Of a table of many.
     pub const HEADER: [&str; 6] = ["INSTANCE", "STATE", "CHANGED", "VNC", "NOVNC", "REASON"];
 

@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, Result};
 
-use super::single::{self, Single};
+use super::single::{self, Single, Was};
 use super::wake::{self, Woken, settled, wake};
-use super::{access, capacity, create, memory};
+use super::{access, capacity, create, memory, view};
 use crate::context::Context;
 use crate::hypervisor::{Domain, Facts};
 use crate::instance::InstanceName;
@@ -105,11 +105,15 @@ fn up(
         memory::set_aside(context, name, domain, &why)?;
         before.saved = false;
     }
+    let was = match changed {
+        true => Was::Absent,
+        false => Was::In(view::state(context, name, &before)),
+    };
     let woken = wake(context, name, domain, &before)?;
     let console = access::locate(domain)?;
     let after = super::facts(domain, name)?;
     let was_idle = wake::note(context, name, woken, &after, &console)?;
     let access = access::grant(context, domain, &console)?;
     let changed = changed || woken != Woken::Already || was_idle;
-    single::answer(context, name, changed, None, Some(access))
+    Ok(single::answer(context, name, changed, None, Some(access))?.after(was))
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::single::{self, Single};
+use super::single::{self, Single, Was};
 use super::wake::{settled, wake};
-use super::{capacity, memory};
+use super::{capacity, memory, view};
 use crate::context::Context;
 use crate::hypervisor::{Domain, Power};
 use crate::instance::InstanceName;
@@ -27,8 +27,21 @@ pub fn run(
 ) -> Result<Single> {
     let _lock = super::lock(context, name)?;
     let domain = super::existing(context, name)?;
-    let (changed, reason) = power_down(context, name, &domain, timeout, force)?;
-    single::answer(context, name, changed, Some(reason), None)
+    down(context, name, &domain, timeout, force)
+}
+
+/// Brings `domain` to be off. The caller holds the instance's lock.
+pub fn down(
+    context: &Context,
+    name: &InstanceName,
+    domain: &Domain,
+    timeout: units::Duration,
+    force: bool,
+) -> Result<Single> {
+    let before = super::facts(domain, name)?;
+    let was = Was::In(view::state(context, name, &before));
+    let (changed, reason) = power_down(context, name, domain, timeout, force)?;
+    Ok(single::answer(context, name, changed, Some(reason), None)?.after(was))
 }
 
 /// Brings `domain` to be off; returns whether that changed anything, and how it went.

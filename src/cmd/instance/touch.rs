@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result};
 
 use super::idle;
-use super::single::{self, Single};
+use super::single::{self, Single, Was};
 use super::view;
 use crate::context::Context;
 use crate::hypervisor::Power;
-use crate::instance::InstanceName;
+use crate::instance::{InstanceName, State};
 use crate::state::activity;
 use crate::state::record::Run;
 
@@ -17,6 +17,7 @@ pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
     activity::touch(&context.paths.activity(name))
         .with_context(|| format!("failed to note the activity of {name}"))?;
     let facts = super::facts(&domain, name)?;
+    let mut was = None;
     if matches!(facts.power, Power::On | Power::Busy) {
         let record = view::noted(context, name, facts.uuid)?;
         let known = record.and_then(|record| record.boot);
@@ -25,8 +26,14 @@ pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
             .is_none_or(|boot| Some(boot.run) != facts.id.map(Run::current) || boot.idle.is_some())
         {
             let _lock = super::lock(context, name)?;
-            idle::leave(context, name, &domain)?;
+            if idle::leave(context, name, &domain)? {
+                was = Some(Was::In(State::Idle));
+            }
         }
     }
-    single::answer(context, name, true, None, None)
+    let single = single::answer(context, name, true, None, None)?;
+    Ok(match was {
+        Some(was) => single.after(was),
+        None => single,
+    })
 }

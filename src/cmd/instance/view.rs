@@ -9,7 +9,6 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::cmd::side_by_side::side_by_side;
-use crate::config::Policy;
 use crate::context::Context;
 use crate::domain::{Console, Origin};
 use crate::files::Directory;
@@ -18,7 +17,9 @@ use crate::images::base;
 use crate::instance::{InstanceName, LabId, State, UserId};
 use crate::observe::observe;
 use crate::paths::Paths;
+use crate::policy::Keep;
 use crate::state::activity;
+use crate::state::keep;
 use crate::state::lock::Lock;
 use crate::state::record::{self, Boot, Record, Run};
 
@@ -52,6 +53,7 @@ pub struct Viewer<'a> {
     /// `None` while nothing was ever written there.
     records: Option<Directory>,
     activities: Option<Directory>,
+    keeps: Option<Directory>,
     current_builds: HashMap<LabId, Option<String>>,
 }
 
@@ -61,6 +63,7 @@ impl<'a> Viewer<'a> {
             context,
             records: Directory::open(&context.paths.records()).ok(),
             activities: Directory::open(&context.paths.activities()).ok(),
+            keeps: Directory::open(&context.paths.keeps()).ok(),
             current_builds: HashMap::new(),
         }
     }
@@ -84,11 +87,7 @@ impl<'a> Viewer<'a> {
             .filter(|boot| Some(&boot.run) == run.as_ref());
 
         let now = context.time();
-        let boot_timeout = context
-            .config
-            .lab(&name.lab)
-            .map_or_else(|_| Policy::default(), |lab| lab.policy.clone())
-            .boot_timeout;
+        let boot_timeout = context.policy(&name.lab).boot_timeout;
         let (mut state, mut reason) = observe(facts, boot.as_ref(), boot_timeout, now);
         if let (State::Starting, Some(boot)) = (state, &mut boot)
             && self.agent_answers(name)
@@ -109,7 +108,20 @@ impl<'a> Viewer<'a> {
             ) => Some(console.clone()),
             _ => self.known(name, self.console(name)).flatten(),
         };
+        if let Some(why) = record.as_ref().and_then(|record| record.why.as_ref())
+            && why.state == state
+        {
+            reason = format!("{reason}; {}", why.reason);
+        }
         let build = record.as_ref().map(|record| record.build.clone());
+        let kept_until = self
+            .keeps
+            .as_ref()
+            .map(|keeps| keep::read_in(keeps, &*instance, facts.uuid))
+            .and_then(|keep| match keep {
+                Keep::Until(until) if until > now => Some(until),
+                _ => None,
+            });
         Ok(View {
             last_activity: self
                 .activities
@@ -130,7 +142,7 @@ impl<'a> Viewer<'a> {
             base_is_current: build.and_then(|build| Some(*self.current_build(&name.lab)? == build)),
             disk_path: context.paths.overlay(name),
             created: record.map(|record| record.created),
-            kept_until: None,
+            kept_until,
             reason,
         })
     }
@@ -212,6 +224,17 @@ pub fn views(context: &Context, instances: &[(InstanceName, Facts)]) -> Result<V
     Ok(views.into_iter().flatten().collect())
 }
 
+/// The state of the instance `name`, as far as `facts` and the notes tell.
+pub fn state(context: &Context, name: &InstanceName, facts: &Facts) -> State {
+    let record = record::read(&context.paths.record(name), facts.uuid);
+    let run = facts.id.map(Run::current);
+    let boot = record
+        .and_then(|record| record.boot)
+        .filter(|boot| Some(&boot.run) == run.as_ref());
+    let boot_timeout = context.policy(&name.lab).boot_timeout;
+    observe(facts, boot.as_ref(), boot_timeout, context.time()).0
+}
+
 /// What was noted about an instance, or else what libvirt keeps in its domain's metadata.
 pub fn noted(context: &Context, name: &InstanceName, uuid: Uuid) -> Result<Option<Record>> {
     match record::read(&context.paths.record(name), uuid) {
@@ -232,5 +255,6 @@ fn kept_by_libvirt(context: &Context, name: &InstanceName, uuid: Uuid) -> Result
         created,
         boot: None,
         saved: None,
+        why: None,
     }))
 }

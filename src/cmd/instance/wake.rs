@@ -138,12 +138,13 @@ pub fn note(
         console: Some(console.clone()),
         idle: None,
     });
-    if record.boot == boot && record.saved.is_none() {
+    if record.boot == boot && record.saved.is_none() && record.why.is_none() {
         return Ok(false);
     }
     let record = Record {
         boot,
         saved: None,
+        why: None,
         ..record
     };
     if let Err(error) = record::write(&context.paths.record(name), &record) {

@@ -22,11 +22,12 @@ pub fn destroy(context: &Context, traces: &Traces) -> Result<()> {
         remove_domain(&domain, name)?;
     }
     // An overlay is never removed under saved memory, which is gone by now.
-    let files: [PathBuf; 6] = [
+    let files: [PathBuf; 7] = [
         paths.new_overlay(name),
         paths.overlay(name),
         paths.activity(name),
         paths.reservation(name),
+        paths.keep(name),
         paths.record(name),
         mark,
     ];

@@ -6,6 +6,7 @@ mod report;
 mod select;
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use super::references::References;
 use super::traces::Traces;
 use super::view::Viewer;
 use crate::cli::Cleanup as Options;
+use crate::cmd::journal::{self, Entry};
 use crate::cmd::side_by_side::side_by_side;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
@@ -209,8 +211,11 @@ fn destroy_all(
         let result = match stop.load(Ordering::Relaxed) {
             true => Err(anyhow!("interrupted before it was its turn")),
             false => {
-                let name = &candidate.traces.name;
-                destroy_one(&context.beside(), filter, references, plan, name)
+                let (name, began) = (&candidate.traces.name, Instant::now());
+                let context = context.beside();
+                let destroyed = destroy_one(&context, filter, references, plan, name);
+                note(&context, candidate, began, &destroyed);
+                destroyed
             }
         };
         progress.inc(1);
@@ -257,6 +262,25 @@ fn destroy_one(
     let bytes = traces.bytes(&context.paths);
     destroy::destroy(context, &traces)?;
     Ok(Some(bytes))
+}
+
+/// Writes down what became of `candidate`.
+fn note(context: &Context, candidate: &Candidate, began: Instant, destroyed: &Result<Option<u64>>) {
+    let name = &candidate.traces.name;
+    match destroyed {
+        Ok(Some(_)) => {
+            let entry = Entry {
+                action: "cleanup",
+                from: candidate.state,
+                to: None,
+                ok: true,
+                reason: &candidate.reason,
+            };
+            journal::write(context, name, began, &entry);
+        }
+        Ok(None) => {}
+        Err(error) => journal::failure(context, "cleanup", name, began, candidate.state, error),
+    }
 }
 
 fn collected((lab, base): &(LabId, Base)) -> Collected {

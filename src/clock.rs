@@ -1,0 +1,34 @@
+//! What time it is, by two clocks.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// A moment by the clock, which can be set, and by the time since the host was booted, which
+/// cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The time of day.
+    pub time: Timestamp,
+    /// Since boot, time asleep included.
+    pub uptime: SignedDuration,
+}
+
+impl Moment {
+    /// This moment.
+    pub fn now() -> Moment {
+        let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let nanoseconds = i32::try_from(uptime.tv_nsec).unwrap_or(0);
+        Moment {
+            time: Timestamp::now(),
+            uptime: SignedDuration::new(uptime.tv_sec, nanoseconds),
+        }
+    }
+
+    /// The moment that is `later` than this one.
+    pub fn after(&self, later: std::time::Duration) -> Moment {
+        let later = SignedDuration::try_from(later).unwrap_or(SignedDuration::MAX);
+        Moment {
+            time: self.time.saturating_add(later).unwrap_or(Timestamp::MAX),
+            uptime: self.uptime.saturating_add(later),
+        }
+    }
+}

@@ -1,0 +1,600 @@
+//! The idle ladder: from what is known of an instance to the one step that is due. Pure.
+//!
+//! Whoever doubts is active: a sign that cannot be read, or that makes no sense, counts as use now.
+//! What only the guest or an open connection says is worth that for a bounded time, since a student
+//! can make both say anything.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Policy;
+use crate::state::activity::unused_for;
+use crate::units::{Patience, age};
+
+/// The rungs of the ladder, from the top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rung {
+    /// Running at full speed.
+    Running,
+    /// Running with half of its CPU time.
+    Idle,
+    /// Its memory is saved to disk.
+    Paused,
+    /// Shut down.
+    Stopped,
+    /// Gone, with its disk.
+    Destroyed,
+}
+
+impl Rung {
+    /// Its name, which is that of the state where there is one.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Rung::Running => "running",
+            Rung::Idle => "idle",
+            Rung::Paused => "paused",
+            Rung::Stopped => "stopped",
+            Rung::Destroyed => "destroyed",
+        }
+    }
+}
+
+/// What one source tells of the last use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sign {
+    /// It was used then.
+    At(Timestamp),
+    /// The source does not exist here, or was not asked: it says nothing either way.
+    Silent(&'static str),
+    /// The source should say something and does not.
+    Unreadable(String),
+}
+
+/// A client that has seen the console's picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// When it was first seen.
+    pub since: Timestamp,
+    /// When it was last seen.
+    pub seen: Timestamp,
+}
+
+/// Whether an instance is exempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// It is not.
+    No,
+    /// Until then.
+    Until(Timestamp),
+    /// There is something that should say until when, and it cannot be read.
+    Unreadable(String),
+}
+
+/// What is known of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Where it is.
+    pub rung: Rung,
+    /// Its activity file. This one is never silent.
+    pub touched: Sign,
+    /// When somebody else than this program powered it on, as far as passes have seen.
+    pub powered_on: Option<Timestamp>,
+    /// Its console.
+    pub console: Option<Connection>,
+    /// What its guest's agent says of logins and input.
+    pub guest: Sign,
+    /// Whether it is exempt.
+    pub keep: Keep,
+    /// Since when passes have seen it stopped, without a gap.
+    pub stopped_since: Option<Timestamp>,
+    /// Times before this one were taken by a clock that was wrong, and count as this one.
+    pub trusted_from: Option<Timestamp>,
+}
+
+/// What decided when an instance was last used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The activity file.
+    Touched,
+    /// It was powered on by something else.
+    Power,
+    /// A client of the console.
+    Console,
+    /// The guest's agent.
+    Guest,
+    /// The host's clock was set.
+    Clock,
+    /// It is exempt.
+    Kept,
+}
+
+impl Source {
+    fn described(self) -> &'static str {
+        match self {
+            Source::Touched => "its activity file",
+            Source::Power => "powered on by something other than cyyber",
+            Source::Console => "a client of its console",
+            Source::Guest => "its guest's agent",
+            Source::Clock => "the host's clock was set then",
+            Source::Kept => "it is exempt",
+        }
+    }
+}
+
+/// What is to be done with an instance, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// How long it has not been used.
+    pub unused: SignedDuration,
+    /// What says so.
+    pub source: Source,
+    /// The one step that is due.
+    pub step: Option<Rung>,
+    /// The next step down and when it is due if nothing happens.
+    pub next: Option<(Rung, Timestamp)>,
+    /// For people.
+    pub reason: String,
+    /// What is wrong with the signs.
+    pub doubts: Vec<String>,
+}
+
+/// Decides at the time `now` about an instance.
+pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
+    let mut doubts = Vec::new();
+    let (used, source) = last_use(now, facts, policy, &mut doubts);
+    let unused = now.duration_since(used).max(SignedDuration::ZERO);
+    let mut reason = match (source, doubts.last()) {
+        (_, Some(doubt)) if unused.is_zero() => format!("counts as active: {doubt}"),
+        _ if unused.is_zero() => format!("in use now: {}", source.described()),
+        _ => format!("not used for {}: {}", age(unused), source.described()),
+    };
+    let kept = match &facts.keep {
+        Keep::Until(until) if *until > now => Some(format!("kept until {until:.0}")),
+        Keep::Unreadable(why) => {
+            doubts.push(why.clone());
+            Some(format!("kept: {why}"))
+        }
+        Keep::No | Keep::Until(_) => None,
+    };
+    if let Some(kept) = kept {
+        let step = (facts.rung == Rung::Idle).then_some(Rung::Running);
+        return Decision {
+            unused,
+            source: Source::Kept,
+            step,
+            next: None,
+            reason: kept,
+            doubts,
+        };
+    }
+    let is_due = |rung| after(policy, rung).is_some_and(|after| unused >= after);
+    if facts.rung == Rung::Idle && !is_due(Rung::Idle) {
+        let next = due_at(policy, Rung::Idle, used).map(|at| (Rung::Idle, at));
+        return Decision {
+            unused,
+            source,
+            step: Some(Rung::Running),
+            next,
+            reason,
+            doubts,
+        };
+    }
+    let next = below(policy, facts.rung).and_then(|rung| {
+        let mut at = due_at(policy, rung, used)?;
+        if rung == Rung::Destroyed {
+            let since = facts.stopped_since.filter(|since| *since <= now);
+            at = at.max(plus(since.unwrap_or(now), policy.destroy_grace.0));
+        }
+        Some((rung, at))
+    });
+    let step = next.and_then(|(rung, at)| (at <= now).then_some(rung));
+    if let (Some((Rung::Destroyed, _)), None, true) = (next, step, is_due(Rung::Destroyed)) {
+        reason.push_str("; not seen stopped for long enough yet");
+    }
+    Decision {
+        unused,
+        source,
+        step,
+        next,
+        reason,
+        doubts,
+    }
+}
+
+/// When it was last used, never after `now`, and what says so.
+fn last_use(
+    now: Timestamp,
+    facts: &Facts,
+    policy: &Policy,
+    doubts: &mut Vec<String>,
+) -> (Timestamp, Source) {
+    let touched = match known(now, &facts.touched) {
+        Ok(Some(at)) => at,
+        Ok(None) => now,
+        Err(doubt) => {
+            doubts.push(format!("its activity file {doubt}"));
+            now
+        }
+    };
+    let mut last = (touched, Source::Touched);
+    let mut consider = |at: Timestamp, source| {
+        if at > last.0 {
+            last = (at, source);
+        }
+    };
+    // What a connection, or an agent that does not answer, is worth begins with the last use that
+    // something else vouches for.
+    let mut vouched = touched;
+    let bounded = |from: Timestamp, at: Timestamp| match policy.max_connected {
+        Patience::Never => at,
+        Patience::After(limit) => at.min(plus(from, limit.0)),
+    };
+    match known(now, &facts.guest) {
+        Ok(None) => {}
+        Ok(Some(at)) => {
+            vouched = vouched.max(at);
+            consider(at, Source::Guest);
+        }
+        Err(doubt) => {
+            doubts.push(format!("its guest's agent {doubt}"));
+            consider(bounded(vouched, now), Source::Guest);
+        }
+    }
+    if let Some(Connection { since, seen }) = facts.console {
+        consider(
+            bounded(vouched.max(since.min(now)), seen.min(now)),
+            Source::Console,
+        );
+    }
+    if let Some(at) = facts.powered_on {
+        consider(at.min(now), Source::Power);
+    }
+    if let Some(from) = facts.trusted_from {
+        consider(from.min(now), Source::Clock);
+    }
+    last
+}
+
+/// The time that a sign gives; an error says what is wrong with it.
+fn known(now: Timestamp, sign: &Sign) -> Result<Option<Timestamp>, String> {
+    match sign {
+        Sign::Silent(_) => Ok(None),
+        Sign::Unreadable(why) => Err(why.clone()),
+        Sign::At(at) => match unused_for(Some(*at), now) {
+            Some(unused) => Ok(Some(plus(now, -unused))),
+            None => Err(format!("has an absurd time, {at:.0}")),
+        },
+    }
+}
+
+/// After how long without use an instance steps down to `rung`; `None` for never.
+fn after(policy: &Policy, rung: Rung) -> Option<SignedDuration> {
+    let patience = match rung {
+        Rung::Running => return None,
+        Rung::Idle => policy.idle_after,
+        Rung::Paused => policy.pause_after,
+        Rung::Stopped => policy.stop_after,
+        Rung::Destroyed => policy.destroy_after,
+    };
+    match patience {
+        Patience::After(after) => Some(after.0),
+        Patience::Never => None,
+    }
+}
+
+/// The next rung down that the policy has. What is not stopped is never destroyed.
+fn below(policy: &Policy, rung: Rung) -> Option<Rung> {
+    let ladder: &[Rung] = match rung {
+        Rung::Running => &[Rung::Idle, Rung::Paused, Rung::Stopped],
+        Rung::Idle => &[Rung::Paused, Rung::Stopped],
+        Rung::Paused => &[Rung::Stopped],
+        Rung::Stopped => &[Rung::Destroyed],
+        Rung::Destroyed => &[],
+    };
+    let mut ladder = ladder.iter().copied();
+    ladder.find(|rung| after(policy, *rung).is_some())
+}
+
+fn due_at(policy: &Policy, rung: Rung, used: Timestamp) -> Option<Timestamp> {
+    Some(plus(used, after(policy, rung)?))
+}
+
+/// `at` later by `length`, as far as time goes.
+fn plus(at: Timestamp, length: SignedDuration) -> Timestamp {
+    at.saturating_add(length).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::units::Duration;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn ago(minutes: i64) -> Timestamp {
+        at(NOW - 60 * minutes)
+    }
+
+    fn on(rung: Rung, touched: Timestamp) -> Facts {
+        Facts {
+            rung,
+            touched: Sign::At(touched),
+            powered_on: None,
+            console: None,
+            guest: Sign::Silent("not asked"),
+            keep: Keep::No,
+            stopped_since: None,
+            trusted_from: None,
+        }
+    }
+
+    fn decided(facts: &Facts) -> Decision {
+        decide(at(NOW), facts, &Policy::default())
+    }
+
+    fn step(facts: &Facts) -> Option<Rung> {
+        decided(facts).step
+    }
+
+    #[test]
+    fn the_ladder_of_the_default_policy() {
+        for (rung, minutes, wanted) in [
+            (Rung::Running, 9, None),
+            (Rung::Running, 10, Some(Rung::Idle)),
+            (Rung::Running, 10_000, Some(Rung::Idle)),
+            (Rung::Idle, 9, Some(Rung::Running)),
+            (Rung::Idle, 19, None),
+            (Rung::Idle, 20, Some(Rung::Paused)),
+            (Rung::Paused, 0, None),
+            (Rung::Paused, 29, None),
+            (Rung::Paused, 30, Some(Rung::Stopped)),
+            (Rung::Stopped, 0, None),
+            (Rung::Stopped, 24 * 60 - 1, None),
+        ] {
+            let found = step(&on(rung, ago(minutes)));
+            assert_eq!(found, wanted, "{rung:?} after {minutes} min");
+        }
+    }
+
+    #[test]
+    fn what_was_not_seen_stopped_for_an_hour_is_not_destroyed() {
+        let seen = |since| {
+            step(&Facts {
+                stopped_since: since,
+                ..on(Rung::Stopped, ago(24 * 60))
+            })
+        };
+        assert_eq!(seen(None), None);
+        assert_eq!(seen(Some(ago(59))), None);
+        assert_eq!(seen(Some(ago(-5))), None, "seen in the future");
+        assert_eq!(seen(Some(ago(60))), Some(Rung::Destroyed));
+    }
+
+    #[test]
+    fn a_client_that_never_types_is_worth_four_hours() {
+        let connected = |touched, since| {
+            let console = Some(Connection {
+                since: ago(since),
+                seen: at(NOW),
+            });
+            decided(&Facts {
+                console,
+                ..on(Rung::Running, ago(touched))
+            })
+        };
+        let decision = connected(240, 239);
+        assert_eq!((decision.step, decision.source), (None, Source::Console));
+        assert_eq!(connected(260, 249).step, None);
+        assert_eq!(connected(260, 250).step, Some(Rung::Idle));
+        assert_eq!(connected(260, 5).step, None, "it came back");
+        // One that has left was there when it was last seen.
+        let left = Facts {
+            console: Some(Connection {
+                since: ago(100),
+                seen: ago(15),
+            }),
+            ..on(Rung::Running, ago(120))
+        };
+        assert_eq!(decided(&left).unused, SignedDuration::from_mins(15));
+    }
+
+    #[test]
+    fn an_agent_that_does_not_answer_is_a_doubt_of_bounded_worth() {
+        let silent = |touched| {
+            decided(&Facts {
+                guest: Sign::Unreadable("does not answer".to_owned()),
+                ..on(Rung::Running, ago(touched))
+            })
+        };
+        assert_eq!(silent(60).step, None);
+        assert_eq!(silent(60).doubts, ["its guest's agent does not answer"]);
+        assert_eq!(silent(250).step, Some(Rung::Idle));
+    }
+
+    #[test]
+    fn a_kept_instance_is_let_go_and_left_alone() {
+        let kept = |rung, keep| {
+            step(&Facts {
+                keep,
+                ..on(rung, ago(60))
+            })
+        };
+        assert_eq!(kept(Rung::Running, Keep::Until(ago(-1))), None);
+        assert_eq!(kept(Rung::Idle, Keep::Until(ago(-1))), Some(Rung::Running));
+        assert_eq!(kept(Rung::Paused, Keep::Unreadable("x".to_owned())), None);
+        assert_eq!(kept(Rung::Running, Keep::Until(ago(1))), Some(Rung::Idle));
+    }
+
+    #[test]
+    fn a_rung_that_is_never_taken_is_passed_over() {
+        let policy = Policy {
+            idle_after: Patience::Never,
+            stop_after: Patience::Never,
+            ..Policy::default()
+        };
+        let step = |rung| decide(at(NOW), &on(rung, ago(10_000)), &policy).step;
+        assert_eq!(step(Rung::Running), Some(Rung::Paused));
+        assert_eq!(step(Rung::Idle), Some(Rung::Running));
+        assert_eq!(
+            step(Rung::Paused),
+            None,
+            "only what is stopped is destroyed"
+        );
+    }
+
+    #[test]
+    fn times_of_a_clock_that_was_wrong_count_from_when_it_was_set() {
+        let facts = Facts {
+            trusted_from: Some(ago(5)),
+            ..on(Rung::Running, ago(500))
+        };
+        let decision = decided(&facts);
+        assert_eq!((decision.step, decision.source), (None, Source::Clock));
+    }
+
+    fn rungs() -> impl Strategy<Value = Rung> {
+        prop::sample::select(vec![Rung::Running, Rung::Idle, Rung::Paused, Rung::Stopped])
+    }
+
+    fn times() -> impl Strategy<Value = Timestamp> {
+        let any = Timestamp::MIN.as_second()..=Timestamp::MAX.as_second();
+        prop_oneof![any, NOW - 200_000..=NOW + 1000].prop_map(at)
+    }
+
+    fn signs() -> impl Strategy<Value = Sign> {
+        prop_oneof![
+            4 => times().prop_map(Sign::At),
+            1 => Just(Sign::Silent("")),
+            1 => Just(Sign::Unreadable("x".to_owned())),
+        ]
+    }
+
+    fn patience() -> impl Strategy<Value = Patience> {
+        let after = |s| Patience::After(Duration(SignedDuration::from_secs(s)));
+        prop_oneof![4 => (0..90_000_i64).prop_map(after), 1 => Just(Patience::Never)]
+    }
+
+    prop_compose! {
+        fn policies()(
+            mut steps in prop::collection::vec(patience(), 4),
+            max_connected in patience(),
+        ) -> Policy {
+            // As the configuration's check wants it.
+            let mut least = SignedDuration::ZERO;
+            for step in &mut steps {
+                if let Patience::After(after) = step {
+                    after.0 = after.0.max(least);
+                    least = after.0;
+                }
+            }
+            Policy {
+                idle_after: steps[0],
+                pause_after: steps[1],
+                stop_after: steps[2],
+                destroy_after: steps[3],
+                max_connected,
+                ..Policy::default()
+            }
+        }
+    }
+
+    prop_compose! {
+        fn any_facts()(
+            rung in rungs(),
+            touched in signs(),
+            powered_on in prop::option::of(times()),
+            console in prop::option::of((times(), times())),
+            guest in signs(),
+            kept in prop::option::of(times()),
+            stopped_since in prop::option::of(times()),
+            trusted_from in prop::option::of(times()),
+        ) -> Facts {
+            Facts {
+                rung,
+                touched,
+                powered_on,
+                console: console.map(|(since, seen)| Connection { since, seen }),
+                guest,
+                keep: kept.map_or(Keep::No, Keep::Until),
+                stopped_since,
+                trusted_from,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_skips_a_rung_and_never_wakes_anyone(
+            facts in any_facts(), policy in policies(),
+        ) {
+            let rung = facts.rung;
+            if let Some(to) = decide(at(NOW), &facts, &policy).step {
+                let between = [Rung::Idle, Rung::Paused, Rung::Stopped];
+                let skipped = between.iter().any(|r| rung < *r && *r < to && after(&policy, *r).is_some());
+                prop_assert!(!skipped, "{rung:?} to {to:?}");
+                prop_assert!(to > rung || (rung, to) == (Rung::Idle, Rung::Running));
+                prop_assert!(to != Rung::Destroyed || rung == Rung::Stopped);
+            }
+        }
+
+        #[test]
+        fn it_never_acts_on_one_that_is_in_use(
+            facts in any_facts(), policy in policies(), seconds in 0..600_i64,
+        ) {
+            let facts = Facts { touched: Sign::At(at(NOW - seconds)), ..facts };
+            let decision = decide(at(NOW), &facts, &policy);
+            prop_assert!(decision.unused <= SignedDuration::from_secs(seconds));
+            if let Some(to) = decision.step.filter(|to| *to > facts.rung) {
+                let due = after(&policy, to).unwrap();
+                prop_assert!(due <= SignedDuration::from_secs(seconds));
+            }
+        }
+
+        #[test]
+        fn what_cannot_be_read_is_active(
+            facts in any_facts(), policy in policies(),
+            bad in prop_oneof![
+                Just(Sign::Unreadable("x".to_owned())),
+                (NOW + 3..NOW * 2).prop_map(|second| Sign::At(at(second))),
+                (-NOW..1_577_836_800).prop_map(|second| Sign::At(at(second))),
+            ],
+        ) {
+            let facts = Facts { touched: bad, ..facts };
+            let decision = decide(at(NOW), &facts, &policy);
+            prop_assert_eq!(decision.unused, SignedDuration::ZERO);
+            prop_assert!(!decision.doubts.is_empty());
+            if let Some(to) = decision.step.filter(|to| *to > facts.rung) {
+                prop_assert_eq!(after(&policy, to), Some(SignedDuration::ZERO));
+            }
+        }
+
+        #[test]
+        fn more_time_without_use_never_means_a_higher_rung(
+            facts in any_facts(), policy in policies(), later in 0..100_000_i64,
+        ) {
+            let target = |now| {
+                let decision = decide(at(now), &facts, &policy);
+                (decision.unused, decision.step.unwrap_or(facts.rung))
+            };
+            // Signs of the future come true as time goes on, which is use; those of the past do not.
+            let past = |sign: &Sign| !matches!(sign, Sign::At(at) if at.as_second() > NOW)
+                && !matches!(sign, Sign::Unreadable(_));
+            let before = |time: &Option<Timestamp>| time.is_none_or(|time| time.as_second() <= NOW);
+            prop_assume!(past(&facts.touched) && past(&facts.guest));
+            prop_assume!(!matches!(facts.touched, Sign::Silent(_)));
+            prop_assume!(before(&facts.powered_on) && before(&facts.trusted_from));
+            prop_assume!(before(&facts.console.map(|console| console.seen)));
+            let ((sooner, high), (longer, low)) = (target(NOW), target(NOW + later));
+            prop_assert!(longer >= sooner);
+            prop_assert!(low >= high, "{high:?} and then {low:?}");
+        }
+    }
+}

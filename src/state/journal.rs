@@ -1,0 +1,160 @@
+//! The journal: one line for every change of state, every build and every failure.
+//!
+//! Lines are appended whole, by any number of processes at once. A rotated journal is simply made
+//! anew.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::files;
+use crate::instance::{InstanceName, LabId, State, UserId};
+
+/// What happened.
+#[derive(Debug, Clone, Serialize)]
+pub struct Event<'a> {
+    /// When it had happened.
+    pub time: Timestamp,
+    /// To what it happened.
+    #[serde(flatten)]
+    pub subject: Subject<'a>,
+    /// What was done or attempted: the verb.
+    pub action: &'a str,
+    /// The state before; `None` where there was no instance.
+    pub from: Option<State>,
+    /// The state after; `None` where there is no instance any more, or where it failed.
+    pub to: Option<State>,
+    /// Whether it was done.
+    pub ok: bool,
+    /// Why, or why not.
+    pub reason: &'a str,
+    /// Who did it: the number of a user, or `reap`.
+    pub who: &'a str,
+    /// How long it took.
+    pub duration_ms: u64,
+}
+
+/// To what something happened.
+#[derive(Debug, Clone, Serialize)]
+pub struct Subject<'a> {
+    /// The instance's name; `None` for a build.
+    instance: Option<String>,
+    lab_id: &'a LabId,
+    user_id: Option<&'a UserId>,
+}
+
+impl<'a> From<&'a InstanceName> for Subject<'a> {
+    fn from(name: &'a InstanceName) -> Self {
+        Subject {
+            instance: Some(name.to_string()),
+            lab_id: &name.lab,
+            user_id: Some(&name.user),
+        }
+    }
+}
+
+impl<'a> From<&'a LabId> for Subject<'a> {
+    fn from(lab_id: &'a LabId) -> Self {
+        Subject {
+            instance: None,
+            lab_id,
+            user_id: None,
+        }
+    }
+}
+
+/// Appends `event` to the journal at `path`.
+pub fn append(path: &Path, event: &Event) -> io::Result<()> {
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    loop {
+        let file = files::open_or_make(path)?;
+        file.lock()?;
+        // It may have been rotated away while we waited.
+        if is_at(&file, path)? {
+            return append_whole(&file, &line);
+        }
+    }
+}
+
+/// Appends `line`, or nothing: on a full disk half of it would spoil the next one as well.
+fn append_whole(mut file: &File, line: &[u8]) -> io::Result<()> {
+    let end = file.metadata()?.len();
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Start(end))?;
+    file.write_all(line).inspect_err(|_| {
+        let _ = file.set_len(end);
+    })
+}
+
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let here = file.metadata()?;
+    match path.symlink_metadata() {
+        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_writers_make_whole_lines_and_a_rotation_loses_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/events.jsonl");
+        let name: InstanceName = "lab01_user_7".parse().unwrap();
+        let reason = "x".repeat(5000);
+        let event = |n: usize| Event {
+            time: Timestamp::UNIX_EPOCH,
+            subject: Subject::from(&name),
+            action: "pause",
+            from: Some(State::Running),
+            to: Some(State::Paused),
+            ok: true,
+            reason: &reason[..n * 400],
+            who: "reap",
+            duration_ms: 7,
+        };
+        let rotated = dir.path().join("state/events.jsonl.1");
+        std::thread::scope(|scope| {
+            for n in 0..10 {
+                let (path, event) = (&path, &event);
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        append(path, &event(n)).unwrap();
+                    }
+                });
+            }
+            scope.spawn(|| while std::fs::rename(&path, &rotated).is_err() {});
+        });
+        let mut lines = 0;
+        for file in [&path, &rotated] {
+            for line in std::fs::read_to_string(file).unwrap_or_default().lines() {
+                let event: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert_eq!(event["instance"], "lab01_user_7");
+                assert_eq!(
+                    (&event["from"], &event["to"]),
+                    (&"running".into(), &"paused".into())
+                );
+                lines += 1;
+            }
+        }
+        assert_eq!(lines, 500);
+    }
+
+    #[test]
+    fn a_line_that_does_not_fit_leaves_no_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("full")).unwrap();
+        append_whole(&file, b"one\n").unwrap();
+        // Writes to it fail from here on.
+        let reader = File::open(dir.path().join("full")).unwrap();
+        assert!(append_whole(&reader, b"two\n").is_err());
+        assert_eq!(std::fs::read(dir.path().join("full")).unwrap(), b"one\n");
+    }
+}

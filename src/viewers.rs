@@ -1,0 +1,98 @@
+//! Who looks at a console: the clients of its ports that have finished the VNC handshake, as far as
+//! the kernel's counters tell.
+//!
+//! QEMU itself could say who has authenticated, but asking it marks the domain as tainted, and
+//! libvirt has no call for it. What QEMU has sent tells as well: a client that does not know the
+//! password is sent 59 bytes and no more (RFC 6143, section 7.1: version 12, types of security 2,
+//! challenge 16, result 4, reason 4 and its 21 letters), and one that does know it gets the
+//! server's greeting with the domain's name after the first 34.
+
+use std::collections::HashSet;
+
+use anyhow::{Context, Result};
+
+use crate::domain::Console;
+use crate::process::Program;
+
+/// More than this was sent to a client of the VNC port that has finished the handshake.
+const VNC: u64 = 64;
+
+/// The same over WebSocket, with some 230 bytes of HTTP before it and frames around it. A client
+/// that was let in is sent a picture, which is larger than this.
+const WEBSOCKET: u64 = 512;
+
+/// The ports, among those of `consoles`, that have such a client. One call for all of them.
+pub fn of<'a>(consoles: impl IntoIterator<Item = &'a Console>) -> Result<HashSet<u16>> {
+    let (mut vnc, mut websocket) = (HashSet::new(), HashSet::new());
+    for console in consoles {
+        vnc.insert(console.port);
+        websocket.extend(console.websocket);
+    }
+    if vnc.is_empty() {
+        return Ok(vnc);
+    }
+    let sockets = Program::find("ss", "iproute2")?
+        .run(["-H", "-O", "-t", "-n", "-i", "state", "established"])
+        .context("cannot tell who looks at consoles")?;
+    let enough = |port: &u16| match () {
+        () if vnc.contains(port) => Some(VNC),
+        () if websocket.contains(port) => Some(WEBSOCKET),
+        () => None,
+    };
+    Ok(sockets
+        .lines()
+        .filter_map(sent)
+        .filter(|(port, sent)| enough(port).is_some_and(|enough| *sent > enough))
+        .map(|(port, _)| port)
+        .collect())
+}
+
+/// The local port and the bytes sent, of one line of `ss`.
+fn sent(line: &str) -> Option<(u16, u64)> {
+    let mut words = line.split_whitespace();
+    let port = words.nth(2)?.rsplit(':').next()?.parse().ok()?;
+    let sent = words.find_map(|word| word.strip_prefix("bytes_sent:"))?;
+    Some((port, sent.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_ss_are_read() {
+        let line = "0 0 127.0.0.1:5901 127.0.0.1:44798 cubic wscale:10,10 rto:204 \
+                    bytes_sent:2000 bytes_acked:2000 bytes_received:30 segs_out:2";
+        assert_eq!(sent(line), Some((5901, 2000)));
+        let six = "0 0 [::ffff:10.0.0.1]:5700 [::ffff:10.0.0.2]:1 bbr bytes_sent:12";
+        assert_eq!(sent(six), Some((5700, 12)));
+        for none in ["", "0 0 127.0.0.1:5901 127.0.0.1:2 bbr bytes_received:12"] {
+            assert_eq!(sent(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_sent_a_picture_has_a_viewer() {
+        use std::io::Write;
+        use std::net::{TcpListener, TcpStream};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = || {
+            let console = Console {
+                host: "127.0.0.1".to_owned(),
+                port,
+                websocket: None,
+            };
+            of([&console]).unwrap().contains(&port)
+        };
+        assert!(!seen());
+        let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(b"RFB 003.008\n").unwrap();
+        assert!(!seen(), "it has not said a word");
+        server.write_all(&[0; 100]).unwrap();
+        assert!(seen());
+        drop((client, server));
+        assert!(!seen());
+    }
+}
