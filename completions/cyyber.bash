@@ -28,6 +28,9 @@ _cyyber() {
             cyyber,instance)
                 cmd="cyyber__subcmd__instance"
                 ;;
+            cyyber,reap)
+                cmd="cyyber__subcmd__reap"
+                ;;
             cyyber__subcmd__help,build)
                 cmd="cyyber__subcmd__help__subcmd__build"
                 ;;
@@ -40,6 +43,9 @@ _cyyber() {
             cyyber__subcmd__help,instance)
                 cmd="cyyber__subcmd__help__subcmd__instance"
                 ;;
+            cyyber__subcmd__help,reap)
+                cmd="cyyber__subcmd__help__subcmd__reap"
+                ;;
             cyyber__subcmd__help__subcmd__instance,cleanup)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__cleanup"
                 ;;
@@ -48,6 +54,9 @@ _cyyber() {
                 ;;
             cyyber__subcmd__help__subcmd__instance,create)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__create"
+                ;;
+            cyyber__subcmd__help__subcmd__instance,keep)
+                cmd="cyyber__subcmd__help__subcmd__instance__subcmd__keep"
                 ;;
             cyyber__subcmd__help__subcmd__instance,list)
                 cmd="cyyber__subcmd__help__subcmd__instance__subcmd__list"
@@ -85,6 +94,9 @@ _cyyber() {
             cyyber__subcmd__instance,help)
                 cmd="cyyber__subcmd__instance__subcmd__help"
                 ;;
+            cyyber__subcmd__instance,keep)
+                cmd="cyyber__subcmd__instance__subcmd__keep"
+                ;;
             cyyber__subcmd__instance,list)
                 cmd="cyyber__subcmd__instance__subcmd__list"
                 ;;
@@ -121,6 +133,9 @@ _cyyber() {
             cyyber__subcmd__instance__subcmd__help,help)
                 cmd="cyyber__subcmd__instance__subcmd__help__subcmd__help"
                 ;;
+            cyyber__subcmd__instance__subcmd__help,keep)
+                cmd="cyyber__subcmd__instance__subcmd__help__subcmd__keep"
+                ;;
             cyyber__subcmd__instance__subcmd__help,list)
                 cmd="cyyber__subcmd__instance__subcmd__help__subcmd__list"
                 ;;
@@ -152,7 +167,7 @@ _cyyber() {
 
     case "${cmd}" in
         cyyber)
-            opts="-c -o -q -v -h -V --config --connect --output --quiet --verbose --help --version build instance completions help"
+            opts="-c -o -q -v -h -V --config --connect --output --quiet --verbose --help --version build instance reap completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -258,7 +273,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__help)
-            opts="build instance completions help"
+            opts="build instance reap completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -314,7 +329,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__help__subcmd__instance)
-            opts="create start pause resume stop reset cleanup console touch stats list"
+            opts="create start pause resume stop reset cleanup console touch keep stats list"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -356,6 +371,20 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__help__subcmd__instance__subcmd__create)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__help__subcmd__instance__subcmd__keep)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -481,8 +510,22 @@ _cyyber() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        cyyber__subcmd__help__subcmd__reap)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         cyyber__subcmd__instance)
-            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help create start pause resume stop reset cleanup console touch stats list help"
+            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help create start pause resume stop reset cleanup console touch keep stats list help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -642,7 +685,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__help)
-            opts="create start pause resume stop reset cleanup console touch stats list help"
+            opts="create start pause resume stop reset cleanup console touch keep stats list help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -698,6 +741,20 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__help__subcmd__keep)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -816,6 +873,44 @@ _cyyber() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__instance__subcmd__keep)
+            opts="-c -o -q -v -h --until --config --connect --output --quiet --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --until)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -1120,6 +1215,44 @@ _cyyber() {
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__reap)
+            opts="-c -o -q -v -h --dry-run --jobs --config --connect --output --quiet --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

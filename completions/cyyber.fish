@@ -34,6 +34,7 @@ complete -c cyyber -n "__fish_cyyber_needs_command" -s h -l help -d 'Print help 
 complete -c cyyber -n "__fish_cyyber_needs_command" -s V -l version -d 'Print version'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "build" -d 'Build the base images of labs'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "instance" -d 'Give students their VMs, and look after them'
+complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "reap" -d 'Walk instances that nobody uses down the idle ladder, once'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l jobs -d 'How many labs to build at once' -r
@@ -46,25 +47,26 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l force -d 'Build 
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -s v -l verbose -d 'More detail on standard error'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "create" -d 'Make a user\'s instance of a lab'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "start" -d 'Power an instance on, making it first where it is missing'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "pause" -d 'Pause an instance and give its memory back to the host'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "resume" -d 'Bring a paused instance back'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "stop" -d 'Shut an instance down'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "reset" -d 'Give an instance a clean disk on the lab\'s current base image'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "cleanup" -d 'Destroy instances with their disks'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "console" -d 'Get access to the console of a running instance'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "touch" -d 'Record that an instance is in use now'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "stats" -d 'Show what instances use'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "list" -d 'List instances and their states'
-complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch stats list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "create" -d 'Make a user\'s instance of a lab'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "start" -d 'Power an instance on, making it first where it is missing'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "pause" -d 'Pause an instance and give its memory back to the host'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "resume" -d 'Bring a paused instance back'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "stop" -d 'Shut an instance down'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "reset" -d 'Give an instance a clean disk on the lab\'s current base image'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "cleanup" -d 'Destroy instances with their disks'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "console" -d 'Get access to the console of a running instance'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "touch" -d 'Record that an instance is in use now'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "keep" -d 'Exempt an instance from the idle policy'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "stats" -d 'Show what instances use'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "list" -d 'List instances and their states'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -l users-from -d 'Do it for every user in this file, one id a line; - is standard input' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -l jobs -d 'How many of them at once' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
@@ -154,6 +156,14 @@ json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -l until -d 'A length of time from now on (90s, 10m, 24h, 7d), a day, a time, or off' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -l watch -d 'Repeat it every so many seconds, from 1 to 3600, until Ctrl-C; LAB USER go before this [default: 2]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
@@ -186,9 +196,19 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "cleanup" -d 'Destroy instances with their disks'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "console" -d 'Get access to the console of a running instance'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "touch" -d 'Record that an instance is in use now'
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "keep" -d 'Exempt an instance from the idle policy'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "stats" -d 'Show what instances use'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "list" -d 'List instances and their states'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -l jobs -d 'How many instances to take down at once' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -l dry-run -d 'Tell of every instance what would be done and why, and do nothing'
+complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
@@ -196,10 +216,11 @@ json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance completions help" -f -a "build" -d 'Build the base images of labs'
-complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance completions help" -f -a "instance" -d 'Give students their VMs, and look after them'
-complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance completions help" -f -a "completions" -d 'Print the completion script for a shell'
-complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap completions help" -f -a "build" -d 'Build the base images of labs'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap completions help" -f -a "instance" -d 'Give students their VMs, and look after them'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap completions help" -f -a "reap" -d 'Walk instances that nobody uses down the idle ladder, once'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap completions help" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "create" -d 'Make a user\'s instance of a lab'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "start" -d 'Power an instance on, making it first where it is missing'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "pause" -d 'Pause an instance and give its memory back to the host'
@@ -209,5 +230,6 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subc
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "cleanup" -d 'Destroy instances with their disks'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "console" -d 'Get access to the console of a running instance'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "touch" -d 'Record that an instance is in use now'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "keep" -d 'Exempt an instance from the idle policy'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "stats" -d 'Show what instances use'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "list" -d 'List instances and their states'
