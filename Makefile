@@ -50,7 +50,7 @@ test: ## run every test
 	@$(SUDO) templates/cloud-image/make-image.sh
 	@$(CARGO) fmt --check
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
-	@$(AS_ROOT) $(CARGO) test --locked -- --include-ignored
+	@$(AS_ROOT) $(CARGO) test --locked --no-fail-fast -- --include-ignored
 
 .PHONY: bench
 bench: setup ## measure against named rivals and print every ratio

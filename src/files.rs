@@ -211,7 +211,7 @@ pub fn sync_directory_of(path: &Path) -> io::Result<()> {
 fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     if !directory.symlink_metadata()?.is_dir() {
-        return Err(io::Error::other("its directory is a link"));
+        return Err(io::Error::other("its directory is a link or a file"));
     }
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = options

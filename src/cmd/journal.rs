@@ -26,7 +26,7 @@ pub struct Entry<'a> {
 }
 
 /// Writes an entry on something that began at `began`. A journal that cannot be written stops
-/// nobody.
+/// nobody, and is no news beside a failure, which often has the same cause.
 pub fn write<'a>(
     context: &Context,
     subject: impl Into<Subject<'a>>,
@@ -45,9 +45,11 @@ pub fn write<'a>(
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     if let Err(error) = journal::append(&context.paths.journal(), &event) {
-        context
-            .output
-            .warn(&format!("failed to write the journal: {error}"));
+        let text = format!("failed to write the journal: {error}");
+        match entry.ok {
+            true => context.output.warn(&text),
+            false => context.output.detail(&text),
+        }
     }
 }
 
