@@ -54,6 +54,10 @@ pub const CODES: [&str; 9] = [
 /// Long enough for anything that is going to happen on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Nothing that ends takes longer, not even the build of a lab: what does is killed, so that the
+/// test fails and the others go on.
+const LONGEST: Duration = Duration::from_secs(20 * 60);
+
 /// Directories, a configuration and a libvirt for one test.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -409,8 +413,8 @@ impl Run {
     /// Runs `command` to its end.
     #[track_caller]
     pub fn of(command: &mut Command) -> Run {
-        let output = command.output().unwrap();
-        Run::from_output(output, format!("{command:?}"))
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Run::within(LONGEST, command)
     }
 
     /// Runs `command`, and kills it when it takes longer than `limit`.
@@ -495,10 +499,11 @@ impl Run {
     }
 }
 
-/// Asks libvirt by its own client, as an administrator would. Empty where it refuses.
+/// Asks libvirt by its own client, as an administrator would. Empty where it refuses, or gives no
+/// answer: by itself the client would wait for ever for an agent that went away in mid-answer.
 pub fn virsh<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String {
-    let output = tool("virsh")
-        .args(["-q", "-c", QEMU])
+    let output = tool("timeout")
+        .args(["120", "virsh", "-q", "-c", QEMU])
         .args(arguments)
         .output()
         .unwrap();
