@@ -10,7 +10,7 @@ use virt::error::ErrorNumber;
 use virt::sys;
 
 use super::apart::Side;
-use super::{Detail, Facts, failed, is, stats};
+use super::{Detail, Facts, Power, failed, is, stats};
 use crate::error::{Fault, Kind};
 
 /// How long a QEMU may take to answer. One on a busy host takes a second.
@@ -76,9 +76,14 @@ impl Domain {
         self.by_qemu("freeze the domain", |domain| domain.suspend().map(drop))
     }
 
-    /// Lets a frozen domain run on.
+    /// Lets a frozen domain run on. One that runs by now is fine: a call of a command that was
+    /// killed may still be at work in libvirt.
     pub fn thaw(&self) -> Result<()> {
-        self.by_qemu("let the domain run on", |domain| domain.resume().map(drop))
+        let thawed = self.by_qemu("let the domain run on", |domain| domain.resume().map(drop));
+        thawed.or_else(|error| match self.facts(Detail::Power)? {
+            Some(facts) if facts.power == Power::On => Ok(()),
+            _ => Err(error),
+        })
     }
 
     /// Presses the guest's ACPI power button; whether that worked shows in the domain's state. A
