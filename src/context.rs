@@ -156,11 +156,11 @@ impl Context {
         }
     }
 
-    /// Says, once, that nothing can be held back here.
-    pub fn warn_of_no_cpu_control(&self) {
+    /// Says, once, that nothing can be held back here. The reason of each idle instance says so too.
+    pub fn tell_of_no_cpu_control(&self) {
         self.warned_of_cpu.call_once(|| {
             self.output
-                .warn("this hypervisor cannot limit CPU time: idle instances keep all of theirs");
+                .detail("this hypervisor cannot limit CPU time: idle instances keep all of theirs");
         });
     }
 }

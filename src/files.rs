@@ -98,8 +98,14 @@ pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
 
 /// The whole of a small file of ours.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_up_to(path, LARGEST)
+}
+
+/// The whole of a file of ours that is not larger than `largest` bytes.
+pub fn read_up_to(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    Directory::open(path.parent().unwrap_or(Path::new("/")))?.read(name)
+    let directory = Directory::open(path.parent().unwrap_or(Path::new("/")))?;
+    directory.read_up_to(name, largest)
 }
 
 /// A directory of ours whose files are read one after the other, with as few calls as can be.
@@ -115,12 +121,16 @@ impl Directory {
 
     /// Opens a regular file in it for reading.
     pub fn open_file(&self, name: impl Arg) -> io::Result<File> {
-        Ok(self.open_sized(name)?.0)
+        Ok(self.open_sized(name, LARGEST)?.0)
     }
 
     /// The whole of a small file in it.
     pub fn read(&self, name: impl Arg) -> io::Result<Vec<u8>> {
-        let (mut file, size) = self.open_sized(name)?;
+        self.read_up_to(name, LARGEST)
+    }
+
+    fn read_up_to(&self, name: impl Arg, largest: u64) -> io::Result<Vec<u8>> {
+        let (mut file, size) = self.open_sized(name, largest)?;
         let mut content = vec![0; usize::try_from(size).unwrap_or(0)];
         // Files are replaced and never grow: the size was the whole of it.
         file.read_exact(&mut content)?;
@@ -130,26 +140,26 @@ impl Directory {
     /// When a regular file in it was last written to.
     pub fn modified(&self, name: impl Arg) -> io::Result<Timestamp> {
         let there = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        regular(&there)?;
+        regular(&there, LARGEST)?;
         let nanoseconds = i32::try_from(there.st_mtime_nsec).map_err(io::Error::other)?;
         Timestamp::new(there.st_mtime, nanoseconds).map_err(io::Error::other)
     }
 
-    fn open_sized(&self, name: impl Arg) -> io::Result<(File, u64)> {
+    fn open_sized(&self, name: impl Arg, largest: u64) -> io::Result<(File, u64)> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.0, name, flags, Mode::empty())?;
-        let size = regular(&rustix::fs::fstat(&file)?)?;
+        let size = regular(&rustix::fs::fstat(&file)?, largest)?;
         Ok((file.into(), size))
     }
 }
 
-/// The size of what is a regular file, and not a large one.
-fn regular(there: &Stat) -> io::Result<u64> {
+/// The size of what is a regular file, and not larger than `largest`.
+fn regular(there: &Stat, largest: u64) -> io::Result<u64> {
     if !FileType::from_raw_mode(there.st_mode).is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     match u64::try_from(there.st_size) {
-        Ok(size) if size <= LARGEST => Ok(size),
+        Ok(size) if size <= largest => Ok(size),
         _ => Err(io::Error::other("it is too large")),
     }
 }

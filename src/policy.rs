@@ -1,8 +1,7 @@
 //! The idle ladder: from what is known of an instance to the one step that is due. Pure.
 //!
 //! Whoever doubts is active: a sign that cannot be read, or that makes no sense, counts as use now.
-//! What only the guest or an open connection says is worth that for a bounded time, since a student
-//! can make both say anything.
+//! What an open connection is worth alone, or an agent that gives no answer, is bounded in time.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};

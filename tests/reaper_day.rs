@@ -33,9 +33,10 @@ fn day_of(rng: &mut StdRng) -> Vec<i64> {
         let (mut at, end) = (from, from + minutes * 60);
         while at < end {
             heard.push(at);
-            // They type, and now and then they read or think.
-            at += match rng.random_range(0..10) {
-                0 => rng.random_range(300..570),
+            // They type, read or think, and now and then the teacher talks.
+            at += match rng.random_range(0..100) {
+                0 => rng.random_range(600..2000),
+                1..10 => rng.random_range(300..570),
                 _ => rng.random_range(5..180),
             };
         }
@@ -191,8 +192,11 @@ fn a_day_of_a_hundred_students() {
     let steps = steps(&school);
     let wrong = wrong(&steps, &days);
     println!("steps: {}; wrong: {}", counted(&steps), wrong.len());
+    for to in ["idle", "running", "paused", "stopped"] {
+        assert!(steps.iter().any(|(_, step, _)| step == to), "none to {to}");
+    }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(saved >= 75.0, "{saved}");
+    assert!(saved >= 70.0, "{saved}");
 }
 
 /// The same, from the beginning.

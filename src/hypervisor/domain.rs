@@ -93,8 +93,12 @@ impl Domain {
             return;
         };
         self.side.apart(deadline, move |conn| {
-            conn.lookup_domain_by_uuid(uuid)?
-                .shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+            let domain = conn.lookup_domain_by_uuid(uuid)?;
+            match domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN) {
+                // A hypervisor that knows one kind of shutdown only.
+                Err(e) if is(&e, ErrorNumber::InvalidArg) => domain.shutdown().map(drop),
+                pressed => pressed.map(drop),
+            }
         });
     }
 

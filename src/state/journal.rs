@@ -3,9 +3,11 @@
 //! Lines are appended whole, by any number of processes at once. A rotated journal is simply made
 //! anew.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -66,16 +68,33 @@ impl<'a> From<&'a LabId> for Subject<'a> {
     }
 }
 
+/// How long a line waits for others. One takes far less than a millisecond to write; whoever holds
+/// the journal for longer is stuck, and must not make everybody so.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked again.
+const INTERVAL: Duration = Duration::from_millis(2);
+
 /// Appends `event` to the journal at `path`.
 pub fn append(path: &Path, event: &Event) -> io::Result<()> {
+    append_within(PATIENCE, path, event)
+}
+
+fn append_within(patience: Duration, path: &Path, event: &Event) -> io::Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
+    let deadline = Instant::now() + patience;
     loop {
         let file = files::open_or_make(path)?;
-        file.lock()?;
-        // It may have been rotated away while we waited.
-        if is_at(&file, path)? {
-            return append_whole(&file, &line);
+        match file.try_lock() {
+            // It may have been rotated away just now.
+            Ok(()) if is_at(&file, path)? => return append_whole(&file, &line),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(INTERVAL),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other("another process holds it"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
 }
@@ -145,6 +164,30 @@ mod tests {
             }
         }
         assert_eq!(lines, 500);
+    }
+
+    #[test]
+    fn a_journal_that_somebody_holds_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        let name: InstanceName = "lab01_user_7".parse().unwrap();
+        let event = Event {
+            time: Timestamp::UNIX_EPOCH,
+            subject: Subject::from(&name),
+            action: "pause",
+            from: None,
+            to: None,
+            ok: false,
+            reason: "",
+            who: "0",
+            duration_ms: 0,
+        };
+        let holder = files::open_or_make(&path).unwrap();
+        holder.lock().unwrap();
+        assert!(append_within(Duration::from_millis(20), &path, &event).is_err());
+        drop(holder);
+        append(&path, &event).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
     }
 
     #[test]

@@ -22,10 +22,16 @@ const LONGEST_GAP: SignedDuration = SignedDuration::from_mins(10);
 /// How far the clock may move against the time that went by before it counts as having been set.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(30);
 
+/// What passes remember is not larger than this: enough for a hundred thousand instances.
+const LARGEST: u64 = 64 << 20;
+
 /// What passes remember.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Passes {
     last: Option<Last>,
+    /// What was last said to be wrong with the host: that is said once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
     /// When the clock was last seen to have been set.
     pub trusted_from: Option<Timestamp>,
     /// By name.
@@ -56,7 +62,7 @@ pub struct Seen {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<Connection>,
     /// Whether it was there in the last pass that looked.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     connected: bool,
     /// Its keyboard and pointer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,8 +77,8 @@ pub struct Seen {
 pub struct Input {
     /// Interrupts since the guest was booted.
     pub count: u64,
-    /// When a pass first saw this count.
-    pub at: Timestamp,
+    /// When a pass first saw this count; `None` of the first one that was seen, which may be old.
+    pub at: Option<Timestamp>,
 }
 
 /// In what circumstances a pass takes place.
@@ -89,7 +95,7 @@ pub enum Circumstances {
 impl Passes {
     /// What is remembered at `path`; nothing where that cannot be read.
     pub fn read(path: &Path) -> Passes {
-        files::read(path)
+        files::read_up_to(path, LARGEST)
             .ok()
             .and_then(|content| serde_json::from_slice(&content).ok())
             .unwrap_or_default()
@@ -97,11 +103,7 @@ impl Passes {
 
     /// Begins a pass.
     pub fn begin(&mut self, now: &Moment) -> Circumstances {
-        let this = Last {
-            at: now.time,
-            host_boot: record::host_boot().to_owned(),
-            uptime: now.uptime,
-        };
+        let this = Last::at(now);
         let circumstances = match &self.last {
             None => Circumstances::AfterOutage,
             Some(last) => last.until(&this),
@@ -118,6 +120,11 @@ impl Passes {
         self.trusted_from = self.trusted_from.map(|from| from.min(now.time));
         self.last = Some(this);
         circumstances
+    }
+
+    /// Ends a pass, which may have taken a while.
+    pub fn end(&mut self, now: &Moment) {
+        self.last = Some(Last::at(now));
     }
 
     /// What was seen of the instance `name` whose domain is `uuid`. It is taken out of the memory.
@@ -143,6 +150,14 @@ impl Passes {
 }
 
 impl Last {
+    fn at(now: &Moment) -> Last {
+        Last {
+            at: now.time,
+            host_boot: record::host_boot().to_owned(),
+            uptime: now.uptime,
+        }
+    }
+
     fn until(&self, this: &Last) -> Circumstances {
         let by_clock = this.at.duration_since(self.at);
         let went_by = this.uptime - self.uptime;
@@ -197,16 +212,17 @@ impl Seen {
         self.connected = connected;
     }
 
-    /// Takes note that keyboard and pointer were heard `count` times; when they were last used.
-    /// The first time that is not known, and counts as now.
-    pub fn heard(&mut self, count: u64, now: Timestamp) -> Timestamp {
-        match self.input {
+    /// Takes note that keyboard and pointer were heard `count` times; when they were last used, as
+    /// far as that is known. Of the first count it is not: what was typed by then came through a
+    /// console whose client passes have seen.
+    pub fn heard(&mut self, count: u64, now: Timestamp) -> Option<Timestamp> {
+        let at = match self.input {
             Some(input) if input.count == count => input.at,
-            _ => {
-                self.input = Some(Input { count, at: now });
-                now
-            }
-        }
+            Some(_) => Some(now),
+            None => None,
+        };
+        self.input = Some(Input { count, at });
+        at
     }
 }
 
@@ -270,6 +286,12 @@ mod tests {
         assert_eq!(back.take("lab01_user_7", uuid), seen);
         let other = Passes::read(&path).take("lab01_user_7", new_uuid());
         assert_eq!(other.stopped_since, None, "another VM of that name");
+
+        let many: Vec<_> = (0..20_000).map(|n| format!("lab01_user_{n}")).collect();
+        passes.put(many.iter().map(|name| (&**name, &seen)));
+        passes.write(&path).unwrap();
+        assert!(path.metadata().unwrap().len() > 1 << 20);
+        assert_eq!(Passes::read(&path).take("lab01_user_19999", uuid), seen);
         std::fs::write(&path, "{").unwrap();
         assert!(Passes::read(&path).last.is_none());
     }
@@ -294,9 +316,18 @@ mod tests {
     fn input_counts_from_when_it_was_heard() {
         let at = |seconds| moment(seconds, 0).time;
         let mut seen = Seen::new(new_uuid());
-        assert_eq!(seen.heard(5, at(0)), at(0), "nobody knows");
-        assert_eq!(seen.heard(5, at(60)), at(0));
-        assert_eq!(seen.heard(6, at(120)), at(120));
-        assert_eq!(seen.heard(6, at(180)), at(120));
+        assert_eq!(seen.heard(5, at(0)), None, "nobody knows");
+        assert_eq!(seen.heard(5, at(60)), None);
+        assert_eq!(seen.heard(6, at(120)), Some(at(120)));
+        assert_eq!(seen.heard(6, at(180)), Some(at(120)));
+        assert_eq!(seen.heard(2, at(240)), Some(at(240)), "it was rebooted");
+    }
+
+    #[test]
+    fn a_pass_that_took_long_is_no_outage() {
+        let mut passes = Passes::default();
+        passes.begin(&moment(0, 0));
+        passes.end(&moment(900, 900));
+        assert_eq!(passes.begin(&moment(960, 960)), Circumstances::Usual);
     }
 }

@@ -1,6 +1,6 @@
 //! `cyyber instance console`
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::access;
 use super::single::{self, Single};
@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::Power;
 use crate::instance::InstanceName;
+use crate::state::activity;
 
 pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
     let _lock = super::lock(context, name)?;
@@ -18,6 +19,9 @@ pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
         let hint = format!("start it: cyyber instance start {} {}", name.lab, name.user);
         return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
     }
+    // Whoever asks is about to look.
+    activity::touch(&context.paths.activity(name))
+        .with_context(|| format!("failed to note the activity of {name}"))?;
     let console = access::locate(&domain)?;
     let access = access::grant(context, &domain, &console)?;
     single::answer(context, name, true, None, Some(access))

@@ -39,7 +39,7 @@ pub fn hold_back(context: &Context, name: &InstanceName, domain: &Domain) -> Res
     }
     let capped = domain.cap_cpu(SHARE)? == CpuControl::InForce;
     if !capped {
-        context.warn_of_no_cpu_control();
+        context.tell_of_no_cpu_control();
     }
     let idle = Some(Idle {
         since: context.time(),

@@ -27,43 +27,56 @@ pub fn run(
 ) -> Result<Single> {
     let _lock = super::lock(context, name)?;
     let domain = super::existing(context, name)?;
-    down(context, name, &domain, timeout, force)
+    let before = super::facts(&domain, name)?;
+    let was = Was::In(view::state(context, name, &before));
+    let (changed, reason) = match force {
+        true => cut_power(context, name, &domain)?,
+        false => match down(context, name, &domain, timeout)? {
+            Down::Already(reason) => (false, reason),
+            Down::Clean(reason) => (true, reason),
+            Down::Cut(reason) => {
+                context.output.warn(&format!("{name} was {reason}"));
+                (true, reason)
+            }
+        },
+    };
+    Ok(single::answer(context, name, changed, Some(reason), None)?.after(was))
 }
 
-/// Brings `domain` to be off. The caller holds the instance's lock.
+/// How a guest came to be off, in words.
+#[derive(Debug)]
+pub enum Down {
+    /// It was off.
+    Already(String),
+    /// As it should.
+    Clean(String),
+    /// It would not, and its power was cut.
+    Cut(String),
+}
+
+impl Down {
+    /// The words.
+    pub fn reason(self) -> String {
+        match self {
+            Down::Already(reason) | Down::Clean(reason) | Down::Cut(reason) => reason,
+        }
+    }
+}
+
+/// Shuts `domain` down. The caller holds the instance's lock.
 pub fn down(
     context: &Context,
     name: &InstanceName,
     domain: &Domain,
     timeout: units::Duration,
-    force: bool,
-) -> Result<Single> {
-    let before = super::facts(domain, name)?;
-    let was = Was::In(view::state(context, name, &before));
-    let (changed, reason) = power_down(context, name, domain, timeout, force)?;
-    Ok(single::answer(context, name, changed, Some(reason), None)?.after(was))
-}
-
-/// Brings `domain` to be off; returns whether that changed anything, and how it went.
-fn power_down(
-    context: &Context,
-    name: &InstanceName,
-    domain: &Domain,
-    timeout: units::Duration,
-    force: bool,
-) -> Result<(bool, String)> {
-    if force {
-        return cut_power(context, name, domain);
-    }
+) -> Result<Down> {
     let deadline = Instant::now() + timeout.std();
     let before = settled(domain, name)?;
     match before.power {
-        Power::Off if !before.saved => return Ok((false, "not running".to_owned())),
+        Power::Off if !before.saved => return Ok(Down::Already("not running".to_owned())),
         Power::Crashed if !before.saved => {
-            return Ok((
-                false,
-                "off since the hypervisor reported a crash".to_owned(),
-            ));
+            let reason = "off since the hypervisor reported a crash";
+            return Ok(Down::Already(reason.to_owned()));
         }
         _ => {}
     }
@@ -71,7 +84,8 @@ fn power_down(
         && let Some(why) = memory::unusable(context, name, domain)?
     {
         memory::set_aside(context, name, domain, &why)?;
-        return Ok((true, "its saved memory could not be restored".to_owned()));
+        let reason = "its saved memory could not be restored";
+        return Ok(Down::Clean(reason.to_owned()));
     }
     // Only a guest that runs can shut down cleanly.
     if before.power != Power::On {
@@ -80,15 +94,13 @@ fn power_down(
         memory::forget(context, name, domain)?;
     }
     if shut_down(domain, name, deadline)? {
-        return Ok((true, "shut down by its guest".to_owned()));
+        return Ok(Down::Clean("shut down by its guest".to_owned()));
     }
     domain.power_off()?;
-    let reason = format!(
+    Ok(Down::Cut(format!(
         "powered off: its guest did not shut down within {}",
         age(timeout.0)
-    );
-    context.output.warn(&format!("{name} was {reason}"));
-    Ok((true, reason))
+    )))
 }
 
 /// Powers `domain` off at once, and drops its saved memory, saying what is lost.
@@ -135,6 +147,7 @@ fn shut_down(domain: &Domain, name: &InstanceName, deadline: Instant) -> Result<
         if button_at.is_some_and(|at| Instant::now() >= at) {
             button_at = None;
             domain.press_power_button(deadline.saturating_duration_since(Instant::now()));
+            continue;
         }
         if Instant::now() >= deadline {
             return Ok(false);

@@ -19,8 +19,9 @@ use crate::state::record::{self, Run};
 use crate::state::{activity, keep};
 use crate::viewers;
 
-/// How many guests are asked at once. Most of the time goes by in waiting for their agents.
-const ASKED_AT_ONCE: usize = 16;
+/// How many guests are asked at once. Most of the time goes by in waiting for their agents; libvirt
+/// has twenty workers by default, of which others need some.
+const ASKED_AT_ONCE: usize = 8;
 
 /// How long a guest's agent may take.
 const AGENT: std::time::Duration = std::time::Duration::from_secs(3);
@@ -31,8 +32,12 @@ pub struct Sight {
     pub name: InstanceName,
     pub facts: Facts,
     pub state: State,
-    /// Where its console is, as far as that was noted.
+    /// Where its console is, as far as that is known.
     console: Option<Console>,
+    /// It is known whether somebody looks at its console.
+    viewed: bool,
+    /// What could not be learned.
+    doubt: Option<String>,
     pub standing: Standing,
     /// Its activity file is missing.
     pub untouched: bool,
@@ -76,13 +81,12 @@ impl<'a> Lookout<'a> {
     pub fn glance(&self, name: InstanceName, facts: Facts, seen: &mut Seen) -> Sight {
         let now = self.context.time();
         let run = facts.id.map(Run::current);
-        let record = self
-            .records
-            .as_ref()
-            .and_then(|records| record::read_in(records, Paths::record_name(&name), facts.uuid));
-        let boot = record
-            .and_then(|record| record.boot)
-            .filter(|boot| Some(&boot.run) == run.as_ref());
+        // Of one that is off, and most are, the notes on its runs tell nothing.
+        let boot = run.as_ref().and_then(|run| {
+            let records = self.records.as_ref()?;
+            let record = record::read_in(records, Paths::record_name(&name), facts.uuid)?;
+            record.boot.filter(|boot| boot.run == *run)
+        });
         let known_run = boot.is_some();
         let policy = self.context.policy(&name.lab);
         let (state, _) = observe(&facts, boot.as_ref(), policy.boot_timeout, now);
@@ -93,6 +97,8 @@ impl<'a> Lookout<'a> {
             facts,
             state,
             console: boot.and_then(|boot| boot.console),
+            viewed: false,
+            doubt: None,
             standing: Standing::Left(String::new()),
             untouched: false,
             name,
@@ -109,8 +115,7 @@ impl<'a> Lookout<'a> {
             }
         };
         let touched = self.touched(&sight.name);
-        sight.untouched = matches!(&touched, Err(error) if error.kind() == io::ErrorKind::NotFound)
-            && self.activities.is_ok();
+        sight.untouched = matches!(&touched, Err(error) if error.kind() == io::ErrorKind::NotFound);
         let facts = policy::Facts {
             rung,
             touched: touched.map_or_else(
@@ -131,72 +136,83 @@ impl<'a> Lookout<'a> {
         sight
     }
 
-    /// Looks closer at those of `sights` that run and that nothing so far says are in use: who looks
-    /// at their consoles, and what their guests say.
-    pub fn look_closer(&self, sights: &mut [(Sight, Seen)]) {
-        let mut unsure: Vec<_> = sights
+    /// Looks closer at those of `sights` that run: who looks at their consoles, which the kernel tells
+    /// of all at once; and what their guests say, who are asked where nothing else says that they
+    /// are in use, or `all` of them. Returns what kept it from looking.
+    pub fn look_closer(&self, sights: &mut [(Sight, Seen)], all: bool) -> Option<String> {
+        let mut running: Vec<_> = sights
             .iter_mut()
-            .filter(|(sight, _)| sight.is_unsure())
+            .filter(|(sight, _)| sight.runs())
             .collect();
-        if unsure.is_empty() {
-            return;
-        }
-        let found = side_by_side(&unsure, ASKED_AT_ONCE, |(sight, _)| {
+        let mut trouble = self.look_at_consoles(&mut running);
+        running.retain(|(sight, _)| all || sight.is_unsure());
+        let found = side_by_side(&running, ASKED_AT_ONCE, |(sight, _)| {
             let context = self.context.beside();
-            let console = sight.console.clone().map_or_else(
-                || console(&context, &sight.name),
-                |console| Ok(Some(console)),
-            );
+            let console = match &sight.console {
+                Some(_) => Ok(None),
+                None => console(&context, &sight.name),
+            };
             (console, guest(&context, &sight.name))
         });
-        let consoles = found
+        let mut elsewhere = Vec::new();
+        for (one, (console, guest)) in running.into_iter().zip(found) {
+            let (sight, seen) = &mut *one;
+            if let Standing::On(facts, _) = &mut sight.standing {
+                facts.guest = sign(guest, seen, self.context.time());
+            }
+            match console {
+                Ok(None) => {}
+                Ok(found) => sight.console = found,
+                Err(error) => {
+                    seen.connected(true, self.context.time());
+                    sight.doubt = Some(format!("its console is not known: {error:#}"));
+                }
+            }
+            self.judge_again(sight, seen);
+            elsewhere.push(one);
+        }
+        // Those that something else powered on.
+        elsewhere.retain(|(sight, _)| !sight.viewed);
+        trouble = trouble.or(self.look_at_consoles(&mut elsewhere));
+        trouble
+    }
+
+    /// Takes note of who looks at the consoles that are known.
+    fn look_at_consoles(&self, running: &mut [&mut (Sight, Seen)]) -> Option<String> {
+        let consoles = running
             .iter()
-            .filter_map(|(console, _)| console.as_ref().ok());
-        let viewed = viewers::of(consoles.flatten());
-        let now = self.context.time();
-        for ((sight, seen), (console, guest)) in unsure.iter_mut().zip(found) {
-            let Standing::On(facts, _) = &mut sight.standing else {
+            .filter_map(|(sight, _)| sight.console.as_ref());
+        let viewed = viewers::of(consoles);
+        for (sight, seen) in running.iter_mut().map(|one| &mut **one) {
+            let Some(console) = &sight.console else {
                 continue;
             };
-            let mut doubt = None;
-            let connected = match (console, &viewed) {
-                (Ok(None), _) => false,
-                (Ok(Some(console)), Ok(viewed)) => [Some(console.port), console.websocket]
-                    .into_iter()
-                    .flatten()
-                    .any(|port| viewed.contains(&port)),
-                (Err(error), _) => {
-                    doubt = Some(format!("{error:#}"));
-                    true
-                }
-                (Ok(Some(_)), Err(error)) => {
-                    doubt = Some(format!("{error:#}"));
-                    true
-                }
-            };
-            seen.connected(connected, now);
-            facts.console = seen.console;
-            facts.guest = match guest {
-                Ok(Answer::Nobody) => Sign::Silent("no agent"),
-                Ok(Answer::None(error)) | Err(error) => {
-                    Sign::Unreadable(format!("does not tell of its use: {error:#}"))
-                }
-                Ok(Answer::Use(found)) => {
-                    let typed = found.unused.map(|unused| now - unused);
-                    let heard = found.input.map(|count| seen.heard(count, now));
-                    match typed.max(heard) {
-                        Some(at) => Sign::At(at),
-                        None => Sign::Silent("nobody logged in"),
-                    }
-                }
-            };
-            let policy = self.context.policy(&sight.name.lab);
-            let mut standing = self.judged((**facts).clone(), &policy);
-            if let (Some(doubt), Standing::On(_, decision)) = (doubt, &mut standing) {
-                decision.doubts.push(doubt);
-            }
-            sight.standing = standing;
+            sight.viewed = true;
+            let mut ports = [Some(console.port), console.websocket]
+                .into_iter()
+                .flatten();
+            // Where that cannot be told, somebody may be there.
+            let connected = viewed
+                .as_ref()
+                .map_or(true, |viewed| ports.any(|port| viewed.contains(&port)));
+            seen.connected(connected, self.context.time());
+            self.judge_again(sight, seen);
         }
+        viewed.err().map(|error| format!("{error:#}"))
+    }
+
+    /// Judges by what was learned since.
+    fn judge_again(&self, sight: &mut Sight, seen: &Seen) {
+        let Standing::On(facts, _) = &mut sight.standing else {
+            return;
+        };
+        facts.console = seen.console;
+        let policy = self.context.policy(&sight.name.lab);
+        let mut standing = self.judged((**facts).clone(), &policy);
+        if let Standing::On(_, decision) = &mut standing {
+            decision.doubts.extend(sight.doubt.clone());
+        }
+        sight.standing = standing;
     }
 
     fn judged(&self, facts: policy::Facts, policy: &crate::config::Policy) -> Standing {
@@ -226,6 +242,10 @@ impl<'a> Lookout<'a> {
     /// Why nothing is known of anybody's activity, where that is so.
     pub fn blind(&self) -> Option<String> {
         let error = self.activities.as_ref().err()?;
+        if error.kind() == io::ErrorKind::NotFound {
+            // It is made with the files in it.
+            return None;
+        }
         let place = self.context.paths.activities();
         Some(format!(
             "{} cannot be read ({error}): all instances count as active",
@@ -245,6 +265,11 @@ impl<'a> Lookout<'a> {
 }
 
 impl Sight {
+    /// Whether it runs and is on the ladder.
+    fn runs(&self) -> bool {
+        matches!(&self.standing, Standing::On(facts, _) if facts.rung <= Rung::Idle)
+    }
+
     /// Whether it runs, and more must be known before it is taken down, or let go again.
     fn is_unsure(&self) -> bool {
         let Standing::On(facts, decision) = &self.standing else {
@@ -276,6 +301,23 @@ fn console(context: &Context, name: &InstanceName) -> Result<Option<Console>> {
     match context.hypervisor()?.find(name)? {
         Some(domain) => Console::of(&domain.xml()?),
         None => Ok(None),
+    }
+}
+
+/// What the answer of a guest tells, of which `seen` takes note.
+fn sign(answer: Result<Answer>, seen: &mut Seen, now: Timestamp) -> Sign {
+    match answer {
+        Ok(Answer::Nobody) => Sign::Silent("no agent"),
+        Ok(Answer::None(error)) | Err(error) => {
+            Sign::Unreadable(format!("does not tell of its use: {error:#}"))
+        }
+        Ok(Answer::Use(found)) => {
+            let typed = found.unused.map(|unused| now - unused);
+            let heard = found.input.and_then(|count| seen.heard(count, now));
+            typed
+                .max(heard)
+                .map_or(Sign::Silent("no use yet"), Sign::At)
+        }
     }
 }
 

@@ -24,6 +24,9 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// How long libvirt may take for the simplest answer.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// How long it may take to see which instances there are.
+const LONGEST_SURVEY: Duration = Duration::from_secs(60);
+
 /// How long a single step may take; the memory of a very large guest is saved in less.
 const LONGEST_STEP: Duration = Duration::from_secs(15 * 60);
 
@@ -79,7 +82,11 @@ fn watched(context: &Context, options: &Reap) -> Result<Report> {
         if so_far != last.0 {
             last = (so_far, Instant::now());
         }
-        if !context.libvirt_answers(ANSWER) || last.1.elapsed() > LONGEST_STEP {
+        let longest = match so_far {
+            0 => LONGEST_SURVEY,
+            _ => LONGEST_STEP,
+        };
+        if !context.libvirt_answers(ANSWER) || last.1.elapsed() > longest {
             return Err(Fault::new(
                 Kind::Unavailable,
                 "libvirt does not answer: the pass was given up",

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -15,6 +16,10 @@ use crate::context::Context;
 use crate::hypervisor::Detail;
 use crate::policy::Rung;
 use crate::state::passes::{Circumstances, Passes, Seen};
+
+/// No step down is begun later than this in a pass: what is due then is left for the next one, which
+/// also looks for those who are back.
+const LATEST: Duration = Duration::from_secs(45);
 
 /// What a pass was asked for.
 #[derive(Debug)]
@@ -29,6 +34,7 @@ pub struct Pass {
 impl Pass {
     /// Makes the pass. The caller holds the reaper's lock, unless it is a dry run.
     pub fn run(&self, context: &Context) -> Result<Report> {
+        let began = Instant::now();
         let all = survey(context, Detail::Power)?;
         let file = context.paths.passes();
         let mut passes = Passes::read(&file);
@@ -52,7 +58,7 @@ impl Pass {
             })
             .collect();
         self.progress.fetch_add(1, Ordering::Relaxed);
-        lookout.look_closer(&mut sights);
+        let trouble = lookout.look_closer(&mut sights, self.dry_run);
         self.progress.fetch_add(1, Ordering::Relaxed);
 
         let mut report = Report::new(self.dry_run);
@@ -63,30 +69,42 @@ impl Pass {
             report.instances = Some(rows.collect());
             let due = sights.iter().filter_map(|(sight, _)| planned(sight));
             report.actions = due
-                .map(|(step, sight)| step.action(sight, Ok(())))
+                .map(|(step, sight)| step.action(sight, &step.reason, Ok(())))
                 .collect();
             return Ok(report);
         }
-        self.warn(context, &lookout, &mut sights);
+        let blind = lookout.blind().filter(|_| !sights.is_empty());
+        let troubles = blind.into_iter().chain(trouble).collect();
+        self.warn(context, &lookout, &mut passes, troubles, &mut sights);
         passes.put(
             sights
                 .iter()
                 .map(|(sight, seen)| (&*sight.facts.name, seen)),
         );
-        passes
+        let noted = passes
             .write(&file)
-            .context("failed to note what this pass saw")?;
+            .context("failed to note what this pass saw");
 
         let mut due: Vec<_> = sights
             .iter()
             .filter_map(|(sight, seen)| planned(sight).map(|(step, sight)| (step, sight, seen)))
+            // Without a memory nobody is taken down.
+            .filter(|(step, ..)| noted.is_ok() || step.to == Rung::Running)
             .collect();
         due.sort_by_key(|(step, sight, _)| {
             let lab = context.config.lab(&sight.name.lab);
             let memory = lab.map_or(0, |lab| lab.memory_mb);
             (step.urgency(), Reverse(memory))
         });
-        self.act(context, &lookout, &due, &mut report)?;
+        self.act(context, &lookout, &due, began + LATEST, &mut report)?;
+        noted?;
+        if !due.is_empty() {
+            // However long it took, it was no outage.
+            passes.end(&context.moment());
+            passes
+                .write(&file)
+                .context("failed to note the end of this pass")?;
+        }
         Ok(report)
     }
 
@@ -95,13 +113,16 @@ impl Pass {
         context: &Context,
         lookout: &Lookout,
         due: &[(Planned, &Sight, &Seen)],
+        latest: Instant,
         report: &mut Report,
     ) -> Result<()> {
         let stop = context.interrupted()?;
         let outcomes = side_by_side(due, self.jobs, |(planned, sight, seen)| {
-            let outcome = match stop.load(Ordering::Relaxed) {
-                true => Outcome::Left("interrupted before it was its turn".to_owned()),
-                false => step::take(context, lookout, sight, (*seen).clone(), planned),
+            let too_late = planned.to != Rung::Running && Instant::now() > latest;
+            let outcome = match (stop.load(Ordering::Relaxed), too_late) {
+                (true, _) => Outcome::Left("interrupted before it was its turn".to_owned()),
+                (false, true) => Outcome::Left("this pass has taken long enough".to_owned()),
+                (false, false) => step::take(context, lookout, sight, (*seen).clone(), planned),
             };
             self.progress.fetch_add(1, Ordering::Relaxed);
             outcome
@@ -109,33 +130,44 @@ impl Pass {
         for ((planned, sight, _), outcome) in due.iter().zip(outcomes) {
             let name = &sight.name;
             let (from, to) = (planned.from.as_str(), planned.to.as_str());
-            let result = match &outcome {
+            let (reason, result) = match &outcome {
                 Outcome::Left(why) => {
                     context
                         .output
                         .detail(&format!("{name}: left for the next pass: {why}"));
                     continue;
                 }
-                Outcome::Done => {
+                Outcome::Done(reason) => {
                     context
                         .output
-                        .detail(&format!("{name}: {from} to {to}: {}", planned.reason));
-                    Ok(())
+                        .detail(&format!("{name}: {from} to {to}: {reason}"));
+                    (reason, Ok(()))
                 }
-                Outcome::Failed(error) => Err(error),
+                Outcome::Failed(error) => (&planned.reason, Err(error)),
             };
             report.failed += usize::from(result.is_err());
-            report.actions.push(planned.action(sight, result));
+            report.actions.push(planned.action(sight, reason, result));
         }
         Ok(())
     }
 
     /// Says what is wrong with signs of use, each of it once, and makes missing activity files.
-    fn warn(&self, context: &Context, lookout: &Lookout, sights: &mut [(Sight, Seen)]) {
-        let blind = lookout.blind();
-        if let (Some(blind), false) = (&blind, sights.is_empty()) {
-            context.output.warn(blind);
+    fn warn(
+        &self,
+        context: &Context,
+        lookout: &Lookout,
+        passes: &mut Passes,
+        troubles: Vec<String>,
+        sights: &mut [(Sight, Seen)],
+    ) {
+        for trouble in &troubles {
+            match passes.troubles.contains(trouble) {
+                true => context.output.detail(trouble),
+                false => context.output.warn(trouble),
+            }
         }
+        passes.troubles = troubles;
+        let blind = lookout.blind().is_some();
         for (sight, seen) in sights {
             let doubts = match &sight.standing {
                 Standing::On(_, decision) => decision.doubts.clone(),
@@ -143,7 +175,7 @@ impl Pass {
             };
             for doubt in &doubts {
                 let text = format!("{}: {doubt}; it counts as active", sight.name);
-                match seen.doubts.contains(doubt) || blind.is_some() {
+                match seen.doubts.contains(doubt) || blind {
                     true => context.output.detail(&text),
                     false => context.output.warn(&text),
                 }
@@ -190,13 +222,13 @@ impl Planned {
         }
     }
 
-    fn action(&self, sight: &Sight, result: Result<(), &anyhow::Error>) -> Action {
+    fn action(&self, sight: &Sight, reason: &str, result: Result<(), &anyhow::Error>) -> Action {
         Action::new(
             sight,
             self.from,
             self.to,
             self.idle_seconds,
-            self.reason.clone(),
+            reason.to_owned(),
             result,
         )
     }

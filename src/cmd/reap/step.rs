@@ -28,8 +28,8 @@ const SHUTDOWN: Duration = Duration(SignedDuration::from_mins(1));
 /// What became of a step.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It was taken.
-    Done,
+    /// It was taken, and why.
+    Done(String),
     /// It was not, and that is no fault: the next pass looks again.
     Left(String),
     /// It failed.
@@ -51,19 +51,19 @@ pub fn take(
     let context = context.beside();
     let began = Instant::now();
     match attempt(&context, lookout, sight, seen, planned) {
-        Ok(None) => {
-            note(&context, name, planned);
+        Ok(Attempt::Taken(reason)) => {
+            note(&context, name, planned, &reason);
             let entry = Entry {
                 action: "reap",
                 from: state(planned.from).or(Some(sight.state)),
                 to: state(planned.to),
                 ok: true,
-                reason: &planned.reason,
+                reason: &reason,
             };
             journal::write(&context, name, began, &entry);
-            Outcome::Done
+            Outcome::Done(reason)
         }
-        Ok(Some(why)) => Outcome::Left(why),
+        Ok(Attempt::NotDue(why)) => Outcome::Left(why),
         // To shut a paused guest down takes memory; it can wait until there is some.
         Err(error)
             if kind_of(&error) == Kind::Busy
@@ -78,57 +78,77 @@ pub fn take(
     }
 }
 
-/// Takes the step; or tells why it is no longer due.
+/// What came of looking again.
+enum Attempt {
+    /// The step was taken, and why.
+    Taken(String),
+    /// It is no longer due, and why.
+    NotDue(String),
+}
+
 fn attempt(
     context: &Context,
     lookout: &Lookout,
     sight: &Sight,
     mut seen: Seen,
     planned: &Planned,
-) -> Result<Option<String>> {
+) -> Result<Attempt> {
     let name = &sight.name;
+    let not_due = |why: &str| Ok(Attempt::NotDue(why.to_owned()));
     let Some(domain) = context.hypervisor()?.find(name)? else {
-        return Ok(Some("it is gone".to_owned()));
+        return not_due("it is gone");
     };
     let Some(facts) = domain.facts(Detail::Power)? else {
-        return Ok(Some("it is gone".to_owned()));
+        return not_due("it is gone");
     };
     if facts.uuid != sight.facts.uuid {
-        return Ok(Some("it was made anew".to_owned()));
+        return not_due("it was made anew");
     }
     let now = lookout.glance(name.clone(), facts, &mut seen);
     let mut now = [(now, seen)];
-    lookout.look_closer(&mut now);
+    lookout.look_closer(&mut now, false);
     let [(now, _)] = now;
     match &now.standing {
-        Standing::Left(why) => return Ok(Some(why.clone())),
+        Standing::Left(why) => return not_due(why),
         Standing::On(facts, decision)
             if (facts.rung, decision.step) != (planned.from, Some(planned.to)) =>
         {
-            return Ok(Some(format!("it changed meanwhile: {}", decision.reason)));
+            return not_due(&format!("it changed meanwhile: {}", decision.reason));
         }
         Standing::On(..) => {}
     }
-    act(context, name, &domain, planned.to)?;
-    Ok(None)
+    let how = act(context, name, &domain, planned.to)?;
+    Ok(Attempt::Taken(match how {
+        Some(how) => format!("{}; {how}", planned.reason),
+        None => planned.reason.clone(),
+    }))
 }
 
-fn act(context: &Context, name: &InstanceName, domain: &Domain, to: Rung) -> Result<()> {
+/// Takes the step to the rung `to`; how that went, where there is more than one way.
+fn act(
+    context: &Context,
+    name: &InstanceName,
+    domain: &Domain,
+    to: Rung,
+) -> Result<Option<String>> {
     match to {
-        Rung::Running => idle::leave(context, name, domain).map(drop),
-        Rung::Idle => idle::hold_back(context, name, domain).map(drop),
-        Rung::Paused => pause::hold(context, name, domain, false).map(drop),
-        Rung::Stopped => stop::down(context, name, domain, SHUTDOWN, false).map(drop),
+        Rung::Running => drop(idle::leave(context, name, domain)?),
+        Rung::Idle => drop(idle::hold_back(context, name, domain)?),
+        Rung::Paused => drop(pause::hold(context, name, domain, false)?),
+        Rung::Stopped => {
+            return Ok(Some(stop::down(context, name, domain, SHUTDOWN)?.reason()));
+        }
         Rung::Destroyed => {
             let traces = Traces::of(context, name)?.with_context(|| instance::missing(name))?;
             traces.ensure_ours(context, &References::new(context))?;
-            destroy::destroy(context, &traces)
+            destroy::destroy(context, &traces)?;
         }
     }
+    Ok(None)
 }
 
 /// Notes why it is in its state now, for listings.
-fn note(context: &Context, name: &InstanceName, planned: &Planned) {
+fn note(context: &Context, name: &InstanceName, planned: &Planned, reason: &str) {
     let Some(state) = state(planned.to).filter(|state| *state != State::Running) else {
         return;
     };
@@ -141,7 +161,7 @@ fn note(context: &Context, name: &InstanceName, planned: &Planned) {
         };
         let why = Some(Why {
             state,
-            reason: planned.reason.clone(),
+            reason: reason.to_owned(),
         });
         record::write(&context.paths.record(name), &Record { why, ..record })?;
         Ok(())
