@@ -15,6 +15,7 @@ SYSCONFDIR  ?= /etc
 DESTDIR     ?=
 BINDIR       = $(DESTDIR)$(PREFIX)/bin
 SHAREDIR     = $(DESTDIR)$(PREFIX)/share
+UNITDIR      = $(DESTDIR)$(PREFIX)/lib/systemd/system
 
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 # Found when it is needed: `make setup` may have installed it just before.
@@ -22,6 +23,10 @@ CARGO  = cargo=$$(templates/host/find-cargo.sh) && PATH="$${cargo%/*}:$$PATH" "$
 # Tests of VMs need root; cargo itself does not.
 AS_ROOT = $(if $(SUDO),export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(SUDO);)
 BINARY = target/release/cyyber
+
+# Installs the template $1 as the file $2.
+fill_in = sed 's|@BINDIR@|$(PREFIX)/bin|g; s|@SYSCONFDIR@|$(SYSCONFDIR)|g' templates/host/$1 | \
+	    $(SUDO) install -D -m 644 /dev/stdin $2
 
 .PHONY: help
 help: ## show this
@@ -61,7 +66,7 @@ reference: ## write man/ and completions/ anew from the program
 	@CYYBER_UPDATE_REFERENCE=1 $(SHELL) -c '$(CARGO) test --locked --test reference'
 
 .PHONY: install
-install: build ## install program, man pages, completions and examples below PREFIX
+install: build ## install program, man pages, completions, passes each minute, examples
 	$(SUDO) install -D -m 755 $(BINARY) $(BINDIR)/cyyber
 	$(SUDO) install -d $(SHAREDIR)/man/man1 $(SHAREDIR)/man/man5 $(SHAREDIR)/cyyber/labs
 	$(SUDO) install -m 644 man/*.1 $(SHAREDIR)/man/man1/
@@ -74,6 +79,13 @@ install: build ## install program, man pages, completions and examples below PRE
 	@# A configuration that is there is the instructor's.
 	[ -e $(DESTDIR)$(SYSCONFDIR)/cyyber/labs-config.json ] || \
 	    $(SUDO) install -m 644 labs/labs-config.json $(DESTDIR)$(SYSCONFDIR)/cyyber/labs-config.json
+	$(call fill_in,cyyber.cron,$(DESTDIR)$(SYSCONFDIR)/cron.d/cyyber)
+	$(call fill_in,cyyber.logrotate,$(DESTDIR)$(SYSCONFDIR)/logrotate.d/cyyber)
+	$(call fill_in,cyyber-reap.service,$(UNITDIR)/cyyber-reap.service)
+	$(call fill_in,cyyber-reap.timer,$(UNITDIR)/cyyber-reap.timer)
+	@# Not for a package, nor for a trial in some other place.
+	if [ -d /run/systemd/system ] && [ "$(DESTDIR)$(SYSCONFDIR)" = /etc ]; then \
+	    $(SUDO) systemctl daemon-reload; $(SUDO) systemctl enable --now cyyber-reap.timer; fi
 
 .PHONY: clean
 clean: ## remove what was compiled

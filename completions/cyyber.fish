@@ -201,6 +201,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "list" -d 'List instances and their states'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -l jobs -d 'How many instances to take down at once' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -l timeout -d 'How long a guest that is stopped may take to shut down, as in 90s or 2m' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'

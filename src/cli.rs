@@ -71,6 +71,13 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Build the base images of labs
+    ///
+    /// For each lab a Packer template is rendered into the output directory and run. The result is a
+    /// disk image, a libvirt domain definition and a metadata file there, and a new build of the lab's
+    /// base image in the storage directory. Instances made before keep the build they were made from.
+    ///
+    /// A lab is built when something that goes into its image changed. When one of several fails, the
+    /// others are built all the same.
     Build(Build),
     /// Give students their VMs, and look after them
     ///
@@ -85,6 +92,17 @@ pub enum Command {
     )]
     Instance(Instance),
     /// Walk instances that nobody uses down the idle ladder, once
+    ///
+    /// For cron, each minute. An instance that was not used for a while is held to half of its CPU
+    /// time; later its memory is saved to disk, then it is shut down, and at last destroyed, as the
+    /// policy of its lab says. It goes down by one rung in a pass at most. An idle one that is used
+    /// again gets its CPU time back.
+    ///
+    /// In doubt an instance is in use: where its last activity cannot be told, nothing is done. A pass
+    /// that comes after an outage only looks, and nothing is destroyed that passes have not seen
+    /// stopped for an hour.
+    ///
+    /// Says nothing when all went well. A pass that finds another one at work leaves it to that.
     Reap(Reap),
     /// Print the completion script for a shell
     ///
@@ -100,14 +118,7 @@ pub enum Command {
     },
 }
 
-/// Build the base images of labs
-///
-/// For each lab a Packer template is rendered into the output directory and run. The result is a
-/// disk image, a libvirt domain definition and a metadata file there, and a new build of the lab's
-/// base image in the storage directory. Instances made before keep the build they were made from.
-///
-/// A lab is built when something that goes into its image changed. When one of several fails, the
-/// others are built all the same.
+/// Options of `cyyber build`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cyyber build                      every lab that changed
@@ -235,6 +246,15 @@ pub enum Instance {
         yes: bool,
     },
     /// Destroy instances with their disks
+    ///
+    /// Destroys the VM, saved memory, disk and activity file of every instance that was asked for: of
+    /// all when nothing limits that. A base image that an instance stands on is never touched, nor is a
+    /// VM that cyyber did not make.
+    ///
+    /// What interrupted commands left is found as well: a disk or saved memory without its VM, a VM
+    /// without its disk. So are old builds of base images that no instance stands on any more.
+    ///
+    /// Asks first at a terminal, and needs --yes elsewhere.
     Cleanup(Cleanup),
     /// Get access to the console of a running instance
     ///
@@ -322,16 +342,7 @@ pub enum Instance {
     },
 }
 
-/// Destroy instances with their disks
-///
-/// Destroys the VM, saved memory, disk and activity file of every instance that was asked for: of
-/// all when nothing limits that. A base image that an instance stands on is never touched, nor is a
-/// VM that cyyber did not make.
-///
-/// What interrupted commands left is found as well: a disk or saved memory without its VM, a VM
-/// without its disk. So are old builds of base images that no instance stands on any more.
-///
-/// Asks first at a terminal, and needs --yes elsewhere.
+/// Options of `cyyber instance cleanup`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cyyber instance cleanup --lab lab01 --dry-run       what would go
@@ -366,18 +377,7 @@ pub struct Cleanup {
     pub yes: bool,
 }
 
-/// Walk instances that nobody uses down the idle ladder, once
-///
-/// For cron, each minute. An instance that was not used for a while is held to half of its CPU time;
-/// later its memory is saved to disk, then it is shut down, and at last destroyed, as the policy of
-/// its lab says. It goes down by one rung in a pass at most. An idle one that is used again gets its
-/// CPU time back.
-///
-/// Whoever doubts is in use: where the last activity cannot be told, nothing is done. A pass that
-/// comes after an outage only looks, and nothing is destroyed that passes have not seen stopped for
-/// an hour.
-///
-/// Says nothing when all went well. A pass that finds another one at work leaves it to that.
+/// Options of `cyyber reap`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cyyber reap --dry-run            every instance: its signs of use, the next step, and when
@@ -390,6 +390,9 @@ pub struct Reap {
     /// How many instances to take down at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub jobs: u8,
+    /// How long a guest that is stopped may take to shut down, as in 90s or 2m
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parsed::<Duration>())]
+    pub timeout: Duration,
 }
 
 /// One instance, by lab and user.

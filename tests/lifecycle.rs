@@ -76,6 +76,9 @@ fn bring(sandbox: &Sandbox, from: &str) {
 /// Runs `command` and asserts that it does what the manual says; whether the state is another now.
 fn assert_outcome(sandbox: &Sandbox, from: &str, command: &str, outcome: &str) -> bool {
     let words: Vec<&str> = command.split_whitespace().collect();
+    if words == ["reap"] {
+        return assert_reaped(sandbox, from, outcome);
+    }
     let mut options = words[1..].to_vec();
     match words[0] {
         "cleanup" | "reset" => options.push("--yes"),
@@ -111,12 +114,38 @@ fn assert_outcome(sandbox: &Sandbox, from: &str, command: &str, outcome: &str) -
     }
 }
 
+/// The same of a pass for which every step is due.
+fn assert_reaped(sandbox: &Sandbox, from: &str, outcome: &str) -> bool {
+    let starting = from == "starting";
+    let now = "0s";
+    sandbox.configure(&json!({"policy": {
+        "idle_after": now, "pause_after": now, "stop_after": now, "destroy_after": now,
+        "destroy_grace": now, "boot_timeout": if starting { "5m" } else { now },
+    }}));
+    let pass = || {
+        sandbox
+            .cyyber(["-o", "json", "reap", "--timeout", "0s"])
+            .json()
+    };
+    // A first one only looks.
+    assert_eq!(pass()["actions"], json!([]));
+    let _ = pass();
+    let listed = sandbox.listed("7");
+    match outcome {
+        "gone" => assert!(listed.is_null(), "{from}: {listed:#}"),
+        "already" => assert!(listed.is_null(), "{from}: {listed:#}"),
+        "same" => assert!(from.starts_with(&text(&listed["state"])), "{listed:#}"),
+        state => assert_eq!(listed["state"], state, "{from}: {listed:#}"),
+    }
+    !matches!(outcome, "already" | "same")
+}
+
 fn walk(from: &str) {
     let sandbox = Sandbox::with_guests(1);
     sandbox.base(&sandbox.lab);
     let rows = manual();
     let (_, outcomes) = rows.iter().find(|(row, _)| row == from).unwrap();
-    assert_eq!(outcomes.len(), 11, "{outcomes:?}");
+    assert_eq!(outcomes.len(), 13, "{outcomes:?}");
     let mut there = false;
     for (command, outcome) in outcomes {
         if !there {

@@ -174,6 +174,7 @@ fn a_day_of_a_hundred_students() {
         let reap = Reap {
             dry_run: false,
             jobs: 4,
+            timeout: "60s".parse().unwrap(),
         };
         cmd::reap::run(&context(&school.sandbox, minute), &reap).unwrap();
         let running = school.running();

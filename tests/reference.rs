@@ -361,6 +361,9 @@ fn the_manual_has_every_variable_and_path() {
         paths.overlay(&name),
         paths.activity(&name),
         paths.record(&name),
+        paths.keep(&name),
+        paths.journal(),
+        paths.passes(),
         paths.instance_lock(&name).parent().unwrap().to_owned(),
         paths.download_cache(0).parent().unwrap().to_owned(),
         paths.build_log(&lab),
@@ -455,6 +458,10 @@ fn the_configurations_page_has_the_defaults_that_the_program_uses() {
         ("pause_after", minutes(&lab.policy.pause_after)),
         ("stop_after", minutes(&lab.policy.stop_after)),
         ("destroy_after", minutes(&lab.policy.destroy_after)),
+        (
+            "destroy_grace",
+            minutes(&Patience::After(lab.policy.destroy_grace)),
+        ),
         ("max_connected", minutes(&lab.policy.max_connected)),
         (
             "boot_timeout",

@@ -66,6 +66,7 @@ fn watched(context: &Context, options: &Reap) -> Result<Report> {
     let pass = pass::Pass {
         dry_run: options.dry_run,
         jobs: options.jobs.into(),
+        timeout: options.timeout,
         progress: Arc::clone(&progress),
     };
     std::thread::spawn(move || sender.send(pass.run(&worker)));

@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::hypervisor::Detail;
 use crate::policy::Rung;
 use crate::state::passes::{Circumstances, Passes, Seen};
+use crate::units;
 
 /// No step down is begun later than this in a pass: what is due then is left for the next one, which
 /// also looks for those who are back.
@@ -27,6 +28,8 @@ pub struct Pass {
     pub dry_run: bool,
     /// How many steps are taken at once.
     pub jobs: usize,
+    /// How long a guest may take to shut down.
+    pub timeout: units::Duration,
     /// Counts what was done, for whoever watches.
     pub progress: Arc<AtomicUsize>,
 }
@@ -122,7 +125,10 @@ impl Pass {
             let outcome = match (stop.load(Ordering::Relaxed), too_late) {
                 (true, _) => Outcome::Left("interrupted before it was its turn".to_owned()),
                 (false, true) => Outcome::Left("this pass has taken long enough".to_owned()),
-                (false, false) => step::take(context, lookout, sight, (*seen).clone(), planned),
+                (false, false) => {
+                    let seen = (*seen).clone();
+                    step::take(context, lookout, sight, seen, planned, self.timeout)
+                }
             };
             self.progress.fetch_add(1, Ordering::Relaxed);
             outcome

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use jiff::SignedDuration;
 
 use super::look::{Lookout, Sight, Standing};
 use super::pass::Planned;
@@ -22,9 +21,6 @@ use crate::state::passes::Seen;
 use crate::state::record::{self, Record, Why};
 use crate::units::Duration;
 
-/// How long a guest may take to shut down: nobody is waiting for it.
-const SHUTDOWN: Duration = Duration(SignedDuration::from_mins(1));
-
 /// What became of a step.
 #[derive(Debug)]
 pub enum Outcome {
@@ -36,13 +32,15 @@ pub enum Outcome {
     Failed(anyhow::Error),
 }
 
-/// Takes the step that was planned at `sight`, if it is still due.
+/// Takes the step that was planned at `sight`, if it is still due. A guest may take up to `timeout`
+/// to shut down.
 pub fn take(
     context: &Context,
     lookout: &Lookout,
     sight: &Sight,
     seen: Seen,
     planned: &Planned,
+    timeout: Duration,
 ) -> Outcome {
     let name = &sight.name;
     let Some(_lock) = Lock::try_take(&context.paths.instance_lock(name)) else {
@@ -50,7 +48,7 @@ pub fn take(
     };
     let context = context.beside();
     let began = Instant::now();
-    match attempt(&context, lookout, sight, seen, planned) {
+    match attempt(&context, lookout, sight, seen, planned, timeout) {
         Ok(Attempt::Taken(reason)) => {
             note(&context, name, planned, &reason);
             let entry = Entry {
@@ -92,6 +90,7 @@ fn attempt(
     sight: &Sight,
     mut seen: Seen,
     planned: &Planned,
+    timeout: Duration,
 ) -> Result<Attempt> {
     let name = &sight.name;
     let not_due = |why: &str| Ok(Attempt::NotDue(why.to_owned()));
@@ -117,7 +116,7 @@ fn attempt(
         }
         Standing::On(..) => {}
     }
-    let how = act(context, name, &domain, planned.to)?;
+    let how = act(context, name, &domain, planned.to, timeout)?;
     Ok(Attempt::Taken(match how {
         Some(how) => format!("{}; {how}", planned.reason),
         None => planned.reason.clone(),
@@ -130,13 +129,14 @@ fn act(
     name: &InstanceName,
     domain: &Domain,
     to: Rung,
+    timeout: Duration,
 ) -> Result<Option<String>> {
     match to {
         Rung::Running => drop(idle::leave(context, name, domain)?),
         Rung::Idle => drop(idle::hold_back(context, name, domain)?),
         Rung::Paused => drop(pause::hold(context, name, domain, false)?),
         Rung::Stopped => {
-            return Ok(Some(stop::down(context, name, domain, SHUTDOWN)?.reason()));
+            return Ok(Some(stop::down(context, name, domain, timeout)?.reason()));
         }
         Rung::Destroyed => {
             let traces = Traces::of(context, name)?.with_context(|| instance::missing(name))?;

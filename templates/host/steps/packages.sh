@@ -12,7 +12,7 @@ readonly RUN_PACKAGES=(
     libxml2-utils
 )
 readonly BUILD_PACKAGES=(libvirt-dev pkg-config gcc make libc6-dev)
-readonly TEST_PACKAGES=(mandoc shellcheck)
+readonly TEST_PACKAGES=(mandoc shellcheck logrotate)
 
 refresh_trouble= # what went wrong when the lists of packages were refreshed
 
