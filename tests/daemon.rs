@@ -8,11 +8,13 @@ mod common;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::shape::STATES;
 use common::{Run, Sandbox, run, text, tool, virsh, wait_until};
 use rand::RngExt;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 fn has_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
@@ -101,6 +103,9 @@ fn a_daemon_that_is_killed_takes_no_instance_with_it() {
     sandbox.instance("resume", "paused", &[]).ok();
     sandbox.instance("stop", "paused", &["--force"]).ok();
 
+    hang(&sandbox);
+    kill_in_a_pass(&sandbox);
+
     // In the middle of a command.
     for round in 0..2 {
         for (verb, options) in [
@@ -131,6 +136,73 @@ fn a_daemon_that_is_killed_takes_no_instance_with_it() {
             sandbox.instance(verb, "7", options).ok();
         }
     }
+}
+
+/// Stopped, as by a fault that makes it hang: a pass gives up, and another one as well.
+fn hang(sandbox: &Sandbox) {
+    let pid = run(tool("pgrep").args(["-x", "libvirtd"]));
+    let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    let _goes_on = GoesOn(pid);
+    let began = Instant::now();
+    let passes = [(); 2].map(|()| {
+        sandbox
+            .command(["-v", "-o", "json", "reap"])
+            .spawn()
+            .unwrap()
+    });
+    let passes = passes.map(Run::end_of);
+    println!("libvirtd hangs: passes ended after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(40));
+    let codes: Vec<_> = passes.iter().map(|pass| pass.code).collect();
+    // One of them finds the other one at work.
+    assert!(
+        codes.contains(&Some(8)) && codes.contains(&Some(0)),
+        "{passes:#?}"
+    );
+}
+
+/// Lets a process go on, also after a failed assertion.
+struct GoesOn(Pid);
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        kill_process(self.0, Signal::CONT).unwrap();
+    }
+}
+
+/// Killed in the middle of a pass: nothing is lost, and the next passes go on.
+fn kill_in_a_pass(sandbox: &Sandbox) {
+    sandbox.instance("stop", "running", &["--force"]).ok();
+    let now = "0s";
+    sandbox.configure(&json!({"policy": {
+        "idle_after": now, "pause_after": now, "stop_after": "10d", "boot_timeout": now,
+    }}));
+    for round in 0..3 {
+        sandbox.instance("start", "7", &[]).ok();
+        for _ in 0..2 {
+            sandbox.cyyber(["reap"]).ok();
+        }
+        assert_eq!(sandbox.state("7"), "idle");
+        let child = sandbox.command(["reap"]).spawn().unwrap();
+        let after = Duration::from_millis(rand::rng().random_range(20..500));
+        sleep(after);
+        kill();
+        let ended = Run::end_of(child);
+        println!(
+            "round {round}: libvirtd killed {after:?} into a pass: {:?} {}",
+            ended.code,
+            ended.stderr.trim()
+        );
+        assert!(matches!(ended.code, Some(0 | 1 | 8)), "{ended:#?}");
+        start();
+        for _ in 0..2 {
+            sandbox.cyyber(["reap"]).ok();
+        }
+        assert_eq!(sandbox.state("7"), "paused");
+        assert!(sandbox.overlay("7").exists());
+    }
+    sandbox.configure(&json!({}));
 }
 
 /// Has user 7's instance in a state from which `verb` does something.

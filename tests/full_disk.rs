@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use common::{Sandbox, SmallDisk, text};
+use serde_json::{Value, json};
 
 const SAVES: &str = "/var/lib/libvirt/qemu/save";
 
@@ -46,6 +47,51 @@ fn memory_that_cannot_be_saved_stays_and_the_guest_goes_on() {
     sandbox.instance("pause", "7", &[]).ok();
     let resumed = sandbox.instance("resume", "7", &[]).json();
     assert_eq!(resumed["state"], "starting");
+
+    reap_on_a_full_disk(&sandbox);
+}
+
+/// A pass tells of it, and the next one tries again.
+fn reap_on_a_full_disk(sandbox: &Sandbox) {
+    let policy = json!({"idle_after": "0s", "pause_after": "0s", "boot_timeout": "0s"});
+    sandbox.configure(&json!({"policy": policy}));
+    for _ in 0..2 {
+        sandbox.cyyber(["reap"]).ok();
+    }
+    assert_eq!(sandbox.state("7"), "idle");
+    let too_small = SmallDisk::on(Path::new(SAVES), 100);
+    let pass = sandbox.cyyber(["reap"]);
+    assert_eq!(pass.code, Some(1), "{pass:#?}");
+    let name = sandbox.instance_name("7");
+    for said in [
+        &format!(
+            "error: {name} did not go from idle to paused: {name} was not paused and goes on running"
+        ),
+        "140 MiB are needed",
+        "error: 1 of 1 steps failed\nhint: the next pass tries again\n",
+    ] {
+        assert!(pass.stderr.contains(said), "{pass:#?}");
+    }
+    let pass = sandbox.cyyber(["-o", "json", "reap"]);
+    assert_eq!(pass.code, Some(1), "{pass:#?}");
+    let answer: Value = serde_json::from_str(&pass.stdout).unwrap();
+    assert_eq!(answer["failed"], 1);
+    assert_eq!(answer["actions"][0]["ok"], false);
+    drop(too_small);
+    assert_eq!(sandbox.state("7"), "idle");
+    let journal = fs::read_to_string(sandbox.path("state/events.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(journal.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&last["action"], &last["ok"]),
+        (&json!("reap"), &json!(false))
+    );
+    assert!(
+        text(&last["reason"]).contains("140 MiB are needed"),
+        "{last}"
+    );
+
+    sandbox.cyyber(["reap"]).ok();
+    assert_eq!(sandbox.state("7"), "paused");
 }
 
 #[test]
