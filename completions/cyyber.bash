@@ -167,7 +167,7 @@ _cyyber() {
 
     case "${cmd}" in
         cyyber)
-            opts="-c -o -q -v -h -V --config --connect --output --quiet --verbose --help --version build instance reap completions help"
+            opts="-c -o -q -v -h -V --config --connect --output --as-user --quiet --verbose --help --version build instance reap completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -193,6 +193,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -201,7 +205,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__build)
-            opts="-c -o -q -v -h --dry-run --force --jobs --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --dry-run --force --jobs --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -231,6 +235,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -239,7 +247,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__completions)
-            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help bash elvish fish powershell zsh"
+            opts="-c -o -q -v -h --config --connect --output --as-user --quiet --verbose --help bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -263,6 +271,10 @@ _cyyber() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -525,7 +537,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance)
-            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help create start pause resume stop reset cleanup console touch keep stats list help"
+            opts="-c -o -q -v -h --config --connect --output --as-user --quiet --verbose --help create start pause resume stop reset cleanup console touch keep stats list help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -551,6 +563,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -559,7 +575,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__cleanup)
-            opts="-c -o -q -v -h --lab --user --state --inactive-for --dry-run --yes --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --lab --user --state --inactive-for --dry-run --yes --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -601,6 +617,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -609,7 +629,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__console)
-            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -635,6 +655,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -643,7 +667,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__create)
-            opts="-c -o -q -v -h --users-from --jobs --start --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --users-from --jobs --start --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -675,6 +699,10 @@ _cyyber() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -881,7 +909,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__keep)
-            opts="-c -o -q -v -h --until --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --until --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -911,6 +939,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -919,7 +951,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__list)
-            opts="-c -o -q -v -h --lab --user --state --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --lab --user --state --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -957,6 +989,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -965,7 +1001,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__pause)
-            opts="-c -o -q -v -h --users-from --jobs --keep-memory --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --users-from --jobs --keep-memory --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -997,6 +1033,10 @@ _cyyber() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -1007,7 +1047,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__reset)
-            opts="-c -o -q -v -h --yes --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --yes --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1031,6 +1071,10 @@ _cyyber() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -1041,7 +1085,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__resume)
-            opts="-c -o -q -v -h --users-from --jobs --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --users-from --jobs --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1073,6 +1117,10 @@ _cyyber() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -1083,7 +1131,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__start)
-            opts="-c -o -q -v -h --users-from --jobs --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --users-from --jobs --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1117,6 +1165,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -1125,7 +1177,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__stats)
-            opts="-c -o -q -v -h --watch --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --watch --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1155,6 +1207,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -1163,7 +1219,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__stop)
-            opts="-c -o -q -v -h --users-from --jobs --timeout --force --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --users-from --jobs --timeout --force --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1201,6 +1257,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -1209,7 +1269,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__instance__subcmd__touch)
-            opts="-c -o -q -v -h --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1235,6 +1295,10 @@ _cyyber() {
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
                     return 0
                     ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -1243,17 +1307,13 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__reap)
-            opts="-c -o -q -v -h --dry-run --jobs --timeout --config --connect --output --quiet --verbose --help"
+            opts="-c -o -q -v -h --dry-run --jobs --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --jobs)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1275,6 +1335,10 @@ _cyyber() {
                     ;;
                 -o)
                     COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_cyyber_global_optspecs
-    string join \n config= c/connect= o/output= q/quiet v/verbose h/help V/version
+    string join \n config= c/connect= o/output= as-user= q/quiet v/verbose h/help V/version
 end
 
 function __fish_cyyber_needs_command
@@ -28,6 +28,7 @@ complete -c cyyber -n "__fish_cyyber_needs_command" -l config -d 'The file that 
 complete -c cyyber -n "__fish_cyyber_needs_command" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_needs_command" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_needs_command" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_needs_command" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_needs_command" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -42,6 +43,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l config -d 'The f
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l dry-run -d 'Render everything into the output directory and run nothing'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l force -d 'Build even where nothing changed'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
@@ -51,6 +53,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_s
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and not __fish_seen_subcommand_from create start pause resume stop reset cleanup console touch keep stats list help" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -73,6 +76,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -l start -d 'Power it on as well'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from create" -s v -l verbose -d 'More detail on standard error'
@@ -83,6 +87,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from start" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -92,6 +97,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -l keep-memory -d 'Hold it still with its memory in RAM, instead of saving it to disk'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from pause" -s v -l verbose -d 'More detail on standard error'
@@ -102,6 +108,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from resume" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -112,6 +119,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -l force -d 'Power it off at once: what the guest has not written to its disk, or has in saved memory, is lost'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stop" -s v -l verbose -d 'More detail on standard error'
@@ -120,6 +128,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -l yes -d 'Do not ask'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from reset" -s v -l verbose -d 'More detail on standard error'
@@ -137,6 +146,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -l dry-run -d 'Say what would be destroyed, and destroy nothing'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -l yes -d 'Do not ask'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from cleanup" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
@@ -146,6 +156,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from console" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -153,6 +164,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from touch" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -161,6 +173,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from keep" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -169,6 +182,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from stats" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -184,6 +198,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand instance; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -206,6 +221,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -l config -d 'The fi
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -l dry-run -d 'Tell of every instance what would be done and why, and do nothing'
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s v -l verbose -d 'More detail on standard error'
@@ -214,6 +230,7 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -l config -d 
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -58,6 +58,10 @@ pub struct Global {
     #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]
     pub output: Option<Format>,
 
+    /// Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]
+    #[arg(long, global = true, value_name = "USER", value_parser = parsed::<UserId>())]
+    pub as_user: Option<UserId>,
+
     /// Errors only on standard error: no progress, notes or warnings
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub quiet: bool,

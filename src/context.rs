@@ -13,11 +13,13 @@ use crate::cli::Global;
 use crate::clock::Moment;
 use crate::config::{AcceleratorChoice, Config, Policy};
 use crate::env::Overrides;
+use crate::error::{Fault, Kind};
 use crate::hypervisor::Hypervisor;
-use crate::instance::LabId;
+use crate::instance::{InstanceName, LabId, UserId};
 use crate::interrupt;
 use crate::output::Output;
 use crate::paths::Paths;
+use crate::reach::{Reach, missing};
 
 /// The surroundings of a command.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub struct Context {
     accelerator: AcceleratorChoice,
     uri: String,
     who: String,
+    reach: Reach,
     warned: Arc<Once>,
     warned_of_cpu: Arc<Once>,
     hypervisor: OnceLock<Hypervisor>,
@@ -60,6 +63,10 @@ impl Context {
                 .or(overrides.connect)
                 .unwrap_or_else(|| host.connect.clone()),
             who: rustix::process::getuid().as_raw().to_string(),
+            reach: match global.as_user.clone().or(overrides.as_user) {
+                Some(user) => Reach::Only(user),
+                None => Reach::Everyone,
+            },
             config: Arc::new(config),
             warned: Arc::new(Once::new()),
             warned_of_cpu: Arc::new(Once::new()),
@@ -79,6 +86,7 @@ impl Context {
             accelerator: self.accelerator,
             uri: self.uri.clone(),
             who: self.who.clone(),
+            reach: self.reach.clone(),
             warned: Arc::clone(&self.warned),
             warned_of_cpu: Arc::clone(&self.warned_of_cpu),
             hypervisor: OnceLock::new(),
@@ -118,12 +126,42 @@ impl Context {
         &self.who
     }
 
+    /// Whose instances there are, for this command.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// The instance of `user` that the command line names. One that is out of reach is missing,
+    /// whatever there is.
+    pub fn instance(&self, lab: &LabId, user: &UserId) -> Result<InstanceName> {
+        let name = InstanceName {
+            lab: lab.clone(),
+            user: user.clone(),
+        };
+        if !self.reach.covers(&name) {
+            self.config.lab(lab)?;
+            return Err(missing(&name).into());
+        }
+        Ok(name)
+    }
+
+    /// Fails where the command acts for one user alone: `what` is about the whole host.
+    pub fn require_everyone(&self, what: &str) -> Result<()> {
+        let Some(user) = self.reach.only() else {
+            return Ok(());
+        };
+        let message = format!("there is no `{what}` for {user} alone: it is about the whole host");
+        Err(Fault::new(Kind::NotFound, message)
+            .hint("leave --as-user and CYYBER_AS_USER out")
+            .into())
+    }
+
     /// The hypervisor, connected on first use.
     pub fn hypervisor(&self) -> Result<&Hypervisor> {
         if let Some(open) = self.hypervisor.get() {
             return Ok(open);
         }
-        let open = Hypervisor::open(&self.uri)?;
+        let open = Hypervisor::open(&self.uri, self.reach.clone())?;
         Ok(self.hypervisor.get_or_init(|| open))
     }
 

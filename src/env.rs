@@ -1,4 +1,5 @@
-//! The environment, read here and nowhere else. An empty variable counts as unset.
+//! The environment, read here and nowhere else. An empty variable counts as unset, except for
+//! `CYYBER_AS_USER`: a restriction is never lifted by mistake.
 
 use std::env::var_os;
 use std::ffi::OsString;
@@ -9,6 +10,7 @@ use clap::ValueEnum;
 
 use crate::config::AcceleratorChoice;
 use crate::error::{Fault, Kind};
+use crate::instance::UserId;
 use crate::output::Format;
 
 /// What the environment overrides of the configuration; options override it in turn.
@@ -26,6 +28,8 @@ pub struct Overrides {
     pub output_dir: Option<PathBuf>,
     /// `CYYBER_ACCELERATOR`
     pub accelerator: Option<AcceleratorChoice>,
+    /// `CYYBER_AS_USER`
+    pub as_user: Option<UserId>,
 }
 
 impl Overrides {
@@ -38,6 +42,7 @@ impl Overrides {
             state_dir: set("CYYBER_STATE_DIR").map(PathBuf::from),
             output_dir: set("CYYBER_OUTPUT_DIR").map(PathBuf::from),
             accelerator: choice("CYYBER_ACCELERATOR")?,
+            as_user: as_user()?,
         })
     }
 }
@@ -45,6 +50,18 @@ impl Overrides {
 /// `CYYBER_OUTPUT`, which is needed before anything else, for errors.
 pub fn output() -> Result<Option<Format>> {
     choice("CYYBER_OUTPUT")
+}
+
+/// An empty value is a session without a user, and must not become leave to do anything.
+fn as_user() -> Result<Option<UserId>> {
+    let Some(value) = var_os("CYYBER_AS_USER") else {
+        return Ok(None);
+    };
+    let user = value.to_string_lossy().parse().map_err(|error| {
+        Fault::new(Kind::Usage, format!("bad CYYBER_AS_USER: {error}"))
+            .hint("unset it to act for everyone")
+    })?;
+    Ok(Some(user))
 }
 
 fn set(name: &str) -> Option<OsString> {

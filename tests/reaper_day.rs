@@ -129,7 +129,7 @@ impl School {
     fn running(&self) -> usize {
         let all = self.door.hypervisor().unwrap();
         let all = all.survey(cyyber::hypervisor::Detail::Power).unwrap();
-        all.iter().filter(|facts| facts.id.is_some()).count()
+        all.iter().filter(|(_, facts)| facts.id.is_some()).count()
     }
 }
 
@@ -139,6 +139,7 @@ fn context(sandbox: &Sandbox, minute: i64) -> Context {
         config: Some(sandbox.path("labs-config.json")),
         connect: Some(TEST_DRIVER.to_owned()),
         output: None,
+        as_user: None,
         quiet: true,
         verbose: false,
     };

@@ -174,7 +174,8 @@ fn page(command: &Command, all: &[Command]) -> String {
     if !is_root {
         text.push_str(
             ".PP\nThe options\n\
-             .BR \\-\\-config ,\n.BR \\-\\-connect ,\n.BR \\-\\-output ,\n.B \\-\\-quiet\n\
+             .BR \\-\\-config ,\n.BR \\-\\-connect ,\n.BR \\-\\-output ,\n\
+             .BR \\-\\-as\\-user ,\n.B \\-\\-quiet\n\
              and\n.B \\-\\-verbose\nare described in\n.BR cyyber (1).\n",
         );
     }

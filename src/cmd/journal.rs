@@ -42,6 +42,7 @@ pub fn write<'a>(
         ok: entry.ok,
         reason: entry.reason,
         who: context.who(),
+        as_user: context.reach().only(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     if let Err(error) = journal::append(&context.paths.journal(), &event) {

@@ -17,10 +17,16 @@ use crate::output::Output;
 /// Runs a command that began at `now`.
 pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
     let context = || Context::new(&cli.global, output.clone(), now);
+    // For what is about the whole host.
+    let of_all = |what: &str| -> Result<Context> {
+        let context = context()?;
+        context.require_everyone(what)?;
+        Ok(context)
+    };
     match &cli.command {
-        Command::Build(options) => build::run(&context()?, options),
+        Command::Build(options) => build::run(&of_all("cyyber build")?, options),
         Command::Instance(command) => instance::run(&context()?, command),
-        Command::Reap(options) => reap::run(&context()?, options),
+        Command::Reap(options) => reap::run(&of_all("cyyber reap")?, options),
         Command::Completions { shell } => completions::run(output, *shell),
     }
 }

@@ -34,14 +34,16 @@ use apart::Side;
 use crate::domain::is_ours;
 use crate::error::{Fault, Kind};
 use crate::instance::InstanceName;
+use crate::reach::Reach;
 
 /// How long the usage of all domains may take to read. A thousand take a fraction of it.
 const USAGE_DEADLINE: Duration = Duration::from_secs(3);
 
-/// A connection to libvirt.
+/// A connection to libvirt. Of instances that are out of reach it tells nothing.
 #[derive(Debug)]
 pub struct Hypervisor {
     conn: Connect,
+    reach: Reach,
     side: Arc<Side>,
 }
 
@@ -125,8 +127,8 @@ pub struct Definition {
 }
 
 impl Hypervisor {
-    /// Opens the connection `uri`.
-    pub fn open(uri: &str) -> Result<Hypervisor> {
+    /// Opens the connection `uri`, for the instances within `reach`.
+    pub fn open(uri: &str, reach: Reach) -> Result<Hypervisor> {
         // libvirt would print every error on standard error by itself.
         virt::error::clear_error_callback();
         let conn = Connect::open(Some(uri)).map_err(|error| {
@@ -135,13 +137,15 @@ impl Hypervisor {
         })?;
         Ok(Hypervisor {
             conn,
+            reach,
             side: Arc::new(Side::new(uri)),
         })
     }
 
-    /// Facts about all domains of ours, in a number of calls that does not depend on how many
-    /// there are. Usage is left out, of all, where a guest's QEMU does not answer in time.
-    pub fn survey(&self, detail: Detail) -> Result<Vec<Facts>> {
+    /// All instances within reach with their facts, by name, in a number of calls that does not
+    /// depend on how many there are. Usage is left out, of all, where a guest's QEMU does not answer
+    /// in time.
+    pub fn survey(&self, detail: Detail) -> Result<Vec<(InstanceName, Facts)>> {
         let answered = match detail {
             Detail::Power | Detail::Memory => None,
             Detail::Usage => self
@@ -157,10 +161,17 @@ impl Hypervisor {
         let mut all = all.map_err(|e| failed("read the state of all domains", e))?;
         all.retain(|facts| is_ours(facts.uuid));
         let saved = saved.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        for facts in &mut all {
+        let mut instances: Vec<_> = all
+            .into_iter()
+            // A domain with our UUID was renamed by hand if its name does not parse: no instance.
+            .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
+            .filter(|(name, _)| self.reach.covers(name))
+            .collect();
+        for (_, facts) in &mut instances {
             facts.saved = saved.contains(&facts.uuid);
         }
-        Ok(all)
+        instances.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(instances)
     }
 
     /// The domains whose memory is saved.
@@ -186,7 +197,7 @@ impl Hypervisor {
         self.side.uri().starts_with("qemu:///")
     }
 
-    /// The memory of all running guests, ours or not.
+    /// The memory of all running guests, ours or not and within reach or not: they share the host.
     pub fn memory_of_running(&self) -> Result<Vec<Running>> {
         // The first call may get stuck in a QEMU that does not answer; the second one passes that
         // by, with what libvirt knows by itself.
@@ -216,6 +227,9 @@ impl Hypervisor {
     /// The domain of an instance, if there is one. A domain of that name that is not ours is a
     /// conflict.
     pub fn find(&self, name: &InstanceName) -> Result<Option<Domain>> {
+        if !self.reach.covers(name) {
+            return Ok(None);
+        }
         let inner = match self.conn.lookup_domain_by_name(&name.to_string()) {
             Ok(inner) => inner,
             Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
@@ -238,8 +252,9 @@ impl Hypervisor {
         .into())
     }
 
-    /// The definitions of all domains, ours or not; of a running one also what it runs with. A call
-    /// for each: this is for rare occasions.
+    /// The definitions of all domains, ours or not and within reach or not; of a running one also
+    /// what it runs with. A call for each: this is for rare occasions. Who holds a file is told by
+    /// them, and their names are not for people who act for one user.
     pub fn definitions(&self) -> Result<Vec<Definition>> {
         let all = self.conn.list_all_domains(0);
         let mut definitions = Vec::new();

@@ -35,6 +35,8 @@ pub struct Event<'a> {
     pub reason: &'a str,
     /// Who did it: the number of a user, or `reap`.
     pub who: &'a str,
+    /// For which user alone, where it was told so by `--as-user`.
+    pub as_user: Option<&'a UserId>,
     /// How long it took.
     pub duration_ms: u64,
 }
@@ -137,6 +139,7 @@ mod tests {
             ok: true,
             reason: &reason[..n * 400],
             who: "reap",
+            as_user: None,
             duration_ms: 7,
         };
         let rotated = dir.path().join("state/events.jsonl.1");

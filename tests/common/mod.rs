@@ -271,6 +271,7 @@ impl Sandbox {
             config: Some(self.path("labs-config.json")),
             connect: Some(uri.to_owned()),
             output: None,
+            as_user: None,
             quiet: true,
             verbose: false,
         };

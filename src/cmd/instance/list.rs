@@ -32,17 +32,9 @@ pub fn run(
     })
 }
 
-/// All instances with their facts, by name.
+/// All instances within reach with their facts, by name.
 pub fn survey(context: &Context, detail: Detail) -> Result<Vec<(InstanceName, Facts)>> {
-    let mut all: Vec<_> = context
-        .hypervisor()?
-        .survey(detail)?
-        .into_iter()
-        // A domain with our UUID was renamed by hand if its name does not parse: no instance.
-        .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
-        .collect();
-    all.sort_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(all)
+    context.hypervisor()?.survey(detail)
 }
 
 #[derive(Serialize)]

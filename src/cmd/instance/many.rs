@@ -35,7 +35,7 @@ pub fn run(
     file: &Path,
     verb: impl Verb,
 ) -> Result<()> {
-    let names = names(lab, file)?;
+    let names = names(context, lab, file)?;
     // What would fail for each of them fails once.
     ensure_known(context, lab)?;
     let stop = context.interrupted()?;
@@ -62,7 +62,7 @@ fn ensure_known(context: &Context, lab: &LabId) -> Result<()> {
 }
 
 /// The instances of the users in `file`, where `-` is standard input.
-fn names(lab: &LabId, file: &Path) -> Result<Vec<InstanceName>> {
+fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName>> {
     let (source, text) = match file == Path::new("-") {
         true => {
             let text = whole(std::io::stdin());
@@ -79,13 +79,20 @@ fn names(lab: &LabId, file: &Path) -> Result<Vec<InstanceName>> {
             format!("failed to read the users from {source}"),
         )
     })?;
-    let users = roster::parse(&text, &source)?.into_iter();
-    Ok(users
-        .map(|user| InstanceName {
-            lab: lab.clone(),
-            user,
-        })
-        .collect())
+    let users = roster::parse(&text, &source);
+    if let Some(only) = context.reach().only()
+        && !matches!(&users, Ok(users) if users.iter().all(|user| user == only))
+    {
+        // Whoever else is in there is not named, nor is a line of it shown.
+        let message = format!("there are others than {only} in {source}");
+        return Err(Fault::new(Kind::NotFound, message)
+            .hint(format!("name the one instance: LAB {only}"))
+            .into());
+    }
+    users?
+        .iter()
+        .map(|user| context.instance(lab, user))
+        .collect()
 }
 
 /// The text of a list, which is never long.

@@ -32,6 +32,7 @@ use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::{Detail, Domain, Facts};
 use crate::instance::InstanceName;
+pub(super) use crate::reach::missing;
 use crate::state::lock::{self, Lock};
 
 /// Runs a verb.
@@ -50,13 +51,14 @@ pub fn run(context: &Context, command: &Instance) -> Result<()> {
         Instance::Resume { class } => each(context, "resume", class, resume::run),
         Instance::Console { target } => context
             .output
-            .answer(&console::run(context, &target.name())?),
-        Instance::Touch { target } => one(context, "touch", &target.name(), touch::run),
-        Instance::Keep { target, until } => {
-            one(context, "keep", &target.name(), |context, name| {
-                keep::run(context, name, until)
-            })
-        }
+            .answer(&console::run(context, &named(context, target)?)?),
+        Instance::Touch { target } => one(context, "touch", &named(context, target)?, touch::run),
+        Instance::Keep { target, until } => one(
+            context,
+            "keep",
+            &named(context, target)?,
+            |context, name| keep::run(context, name, until),
+        ),
         Instance::Stop {
             class,
             timeout,
@@ -64,17 +66,18 @@ pub fn run(context: &Context, command: &Instance) -> Result<()> {
         } => each(context, "stop", class, |context, name| {
             stop::run(context, name, *timeout, *force)
         }),
-        Instance::Reset { target, yes } => {
-            one(context, "reset", &target.name(), |context, name| {
-                reset::run(context, name, *yes)
-            })
-        }
+        Instance::Reset { target, yes } => one(
+            context,
+            "reset",
+            &named(context, target)?,
+            |context, name| reset::run(context, name, *yes),
+        ),
         Instance::Cleanup(options) => cleanup::run(context, options),
         Instance::Stats { lab, user, watch } => {
-            let name = lab
-                .clone()
-                .zip(user.clone())
-                .map(|(lab, user)| InstanceName { lab, user });
+            let named = lab.as_ref().zip(user.as_ref());
+            let name = named
+                .map(|(lab, user)| context.instance(lab, user))
+                .transpose()?;
             match watch {
                 Some(every) => watch::run(context, name.as_ref(), every.std()),
                 None => stats::run(context, name.as_ref()),
@@ -93,13 +96,7 @@ fn each(context: &Context, action: &str, class: &Class, verb: impl many::Verb) -
         (_, Some(file)) => many::run(context, lab, class, file, |context: &Context, name: &_| {
             journal::verb(context, action, name, || verb(context, name))
         }),
-        (Some(user), None) => {
-            let name = InstanceName {
-                lab: lab.clone(),
-                user: user.clone(),
-            };
-            one(context, action, &name, verb)
-        }
+        (Some(user), None) => one(context, action, &context.instance(lab, user)?, verb),
         (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
     }
 }
@@ -110,17 +107,14 @@ fn one(context: &Context, action: &str, name: &InstanceName, verb: impl many::Ve
     context.output.answer(&done)
 }
 
-impl Target {
-    fn name(&self) -> InstanceName {
-        InstanceName {
-            lab: self.lab.clone(),
-            user: self.user.clone(),
-        }
-    }
+fn named(context: &Context, target: &Target) -> Result<InstanceName> {
+    context.instance(&target.lab, &target.user)
 }
 
-/// Takes the lock of an instance: everything that changes one holds it.
+/// Takes the lock of an instance: everything that changes one holds it. One that is out of reach
+/// has none.
 pub(super) fn lock(context: &Context, name: &InstanceName) -> Result<Lock> {
+    context.reach().check(name)?;
     Lock::take(
         &context.paths.instance_lock(name),
         &name.to_string(),
@@ -137,13 +131,6 @@ pub(super) fn existing(context: &Context, name: &InstanceName) -> Result<Domain>
     // lab's name is likely mistyped.
     context.config.lab(&name.lab)?;
     Err(missing(name).into())
-}
-
-pub(super) fn missing(name: &InstanceName) -> Fault {
-    Fault::new(Kind::NotFound, format!("no instance {name}")).hint(format!(
-        "make it: cyyber instance create {} {}",
-        name.lab, name.user
-    ))
 }
 
 /// Facts about a domain that was there a moment ago.

@@ -37,10 +37,11 @@ impl<'a> References<'a> {
         let Some(domain) = self.by_domains()?.get(file) else {
             return Ok(());
         };
-        let message = format!(
-            "the disk {} is in use by the VM {domain}",
-            overlay.display()
-        );
+        let holder = match self.context.reach().only() {
+            None => format!("the VM {domain}"),
+            Some(_) => "another VM".to_owned(),
+        };
+        let message = format!("the disk {} is in use by {holder}", overlay.display());
         Err(Fault::new(Kind::Conflict, message)
             .hint("it was renamed, or was not made by cyyber: rename or remove it with virsh")
             .into())

@@ -35,6 +35,9 @@ pub struct Traces {
 impl Traces {
     /// What is there of `name`; `None` when there is nothing.
     pub fn of(context: &Context, name: &InstanceName) -> Result<Option<Traces>> {
+        if !context.reach().covers(name) {
+            return Ok(None);
+        }
         let hypervisor = context.hypervisor()?;
         // A domain of somebody else is no trace, and an error where the traces are acted on.
         let facts = match hypervisor.find(name) {
@@ -46,7 +49,7 @@ impl Traces {
         Ok((!traces.is_empty()).then_some(traces))
     }
 
-    /// The traces of all instances, by name.
+    /// The traces of all instances within reach, by name.
     pub fn all(context: &Context) -> Result<Vec<Traces>> {
         let paths = &context.paths;
         let mut facts: BTreeMap<InstanceName, Option<Facts>> = BTreeMap::new();
@@ -62,6 +65,7 @@ impl Traces {
         for (name, of_domain) in survey(context, Detail::Power)? {
             facts.insert(name, Some(of_domain));
         }
+        facts.retain(|name, _| context.reach().covers(name));
         let gathered = facts.into_iter().map(|(name, facts)| {
             let memory = memory.remove(&name).unwrap_or_default();
             Traces::gather(context, name, facts, memory)

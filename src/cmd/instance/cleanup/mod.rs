@@ -43,8 +43,16 @@ struct Plan {
 }
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
-    let named = options.lab.clone().zip(options.user.clone());
-    let named = named.map(|(lab, user)| InstanceName { lab, user });
+    let named = options.lab.as_ref().zip(options.user.as_ref());
+    let named = named
+        .map(|(lab, user)| context.instance(lab, user))
+        .transpose()?;
+    if let Some(user) = &options.of_user
+        && !context.reach().covers_user(user)
+    {
+        let message = format!("there are no instances of {user}");
+        return Err(Fault::new(Kind::NotFound, message).into());
+    }
     let filter = Filter {
         lab: options.lab.as_ref().or(options.of_lab.as_ref()),
         user: options.user.as_ref().or(options.of_user.as_ref()),
@@ -133,12 +141,16 @@ fn plan(
         }
     }
     let goes = |name: &InstanceName| candidates.iter().any(|going| going.traces.name == *name);
-    let builds = builds::unused(context, filter.lab, goes).unwrap_or_else(|error| {
-        context
-            .output
-            .warn(&format!("no old base image is removed: {error:#}"));
-        Vec::new()
-    });
+    // Base images are everybody's.
+    let builds = match context.reach().only() {
+        Some(_) => Vec::new(),
+        None => builds::unused(context, filter.lab, goes).unwrap_or_else(|error| {
+            context
+                .output
+                .warn(&format!("no old base image is removed: {error:#}"));
+            Vec::new()
+        }),
+    };
     Ok(Plan {
         made,
         candidates,
