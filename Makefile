@@ -62,8 +62,8 @@ bench: setup ## measure against named rivals and print every ratio
 	@$(AS_ROOT) $(CARGO) bench --locked
 
 .PHONY: reference
-reference: ## write man/ and completions/ anew from the program
-	@CYYBER_UPDATE_REFERENCE=1 $(SHELL) -c '$(CARGO) test --locked --test reference'
+reference: ## write man/, completions/ and the configuration's schema anew from the program
+	@CYYBER_UPDATE_REFERENCE=1 $(SHELL) -c '$(CARGO) test --locked --test reference --test schema'
 
 .PHONY: install
 install: build ## install program, man pages, completions, passes each minute, examples

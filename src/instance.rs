@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What stands between lab and user in an instance's name. Neither id may contain `_`, so a name
@@ -13,8 +14,11 @@ use serde::{Deserialize, Serialize};
 const INFIX: &str = "_user_";
 
 /// A lab's id: `[a-z0-9][a-z0-9-]{0,31}`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = r"^[a-z0-9][a-z0-9-]{0,31}$"))]
 pub struct LabId(String);
 
 /// A user's id as the web backend knows it: `[A-Za-z0-9][A-Za-z0-9.-]{0,63}`.

@@ -5,14 +5,16 @@ use std::str::FromStr;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, civil};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Bytes in one MiB. Every figure named `_mb` in the JSON counts these.
 pub const MIB: u64 = 1 << 20;
 
 /// A number of bytes, written with a binary unit: `512M`, `20G`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(extend("pattern" = r"^[0-9]{1,19}[KMGT]$"))]
 pub struct ByteSize(pub u64);
 
 /// `20` and `G` of `20G`.
@@ -68,9 +70,10 @@ impl fmt::Display for ByteSize {
 const LONGEST: i64 = 86_400 * 10_000;
 
 /// A length of time, written `90s`, `10m`, `24h` or `7d`. Never negative.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-pub struct Duration(pub SignedDuration);
+#[schemars(extend("pattern" = r"^[0-9]{1,19}[smhd]$"))]
+pub struct Duration(#[schemars(with = "String")] pub SignedDuration);
 
 impl FromStr for Duration {
     type Err = String;
@@ -177,8 +180,9 @@ impl FromStr for Until {
 }
 
 /// A step of the idle policy: after so long, or `never`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(extend("pattern" = r"^([0-9]{1,19}[smhd]|never)$"))]
 pub enum Patience {
     /// The step is taken after this long.
     After(Duration),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::text::{Line, PackageName, Sha256, Text};
@@ -16,7 +17,7 @@ const DEFAULT_IMAGE_SHA256: &str =
     "sha256:6e40c07ae715f744f84af0bec76415cc1987dd115b4b8de437818561f01a3733";
 
 /// One entry of `labs`, with the defaults applied.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lab {
     /// The lab's id, part of every name made for it.
@@ -35,9 +36,11 @@ pub struct Lab {
     pub disk_size: ByteSize,
     /// Memory of an instance in MiB.
     #[serde(default = "default_memory_mb")]
+    #[schemars(range(min = 128, max = 1048576))]
     pub memory_mb: u32,
     /// Virtual CPUs of an instance.
     #[serde(default = "default_vcpus")]
+    #[schemars(range(min = 1, max = 64))]
     pub vcpus: u32,
     /// The graphical desktop.
     #[serde(default)]
@@ -121,8 +124,12 @@ impl Lab {
 }
 
 /// A cloud image: where it is and what it must hash to.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend(
+    "if" = {"properties": {"url": {"pattern": "^https://"}}},
+    "then" = {"required": ["url", "checksum"]}
+))]
 pub struct Image {
     /// `https://…`, or a path relative to the configuration's directory.
     pub url: ImageUrl,
@@ -140,8 +147,11 @@ impl Default for Image {
 }
 
 /// Where a cloud image comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(
+    extend("minLength" = 1, "anyOf" = [{"pattern": r#"^https://[^{}"\\$`<>\s]*$"#}, {"not": {"pattern": "://"}}])
+)]
 pub enum ImageUrl {
     /// Downloaded by Packer, once.
     Https(String),
@@ -194,7 +204,7 @@ impl std::fmt::Display for ImageUrl {
 }
 
 /// The graphical desktop of a lab.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Desktop {
     /// A text console.
@@ -203,7 +213,7 @@ pub enum Desktop {
 }
 
 /// What an instance can reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
     /// No way out.
@@ -224,7 +234,7 @@ impl NetworkMode {
 }
 
 /// When an idle instance steps down, and how long a boot may take.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// To `idle`.
@@ -288,12 +298,13 @@ impl Policy {
 }
 
 /// Caps that libvirt enforces on an instance; absent means none.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Disk throughput, read and written together, in bytes a second.
     pub disk_bytes_per_second: Option<ByteSize>,
     /// Disk operations a second.
+    #[schemars(range(min = 1))]
     pub disk_iops: Option<u32>,
     /// Network throughput in each direction, in bytes a second.
     pub network_bytes_per_second: Option<ByteSize>,

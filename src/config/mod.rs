@@ -3,7 +3,9 @@
 //! All that is wrong with the file is said here, before anything else happens: which file, which
 //! place in it, and what is allowed there.
 
+mod json;
 mod lab;
+mod schema;
 mod text;
 
 use std::collections::HashSet;
@@ -12,18 +14,25 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 pub use lab::{Desktop, Image, ImageUrl, Lab, Limits, NetworkMode, Policy};
+pub use schema::schema;
 pub use text::{Line, PackageName, Sha256, Text};
+
+use json::Unambiguous;
 
 use crate::error::{Fault, Kind};
 use crate::instance::LabId;
 
 /// Where the file is looked for when neither option nor environment names one.
 pub const SEARCHED: [&str; 2] = ["labs-config.json", "/etc/cyyber/labs-config.json"];
+
+/// What must be a lab's own: no defaults can have it.
+const OWN_KEYS: [&str; 4] = ["lab_id", "lab_name", "packages", "motd"];
 
 /// No sensible file is larger; a device or a log named by mistake is not read to its end.
 const LARGEST_FILE: u64 = 16 << 20;
@@ -40,21 +49,24 @@ pub struct Config {
 }
 
 /// The file's outline; labs are read one by one, with `defaults` laid under each.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Outline {
-    /// For editors; not read.
+    /// For editors: where the schema of this file is. Not read.
     #[serde(rename = "$schema")]
     _schema: Option<String>,
+    #[schemars(schema_with = "schema::labs")]
     labs: Vec<Map<String, Value>>,
     #[serde(default)]
+    #[schemars(schema_with = "schema::defaults")]
     defaults: Map<String, Value>,
+    /// Settings of this host.
     #[serde(default)]
     host: Host,
 }
 
 /// Settings of this machine rather than of a lab.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
     /// The libvirt connection URI.
@@ -85,7 +97,7 @@ impl Default for Host {
 }
 
 /// Which accelerator is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum AcceleratorChoice {
     /// KVM where it really works, else emulation with a warning.
@@ -164,10 +176,10 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn parse(text: &[u8], path: &Path) -> Result<Config> {
     // Twice through the text: first alone for syntax, which has a line and a column, then for
     // meaning, which has a place such as `labs[0].memory_mb`.
-    let document: Value = serde_json::from_slice(text)?;
+    let Unambiguous(document) = serde_json::from_slice(text)?;
     let outline: Outline = typed(document, str::to_owned)?;
     anyhow::ensure!(!outline.labs.is_empty(), "labs: at least one lab is needed");
-    for key in ["lab_id", "lab_name", "packages", "motd"] {
+    for key in OWN_KEYS {
         anyhow::ensure!(
             !outline.defaults.contains_key(key),
             "defaults.{key}: belongs to a lab, not to the defaults"

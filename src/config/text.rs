@@ -2,30 +2,35 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Longest text that a lab may show its students, in bytes.
 const LONGEST_TEXT: usize = 64 << 10;
 
 /// One line of text for people: no control characters, at most 200 bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("minLength" = 1, "maxLength" = 200, "pattern" = r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"))]
 pub struct Line(String);
 
 /// Text for the student's terminal: any Unicode, with newlines, tabs and colour escapes.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("maxLength" = 65536))]
 pub struct Text(String);
 
 /// The name of a Debian package: `[a-z0-9][a-z0-9+.-]+` (Debian Policy 5.6.1), so that it can be
 /// neither an option nor anything to a shell.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("minLength" = 2, "maxLength" = 128, "pattern" = r"^[a-z0-9][a-z0-9+.-]*[a-z0-9+.]$"))]
 pub struct PackageName(String);
 
 /// A checksum, `sha256:` and 64 hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = r"^sha256:[0-9a-fA-F]{64}$"))]
 pub struct Sha256(String);
 
 /// Control characters, and what Unicode promises never to be a character, which XML refuses.

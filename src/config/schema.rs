@@ -1,0 +1,40 @@
+//! The JSON Schema of the configuration, for editors and for programs that write one. It is made
+//! from the types that read it, so that it has their keys and no others.
+//!
+//! It says what a schema can say. That no two labs have the same id, or that a rung of the idle
+//! ladder is not reached before the one above it, only [`super::Config::load`] tells.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Value, json};
+
+use super::{Lab, OWN_KEYS, Outline};
+
+/// The schema of the whole file: draft 7, which editors know.
+pub fn schema() -> Value {
+    let generator = SchemaSettings::draft07().for_deserialize().into_generator();
+    let mut schema = generator.into_root_schema_for::<Outline>();
+    schema.insert("title".to_owned(), json!("labs-config.json"));
+    schema.into()
+}
+
+/// Labs as `labs` holds them.
+pub(super) fn labs(generator: &mut SchemaGenerator) -> Schema {
+    let lab = generator.subschema_for::<Lab>();
+    let description = "The labs. No two may have the same id.";
+    json!({"description": description, "type": "array", "items": lab, "minItems": 1})
+        .try_into()
+        .unwrap_or_default()
+}
+
+/// A lab in which nothing is required, and without what must be its own.
+pub(super) fn defaults(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = Lab::json_schema(generator);
+    schema.remove("required");
+    if let Some(Value::Object(keys)) = schema.get_mut("properties") {
+        keys.retain(|key, _| !OWN_KEYS.contains(&key.as_str()));
+    }
+    let description = "Settings for all labs; a lab's own come first.";
+    schema.insert("description".to_owned(), json!(description));
+    schema
+}
