@@ -278,6 +278,10 @@ fn a_bad_configuration_is_told_by_file_and_place() {
         ),
         (host(json!({"accelerator": "warp"})), "`auto`, `kvm`, `tcg`"),
         ("[".repeat(100_000), "recursion limit"),
+        (
+            with(json!({})).replace(r#""motd""#, r#""lab_id""#),
+            r#"the key "lab_id" is there twice at line 1"#,
+        ),
     ];
     for (content, wanted) in cases {
         sandbox.write_config(&content);
