@@ -2,12 +2,16 @@
 //! line and what the program said.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
 use crate::error::{Fault, Kind};
+
+/// The path by which a program opens anew what it has as its standard input.
+pub const STDIN: &str = "/proc/self/fd/0";
 
 /// A program that was found on this machine.
 #[derive(Debug, Clone)]
@@ -44,23 +48,35 @@ impl Program {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let mut command = self.command();
-        command.args(args);
-        let output = command
-            .output()
-            .with_context(|| format!("failed to run {}", line(&command)))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.trim();
-            anyhow::bail!(
-                "`{}` failed ({}){}{said}",
-                line(&command),
-                output.status,
-                if said.is_empty() { "" } else { ": " }
-            );
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        run(self.command().args(args))
     }
+
+    /// As [`Program::run`], with `file` as its standard input: it can be named to it as
+    /// [`STDIN`], whatever stands in the file's own place by then.
+    pub fn run_on<I, S>(&self, file: File, args: I) -> Result<String>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        run(self.command().stdin(file).args(args))
+    }
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("failed to run {}", line(command)))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim();
+        anyhow::bail!(
+            "`{}` failed ({}){}{said}",
+            line(command),
+            output.status,
+            if said.is_empty() { "" } else { ": " }
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The command line as a person could type it.

@@ -1,7 +1,5 @@
 //! Overlays: an instance's own disk, which holds what differs from its base.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,7 +9,7 @@ use super::{full_disk, rename_new, require_room};
 use crate::files::{self, sync_directory_of};
 use crate::instance::InstanceName;
 use crate::paths::Paths;
-use crate::process::Program;
+use crate::process::{self, Program};
 use crate::units::MIB;
 
 /// An overlay starts small and grows as its guest writes. With less room than this there is no
@@ -43,26 +41,26 @@ pub fn prepare(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBu
     )?;
 
     let new = paths.new_overlay(name);
-    // Left by a command that was killed here; whoever holds the lock may clear it.
-    let _ = std::fs::remove_file(&new);
+    // In place of one that was left by a command that was killed here. `qemu-img` would follow a
+    // link that somebody puts there, so it is given the file itself.
+    let file = files::create_anew(&new, files::SHARED)?;
     let made = Program::find("qemu-img", "qemu-utils")?
-        .run([
-            "create".as_ref(),
-            "-q".as_ref(),
-            "-f".as_ref(),
-            "qcow2".as_ref(),
-            "-F".as_ref(),
-            "qcow2".as_ref(),
-            "-b".as_ref(),
-            base.path.as_os_str(),
-            new.as_os_str(),
-        ])
+        .run_on(
+            file.try_clone()?,
+            [
+                "create".as_ref(),
+                "-q".as_ref(),
+                "-f".as_ref(),
+                "qcow2".as_ref(),
+                "-F".as_ref(),
+                "qcow2".as_ref(),
+                "-b".as_ref(),
+                base.path.as_os_str(),
+                process::STDIN.as_ref(),
+            ],
+        )
         .map_err(|error| full_disk(error, &directory))
-        .and_then(|_| {
-            std::fs::set_permissions(&new, Permissions::from_mode(0o660))?;
-            fs_err::File::open(&new)?.sync_all()?;
-            Ok(())
-        });
+        .and_then(|_| Ok(file.sync_all()?));
     made.inspect_err(|_| discard(&new))
         .with_context(|| format!("failed to make the disk of {name}"))?;
     Ok(new)

@@ -42,7 +42,12 @@ pub fn all(directory: &Path) -> io::Result<Vec<(String, u64)>> {
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        let file = files.open_file(&*name)?;
+        let file = match files.open_file(&*name) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // What is no file of ours, or is gone by now, sets nothing aside.
+            Err(_) => continue,
+            Ok(file) => file,
+        };
         if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
             continue;
         }
@@ -67,6 +72,8 @@ mod tests {
         let held = Reservation::make(&path, 5).unwrap();
         assert_eq!(all(directory).unwrap(), [("lab01_user_7".to_owned(), 5)]);
         assert!(Reservation::make(&path, 6).is_err());
+        std::os::unix::fs::symlink("/dev/zero", directory.join("planted")).unwrap();
+        assert_eq!(all(directory).unwrap(), [("lab01_user_7".to_owned(), 5)]);
         drop(held);
         assert_eq!(all(directory).unwrap(), []);
     }

@@ -156,7 +156,10 @@ impl Common<'_> {
         let base_images = paths.base_images();
         files::make_directory(&base_images, files::PASSABLE_DIRECTORY)?;
         let cache = paths.download_cache(rustix::process::geteuid().as_raw());
-        files::make_directory(&cache, files::SHARED_DIRECTORY)?;
+        // One by one: neither may be a link.
+        for place in cache.parent().into_iter().chain([&*cache]) {
+            files::make_directory(place, files::SHARED_DIRECTORY)?;
+        }
         for place in [&directory, &base_images, &cache] {
             images::require_room(place, 3 * source.size + ROOM_FOR_BUILD, "a build")?;
         }

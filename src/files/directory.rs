@@ -1,0 +1,156 @@
+//! A directory that is held open, and what is done to the files in it by their names alone: nobody
+//! can put a link in its place meanwhile and have us act elsewhere.
+
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use jiff::Timestamp;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::path::Arg;
+
+/// A lock, a record or a note is never this large.
+const LARGEST: u64 = 1 << 20;
+
+/// Never through a link, never waiting for the other end of a pipe, never for a child of ours.
+const CAREFULLY: OFlags = OFlags::NOFOLLOW
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
+/// A directory of ours.
+#[derive(Debug)]
+pub struct Directory(OwnedFd);
+
+impl Directory {
+    /// Opens `path`, unless it is a link.
+    pub fn open(path: &Path) -> io::Result<Directory> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOTDIR) if path.is_symlink() => {
+                Err(io::Error::other("its directory is a link"))
+            }
+            opened => Ok(Directory(opened?)),
+        }
+    }
+
+    /// Opens the directory of `path`; with it the name that `path` has in there.
+    pub fn of(path: &Path) -> io::Result<(Directory, &OsStr)> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        Ok((Directory::open(parent)?, name))
+    }
+
+    /// Opens a regular file in it for reading.
+    pub fn open_file(&self, name: impl Arg) -> io::Result<File> {
+        Ok(self.open_sized(name, LARGEST)?.0)
+    }
+
+    /// The whole of a small file in it.
+    pub fn read(&self, name: impl Arg) -> io::Result<Vec<u8>> {
+        self.read_up_to(name, LARGEST)
+    }
+
+    /// The whole of a file in it that is not larger than `largest` bytes.
+    pub fn read_up_to(&self, name: impl Arg, largest: u64) -> io::Result<Vec<u8>> {
+        let (mut file, size) = self.open_sized(name, largest)?;
+        let mut content = vec![0; usize::try_from(size).unwrap_or(0)];
+        // Files are replaced and never grow: the size was the whole of it.
+        file.read_exact(&mut content)?;
+        Ok(content)
+    }
+
+    /// When a regular file in it was last written to.
+    pub fn modified(&self, name: impl Arg) -> io::Result<Timestamp> {
+        let there = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        sized(&there, LARGEST)?;
+        let nanoseconds = i32::try_from(there.st_mtime_nsec).map_err(io::Error::other)?;
+        Timestamp::new(there.st_mtime, nanoseconds).map_err(io::Error::other)
+    }
+
+    /// Opens a regular file in it for writing, and makes it with `mode` where it is missing.
+    pub fn open_or_make(&self, name: impl Arg, mode: u32) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | CAREFULLY;
+        let file: File =
+            rustix::fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?.into();
+        regular(&rustix::fs::fstat(&file)?)?;
+        Ok(file)
+    }
+
+    /// Makes a file in it that must not be there, with just this `mode`.
+    pub fn make(&self, name: impl Arg, mode: u32) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | CAREFULLY;
+        let file: File =
+            rustix::fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?.into();
+        file.set_permissions(Permissions::from_mode(mode))?;
+        Ok(file)
+    }
+
+    /// Makes a directory in it with just this `mode`; one that is there is left as it is.
+    pub fn make_directory(&self, name: &OsStr, mode: u32) -> io::Result<()> {
+        match rustix::fs::mkdirat(&self.0, name, Mode::RWXU) {
+            // Another command was faster.
+            Err(Errno::EXIST) => return Ok(()),
+            made => made?,
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | CAREFULLY;
+        let made: File = rustix::fs::openat(&self.0, name, flags, Mode::empty())?.into();
+        made.set_permissions(Permissions::from_mode(mode))
+    }
+
+    /// Puts a file with this `content` in the place of the one called `name`, as a whole.
+    /// `settle` is given the new one before.
+    pub fn replace(
+        &self,
+        name: &OsStr,
+        content: &[u8],
+        mode: u32,
+        settle: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let new = format!(".new-{:016x}", rand::random::<u64>());
+        let mut file = self.make(&*new, mode)?;
+        let done = file
+            .write_all(content)
+            .and_then(|()| settle(&file))
+            .and_then(|()| Ok(rustix::fs::renameat(&self.0, &*new, &self.0, name)?));
+        done.inspect_err(|_| drop(self.remove(&*new)))
+    }
+
+    /// Removes a file in it, or a link itself, if it is there. Says whether it was something else
+    /// than a directory, which it leaves.
+    pub fn remove(&self, name: impl Arg) -> io::Result<bool> {
+        match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(true),
+            Err(Errno::ISDIR) => Ok(false),
+            removed => removed.map(|()| true).map_err(Into::into),
+        }
+    }
+
+    fn open_sized(&self, name: impl Arg, largest: u64) -> io::Result<(File, u64)> {
+        let file = rustix::fs::openat(&self.0, name, OFlags::RDONLY | CAREFULLY, Mode::empty())?;
+        let size = sized(&rustix::fs::fstat(&file)?, largest)?;
+        Ok((file.into(), size))
+    }
+}
+
+fn regular(there: &Stat) -> io::Result<()> {
+    match FileType::from_raw_mode(there.st_mode).is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
+}
+
+/// The size of what is a regular file, and not larger than `largest`.
+fn sized(there: &Stat, largest: u64) -> io::Result<u64> {
+    regular(there)?;
+    match u64::try_from(there.st_size) {
+        Ok(size) if size <= largest => Ok(size),
+        _ => Err(io::Error::other("it is too large")),
+    }
+}
