@@ -26,6 +26,7 @@
 //! | [`reach`] | whose instances a command can reach; pure |
 //! | [`roster`] | lists of users from a file; pure |
 //! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
+//! | [`secret`] | what is not to be seen by accident; pure |
 //! | [`instance`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
 
 pub mod accelerator;
@@ -52,6 +53,7 @@ pub mod policy;
 pub mod process;
 pub mod reach;
 pub mod roster;
+pub mod secret;
 pub mod state;
 pub mod units;
 pub mod viewers;

@@ -10,13 +10,14 @@ use crate::context::Context;
 use crate::hypervisor::Power;
 use crate::instance::{InstanceName, State};
 use crate::output::Report;
+use crate::secret::Secret;
 
 /// The answer of a verb on one instance.
 #[derive(Debug, Serialize)]
 pub struct Single {
     #[serde(flatten)]
     view: View,
-    vnc_password: Option<String>,
+    vnc_password: Option<Secret>,
     vnc_password_expires: Option<Timestamp>,
     /// What it was before, where this call may have changed that.
     #[serde(skip)]
@@ -134,7 +135,8 @@ impl Report for Single {
             line(
                 "password",
                 format!(
-                    "{password} (new sessions until {})",
+                    "{} (new sessions until {})",
+                    password.reveal(),
                     expires.strftime("%H:%M:%S UTC")
                 ),
             );
