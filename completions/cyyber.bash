@@ -22,6 +22,9 @@ _cyyber() {
             cyyber,completions)
                 cmd="cyyber__subcmd__completions"
                 ;;
+            cyyber,doctor)
+                cmd="cyyber__subcmd__doctor"
+                ;;
             cyyber,help)
                 cmd="cyyber__subcmd__help"
                 ;;
@@ -36,6 +39,9 @@ _cyyber() {
                 ;;
             cyyber__subcmd__help,completions)
                 cmd="cyyber__subcmd__help__subcmd__completions"
+                ;;
+            cyyber__subcmd__help,doctor)
+                cmd="cyyber__subcmd__help__subcmd__doctor"
                 ;;
             cyyber__subcmd__help,help)
                 cmd="cyyber__subcmd__help__subcmd__help"
@@ -167,7 +173,7 @@ _cyyber() {
 
     case "${cmd}" in
         cyyber)
-            opts="-c -o -q -v -h -V --config --connect --output --as-user --quiet --verbose --help --version build instance reap completions help"
+            opts="-c -o -q -v -h -V --config --connect --output --as-user --quiet --verbose --help --version build instance reap doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -284,8 +290,46 @@ _cyyber() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        cyyber__subcmd__doctor)
+            opts="-c -o -q -v -h --verify --config --connect --output --as-user --quiet --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         cyyber__subcmd__help)
-            opts="build instance reap completions help"
+            opts="build instance reap doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -313,6 +357,20 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__help__subcmd__completions)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__help__subcmd__doctor)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

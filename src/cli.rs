@@ -108,6 +108,8 @@ pub enum Command {
     ///
     /// Says nothing when all went well. A pass that finds another one at work leaves it to that.
     Reap(Reap),
+    /// Tell whether this host is ready, and what to do where it is not
+    Doctor(Doctor),
     /// Print the completion script for a shell
     ///
     /// The script goes where the shell looks for completions; a new shell then knows it.
@@ -397,6 +399,26 @@ pub struct Reap {
     /// How long a guest that is stopped may take to shut down, as in 90s or 2m
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parsed::<Duration>())]
     pub timeout: Duration,
+}
+
+/// Tell whether this host is ready, and what to do where it is not
+///
+/// Looks at hardware virtualisation, libvirt and whom it runs QEMU as, the networks of the labs and
+/// the filters in them, the programs that are run, directories and who may use them, memory and
+/// disk, the configuration, the base images of the labs, and whether `cyyber reap` is called. It
+/// changes nothing.
+///
+/// A warning is something that works, though not as well or as safely as it could. Only a failure
+/// makes the command fail, with exit status 1.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cyyber doctor                    every finding, with its remedy
+  cyyber doctor --verify           also whether each base image is still what was made
+  cyyber -o json doctor            for a program")]
+pub struct Doctor {
+    /// Compare the content of each base image with what was noted when it was made; reads them all
+    #[arg(long)]
+    pub verify: bool,
 }
 
 /// One instance, by lab and user.

@@ -46,6 +46,33 @@ impl Context {
     pub fn new(global: &Global, output: Output, now: Moment) -> Result<Context> {
         let overrides = Overrides::read()?;
         let config = Config::load(global.config.as_deref().or(overrides.config.as_deref()))?;
+        Context::with(config, overrides, global, output, now)
+    }
+
+    /// The same for a look at the host, whatever its configuration is worth: where that cannot be
+    /// used, the reason, and a context with the defaults and no labs.
+    pub fn of_host(
+        global: &Global,
+        output: Output,
+        now: Moment,
+    ) -> Result<(Context, Option<anyhow::Error>)> {
+        let overrides = Overrides::read()?;
+        let file = global.config.as_deref().or(overrides.config.as_deref());
+        let (config, broken) = match Config::load(file) {
+            Ok(config) => (config, None),
+            Err(error) => (Config::without_labs(), Some(error)),
+        };
+        let context = Context::with(config, overrides, global, output, now)?;
+        Ok((context, broken))
+    }
+
+    fn with(
+        config: Config,
+        overrides: Overrides,
+        global: &Global,
+        output: Output,
+        now: Moment,
+    ) -> Result<Context> {
         let host = &config.host;
         let paths = Paths::new(
             overrides.storage_dir.as_ref().unwrap_or(&host.storage_dir),
@@ -178,6 +205,16 @@ impl Context {
         }
         let stop = interrupt::flag()?;
         Ok(self.stop.get_or_init(|| stop))
+    }
+
+    /// Which accelerator is wanted.
+    pub fn accelerator_choice(&self) -> AcceleratorChoice {
+        self.accelerator
+    }
+
+    /// The libvirt connection.
+    pub fn uri(&self) -> &str {
+        &self.uri
     }
 
     /// The accelerator for a new guest.

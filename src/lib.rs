@@ -26,11 +26,13 @@
 //! | [`reach`] | whose instances a command can reach; pure |
 //! | [`roster`] | lists of users from a file; pure |
 //! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
+//! | [`cards`] | network cards and their filters in definitions; pure |
 //! | [`secret`] | what is not to be seen by accident; pure |
 //! | [`instance`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
 
 pub mod accelerator;
 pub mod capacity;
+pub mod cards;
 pub mod cli;
 pub mod clock;
 pub mod cmd;

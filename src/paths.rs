@@ -23,6 +23,16 @@ impl Paths {
         })
     }
 
+    /// Where all disk images are.
+    pub fn storage(&self) -> &Path {
+        &self.storage
+    }
+
+    /// Where the program's own state is.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// Golden images, one or more builds a lab.
     pub fn base_images(&self) -> PathBuf {
         self.storage.join("base-images")

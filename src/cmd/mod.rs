@@ -2,6 +2,7 @@
 
 mod build;
 mod completions;
+mod doctor;
 pub mod instance;
 mod journal;
 pub mod reap;
@@ -27,6 +28,7 @@ pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
         Command::Build(options) => build::run(&of_all("cyyber build")?, options),
         Command::Instance(command) => instance::run(&context()?, command),
         Command::Reap(options) => reap::run(&of_all("cyyber reap")?, options),
+        Command::Doctor(options) => doctor::run(&cli.global, output, now, options),
         Command::Completions { shell } => completions::run(output, *shell),
     }
 }

@@ -143,6 +143,15 @@ impl Config {
         })
     }
 
+    /// The settings of a host that has no configuration.
+    pub fn without_labs() -> Config {
+        Config {
+            path: PathBuf::new(),
+            labs: Vec::new(),
+            host: Host::default(),
+        }
+    }
+
     /// The lab called `id`.
     pub fn lab(&self, id: &LabId) -> Result<&Lab> {
         self.labs

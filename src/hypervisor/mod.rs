@@ -10,6 +10,7 @@ mod cpu;
 mod domain;
 mod job;
 mod memory;
+mod readiness;
 mod stats;
 
 use std::collections::HashSet;
@@ -27,6 +28,7 @@ pub use agent::{Answer, GuestUse};
 pub use apart::Errand;
 pub use cpu::CpuControl;
 pub use domain::Domain;
+pub use readiness::{Account, NetworkFacts, Version, Versions};
 pub use stats::{Detail, GuestMemory};
 
 use apart::Side;

@@ -18,28 +18,31 @@ pub fn hold(paths: &Paths, lab: &LabId) -> Result<Lock> {
     Lock::share(&paths.bases_lock(lab), &what, lock::PATIENCE)
 }
 
-/// Every build that is not the current one of its lab. Those of a lab without a current one are left
-/// out: something is wrong there, and it is not for us to make it worse.
-pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
+/// Every build that is there.
+pub fn all(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
     let directory = paths.base_images();
     if !directory.is_dir() {
         return Ok(Vec::new());
     }
-    let mut superseded = Vec::new();
+    let mut all = Vec::new();
     for entry in fs_err::read_dir(&directory)? {
-        let path = entry?.path();
-        let Some((lab, base)) = named(&path) else {
-            continue;
-        };
-        let target = std::fs::read_link(paths.base_link(&lab)).unwrap_or_default();
-        let current = build_of(&lab, &target);
-        let there = current.is_some_and(|build| paths.base_build(&lab, build).is_file());
-        if there && current != Some(&base.build) {
-            superseded.push((lab, base));
-        }
+        all.extend(named(&entry?.path()));
     }
-    superseded.sort_by(|(_, one), (_, other)| one.path.cmp(&other.path));
-    Ok(superseded)
+    all.sort_by(|(_, one), (_, other)| one.path.cmp(&other.path));
+    Ok(all)
+}
+
+/// Every build that is not the current one of its lab. Those of a lab without a current one are left
+/// out: something is wrong there, and it is not for us to make it worse.
+pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
+    let mut builds = all(paths)?;
+    builds.retain(|(lab, base)| {
+        let target = std::fs::read_link(paths.base_link(lab)).unwrap_or_default();
+        let current = build_of(lab, &target);
+        let there = current.is_some_and(|build| paths.base_build(lab, build).is_file());
+        there && current != Some(&base.build)
+    });
+    Ok(builds)
 }
 
 /// The build that the file `path` is, by its name.

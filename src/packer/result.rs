@@ -118,7 +118,8 @@ fn versions<'a>(wanted: &'a [PackageName], installed: &'a str) -> Vec<Installed<
         .collect()
 }
 
-fn qemu_version() -> Result<String> {
+/// The version of the QEMU that builds run in.
+pub fn qemu_version() -> Result<String> {
     let said = Program::find("qemu-system-x86_64", "qemu-system-x86")?.run(["--version"])?;
     let version = said
         .split_ascii_whitespace()

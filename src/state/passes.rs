@@ -17,7 +17,7 @@ use crate::files;
 use crate::policy::Connection;
 
 /// A longer time without a pass is an outage: what was seen before it counts as unseen.
-const LONGEST_GAP: SignedDuration = SignedDuration::from_mins(10);
+pub const LONGEST_GAP: SignedDuration = SignedDuration::from_mins(10);
 
 /// How far the clock may move against the time that went by before it counts as having been set.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(30);
@@ -99,6 +99,11 @@ impl Passes {
             .ok()
             .and_then(|content| serde_json::from_slice(&content).ok())
             .unwrap_or_default()
+    }
+
+    /// When the last pass was.
+    pub fn last(&self) -> Option<Timestamp> {
+        self.last.as_ref().map(|last| last.at)
     }
 
     /// Begins a pass.

@@ -1,0 +1,211 @@
+//! Whether our directories are there, belong to whom they should, and hold nothing that leads out of
+//! them.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Gid;
+
+use super::finding::Finding;
+use crate::context::Context;
+use crate::files::{PASSABLE_DIRECTORY, SHARED_DIRECTORY};
+use crate::hypervisor::Account;
+
+/// The group whose members manage instances.
+const GROUP: &str = "libvirt";
+
+/// How many strange entries are named.
+const NAMED: usize = 3;
+
+pub fn check(context: &Context, qemu: Option<Account>) -> Vec<Finding> {
+    let paths = &context.paths;
+    let storage = [
+        paths.storage().to_owned(),
+        paths.base_images(),
+        paths.user_instances(),
+    ];
+    let state = [paths.state().to_owned(), paths.activities()];
+    let mut findings = Vec::new();
+    for (directories, mode) in [
+        (&storage[..], PASSABLE_DIRECTORY),
+        (&state[..], SHARED_DIRECTORY),
+    ] {
+        findings.extend(directories.iter().map(|it| directory(it, mode)));
+    }
+    findings.extend(below(paths.state()));
+    findings.extend(strangers(&paths.user_instances(), is_no_file));
+    findings.extend(strangers(&paths.base_images(), |path| {
+        is_no_file(path) && !is_link_within(path)
+    }));
+    findings.extend(qemu.and_then(|qemu| passable(&paths.base_images(), qemu)));
+    findings
+}
+
+/// A directory that must be there, and be root's or whoever's this is, and the group's.
+fn directory(path: &Path, mode: u32) -> Finding {
+    let place = path.display();
+    let there = match path.symlink_metadata() {
+        Err(_) => {
+            let message = format!("{place} is not there, or out of reach");
+            return Finding::failed("directories", message, "run `make setup`");
+        }
+        Ok(there) if there.is_symlink() => {
+            let message = format!("{place} is a symbolic link: it is not followed");
+            return Finding::failed(
+                "directories",
+                message,
+                "put the directory itself in its place",
+            );
+        }
+        Ok(there) if !there.is_dir() => {
+            let message = format!("{place} is no directory");
+            return Finding::failed("directories", message, "move it away, and run `make setup`");
+        }
+        Ok(there) => there,
+    };
+    let is = there.mode() & 0o7777;
+    let (group, remedy) = match group(GROUP) {
+        Some(gid) => (
+            there.gid() == gid.as_raw(),
+            format!("chown root:{GROUP} {place} && chmod {mode:o} {place}"),
+        ),
+        None => (true, format!("chmod {mode:o} {place}")),
+    };
+    let owner = there.uid() == 0 || there.uid() == rustix::process::geteuid().as_raw();
+    // Others may pass where QEMU must, and nothing else.
+    let loose = is & 0o007 & !(mode & 0o007) != 0;
+    match (owner && !loose, is == mode && group) {
+        (true, true) => Finding::ok("directories", format!("{place} has mode {mode:o}")),
+        (false, _) => {
+            let message = match loose {
+                true => format!("{place} is open to everyone: mode {is:o} instead of {mode:o}"),
+                false => format!("{place} belongs to user {}", there.uid()),
+            };
+            Finding::failed("directories", message, remedy)
+        }
+        (true, false) => Finding::warning(
+            "directories",
+            format!(
+                "{place} has mode {is:o} and group {}: members of {GROUP} cannot use it as they should",
+                there.gid()
+            ),
+            remedy,
+        ),
+    }
+}
+
+/// Whatever was made in the state directory.
+fn below(state: &Path) -> Vec<Finding> {
+    let Ok(entries) = std::fs::read_dir(state) else {
+        return Vec::new();
+    };
+    let mut findings = Vec::new();
+    let mut directories: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.symlink_metadata().is_ok_and(|there| there.is_dir()))
+        .collect();
+    directories.sort();
+    for path in &directories {
+        let open = path.metadata().is_ok_and(|there| there.mode() & 0o002 != 0);
+        if open {
+            findings.push(Finding::failed(
+                "directories",
+                format!("everyone may write in {}", path.display()),
+                format!("chmod {SHARED_DIRECTORY:o} {}", path.display()),
+            ));
+        }
+        // Packer keeps what it likes in its cache.
+        if !path.ends_with("downloads") {
+            findings.extend(strangers(path, is_no_file));
+        }
+    }
+    findings.extend(strangers(state, |path| {
+        is_no_file(path) && !path.symlink_metadata().is_ok_and(|there| there.is_dir())
+    }));
+    findings
+}
+
+/// What is in `directory` and does not belong there.
+fn strangers(directory: &Path, is_strange: impl Fn(&Path) -> bool) -> Option<Finding> {
+    let entries = std::fs::read_dir(directory).ok()?;
+    let mut strange: Vec<String> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| is_strange(path))
+        .filter_map(|path| {
+            Some(
+                path.file_name()?
+                    .to_string_lossy()
+                    .escape_debug()
+                    .to_string(),
+            )
+        })
+        .collect();
+    strange.sort();
+    let more = strange.len().saturating_sub(NAMED);
+    strange.truncate(NAMED);
+    if strange.is_empty() {
+        return None;
+    }
+    let more = match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(Finding::failed(
+        "directories",
+        format!(
+            "links, pipes or devices were put into {}: {}{more}; they are not followed",
+            directory.display(),
+            strange.join(", ")
+        ),
+        "find out who did that, and remove them",
+    ))
+}
+
+fn is_no_file(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|there| !there.is_file())
+}
+
+/// Whether it is a link to a file beside it, as the one to a lab's current build.
+fn is_link_within(path: &Path) -> bool {
+    std::fs::read_link(path).is_ok_and(|target| {
+        let plain = target.file_name().is_some_and(|name| name == target);
+        plain
+            && path
+                .with_file_name(target)
+                .symlink_metadata()
+                .is_ok_and(|there| there.is_file())
+    })
+}
+
+/// Whether QEMU may pass to the images, through all directories above them.
+fn passable(images: &Path, qemu: Account) -> Option<Finding> {
+    let closed = images.ancestors().find(|place| {
+        place.metadata().is_ok_and(|there| {
+            let may_pass = match (there.uid() == qemu.uid, there.gid() == qemu.gid) {
+                (true, _) => 0o100,
+                (false, true) => 0o010,
+                (false, false) => 0o001,
+            };
+            there.mode() & may_pass == 0
+        })
+    })?;
+    Some(Finding::failed(
+        "directories",
+        format!(
+            "QEMU, which is user {}, may not pass through {}",
+            qemu.uid,
+            closed.display()
+        ),
+        format!("chmod o+x {}", closed.display()),
+    ))
+}
+
+/// The number of the group called `name`, by the host's own list.
+fn group(name: &str) -> Option<Gid> {
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    let number = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1))?
+    })?;
+    Some(Gid::from_raw(number.parse().ok()?))
+}

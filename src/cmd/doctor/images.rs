@@ -1,0 +1,120 @@
+//! The base images of the labs: there, closed, and still what was made.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::finding::Finding;
+use crate::context::Context;
+use crate::images::base::{self, Base};
+use crate::images::{builds, sha256};
+use crate::instance::LabId;
+
+/// Looks at the current build of each lab, and with `verify` at the content of every build that
+/// there is: instances stand on old ones as well.
+pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut all: Vec<(LabId, Base)> = Vec::new();
+    for lab in &context.config.labs {
+        match current(context, &lab.lab_id) {
+            Ok(base) => all.push((lab.lab_id.clone(), base)),
+            Err(finding) => findings.push(finding),
+        }
+    }
+    match builds::all(&context.paths) {
+        Ok(builds) => {
+            for build in builds {
+                if !all.contains(&build) {
+                    all.push(build);
+                }
+            }
+        }
+        Err(error) => findings.push(Finding::error(
+            "images",
+            &error,
+            "look at the directory of the base images",
+        )),
+    }
+    let progress = context.output.progress(if verify { all.len() } else { 0 });
+    for (lab, base) in &all {
+        findings.push(whole(lab, base, verify));
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    findings
+}
+
+fn current(context: &Context, lab: &LabId) -> Result<Base, Finding> {
+    let link = context.paths.base_link(lab);
+    let by_hand = link.symlink_metadata().is_ok_and(|there| there.is_file());
+    if by_hand {
+        return Err(Finding::ok(
+            "images",
+            format!("{lab}: an image was put there by hand, and is adopted when it is first used"),
+        ));
+    }
+    // It is no plain file, so that nothing is adopted here.
+    base::current(&context.paths, lab).map_err(|error| {
+        Finding::error("images", &error, "look at the link, or build the lab anew")
+    })
+}
+
+/// Whether a build is closed, and the size and content that were noted when it was made.
+fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
+    let (name, anew) = (
+        format!("{lab}, build {}", base.build),
+        format!(
+            "build it anew: cyyber build --force {lab}; instances stand on this one until they are reset"
+        ),
+    );
+    let there = match base.path.symlink_metadata() {
+        Ok(there) if there.is_file() => there,
+        _ => return Finding::failed("images", format!("{name} is no regular file"), anew),
+    };
+    if let Some(finding) = writable(&name, &base.path, &there) {
+        return finding;
+    }
+    let Some(note) = base::note(base) else {
+        return Finding::warning("images", format!("{name}: nothing was noted of it"), anew);
+    };
+    if there.len() != note.size_bytes {
+        let (is, was) = (there.len(), note.size_bytes);
+        let message = format!("{name} was changed: it has {is} bytes, and had {was}");
+        return Finding::failed("images", message, anew);
+    }
+    if !verify {
+        return Finding::ok("images", format!("{name} has the size it was made with"));
+    }
+    match sha256(&base.path) {
+        Ok(sum) if sum == note.sha256 => Finding::ok(
+            "images",
+            format!("{name} is what was made: its SHA-256 is the same"),
+        ),
+        Ok(sum) => {
+            let message = format!(
+                "{name} was changed: its SHA-256 is {sum}, and was {}",
+                note.sha256
+            );
+            Finding::failed("images", message, anew)
+        }
+        Err(error) => Finding::error("images", &error, &anew),
+    }
+}
+
+/// A base that its owner could write to, or give himself leave to, where that is not root.
+fn writable(name: &str, path: &Path, there: &std::fs::Metadata) -> Option<Finding> {
+    let us = rustix::process::geteuid().as_raw();
+    let owned = there.uid() == 0 || there.uid() == us;
+    if owned && there.mode() & 0o222 == 0 {
+        return None;
+    }
+    let place = path.display();
+    Some(Finding::failed(
+        "images",
+        format!(
+            "{name} is not closed: it has mode {:o} and belongs to user {}",
+            there.mode() & 0o7777,
+            there.uid()
+        ),
+        format!("chattr -i {place}; chown root {place} && chmod 444 {place}"),
+    ))
+}

@@ -1,0 +1,259 @@
+//! libvirt: whether it answers, whom it runs QEMU as, and whether the networks of the labs and the
+//! filters on the cards in them are in force.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::finding::Finding;
+use crate::cards::{Card, cards, filters_below};
+use crate::config::{Lab, NetworkMode};
+use crate::context::Context;
+use crate::domain::standalone_xml;
+use crate::hypervisor::{Account, Detail, Hypervisor, Version};
+use crate::process::Program;
+
+/// The first version with all that we ask of it: port isolation came with 6.1, the balloon's page
+/// reporting with 6.9.
+const OLDEST: Version = Version(6, 9, 0);
+
+const SETUP: &str = "run `make setup`";
+
+/// The findings, and whom QEMU runs as.
+pub fn check(context: &Context) -> (Vec<Finding>, Option<Account>) {
+    let hypervisor = match context.hypervisor() {
+        Ok(hypervisor) => hypervisor,
+        Err(error) => {
+            let finding = Finding::error("libvirt", &error, "systemctl start libvirtd");
+            return (vec![finding], None);
+        }
+    };
+    let mut findings = vec![version(hypervisor)];
+    let (finding, account) = account(hypervisor);
+    findings.push(finding);
+    let expected = match expected(context) {
+        Ok(cards) => cards,
+        Err(error) => {
+            findings.push(Finding::error("networks", &error, SETUP));
+            Vec::new()
+        }
+    };
+    findings.extend(networks(hypervisor, &expected));
+    findings.extend(filters(hypervisor, &expected));
+    if hypervisor.is_local() {
+        findings.extend(in_force(context, hypervisor, &expected));
+    }
+    (findings, account)
+}
+
+fn version(hypervisor: &Hypervisor) -> Finding {
+    match hypervisor.versions() {
+        Ok(versions) if versions.libvirt < OLDEST => Finding::failed(
+            "libvirt",
+            format!("libvirt {} is older than {OLDEST}", versions.libvirt),
+            "upgrade this host to Debian 12 or Ubuntu 24.04",
+        ),
+        Ok(versions) => Finding::ok(
+            "libvirt",
+            format!(
+                "libvirt {} answers, with QEMU {}",
+                versions.libvirt, versions.hypervisor
+            ),
+        ),
+        Err(error) => Finding::error("libvirt", &error, "systemctl restart libvirtd"),
+    }
+}
+
+fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
+    let remedy =
+        "set user and group in /etc/libvirt/qemu.conf to libvirt-qemu, and restart libvirtd";
+    match hypervisor.qemu_account() {
+        Ok(Some(account @ Account { uid: 1.., gid: 1.. })) => {
+            let message = format!("QEMU runs as user {}, group {}", account.uid, account.gid);
+            (Finding::ok("qemu-user", message), Some(account))
+        }
+        Ok(Some(account)) => {
+            let message =
+                "QEMU runs as root, or in root's group: who breaks out of a VM has this host";
+            (Finding::failed("qemu-user", message, remedy), Some(account))
+        }
+        Ok(None) => {
+            let message = "libvirt does not say whom QEMU runs as";
+            (Finding::warning("qemu-user", message, remedy), None)
+        }
+        Err(error) => (Finding::error("qemu-user", &error, remedy), None),
+    }
+}
+
+/// The cards that instances of the labs get.
+fn expected(context: &Context) -> Result<Vec<Card>> {
+    let mut expected: Vec<Card> = Vec::new();
+    for lab in &context.config.labs {
+        for card in of_lab(lab)? {
+            if !expected.contains(&card) {
+                expected.push(card);
+            }
+        }
+    }
+    if expected.is_empty() {
+        let modes = [NetworkMode::Nat, NetworkMode::Isolated];
+        expected.extend(modes.map(|mode| Card {
+            network: Some(mode.network().to_owned()),
+            filter: None,
+            device: None,
+        }));
+    }
+    Ok(expected)
+}
+
+fn of_lab(lab: &Lab) -> Result<Vec<Card>> {
+    let accelerator = crate::accelerator::Accelerator::Tcg;
+    cards(&standalone_xml(lab, "/", accelerator)?)
+}
+
+fn networks(hypervisor: &Hypervisor, expected: &[Card]) -> Vec<Finding> {
+    let names: BTreeSet<_> = expected
+        .iter()
+        .filter_map(|card| card.network.as_ref())
+        .collect();
+    let findings = names
+        .into_iter()
+        .map(|name| match hypervisor.network_facts(name) {
+            Err(error) => Finding::error("networks", &error, SETUP),
+            Ok(None) => Finding::failed("networks", format!("there is no network {name}"), SETUP),
+            Ok(Some(facts)) if !facts.active => Finding::failed(
+                "networks",
+                format!("the network {name} is down: no instance in it can start"),
+                format!("virsh net-start {name}"),
+            ),
+            Ok(Some(facts)) if !facts.autostart => Finding::failed(
+                "networks",
+                format!("the network {name} will be down after the next boot"),
+                format!("virsh net-autostart {name}"),
+            ),
+            Ok(Some(_)) => Finding::ok(
+                "networks",
+                format!("{name} is up, and will be after a boot"),
+            ),
+        });
+    findings.collect()
+}
+
+/// Whether every filter on the cards is there, and every one that these refer to.
+fn filters(hypervisor: &Hypervisor, expected: &[Card]) -> Vec<Finding> {
+    let roots = expected.iter().filter_map(|card| card.filter.clone());
+    let mut open: Vec<String> = roots.collect();
+    let mut seen = BTreeSet::new();
+    let mut findings = Vec::new();
+    while let Some(name) = open.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let found = hypervisor.filter(&name);
+        let below = found.and_then(|xml| xml.map(|xml| filters_below(&xml)).transpose());
+        findings.push(match below {
+            Err(error) => Finding::error("filters", &error, SETUP),
+            Ok(None) => Finding::failed(
+                "filters",
+                format!("there is no filter {name}: instances that need it do not start"),
+                SETUP,
+            ),
+            Ok(Some(below)) => {
+                open.extend(below);
+                Finding::ok("filters", format!("{name} is defined"))
+            }
+        });
+    }
+    findings
+}
+
+/// Whether the running instances are kept apart, as the kernel has it.
+fn in_force(context: &Context, hypervisor: &Hypervisor, expected: &[Card]) -> Option<Finding> {
+    let look = || -> Result<(usize, Vec<String>)> {
+        let mut open = Vec::new();
+        let mut count = 0;
+        let rules = rules();
+        let filters: BTreeSet<_> = expected
+            .iter()
+            .filter_map(|card| card.filter.as_ref())
+            .collect();
+        for (name, facts) in hypervisor.survey(Detail::Power)? {
+            let (Some(_), Some(domain)) = (facts.id, hypervisor.find(&name)?) else {
+                continue;
+            };
+            // One that ends while it is looked at has no cards any more.
+            for card in domain.xml().and_then(|xml| cards(&xml)).unwrap_or_default() {
+                let Some(device) = &card.device else { continue };
+                count += 1;
+                if !is_isolated(device) {
+                    open.push(format!("{name} sees the frames of others"));
+                }
+                if !filters.is_empty() && card.filter.is_none() {
+                    open.push(format!("{name} has no filter on its network card"));
+                } else if card.filter.is_some()
+                    && rules.as_ref().is_some_and(|rules| !mentions(rules, device))
+                {
+                    open.push(format!("the filter of {name} is not in force"));
+                }
+            }
+        }
+        Ok((count, open))
+    };
+    Some(match look() {
+        Ok((0, _)) => return None,
+        Ok((count, open)) if open.is_empty() => Finding::ok(
+            "isolation",
+            format!("{count} running instances are kept apart"),
+        ),
+        Ok((_, open)) => Finding::failed(
+            "isolation",
+            open.join("; "),
+            "systemctl reload libvirtd puts rules in force again; stop and start what remains",
+        ),
+        Err(error) => Finding::error("isolation", &error, &context_hint(context)),
+    })
+}
+
+fn context_hint(context: &Context) -> String {
+    format!(
+        "look at the running instances: cyyber instance list; libvirt at {}",
+        context.uri()
+    )
+}
+
+/// Whether the bridge lets no frame pass from this port to another one that is isolated.
+fn is_isolated(device: &str) -> bool {
+    let plain = device.bytes().all(|b| b.is_ascii_alphanumeric());
+    let flag = Path::new("/sys/class/net")
+        .join(device)
+        .join("brport/isolated");
+    plain && std::fs::read_to_string(flag).is_ok_and(|flag| flag.trim() == "1")
+}
+
+/// The kernel's rules for frames; `None` where they cannot be seen, as by whoever is not root.
+fn rules() -> Option<String> {
+    let ebtables = Program::find("ebtables", "ebtables").ok()?;
+    ebtables.run(["--concurrent", "-t", "nat", "-L"]).ok()
+}
+
+/// Whether a rule is about the port `device`.
+fn mentions(rules: &str, device: &str) -> bool {
+    rules.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace();
+        words.any(|word| word == device)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_about_a_port_by_its_whole_name() {
+        let rules = "Bridge chain: PREROUTING, entries: 1, policy: ACCEPT\n\
+                     -i vnet12 -j libvirt-I-vnet12\n";
+        assert!(mentions(rules, "vnet12"));
+        assert!(!mentions(rules, "vnet1") && !mentions("", "vnet12"));
+    }
+}

@@ -1,0 +1,57 @@
+//! `cyyber doctor`: is this host ready? Looks, and changes nothing.
+
+mod directories;
+mod finding;
+mod images;
+mod libvirt;
+mod machine;
+mod reaper;
+
+use anyhow::Result;
+
+use crate::cli::{Doctor, Global};
+use crate::clock::Moment;
+use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::output::Output;
+use finding::{Finding, Report};
+
+pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> Result<()> {
+    let (context, broken) = Context::of_host(global, output.clone(), now)?;
+    context.require_everyone("cyyber doctor")?;
+    let context = &context;
+    let mut findings = vec![config(context, broken.as_ref())];
+    findings.extend(machine::virtualisation(context));
+    let (libvirt, account) = libvirt::check(context);
+    findings.extend(libvirt);
+    findings.extend(machine::programs());
+    findings.extend(directories::check(context, account));
+    findings.extend(machine::room(context));
+    findings.extend(images::check(context, options.verify));
+    findings.push(reaper::check(context));
+
+    let report = Report::of(findings);
+    context.output.answer(&report)?;
+    if report.ready {
+        return Ok(());
+    }
+    let (failures, all) = (report.failures(), report.findings.len());
+    Err(Fault::new(
+        Kind::Failed,
+        format!("this host is not ready: {failures} of {all} findings are failures"),
+    )
+    .hint("each has its remedy with it; `make setup` applies most of them")
+    .into())
+}
+
+fn config(context: &Context, broken: Option<&anyhow::Error>) -> Finding {
+    let remedy = "correct the file: man labs-config.json has every key";
+    match broken {
+        Some(error) => Finding::error("config", error, remedy),
+        None => {
+            let (file, labs) = (context.config.path.display(), context.config.labs.len());
+            let s = if labs == 1 { "" } else { "s" };
+            Finding::ok("config", format!("{file}: {labs} lab{s}"))
+        }
+    }
+}
