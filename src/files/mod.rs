@@ -145,15 +145,6 @@ impl Identity {
 pub fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
-
-    let (directory, name) = Directory::of(path)?;
-    directory.read(name)
-}
-
-/// The whole of a file of ours that is not larger than `largest` bytes.
-pub fn read_up_to(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
-    let (directory, name) = Directory::of(path)?;
-    directory.read_up_to(name, largest)
 fn said(error: &io::Error, what: &str, path: &Path) -> io::Error {
     io::Error::new(
         error.kind(),

@@ -183,6 +183,7 @@ mod tests {
             ok: false,
             reason: "",
             who: "0",
+            as_user: None,
             duration_ms: 0,
         };
         let holder = files::open_or_make(&path).unwrap();
