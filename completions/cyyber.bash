@@ -1365,13 +1365,17 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__reap)
-            opts="-c -o -q -v -h --dry-run --jobs --config --connect --output --as-user --quiet --verbose --help"
+            opts="-c -o -q -v -h --dry-run --jobs --timeout --config --connect --output --as-user --quiet --verbose --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
