@@ -616,3 +616,41 @@ fn ten_processes_write_whole_lines_and_lose_none_to_a_rotation() {
     users.dedup();
     assert_eq!(users.len(), 151, "{users:?}");
 }
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_pass_asks_libvirt_as_often_for_many_as_for_few() {
+    let sandbox = sandbox(1);
+    sandbox.instance("start", "7", &[]).ok();
+    silent_pass(&sandbox);
+    // What libvirt's client is asked for, without what it answers by itself.
+    let calls = || {
+        let log = sandbox.path("libvirt.log");
+        let mut pass = sandbox.command(["reap"]);
+        pass.env("LIBVIRT_LOG_FILTERS", "1:libvirt")
+            .env("LIBVIRT_LOG_OUTPUTS", format!("1:file:{}", log.display()));
+        Run::of(&mut pass).ok();
+        let said = fs::read_to_string(&log).unwrap();
+        fs::remove_file(&log).unwrap();
+        let calls = said.lines().filter_map(|line| {
+            let call = line.split(" : ").nth(1)?.split(':').next()?;
+            let local = ["Free", "GetUUID", "GetName", "GetID", "OpenInternal", "Ref"];
+            let asks = call.starts_with("virDomain") || call.starts_with("virConnect");
+            (asks && !local.iter().any(|end| call.ends_with(end))).then(|| call.to_owned())
+        });
+        let mut calls: Vec<_> = calls.collect();
+        calls.sort();
+        calls
+    };
+    let few = calls();
+    println!("{few:?}");
+    assert!(few.contains(&"virConnectGetAllDomainStats".to_owned()));
+    let users: String = (0..12).map(|n| format!("s{n}\n")).collect();
+    let file = sandbox.path("class");
+    fs::write(&file, users).unwrap();
+    let create = ["instance", "create", &sandbox.lab, "--users-from"];
+    sandbox
+        .cyyber(create.iter().map(AsRef::as_ref).chain([file.as_os_str()]))
+        .ok();
+    assert_eq!(calls(), few);
+}

@@ -77,6 +77,11 @@ impl<'a> Lookout<'a> {
         }
     }
 
+    /// The same now: directories may have been made since.
+    pub fn renewed(&self) -> Lookout<'a> {
+        Lookout::new(self.context, self.trusted_from, self.only_looks)
+    }
+
     /// What can be told of `name` at no cost.
     pub fn glance(&self, name: InstanceName, facts: Facts, seen: &mut Seen) -> Sight {
         let now = self.context.time();

@@ -103,6 +103,7 @@ fn attempt(
     if facts.uuid != sight.facts.uuid {
         return not_due("it was made anew");
     }
+    let lookout = lookout.renewed();
     let now = lookout.glance(name.clone(), facts, &mut seen);
     let mut now = [(now, seen)];
     lookout.look_closer(&mut now, false);
