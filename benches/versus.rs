@@ -1,4 +1,5 @@
-//! Ours beside named rivals, each doing the same work in turn: `cargo bench --bench versus`.
+//! Ours beside named rivals, each doing the same work in turn: `cargo bench --bench versus`, or
+//! `cargo bench --bench versus -- list reap` for some of it.
 //!
 //! As root, with libvirtd running. Rival and ours take turns, so that whatever else the machine is
 //! doing meets both; what counts is the ratio of their medians. The exit status is 1 when a bound
@@ -52,25 +53,52 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is measured, by the word that asks for it.
+type Group = (&'static str, fn(&Bench) -> Result<Vec<Comparison>>);
+
+const GROUPS: [Group; 5] = [
+    ("start", start_of_the_program),
+    ("create", creating),
+    ("pause", pausing),
+    ("list", listing),
+    ("reap", reaping),
+];
+
 fn run() -> Result<bool> {
+    // cargo adds `--bench` by itself.
+    let asked: Vec<_> = std::env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect();
+    for word in &asked {
+        let known = GROUPS.iter().any(|(name, _)| name == word);
+        ensure!(
+            known,
+            "no such measurement: {word} (there are {})",
+            GROUPS.map(|(name, _)| name).join(", ")
+        );
+    }
     let bench = Bench::set_up()?;
-    let mut results = vec![start_of_the_program(&bench)?];
-    results.extend(creating(&bench)?);
-    results.extend(pausing(&bench)?);
-    results.push(listing(&bench)?);
+    let mut results = Vec::new();
+    for (name, measure) in GROUPS {
+        if asked.is_empty() || asked.iter().any(|word| word == name) {
+            results.extend(measure(&bench)?);
+        }
+    }
     print(&results);
     Ok(results.iter().all(|result| !result.over()))
 }
 
-fn start_of_the_program(bench: &Bench) -> Result<Comparison> {
-    bench.compare(
+fn start_of_the_program(bench: &Bench) -> Result<Vec<Comparison>> {
+    let compared = bench.compare(
         "program start",
         "virsh --version",
         PAIRS,
         None,
         |_| timed(|| done(Command::new("virsh").arg("--version"))),
         |_| timed(|| done(bench.cyyber().arg("--version"))),
-    )
+    )?;
+    Ok(vec![compared])
 }
 
 fn creating(bench: &Bench) -> Result<Vec<Comparison>> {
@@ -114,6 +142,8 @@ fn creating(bench: &Bench) -> Result<Vec<Comparison>> {
 
 /// Two running guests alike, one of them ours, are saved and restored in turn.
 fn pausing(bench: &Bench) -> Result<Vec<Comparison>> {
+    // The first one adopts the base.
+    bench.create("paused")?;
     let build = base::current(&bench.paths, &bench.lab)?;
     let (rival, overlay) = bench.rival(PAIRS);
     done(
@@ -170,10 +200,12 @@ fn pausing(bench: &Bench) -> Result<Vec<Comparison>> {
     Ok(vec![pause, resume])
 }
 
-fn listing(bench: &Bench) -> Result<Comparison> {
-    // They would count as instances of ours, which nobody noted anything about.
+/// Has a thousand instances, and none that nobody noted anything about.
+fn have_a_thousand(bench: &Bench) -> Result<()> {
     for turn in 0..=PAIRS {
-        done(virsh().args(["undefine", &bench.rival(turn).0.to_string()]))?;
+        // Where they were not measured there are none.
+        let rival = bench.rival(turn).0.to_string();
+        let _ = virsh().args(["undefine", &rival]).output()?;
     }
     let class = bench.dir.path().join("class.txt");
     let users: String = (0..LISTED).map(|user| format!("{user}\n")).collect();
@@ -184,15 +216,39 @@ fn listing(bench: &Bench) -> Result<Comparison> {
             .cyyber()
             .args(["instance", "create", lab, "--users-from"])
             .arg(&class),
-    )?;
-    bench.compare(
+    )
+}
+
+fn listing(bench: &Bench) -> Result<Vec<Comparison>> {
+    have_a_thousand(bench)?;
+    let compared = bench.compare(
         "list 1000 instances",
         "virsh list --all",
         PAIRS,
         Some(0.2),
         |_| timed(|| done(virsh().args(["list", "--all"]))),
         |_| timed(|| done(bench.cyyber().args(["-o", "json", "instance", "list"]))),
-    )
+    )?;
+    Ok(vec![compared])
+}
+
+/// Passes that find nothing to do.
+fn reaping(bench: &Bench) -> Result<Vec<Comparison>> {
+    have_a_thousand(bench)?;
+    // The first one only looks, and has more to note.
+    done(bench.cyyber().arg("reap"))?;
+    let compared = bench.compare(
+        "reap 1000 instances",
+        "virsh list --all",
+        PAIRS,
+        Some(0.3),
+        |_| timed(|| done(virsh().args(["list", "--all"]))),
+        |_| timed(|| done(bench.cyyber().arg("reap"))),
+    )?;
+    let memory = std::fs::read_to_string(bench.paths.passes())?;
+    let seen = memory.matches("stopped_since").count();
+    ensure!(seen >= LISTED, "a pass saw {seen} instances only");
+    Ok(vec![compared])
 }
 
 /// One rival and ours, measured.

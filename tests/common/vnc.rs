@@ -48,6 +48,21 @@ impl<S: Read + Write> Client<S> {
 
     /// Whether the server lets this password in.
     pub fn accepts(mut self, password: &str) -> bool {
+        self.authenticate(password)
+    }
+
+    /// Goes in with this password, and learns the size of the screen. The client is there until
+    /// what is returned is dropped.
+    pub fn enter(mut self, password: &str) -> (S, [u16; 2]) {
+        assert!(self.authenticate(password));
+        let shared = 1;
+        self.stream.write_all(&[shared]).unwrap();
+        let greeting: [u8; 24] = read(&mut self.stream);
+        let number = |at: usize| u16::from_be_bytes([greeting[at], greeting[at + 1]]);
+        (self.stream, [number(0), number(2)])
+    }
+
+    fn authenticate(&mut self, password: &str) -> bool {
         self.stream.write_all(&[PASSWORD]).unwrap();
         let challenge: [u8; 16] = read(&mut self.stream);
         self.stream.write_all(&des(password, &challenge)).unwrap();
