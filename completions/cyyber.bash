@@ -31,6 +31,9 @@ _cyyber() {
             cyyber,instance)
                 cmd="cyyber__subcmd__instance"
                 ;;
+            cyyber,metrics)
+                cmd="cyyber__subcmd__metrics"
+                ;;
             cyyber,reap)
                 cmd="cyyber__subcmd__reap"
                 ;;
@@ -48,6 +51,9 @@ _cyyber() {
                 ;;
             cyyber__subcmd__help,instance)
                 cmd="cyyber__subcmd__help__subcmd__instance"
+                ;;
+            cyyber__subcmd__help,metrics)
+                cmd="cyyber__subcmd__help__subcmd__metrics"
                 ;;
             cyyber__subcmd__help,reap)
                 cmd="cyyber__subcmd__help__subcmd__reap"
@@ -173,7 +179,7 @@ _cyyber() {
 
     case "${cmd}" in
         cyyber)
-            opts="-c -o -q -v -h -V --config --connect --output --as-user --quiet --verbose --help --version build instance reap doctor completions help"
+            opts="-c -o -q -v -h -V --config --connect --output --as-user --quiet --verbose --help --version build instance reap metrics doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -329,7 +335,7 @@ _cyyber() {
             return 0
             ;;
         cyyber__subcmd__help)
-            opts="build instance reap doctor completions help"
+            opts="build instance reap metrics doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -569,6 +575,20 @@ _cyyber() {
         cyyber__subcmd__help__subcmd__instance__subcmd__touch)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__help__subcmd__metrics)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -1333,6 +1353,48 @@ _cyyber() {
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --as-user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        cyyber__subcmd__metrics)
+            opts="-c -o -q -v -h --textfile --config --connect --output --as-user --quiet --verbose --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --textfile)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

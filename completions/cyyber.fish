@@ -36,6 +36,7 @@ complete -c cyyber -n "__fish_cyyber_needs_command" -s V -l version -d 'Print ve
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "build" -d 'Build the base images of labs'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "instance" -d 'Give students their VMs, and look after them'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "reap" -d 'Walk instances that nobody uses down the idle ladder, once'
+complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "metrics" -d 'Print what there is and what it uses, for Prometheus'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "doctor" -d 'Tell whether this host is ready, and what to do where it is not'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -227,6 +228,15 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -l dry-run -d 'Tell 
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand reap" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c cyyber -n "__fish_cyyber_using_subcommand metrics" -l textfile -d 'Write it to this file, and print nothing' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand metrics" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
+complete -c cyyber -n "__fish_cyyber_using_subcommand metrics" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand metrics" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
+json\t'One JSON document'"
+complete -c cyyber -n "__fish_cyyber_using_subcommand metrics" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand metrics" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
+complete -c cyyber -n "__fish_cyyber_using_subcommand metrics" -s v -l verbose -d 'More detail on standard error'
+complete -c cyyber -n "__fish_cyyber_using_subcommand metrics" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c cyyber -n "__fish_cyyber_using_subcommand doctor" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand doctor" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand doctor" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
@@ -244,12 +254,13 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -l as-user -d
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap doctor completions help" -f -a "build" -d 'Build the base images of labs'
-complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap doctor completions help" -f -a "instance" -d 'Give students their VMs, and look after them'
-complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap doctor completions help" -f -a "reap" -d 'Walk instances that nobody uses down the idle ladder, once'
-complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap doctor completions help" -f -a "doctor" -d 'Tell whether this host is ready, and what to do where it is not'
-complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap doctor completions help" -f -a "completions" -d 'Print the completion script for a shell'
-complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap doctor completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap metrics doctor completions help" -f -a "build" -d 'Build the base images of labs'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap metrics doctor completions help" -f -a "instance" -d 'Give students their VMs, and look after them'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap metrics doctor completions help" -f -a "reap" -d 'Walk instances that nobody uses down the idle ladder, once'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap metrics doctor completions help" -f -a "metrics" -d 'Print what there is and what it uses, for Prometheus'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap metrics doctor completions help" -f -a "doctor" -d 'Tell whether this host is ready, and what to do where it is not'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap metrics doctor completions help" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c cyyber -n "__fish_cyyber_using_subcommand help; and not __fish_seen_subcommand_from build instance reap metrics doctor completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "create" -d 'Make a user\'s instance of a lab'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "start" -d 'Power an instance on, making it first where it is missing'
 complete -c cyyber -n "__fish_cyyber_using_subcommand help; and __fish_seen_subcommand_from instance" -f -a "pause" -d 'Pause an instance and give its memory back to the host'

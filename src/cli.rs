@@ -108,6 +108,8 @@ pub enum Command {
     ///
     /// Says nothing when all went well. A pass that finds another one at work leaves it to that.
     Reap(Reap),
+    /// Print what there is and what it uses, for Prometheus
+    Metrics(Metrics),
     /// Tell whether this host is ready, and what to do where it is not
     Doctor(Doctor),
     /// Print the completion script for a shell
@@ -399,6 +401,26 @@ pub struct Reap {
     /// How long a guest that is stopped may take to shut down, as in 90s or 2m
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parsed::<Duration>())]
     pub timeout: Duration,
+}
+
+/// Print what there is and what it uses, for Prometheus
+///
+/// The host's memory, instances by their state, what each uses of CPU, memory, disk and network,
+/// what pausing and shared base images save, and when the last pass of the reaper was, in
+/// Prometheus' text format. Nothing is asked of guests: what was not noted yet is not told.
+///
+/// With --textfile it goes to a file, for the textfile collector of the node exporter, which reads
+/// files whose names end in .prom. A reader of it sees the whole file before or the whole one after.
+/// Where it fails, the file stays as it was.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cyyber metrics                   on standard output
+  cyyber metrics --textfile /var/lib/prometheus/node-exporter/cyyber.prom
+  cyyber -o json metrics           for another program")]
+pub struct Metrics {
+    /// Write it to this file, and print nothing
+    #[arg(long, value_name = "PATH")]
+    pub textfile: Option<PathBuf>,
 }
 
 /// Tell whether this host is ready, and what to do where it is not

@@ -23,6 +23,7 @@
 //! | [`accelerator`] | hardware virtualisation or software emulation |
 //! | [`capacity`] | whether there is memory for one more guest; pure |
 //! | [`policy`] | the idle ladder: which step is due; pure |
+//! | [`prometheus`] | the text format of metrics; pure |
 //! | [`reach`] | whose instances a command can reach; pure |
 //! | [`roster`] | lists of users from a file; pure |
 //! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
@@ -53,6 +54,7 @@ pub mod packer;
 pub mod paths;
 pub mod policy;
 pub mod process;
+pub mod prometheus;
 pub mod reach;
 pub mod roster;
 pub mod secret;

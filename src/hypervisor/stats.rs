@@ -145,11 +145,16 @@ unsafe fn facts(record: &sys::virDomainStatsRecord) -> Facts {
             _ => usage.take(field, value),
         }
     }
+    // libvirt says "none" by -1.
+    let id = (id != u32::MAX).then_some(id);
+    if id.is_none() {
+        // Of a guest that has ended libvirt tells what others have used meanwhile.
+        usage.cpu_time_ns = None;
+    }
     Facts {
         name,
         uuid: Uuid::from_bytes(uuid),
-        // libvirt says "none" by -1.
-        id: (id != u32::MAX).then_some(id),
+        id,
         power: power(state, reason),
         saved: false,
         restored: (state, reason) == (sys::VIR_DOMAIN_RUNNING, sys::VIR_DOMAIN_RUNNING_RESTORED),

@@ -54,6 +54,8 @@ pub struct Viewer<'a> {
     records: Option<Directory>,
     activities: Option<Directory>,
     keeps: Option<Directory>,
+    /// Guests that are starting are asked whether they are ready.
+    asks: bool,
     current_builds: HashMap<LabId, Option<String>>,
 }
 
@@ -64,6 +66,7 @@ impl<'a> Viewer<'a> {
             records: Directory::open(&context.paths.records()).ok(),
             activities: Directory::open(&context.paths.activities()).ok(),
             keeps: Directory::open(&context.paths.keeps()).ok(),
+            asks: true,
             current_builds: HashMap::new(),
         }
     }
@@ -90,6 +93,7 @@ impl<'a> Viewer<'a> {
         let boot_timeout = context.policy(&name.lab).boot_timeout;
         let (mut state, mut reason) = observe(facts, boot.as_ref(), boot_timeout, now);
         if let (State::Starting, Some(boot)) = (state, &mut boot)
+            && self.asks
             && self.agent_answers(name)
         {
             boot.ready = Some(now);
@@ -211,10 +215,26 @@ const WORKERS: usize = 4;
 
 /// The views of many instances, in their order.
 pub fn views(context: &Context, instances: &[(InstanceName, Facts)]) -> Result<Vec<View>> {
+    assembled(context, instances, true)
+}
+
+/// The same by what is known of them, without asking any guest.
+pub fn known(context: &Context, instances: &[(InstanceName, Facts)]) -> Result<Vec<View>> {
+    assembled(context, instances, false)
+}
+
+fn assembled(
+    context: &Context,
+    instances: &[(InstanceName, Facts)],
+    asks: bool,
+) -> Result<Vec<View>> {
     let share = instances.len().div_ceil(WORKERS).max(1);
     let shares: Vec<_> = instances.chunks(share).collect();
     let views = side_by_side(&shares, WORKERS, |share| {
-        let mut viewer = Viewer::new(context);
+        let mut viewer = Viewer {
+            asks,
+            ..Viewer::new(context)
+        };
         share
             .iter()
             .map(|(name, facts)| viewer.view(name, facts))

@@ -1,0 +1,268 @@
+//! `cyyber metrics`
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::instance::list::survey;
+use super::instance::view::{self, View};
+use crate::cli::Metrics as Options;
+use crate::context::Context;
+use crate::error::{Fault, Kind as Failure};
+use crate::files;
+use crate::host;
+use crate::hypervisor::{Detail, Facts};
+use crate::images;
+use crate::instance::State;
+use crate::output::Report;
+use crate::prometheus::{Kind, Metric, text};
+use crate::state::passes::Passes;
+
+/// For whoever collects metrics, as the node exporter does.
+const READABLE: u32 = 0o644;
+
+pub fn run(context: &Context, options: &Options) -> Result<()> {
+    let all = survey(context, Detail::Usage)?;
+    let views = view::known(context, &all)?;
+    let seen: Vec<(View, Facts)> = views
+        .into_iter()
+        .zip(all.into_iter().map(|(_, facts)| facts))
+        .collect();
+    let mut metrics = of_host(context)?;
+    metrics.extend(of_states(&seen));
+    metrics.extend(savings(&seen));
+    metrics.extend(of_instances(&seen));
+    let answer = Metrics { metrics };
+    match &options.textfile {
+        None => context.output.answer(&answer),
+        Some(path) => {
+            write(path, &answer)?;
+            context.output.answer(&Written {
+                textfile: path.clone(),
+                samples: answer.metrics.iter().map(Metric::samples).sum(),
+            })
+        }
+    }
+}
+
+/// Puts the file in its place as a whole. A directory on the way may be an administrator's link.
+fn write(path: &Path, answer: &Metrics) -> Result<()> {
+    let write = || -> Result<()> {
+        let name = path.file_name().context("it has no name")?;
+        if let Ok(there) = path.symlink_metadata() {
+            anyhow::ensure!(there.is_file(), "something else than a file is there");
+        }
+        let directory = std::path::absolute(path)?;
+        let directory = directory.parent().unwrap_or(Path::new("/"));
+        let place = std::fs::canonicalize(directory)?.join(name);
+        let text = answer.text() + "\n";
+        Ok(files::replace_soon(&place, text.as_bytes(), READABLE)?)
+    };
+    write().with_context(|| {
+        Fault::new(
+            Failure::Failed,
+            format!("failed to write the metrics to {}", path.display()),
+        )
+        .hint("name a file in a directory that is there")
+    })
+}
+
+fn of_host(context: &Context) -> Result<Vec<Metric>> {
+    let memory = host::memory()?;
+    let mut build = Metric::new(Kind::Gauge, "cyyber_build_info", "The version of cyyber.");
+    build.add([("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    let mut pass = Metric::new(
+        Kind::Gauge,
+        "cyyber_reaper_last_pass_timestamp_seconds",
+        "When cyyber reap last looked at all instances, in seconds since 1970.",
+    );
+    if let Some(last) = Passes::read(&context.paths.passes()).last() {
+        pass.add([], last.as_duration().as_secs_f64());
+    }
+    Ok(vec![
+        build,
+        Metric::new(
+            Kind::Gauge,
+            "cyyber_host_memory_bytes",
+            "Memory that the host has.",
+        )
+        .with(float(memory.total)),
+        Metric::new(
+            Kind::Gauge,
+            "cyyber_host_memory_available_bytes",
+            "Memory that new programs on the host can have without swapping.",
+        )
+        .with(float(memory.available)),
+        pass,
+    ])
+}
+
+/// Every state, also those that no instance is in: a series that comes and goes is of little use.
+fn of_states(seen: &[(View, Facts)]) -> Vec<Metric> {
+    let mut metric = Metric::new(Kind::Gauge, "cyyber_instances", "Instances by their state.");
+    for state in State::value_variants() {
+        let count = seen.iter().filter(|(view, _)| view.state == *state).count();
+        metric.add([("state", state.as_str())], float(count as u64));
+    }
+    vec![metric]
+}
+
+/// What the host is spared.
+fn savings(seen: &[(View, Facts)]) -> Vec<Metric> {
+    let paused = seen
+        .iter()
+        .filter(|(_, facts)| facts.saved && facts.id.is_none());
+    let memory: u64 = paused
+        .filter_map(|(_, facts)| facts.usage.memory_bytes)
+        .sum();
+    let size = |path: &PathBuf| images::allocated(path).unwrap_or(0);
+    let bases = seen.iter().filter_map(|(view, _)| view.base_image.as_ref());
+    let distinct: BTreeSet<_> = bases.clone().collect();
+    let sizes: std::collections::BTreeMap<_, _> =
+        distinct.iter().map(|base| (*base, size(base))).collect();
+    let copied: u64 = bases.filter_map(|base| sizes.get(base)).sum();
+    let there: u64 = sizes.values().sum();
+    vec![
+        Metric::new(
+            Kind::Gauge,
+            "cyyber_memory_saved_bytes",
+            "Memory that paused instances would have, and have given back to the host.",
+        )
+        .with(float(memory)),
+        Metric::new(
+            Kind::Gauge,
+            "cyyber_disk_saved_bytes",
+            "Disk that full copies of the base images would take, beside what the images take.",
+        )
+        .with(float(copied.saturating_sub(there))),
+    ]
+}
+
+/// A figure of an instance, where it is known.
+type Figure = fn(&View, &Facts) -> Option<f64>;
+
+const FIGURES: [(Kind, &str, &str, Figure); 10] = [
+    (
+        Kind::Gauge,
+        "cyyber_instance_vcpus",
+        "Virtual CPUs.",
+        |_, facts| facts.usage.vcpus.map(float),
+    ),
+    (
+        Kind::Counter,
+        "cyyber_instance_cpu_seconds_total",
+        "CPU time since power-on.",
+        |_, facts| Some(std::time::Duration::from_nanos(facts.usage.cpu_time_ns?).as_secs_f64()),
+    ),
+    (
+        Kind::Gauge,
+        "cyyber_instance_memory_bytes",
+        "Memory that the guest may use.",
+        |_, facts| facts.usage.memory_bytes.map(float),
+    ),
+    (
+        Kind::Gauge,
+        "cyyber_instance_memory_resident_bytes",
+        "Memory of the host that it takes at present.",
+        |_, facts| facts.usage.resident_bytes.map(float),
+    ),
+    (
+        Kind::Gauge,
+        "cyyber_instance_disk_bytes",
+        "What its own disk takes, without the shared base image.",
+        |view, _| images::allocated(&view.disk_path).map(float),
+    ),
+    (
+        Kind::Counter,
+        "cyyber_instance_disk_read_bytes_total",
+        "Read from its disk since power-on.",
+        |_, facts| facts.usage.disk_read_bytes.map(float),
+    ),
+    (
+        Kind::Counter,
+        "cyyber_instance_disk_written_bytes_total",
+        "Written to its disk since power-on.",
+        |_, facts| facts.usage.disk_write_bytes.map(float),
+    ),
+    (
+        Kind::Counter,
+        "cyyber_instance_network_receive_bytes_total",
+        "Received by its network card since power-on.",
+        |_, facts| facts.usage.net_rx_bytes.map(float),
+    ),
+    (
+        Kind::Counter,
+        "cyyber_instance_network_transmit_bytes_total",
+        "Sent by its network card since power-on.",
+        |_, facts| facts.usage.net_tx_bytes.map(float),
+    ),
+    (
+        Kind::Gauge,
+        "cyyber_instance_last_activity_timestamp_seconds",
+        "When it was last used, in seconds since 1970.",
+        |view, _| Some(view.last_activity?.as_duration().as_secs_f64()),
+    ),
+];
+
+fn of_instances(seen: &[(View, Facts)]) -> Vec<Metric> {
+    fn labels(view: &View) -> [(&'static str, &str); 3] {
+        [
+            ("instance", &view.instance),
+            ("lab", view.lab_id.as_str()),
+            ("user", view.user_id.as_str()),
+        ]
+    }
+    let mut states = Metric::new(
+        Kind::Gauge,
+        "cyyber_instance_state",
+        "The state that an instance is in.",
+    );
+    for (view, _) in seen {
+        let state = [("state", view.state.as_str())];
+        states.add(labels(view).into_iter().chain(state), 1.0);
+    }
+    let mut metrics = vec![states];
+    for (kind, name, help, figure) in FIGURES {
+        let mut metric = Metric::new(kind, name, help);
+        for (view, facts) in seen {
+            if let Some(value) = figure(view, facts) {
+                metric.add(labels(view), value);
+            }
+        }
+        metrics.push(metric);
+    }
+    metrics
+}
+
+/// Prometheus counts in floating point; what is above 2^53 loses its last digits.
+#[expect(clippy::cast_precision_loss, reason = "all that the format can hold")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+#[derive(Serialize)]
+struct Metrics {
+    metrics: Vec<Metric>,
+}
+
+impl Report for Metrics {
+    fn text(&self) -> String {
+        text(&self.metrics)
+    }
+}
+
+#[derive(Serialize)]
+struct Written {
+    textfile: PathBuf,
+    samples: usize,
+}
+
+impl Report for Written {
+    /// Nothing: cron would mail it.
+    fn text(&self) -> String {
+        String::new()
+    }
+}

@@ -1,0 +1,132 @@
+//! Prometheus' text format
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>). Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+/// What a metric counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A value that goes up and down.
+    Gauge,
+    /// A value that goes up, and begins anew at nothing.
+    Counter,
+}
+
+/// A metric with its samples.
+#[derive(Debug, Serialize)]
+pub struct Metric {
+    name: &'static str,
+    #[serde(rename = "type")]
+    kind: Kind,
+    help: &'static str,
+    samples: Vec<Sample>,
+}
+
+/// One value of a metric.
+#[derive(Debug, Serialize)]
+pub struct Sample {
+    labels: BTreeMap<&'static str, String>,
+    value: f64,
+}
+
+impl Metric {
+    /// A metric without samples.
+    pub fn new(kind: Kind, name: &'static str, help: &'static str) -> Metric {
+        Metric {
+            name,
+            kind,
+            help,
+            samples: Vec::new(),
+        }
+    }
+
+    /// The same with a sample more.
+    #[must_use]
+    pub fn with(mut self, value: f64) -> Metric {
+        self.add([], value);
+        self
+    }
+
+    /// Adds a sample.
+    pub fn add<'a>(
+        &mut self,
+        labels: impl IntoIterator<Item = (&'static str, &'a str)>,
+        value: f64,
+    ) {
+        let labels = labels.into_iter();
+        self.samples.push(Sample {
+            labels: labels
+                .map(|(name, value)| (name, value.to_owned()))
+                .collect(),
+            value,
+        });
+    }
+
+    /// How many samples it has.
+    pub fn samples(&self) -> usize {
+        self.samples.len()
+    }
+}
+
+/// The metrics as text, without a newline at its end. Those without samples are left out.
+pub fn text(metrics: &[Metric]) -> String {
+    let mut text = String::new();
+    for metric in metrics.iter().filter(|metric| !metric.samples.is_empty()) {
+        let (name, help) = (metric.name, escape(metric.help, false));
+        let kind = match metric.kind {
+            Kind::Gauge => "gauge",
+            Kind::Counter => "counter",
+        };
+        // Writing to a string does not fail.
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for Sample { labels, value } in &metric.samples {
+            let labels = labels.iter();
+            let labels: Vec<_> = labels
+                .map(|(name, value)| format!("{name}=\"{}\"", escape(value, true)))
+                .collect();
+            let labels = match labels.is_empty() {
+                true => String::new(),
+                false => format!("{{{}}}", labels.join(",")),
+            };
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn escape(text: &str, quotes: bool) -> String {
+    let text = text.replace('\\', "\\\\").replace('\n', "\\n");
+    match quotes {
+        true => text.replace('"', "\\\""),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_the_format() {
+        let mut states = Metric::new(Kind::Gauge, "instances", "By \"state\",\nand \\.");
+        states.add([("state", "idle")], 3.0);
+        states.add([("state", "a\"b\\c\nd"), ("lab", "é")], 0.5);
+        let metrics = [
+            states,
+            Metric::new(Kind::Gauge, "nothing", "Has no samples."),
+            Metric::new(Kind::Counter, "cpu_seconds_total", "Time.").with(123_456_789_012.25),
+        ];
+        assert_eq!(
+            text(&metrics),
+            "# HELP instances By \"state\",\\nand \\\\.\n# TYPE instances gauge\n\
+             instances{state=\"idle\"} 3\ninstances{lab=\"é\",state=\"a\\\"b\\\\c\\nd\"} 0.5\n\
+             # HELP cpu_seconds_total Time.\n# TYPE cpu_seconds_total counter\n\
+             cpu_seconds_total 123456789012.25"
+        );
+    }
+}
