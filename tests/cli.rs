@@ -198,7 +198,7 @@ fn a_bad_configuration_is_told_by_file_and_place() {
         (String::new(), "line 1 column 0"),
         ("{\"labs\": []} trailing".to_owned(), "line 1 column 14"),
         ("{}".to_owned(), "missing field `labs`"),
-        ("[]".to_owned(), "labs"),
+        ("[]".to_owned(), "expected an object"),
         ("null".to_owned(), "null"),
         (json!({"labs": []}).to_string(), "at least one lab"),
         (
@@ -264,12 +264,28 @@ fn a_bad_configuration_is_told_by_file_and_place() {
         ),
         (with(json!({"network": "open"})), "`isolated` or `nat`"),
         (
+            with(json!({"policy": ["10m", "20m"]})),
+            "labs[0].policy: invalid type: sequence, expected an object",
+        ),
+        (
+            host(json!(["qemu:///system"])),
+            "host: invalid type: sequence, expected an object",
+        ),
+        (
             with(json!({"image": {"url": "http://example.org/x"}})),
             "labs[0].image.url",
         ),
         (
             with(json!({"image": {"url": "x", "checksum": "md5:0"}})),
             "labs[0].image.checksum: bad checksum",
+        ),
+        (
+            json!({"labs": [lab("lab01", &json!({}))], "defaults": {"vcpus": "two"}}).to_string(),
+            "defaults.vcpus: invalid type",
+        ),
+        (
+            json!({"labs": [lab("lab01", &json!({}))], "defaults": {"vcpus": 65}}).to_string(),
+            "defaults.vcpus: 65 is out of range",
         ),
         (host(json!({"vnc_listen": "everywhere"})), "host.vnc_listen"),
         (

@@ -1,8 +1,11 @@
-//! JSON in which no object has a key twice. Of two, one would be taken without a word, and a person
-//! who looks at the file may well see the other.
+//! JSON as it is meant: no object has a key twice, and nothing else stands for an object. Of two
+//! keys, one would be taken without a word, and a person who looks at the file may well see the
+//! other.
 
 use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -75,6 +78,38 @@ impl<'de> Visitor<'de> for Build {
             values.insert(key, value);
         }
         Ok(Value::Object(values))
+    }
+}
+
+/// What is read from an object alone. Left to itself serde takes a list as well, with the values in
+/// the order of the fields.
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer).map(Object)
+    }
+}
+
+/// For a field: the same.
+pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    deserializer.deserialize_map(Take(PhantomData))
+}
+
+struct Take<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Take<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::json::object;
 use super::text::{Line, PackageName, Sha256, Text};
 use crate::instance::LabId;
 use crate::units::{ByteSize, Duration, Patience, age};
@@ -29,7 +30,7 @@ pub struct Lab {
     /// `/etc/motd`.
     pub motd: Text,
     /// The cloud image it is built from.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub image: Image,
     /// Size of the virtual disk.
     #[serde(default = "default_disk_size")]
@@ -52,10 +53,10 @@ pub struct Lab {
     #[serde(default)]
     pub network: NetworkMode,
     /// When an idle instance steps down.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub policy: Policy,
     /// Caps on disk and network.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub limits: Limits,
 }
 

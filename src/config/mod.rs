@@ -23,7 +23,7 @@ pub use lab::{Desktop, Image, ImageUrl, Lab, Limits, NetworkMode, Policy};
 pub use schema::schema;
 pub use text::{Line, PackageName, Sha256, Text};
 
-use json::Unambiguous;
+use json::{Object, Unambiguous};
 
 use crate::error::{Fault, Kind};
 use crate::instance::LabId;
@@ -61,7 +61,7 @@ struct Outline {
     #[schemars(schema_with = "schema::defaults")]
     defaults: Map<String, Value>,
     /// Settings of this host.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::object")]
     host: Host,
 }
 
@@ -195,6 +195,8 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
         );
     }
 
+    check_defaults(&outline.defaults)?;
+
     let mut labs: Vec<Lab> = Vec::with_capacity(outline.labs.len());
     let mut seen = HashSet::new();
     for (index, own) in outline.labs.iter().enumerate() {
@@ -219,6 +221,26 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
         labs,
         host: outline.host,
     })
+}
+
+/// What is wrong with the defaults alone is an error also where every lab has its own setting. Only
+/// the steps of the policy are left to the labs: each may come from elsewhere.
+fn check_defaults(defaults: &Map<String, Value>) -> Result<()> {
+    let mut lab = defaults.clone();
+    for key in OWN_KEYS {
+        let value = match key {
+            "packages" => Value::Array(Vec::new()),
+            _ => Value::from("lab"),
+        };
+        lab.insert(key.to_owned(), value);
+    }
+    let blame = |place: &str| format!("defaults.{place}");
+    let lab = Lab {
+        policy: Policy::default(),
+        ..typed(Value::Object(lab), blame)?
+    };
+    lab.check()
+        .map_err(|(place, message)| anyhow::anyhow!("{}: {message}", blame(place)))
 }
 
 /// A lab's own settings over the defaults; `policy` and `limits` key by key. An `image` replaces
@@ -266,7 +288,8 @@ fn blame(
 }
 
 fn typed<T: DeserializeOwned>(value: Value, place: impl Fn(&str) -> String) -> Result<T> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    let read = serde_path_to_error::deserialize(value).map(|Object(value)| value);
+    read.map_err(|error| {
         let at = place(&error.path().to_string());
         anyhow::anyhow!("{at}: {}", error.inner())
     })
