@@ -37,6 +37,14 @@ pub fn lab_files(lab: &Lab, with_plugins: bool) -> Files {
             text(include_str!("../../templates/packer/lab.pkr.hcl")),
         ),
         (
+            "cyyber/common.sh",
+            text(include_str!("../../templates/guest/common.sh")),
+        ),
+        (
+            "cyyber/stage.sh",
+            text(include_str!("../../templates/guest/stage.sh")),
+        ),
+        (
             "cyyber/install.sh",
             text(include_str!("../../templates/guest/install.sh")),
         ),
@@ -54,9 +62,10 @@ pub fn lab_files(lab: &Lab, with_plugins: bool) -> Files {
         ),
         ("cyyber/seed-meta-data", seed_meta_data(lab)),
         (
-            "cyyber/logo.png",
+            "cyyber/branding/logo.png",
             include_bytes!("../../branding/logo.png").to_vec(),
         ),
+        ("cyyber/desktop", text("none\n")),
         ("cyyber/hostname", text(&format!("{}\n", hostname(lab)))),
         ("cyyber/motd", text(&motd(lab))),
         ("cyyber/packages", text(&packages(lab))),

@@ -60,7 +60,10 @@ build {
   }
 
   provisioner "shell" {
-    inline = ["sh /var/tmp/cyyber/install.sh"]
+    inline = [
+      "sh /var/tmp/cyyber/stage.sh",
+      "sh /var/tmp/cyyber/install.sh",
+    ]
   }
 
   provisioner "file" {

@@ -31,7 +31,7 @@ pub fn fill(directory: &Path, rendered: &Files, variables: &[u8], source: &Sourc
     ] {
         files::remove(&directory.join(stale))?;
     }
-    for below in ["cyyber", "http"] {
+    for below in ["cyyber", "cyyber/branding", "http"] {
         files::make_directory(&directory.join(below), PUBLIC_DIRECTORY)?;
     }
     for (path, content) in rendered {

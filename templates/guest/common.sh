@@ -1,0 +1,46 @@
+#!/bin/sh
+# What the stages of a build share; read by them and never run by itself.
+#
+# Lines that begin with "[cyyber]" name a stage that the build shows; lines that begin with "E: "
+# are shown when it fails.
+here=/var/tmp/cyyber
+export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C.UTF-8
+
+stage() { echo "[cyyber] $*"; }
+
+fail() {
+    echo "E: $*" >&2
+    exit 1
+}
+
+wait_for_first_boot() {
+    stage "Waiting for cloud-init"
+    # Exit code 2 is "done, with warnings".
+    cloud-init status --wait >/dev/null || [ $? -eq 2 ] ||
+        fail "cloud-init failed: $(cloud-init status --long | tr '\n' ' ')"
+}
+
+apt() {
+    apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
+        -o Dpkg::Options::=--force-confold "$@"
+}
+
+read_package_lists() {
+    stage "Reading package lists"
+    # The lock on the lists has no timeout of its own.
+    tries=30
+    until apt update >"$here/update.log" 2>&1; do
+        tries=$((tries - 1))
+        if [ "$tries" -eq 0 ] || ! grep -q "Could not get lock" "$here/update.log"; then
+            cat "$here/update.log" >&2
+            exit 1
+        fi
+        sleep 5
+    done
+}
+
+# Leaves nothing of apt's own in the image.
+forget_package_lists() {
+    apt clean
+    rm -rf /var/lib/apt/lists/*
+}

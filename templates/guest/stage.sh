@@ -1,0 +1,58 @@
+#!/bin/sh
+# The first half of a build, the same for many labs: turns a cloud image into Cyyber Linux, as root,
+# inside the guest. What is wanted is in the files beside this script, one thing a file; none of it
+# is ever read as shell:
+#
+#   desktop    the graphical desktop: none, xfce or gnome
+#   branding/  logo.png, wallpaper.jpg, login.png and the GRUB theme in grub/
+set -eu
+# shellcheck source=common.sh
+. /var/tmp/cyyber/common.sh
+
+# A cloud image updates itself behind one's back: now that would hold the package manager's locks,
+# and later every instance of a class would download the same each day.
+stop_automatic_updates() {
+    for unit in apt-daily.timer apt-daily-upgrade.timer motd-news.timer unattended-upgrades.service; do
+        systemctl disable --now "$unit" >/dev/null 2>&1 || true
+    done
+    systemctl stop apt-daily.service apt-daily-upgrade.service >/dev/null 2>&1 || true
+}
+
+upgrade() {
+    stage "Upgrading packages"
+    apt upgrade --with-new-pkgs
+}
+
+# What every lab needs: the agent for clean shutdowns and readiness, logind for the power button.
+install_common_packages() {
+    stage "Installing what every lab has"
+    apt install -- qemu-guest-agent dbus libpam-systemd sudo
+}
+
+brand() {
+    stage "Branding"
+    # What the distribution says of itself at each login: kernel, news, advertisements.
+    if [ -d /etc/update-motd.d ]; then
+        find /etc/update-motd.d -type f -exec chmod -x {} +
+    fi
+    rm -f /run/motd.dynamic
+    install -D -m 644 "$here/branding/logo.png" /usr/share/pixmaps/cyyber-logo.png
+}
+
+# The student is logged in on the VM's screen, whose password guards it, and is root by sudo in a VM
+# of their own. The account has no password, so there is none to guess over the network.
+add_student() {
+    stage "Adding the student"
+    id student >/dev/null 2>&1 || useradd --create-home --shell /bin/bash --comment "Lab student" student
+    install -D -m 440 /dev/null /etc/sudoers.d/90-student
+    echo 'student ALL=(ALL) NOPASSWD:ALL' >/etc/sudoers.d/90-student
+    install -D -m 644 "$here/autologin.conf" /etc/systemd/system/getty@tty1.service.d/autologin.conf
+}
+
+wait_for_first_boot
+stop_automatic_updates
+read_package_lists
+upgrade
+install_common_packages
+brand
+add_student
