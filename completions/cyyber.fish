@@ -40,7 +40,7 @@ complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "metrics" -d 'Print wh
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "doctor" -d 'Tell whether this host is ready, and what to do where it is not'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c cyyber -n "__fish_cyyber_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l jobs -d 'How many labs to build at once' -r
+complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l jobs -d 'How many labs to build at once, at most' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l config -d 'The file that describes the labs [default: ./labs-config.json, then /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]' -r -F
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s c -l connect -d 'The libvirt connection [default: host.connect of the configuration, which is qemu:///system unless set] [env: CYYBER_CONNECT]' -r
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'

@@ -80,8 +80,8 @@ pub enum Command {
     /// disk image, a libvirt domain definition and a metadata file there, and a new build of the lab's
     /// base image in the storage directory. Instances made before keep the build they were made from.
     ///
-    /// A lab is built when something that goes into its image changed. When one of several fails, the
-    /// others are built all the same.
+    /// A lab is built when something that goes into its image changed. What labs have in common is
+    /// built once and shared. When one of several fails, the others are built all the same.
     Build(Build),
     /// Give students their VMs, and look after them
     ///
@@ -131,21 +131,23 @@ pub enum Command {
 #[command(after_help = "Examples:
   cyyber build                      every lab that changed
   cyyber build lab01 lab02 --force  these two, changed or not
-  cyyber build --dry-run            render everything, run nothing")]
+  cyyber build --dry-run            what would be built, and why
+  cyyber build --jobs 3             side by side, as far as memory allows")]
 pub struct Build {
     /// The ids of the labs to build [default: all]
     #[arg(value_name = "LAB", value_parser = parsed::<LabId>())]
     pub labs: Vec<LabId>,
 
-    /// Render everything into the output directory and run nothing
+    /// Render everything into the output directory, tell what would be built and why, and run
+    /// nothing
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Build even where nothing changed
+    /// Build even where nothing changed, with what the labs share, and so with newer upgrades
     #[arg(long)]
     pub force: bool,
 
-    /// How many labs to build at once
+    /// How many labs to build at once, at most
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub jobs: u8,
 }

@@ -9,7 +9,7 @@
 //! | [`cmd`] | one file a verb: what happens on `cyyber instance start` is in `cmd/instance/start.rs` |
 //! | [`context`] | what every verb stands on: configuration, paths, hypervisor, time |
 //! | [`hypervisor`] | libvirt; the only room that names the `virt` crate |
-//! | [`images`] | base builds and overlays |
+//! | [`images`] | stages, base builds and overlays |
 //! | [`packer`] | building a lab's image |
 //! | [`state`] | activity, records and locks in the state directory |
 //! | [`files`] | files written as a whole and read with care |
@@ -22,6 +22,7 @@
 //! | [`paths`] | every path |
 //! | [`accelerator`] | hardware virtualisation or software emulation |
 //! | [`capacity`] | whether there is memory for one more guest; pure |
+//! | [`inputs`] | what an image is made from, and what of it changed; pure |
 //! | [`policy`] | the idle ladder: which step is due; pure |
 //! | [`prometheus`] | the text format of metrics; pure |
 //! | [`reach`] | whose instances a command can reach; pure |
@@ -46,6 +47,7 @@ pub mod files;
 pub mod host;
 pub mod hypervisor;
 pub mod images;
+pub mod inputs;
 pub mod instance;
 pub mod interrupt;
 pub mod observe;

@@ -53,6 +53,21 @@ impl Paths {
         self.base_images().join(format!(".{lab}-base.new"))
     }
 
+    /// Stages: images that labs are made from.
+    pub fn stages(&self) -> PathBuf {
+        self.storage.join("stages")
+    }
+
+    /// The image of the stage `key`.
+    pub fn stage(&self, key: &str) -> PathBuf {
+        self.stages().join(format!("{key}.qcow2"))
+    }
+
+    /// A stage that is being put in place.
+    pub fn new_stage(&self, key: &str) -> PathBuf {
+        self.stages().join(format!(".{key}.new"))
+    }
+
     /// Overlays, one an instance.
     pub fn user_instances(&self) -> PathBuf {
         self.storage.join("user-instances")
@@ -114,6 +129,12 @@ impl Paths {
         self.state.join("locks").join(format!("_lab_{lab}.lock"))
     }
 
+    /// The lock of a stage: held alone while it is built or removed, shared while labs are made from
+    /// it.
+    pub fn stage_lock(&self, key: &str) -> PathBuf {
+        self.state.join("locks").join(format!("_stage_{key}.lock"))
+    }
+
     /// What passes of the reaper remember.
     pub fn passes(&self) -> PathBuf {
         self.state.join("reaper.json")
@@ -154,6 +175,12 @@ impl Paths {
         self.reservations().join(name.to_string())
     }
 
+    /// The memory that is set aside for a build, of a lab or a stage called `what`. No instance has
+    /// such a name.
+    pub fn build_reservation(&self, what: &str) -> PathBuf {
+        self.reservations().join(format!("_build_{what}"))
+    }
+
     /// The lock on the set of a lab's builds: shared by commands that are about to use one, held
     /// alone by one that removes those that nothing uses.
     pub fn bases_lock(&self, lab: &LabId) -> PathBuf {
@@ -189,6 +216,16 @@ impl Paths {
     /// All that Packer said of a lab's build.
     pub fn build_log(&self, lab: &LabId) -> PathBuf {
         self.output.join(format!("{lab}.log"))
+    }
+
+    /// As [`Paths::build_dir`], of a stage. No lab has such an id.
+    pub fn stage_dir(&self, key: &str) -> PathBuf {
+        self.output.join(format!("_stage-{key}.packer"))
+    }
+
+    /// All that Packer said of a stage's build.
+    pub fn stage_log(&self, key: &str) -> PathBuf {
+        self.output.join(format!("_stage-{key}.log"))
     }
 
     /// The disk image that a build leaves.

@@ -62,7 +62,8 @@ impl Program {
     }
 }
 
-fn run(command: &mut Command) -> Result<String> {
+/// Runs a command to its end and returns what it printed on standard output.
+pub fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("failed to run {}", line(command)))?;
@@ -77,6 +78,28 @@ fn run(command: &mut Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Memory that the processes of a group hold, in bytes, as far as it can be seen.
+pub fn resident_of_group(group: u32) -> u64 {
+    let page = rustix::param::page_size() as u64;
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok())
+        .filter_map(|stat| resident_pages(&stat, group))
+        .sum::<u64>()
+        * page
+}
+
+/// The resident pages in a `stat` of `/proc`, if that process is of the group (proc(5): the fields
+/// `pgrp` and `rss`).
+fn resident_pages(stat: &str, group: u32) -> Option<u64> {
+    // The name before it may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let of: u32 = fields.nth(2)?.parse().ok()?;
+    let pages = fields.nth(18)?.parse().ok()?;
+    (of == group).then_some(pages)
 }
 
 /// The command line as a person could type it.
@@ -109,6 +132,15 @@ mod tests {
             hint_of(&error),
             Some("install it: apt-get install some-package")
         );
+    }
+
+    #[test]
+    fn memory_of_a_group_is_found() {
+        let stat = "7 (a) b) S 1 42 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 5 9000 321 1 1";
+        assert_eq!(resident_pages(stat, 42), Some(321));
+        assert_eq!(resident_pages(stat, 7), None);
+        let ours = rustix::process::getpgrp().as_raw_nonzero().get();
+        assert!(resident_of_group(ours.unsigned_abs()) > 1 << 20);
     }
 
     #[test]

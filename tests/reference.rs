@@ -359,6 +359,9 @@ fn the_manual_has_every_variable_and_path() {
     for path in [
         paths.base_link(&lab),
         paths.base_build(&lab, "BUILD"),
+        paths.stage("STAGE"),
+        paths.stage_dir("STAGE"),
+        paths.stage_log("STAGE"),
         paths.overlay(&name),
         paths.activity(&name),
         paths.record(&name),
@@ -385,10 +388,12 @@ fn the_manual_has_every_variable_and_path() {
 
 /// The headings of the configuration's page, and where in a file their keys are. `#` is where an
 /// unknown key is put to be told the known ones.
-const KEYS: [(&str, &str); 6] = [
+const KEYS: [(&str, &str); 8] = [
     ("The file", r##"{"labs": [LAB], #}"##),
     ("A lab", r##"{"labs": [{LAB, #}]}"##),
     ("image", r##"{"labs": [{LAB, "image": {"url": "x", #}}]}"##),
+    ("branding", r##"{"labs": [{LAB, "branding": {#}}]}"##),
+    ("provision", r##"{"labs": [{LAB, "provision": {#}}]}"##),
     ("policy", r##"{"labs": [{LAB, "policy": {#}}]}"##),
     ("limits", r##"{"labs": [{LAB, "limits": {#}}]}"##),
     ("host", r##"{"labs": [LAB], "host": {#}}"##),

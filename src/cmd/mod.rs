@@ -1,5 +1,6 @@
 //! The verbs: one file each. A verb reads its target afresh, decides, acts, notes, and answers.
 
+mod admission;
 mod build;
 mod completions;
 mod doctor;

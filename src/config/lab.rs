@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::custom::{Branding, Provision};
 use super::json::object;
 use super::text::{Line, PackageName, Sha256, Text};
 use crate::instance::LabId;
@@ -46,6 +47,12 @@ pub struct Lab {
     /// The graphical desktop.
     #[serde(default)]
     pub desktop: Desktop,
+    /// Assets in the place of the product's own.
+    #[serde(default, deserialize_with = "object")]
+    pub branding: Branding,
+    /// Files and scripts of the instructor.
+    #[serde(default, deserialize_with = "object")]
+    pub provision: Provision,
     /// Text shown after the MOTD.
     #[serde(default)]
     pub instructions: Text,
@@ -73,6 +80,13 @@ fn default_vcpus() -> u32 {
 }
 
 impl Lab {
+    /// Makes paths that are relative ones below the configuration's `directory`.
+    pub(super) fn resolve_against(&mut self, directory: &Path) {
+        self.image.url.resolve_against(directory);
+        self.branding.resolve_against(directory);
+        self.provision.resolve_against(directory);
+    }
+
     /// What no single key can tell. An error is the key's place in the lab, and what is wrong.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let range = |place, value: u64, low: u64, high: u64| {
@@ -114,6 +128,7 @@ impl Lab {
             }
         }
         self.policy.check()?;
+        self.provision.check()?;
         if matches!(self.image.url, ImageUrl::Https(_)) && self.image.checksum.is_none() {
             return Err((
                 "image",
@@ -188,7 +203,7 @@ impl TryFrom<String> for ImageUrl {
 
 impl ImageUrl {
     /// Makes a relative path one below `directory`.
-    pub(super) fn resolve_against(&mut self, directory: &Path) {
+    fn resolve_against(&mut self, directory: &Path) {
         if let ImageUrl::Path(path) = self {
             *path = directory.join(&*path);
         }
@@ -211,6 +226,21 @@ pub enum Desktop {
     /// A text console.
     #[default]
     None,
+    /// XFCE.
+    Xfce,
+    /// GNOME.
+    Gnome,
+}
+
+impl Desktop {
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Desktop::None => "none",
+            Desktop::Xfce => "xfce",
+            Desktop::Gnome => "gnome",
+        }
+    }
 }
 
 /// What an instance can reach.

@@ -3,6 +3,7 @@
 //! All that is wrong with the file is said here, before anything else happens: which file, which
 //! place in it, and what is allowed there.
 
+mod custom;
 mod json;
 mod lab;
 mod schema;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+pub use custom::{Branding, FileMode, Owner, Provision, ProvisionFile, SourcePath, Target};
 pub use lab::{Desktop, Image, ImageUrl, Lab, Limits, NetworkMode, Policy};
 pub use schema::schema;
 pub use text::{Line, PackageName, Sha256, Text};
@@ -77,6 +79,8 @@ pub struct Host {
     pub state_dir: PathBuf,
     /// Where builds leave their results; relative to the working directory.
     pub output_dir: PathBuf,
+    /// Templates in the place of the product's own; relative to the configuration's directory.
+    pub templates_dir: Option<PathBuf>,
     /// Hardware virtualisation or software emulation.
     pub accelerator: AcceleratorChoice,
     /// The address on which consoles listen.
@@ -90,6 +94,7 @@ impl Default for Host {
             storage_dir: "/var/lib/libvirt/images/cyyber-labs".into(),
             state_dir: "/var/lib/cyyber".into(),
             output_dir: "cyyber-labs-output".into(),
+            templates_dir: None,
             accelerator: AcceleratorChoice::Auto,
             vnc_listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
         }
@@ -197,6 +202,7 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
 
     check_defaults(&outline.defaults)?;
 
+    let directory = path.parent().unwrap_or(Path::new(""));
     let mut labs: Vec<Lab> = Vec::with_capacity(outline.labs.len());
     let mut seen = HashSet::new();
     for (index, own) in outline.labs.iter().enumerate() {
@@ -206,9 +212,7 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
         lab.check().map_err(|(place, message)| {
             anyhow::anyhow!("{}: {message}", blame(place, own, &outline.defaults, index))
         })?;
-        lab.image
-            .url
-            .resolve_against(path.parent().unwrap_or(Path::new("")));
+        lab.resolve_against(directory);
         anyhow::ensure!(
             seen.insert(lab.lab_id.clone()),
             "labs[{index}].lab_id: '{}' is already the id of another lab",
@@ -216,10 +220,12 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
         );
         labs.push(lab);
     }
+    let mut host = outline.host;
+    host.templates_dir = host.templates_dir.map(|given| directory.join(given));
     Ok(Config {
         path: path.to_owned(),
         labs,
-        host: outline.host,
+        host,
     })
 }
 

@@ -124,6 +124,35 @@ fn errors_name_the_place_and_what_is_allowed() {
             "labs[0].limits.disk_iops: 0 is not allowed",
         ),
         (
+            file(r#", "desktop": "kde""#, ""),
+            "labs[0].desktop: unknown variant `kde`, expected one of `none`, `xfce`, `gnome`",
+        ),
+        (
+            file(
+                r#", "provision": {"files": [{"source": "a", "target": "/srv/../etc/shadow"}]}"#,
+                "",
+            ),
+            "labs[0].provision.files[0].target: bad target '/srv/../etc/shadow'",
+        ),
+        (
+            file(
+                r#", "provision": {"files": [{"source": "a", "target": "/a", "mode": "rwx"}]}"#,
+                "",
+            ),
+            "labs[0].provision.files[0].mode: bad mode 'rwx'",
+        ),
+        (
+            file(
+                r#", "provision": {"files": [{"source": "a", "target": "/a"}, {"source": "b", "target": "/a"}]}"#,
+                "",
+            ),
+            "labs[0].provision.files: two files have the target /a",
+        ),
+        (
+            file("", r#", "defaults": {"branding": {"icon": "x.png"}}"#),
+            "defaults.branding.icon: unknown field `icon`",
+        ),
+        (
             r#"{"labs": []}"#.to_owned(),
             "labs: at least one lab is needed",
         ),
@@ -141,6 +170,39 @@ fn errors_name_the_place_and_what_is_allowed() {
         let said = error(&text);
         assert!(said.contains(wanted), "wanted: {wanted}\nsaid:   {said}");
     }
+}
+
+#[test]
+fn files_are_named_relative_to_the_configuration() {
+    let text = file(
+        r#", "branding": {"logo": "school.png"},
+           "provision": {"files": [{"source": "flags/one", "target": "/srv/flag"}], "scripts": ["/opt/x.sh"]}"#,
+        r#", "defaults": {"branding": {"logo": "other.png", "wallpaper": "w.jpg"}},
+           "host": {"templates_dir": "mine"}"#,
+    );
+    let config = load(&text).unwrap();
+    let lab = &config.labs[0];
+    let path = |path: &SourcePath| path.as_path().to_str().unwrap().to_owned();
+    assert_eq!(
+        lab.branding.logo.as_ref().map(path).as_deref(),
+        Some("/etc/cyyber/school.png"),
+        "the lab's own comes first"
+    );
+    assert_eq!(
+        lab.branding.wallpaper.as_ref().map(path).as_deref(),
+        Some("/etc/cyyber/w.jpg")
+    );
+    let given = &lab.provision.files[0];
+    assert_eq!(path(&given.source), "/etc/cyyber/flags/one");
+    assert_eq!(
+        (given.mode.to_string(), given.owner.to_string()),
+        ("0644".to_owned(), "root".to_owned())
+    );
+    assert_eq!(path(&lab.provision.scripts[0]), "/opt/x.sh");
+    assert_eq!(
+        config.host.templates_dir.as_deref(),
+        Some(Path::new("/etc/cyyber/mine"))
+    );
 }
 
 #[test]

@@ -97,6 +97,13 @@ impl TryFrom<String> for PackageName {
     }
 }
 
+impl Sha256 {
+    /// The hexadecimal digits, small ones.
+    pub fn digits(&self) -> &str {
+        self.0.trim_start_matches("sha256:")
+    }
+}
+
 impl TryFrom<String> for Sha256 {
     type Error = String;
 

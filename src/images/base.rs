@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{full_disk, info, rename_new, sha256};
 use crate::error::{Fault, Kind};
 use crate::files::{self, sync_directory_of};
+use crate::inputs::Inputs;
 use crate::instance::LabId;
 use crate::paths::Paths;
 use crate::state::lock::{self, Lock};
@@ -42,6 +43,9 @@ pub struct Note {
     pub sha256: String,
     /// What the build was made from, as one hash; `None` for an image put here by hand.
     pub fingerprint: Option<String>,
+    /// The same, part by part.
+    #[serde(default)]
+    pub inputs: Option<Inputs>,
 }
 
 /// The lab's current base. An image that was put in the link's place by hand is adopted, for which
@@ -198,14 +202,15 @@ impl Installation<'_> {
         }
     }
 
-    fn write_note(&self, base: &Base, fingerprint: Option<&str>, size_bytes: u64) -> Result<()> {
+    fn write_note(&self, base: &Base, inputs: Option<&Inputs>, size_bytes: u64) -> Result<()> {
         let note = Note {
             lab_id: self.lab.clone(),
             build: base.build.clone(),
             installed: self.at,
             size_bytes,
             sha256: self.sha256.to_owned(),
-            fingerprint: fingerprint.map(str::to_owned),
+            fingerprint: inputs.map(Inputs::fingerprint),
+            inputs: inputs.cloned(),
         };
         files::replace(
             &note_path(&base.path),
@@ -223,7 +228,7 @@ pub fn install(
     paths: &Paths,
     installation: &Installation,
     image: &Path,
-    fingerprint: &str,
+    inputs: &Inputs,
 ) -> Result<Base> {
     let base = installation.base(paths);
     let directory = paths.base_images();
@@ -245,7 +250,7 @@ pub fn install(
     let size = copied
         .inspect_err(|_| drop(files::remove(&new)))
         .map_err(|error| full_disk(error, &directory))?;
-    installation.write_note(&base, Some(fingerprint), size)?;
+    installation.write_note(&base, Some(inputs), size)?;
     point_at(paths, installation.lab, &base)?;
     make_immutable(&base.path);
     Ok(base)

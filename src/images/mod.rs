@@ -1,4 +1,5 @@
-//! Disk images: [`base`] builds, which never change, and the [`overlay`]s that stand on them.
+//! Disk images: [`base`] builds, which never change, the [`overlay`]s that stand on them, and the
+//! [`stages`] that bases are made from.
 //!
 //! Nothing here replaces an existing image: images are made under a temporary name, synced, and
 //! moved into place.
@@ -6,6 +7,7 @@
 pub mod base;
 pub mod builds;
 pub mod overlay;
+pub mod stages;
 
 use std::io;
 use std::path::Path;

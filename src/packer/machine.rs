@@ -1,6 +1,8 @@
 //! What Packer says with `-machine-readable`: lines of `time,target,type,data…`
 //! (<https://developer.hashicorp.com/packer/docs/commands#machine-readable-output>). Pure.
 
+use crate::error::Kind;
+
 /// Lines that our own scripts print in the guest to name their stages begin with this.
 const STAGE: &str = "[cyyber] ";
 
@@ -44,10 +46,12 @@ impl Said {
             return Some(stage.to_owned());
         }
         let known = [
-            ("Retrieving ISO", "Fetching the cloud image"),
-            ("Copying hard drive", "Copying the cloud image"),
-            ("Starting VM", "Booting the cloud image"),
-            ("Waiting for SSH", "Booting the cloud image"),
+            ("Retrieving ISO", "Fetching and checking the image"),
+            ("Copying hard drive", "Copying the image"),
+            ("Starting VM", "Booting the image"),
+            ("Waiting for SSH", "Booting the image"),
+            ("Uploading", "Copying files into the VM"),
+            ("Gracefully halting", "Shutting the VM down"),
             ("Converting hard drive", "Compacting the image"),
         ];
         known
@@ -87,11 +91,46 @@ pub fn reasons(said: &[Said], most: usize) -> Vec<String> {
     {
         let text = without_source(text).trim();
         let is_noise = text.is_empty() || noise.iter().any(|noise| text.starts_with(noise));
-        if !is_noise && !lines.iter().any(|line| line == text) {
+        // "Build 'qemu.lab' errored after 9 seconds: " and what was said before.
+        let is_known = lines.iter().any(|line| text.ends_with(line.as_str()));
+        if !is_noise && !is_known {
             lines.push(text.to_owned());
         }
     }
     lines.split_off(lines.len().saturating_sub(most))
+}
+
+/// What kind of failure `reasons` tell of and what to do about it, where that is known. The words
+/// are those of Packer, of the Go library that it downloads with, of QEMU and of apt.
+pub fn remedy(reasons: &[String]) -> Option<(Kind, &'static str)> {
+    let said = |words: &str| reasons.iter().any(|reason| reason.contains(words));
+    let downloads = said("error downloading ISO");
+    if said("hecksums did not match") {
+        return Some((
+            Kind::Failed,
+            "the image is not the one whose checksum image.checksum is: correct that, or take the \
+             image from where it can be trusted",
+        ));
+    }
+    if downloads && said("No space left") || said("qemu-img") && said("No space left") {
+        return Some((Kind::Capacity, "free disk space on this host"));
+    }
+    if downloads {
+        return Some((
+            Kind::Failed,
+            "can this host reach that address? image.url may also be the path of a file",
+        ));
+    }
+    if said("--shrink") {
+        return Some((
+            Kind::Config,
+            "disk_size is smaller than the disk that the image has: make it larger",
+        ));
+    }
+    if said("You don't have enough free space") || said("No space left on device") {
+        return Some((Kind::Failed, "the VM's disk is full: make disk_size larger"));
+    }
+    None
 }
 
 #[cfg(test)]
@@ -107,7 +146,7 @@ mod tests {
         let said =
             say("1795444295,,ui,say,==> qemu.lab: Starting VM%!(PACKER_COMMA) booting\\nnow");
         assert_eq!(said.text, "==> qemu.lab: Starting VM, booting\nnow");
-        assert_eq!(said.stage().as_deref(), Some("Booting the cloud image"));
+        assert_eq!(said.stage().as_deref(), Some("Booting the image"));
         assert_eq!(parse("1795444295,qemu.lab,artifact,0,files-count,1"), None);
         assert_eq!(parse("not machine-readable"), None);
     }
@@ -143,5 +182,55 @@ mod tests {
             ]
         );
         assert_eq!(reasons(&said, 1).len(), 1);
+    }
+
+    #[test]
+    fn what_can_be_done_is_told() {
+        let told = |text: &str| {
+            let again = format!("Build 'qemu.lab' errored after 5 milliseconds: {text}");
+            let said = [text, &again].map(|text| Said {
+                is_error: true,
+                text: text.to_owned(),
+            });
+            let reasons = reasons(&said, 5);
+            assert_eq!(reasons, [text]);
+            remedy(&reasons)
+        };
+        for (text, kind, hint) in [
+            (
+                "error downloading ISO: [Checksums did not match for /x.iso.",
+                Kind::Failed,
+                "image.checksum",
+            ),
+            (
+                "error downloading ISO: [Get \"https://x/\": dial tcp: lookup x: no such host]",
+                Kind::Failed,
+                "reach",
+            ),
+            (
+                "error downloading ISO: [write /x.iso: No space left on device]",
+                Kind::Capacity,
+                "this host",
+            ),
+            (
+                "qemu-img: error while writing: No space left on device",
+                Kind::Capacity,
+                "this host",
+            ),
+            (
+                "E: You don't have enough free space in /var/cache/apt/archives/.",
+                Kind::Failed,
+                "disk_size",
+            ),
+            (
+                "qemu-img: Use the --shrink option to perform a shrink operation.",
+                Kind::Config,
+                "disk_size",
+            ),
+        ] {
+            let (of, said) = told(text).unwrap();
+            assert!(of == kind && said.contains(hint), "{text}: {said}");
+        }
+        assert_eq!(told("E: no such package: nmapp"), None);
     }
 }

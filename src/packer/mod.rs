@@ -1,18 +1,22 @@
 //! Building a lab's image with Packer.
 //!
-//! [`render`] says what goes into a build's directory (pure), [`machine`] reads what Packer says
-//! (pure), [`source`] is what it is
-//! built from, [`run`] runs it, and [`result`] describes what came out.
+//! [`templates`], [`branding`], [`provision`] and [`source`] are what an image is built from;
+//! [`archive`] has a first look at the packages, [`render`] says what goes into a build's directory (pure), [`run`] runs it, [`machine`] reads what
+//! Packer says (pure), and [`result`] describes what came out.
 
+pub mod archive;
+pub mod branding;
 pub mod machine;
+pub mod provision;
 pub mod render;
 pub mod result;
 pub mod run;
 pub mod source;
+pub mod templates;
 
 use anyhow::{Context, Result};
 
-use crate::process::Program;
+use crate::process::{self, Program};
 
 /// An installed Packer.
 #[derive(Debug, Clone)]
@@ -26,7 +30,10 @@ impl Packer {
     /// Finds Packer.
     pub fn find() -> Result<Packer> {
         let program = Program::find("packer", "packer")?;
-        let said = program.run(["version"])?;
+        let mut command = program.command();
+        // Or it would ask its makers for a newer one.
+        command.arg("version").env("CHECKPOINT_DISABLE", "1");
+        let said = process::run(&mut command)?;
         let version = version_in(&said).with_context(|| {
             format!(
                 "failed to understand the version of {}",
@@ -44,6 +51,16 @@ impl Packer {
     pub fn wants_plugins(&self) -> bool {
         wants_plugins(&self.version)
     }
+}
+
+/// The version of the QEMU that builds run in.
+pub fn qemu_version() -> Result<String> {
+    let said = Program::find("qemu-system-x86_64", "qemu-system-x86")?.run(["--version"])?;
+    let version = said
+        .split_ascii_whitespace()
+        .nth(3)
+        .context("failed to understand QEMU's version")?;
+    Ok(version.to_owned())
 }
 
 fn wants_plugins(version: &str) -> bool {

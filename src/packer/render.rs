@@ -1,19 +1,24 @@
 //! What goes into a build's directory. Pure: values in, files out.
 //!
-//! The Packer template and the scripts are constant. A lab's values reach them as data only: what
-//! Packer needs in a variables file, what the guest gets as files that are copied and never run.
+//! There are two builds: that of a stage, which many labs share, and that of a lab, which goes on
+//! from its stage. The Packer template and the scripts are constant. A lab's values reach them as
+//! data only: what Packer needs in a variables file, what the guest gets as files that are copied
+//! and never run, but for the scripts that the instructor wants run.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
+use super::branding::Assets;
+use super::provision::Provisioned;
+use super::templates::{PLUGINS, Templates};
 use crate::accelerator::Accelerator;
-use crate::config::{ImageUrl, Lab};
-use crate::images::hex;
+use crate::config::{Desktop, Lab};
+use crate::units::ByteSize;
 
-/// The link in the build's directory to a cloud image that is a file of this machine, so that no
-/// path of ours goes through Packer, which expands `{{ }}` in it.
+/// The link in the build's directory to an image that is a file of this machine, so that no path of
+/// ours goes through Packer, which expands `{{ }}` in it.
 pub const SOURCE_LINK: &str = "source.img";
 
 /// What Packer reads the template's variables from.
@@ -22,63 +27,131 @@ pub const VARIABLES: &str = "lab.auto.pkrvars.json";
 /// The build's SSH key.
 pub const KEY: &str = "id_ed25519";
 
-/// Memory of the build's VM in MiB, at least: package managers want it.
-const LEAST_BUILD_MEMORY: u32 = 1024;
+/// The disk that comes out of a build.
+pub const DISK: &str = "out/disk.qcow2";
+
+/// What the guest has to tell at the end: of a stage the names of all packages that there are, of a
+/// lab those that are installed, with their versions.
+pub const REPORT: &str = "report";
+
+/// What is copied into the guest.
+pub const GUEST: &str = "cyyber";
+
+/// What cloud-init is served from.
+pub const SERVED: &str = "http";
+
+/// Templates that a lab's build wants in the guest. What an instructor adds comes with them.
+const LAB_SCRIPTS: [&str; 4] = ["common.sh", "install.sh", "finish.sh", "seed-user-data"];
+
+/// What a file of a build contains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Just this.
+    Bytes(Vec<u8>),
+    /// The same as a file of this machine.
+    Copy(PathBuf),
+}
 
 /// Files by their path in the build's directory.
-pub type Files = BTreeMap<&'static str, Vec<u8>>;
+pub type Files = BTreeMap<String, Content>;
+
+/// Which of the two builds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// From a cloud image to a stage.
+    Stage,
+    /// From a stage to a lab.
+    Lab,
+}
+
+/// The machine that a build runs in.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    /// Hardware virtualisation or software emulation.
+    pub accelerator: Accelerator,
+    /// Number of virtual CPUs.
+    pub cpus: usize,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+}
+
+/// All files of a stage's build but those that differ from machine to machine.
+pub fn stage_files(
+    templates: &Templates,
+    assets: &Assets,
+    desktop: Desktop,
+    with_plugins: bool,
+) -> Files {
+    let mut files = common_files(templates, with_plugins);
+    for (name, content) in templates.of_stages() {
+        if let Some(name) = name.strip_prefix("guest/") {
+            files.insert(in_guest(name), bytes(content));
+        }
+    }
+    for (name, content) in assets {
+        files.insert(in_guest(&format!("branding/{name}")), bytes(content));
+    }
+    files.insert(in_guest("desktop"), line(desktop.name()));
+    files
+}
 
 /// All files of a lab's build but those that differ from machine to machine.
-pub fn lab_files(lab: &Lab, with_plugins: bool) -> Files {
-    let text = |text: &str| text.as_bytes().to_vec();
-    let mut files = Files::from([
-        (
-            "lab.pkr.hcl",
-            text(include_str!("../../templates/packer/lab.pkr.hcl")),
-        ),
-        (
-            "cyyber/common.sh",
-            text(include_str!("../../templates/guest/common.sh")),
-        ),
-        (
-            "cyyber/stage.sh",
-            text(include_str!("../../templates/guest/stage.sh")),
-        ),
-        (
-            "cyyber/install.sh",
-            text(include_str!("../../templates/guest/install.sh")),
-        ),
-        (
-            "cyyber/finish.sh",
-            text(include_str!("../../templates/guest/finish.sh")),
-        ),
-        (
-            "cyyber/autologin.conf",
-            text(include_str!("../../templates/guest/autologin.conf")),
-        ),
-        (
-            "cyyber/seed-user-data",
-            text(include_str!("../../templates/guest/seed-user-data")),
-        ),
-        ("cyyber/seed-meta-data", seed_meta_data(lab)),
-        (
-            "cyyber/branding/logo.png",
-            include_bytes!("../../branding/logo.png").to_vec(),
-        ),
-        ("cyyber/desktop", text("none\n")),
-        ("cyyber/hostname", text(&format!("{}\n", hostname(lab)))),
-        ("cyyber/motd", text(&motd(lab))),
-        ("cyyber/packages", text(&packages(lab))),
-        // cloud-init wants both files of a seed; this one says all there is to say at build time.
-        ("http/meta-data", text("instance-id: cyyber-build\n")),
-    ]);
-    if with_plugins {
-        files.insert(
-            "plugins.pkr.hcl",
-            text(include_str!("../../templates/packer/plugins.pkr.hcl")),
-        );
+pub fn lab_files(
+    lab: &Lab,
+    templates: &Templates,
+    provisioned: &Provisioned,
+    with_plugins: bool,
+) -> Files {
+    let mut files = common_files(templates, with_plugins);
+    for (name, content) in templates.all() {
+        if let Some(short) = name.strip_prefix("guest/")
+            && (LAB_SCRIPTS.contains(&short) || templates.is_added(name))
+        {
+            files.insert(in_guest(short), bytes(content));
+        }
+    }
+    for (name, content) in [
+        ("desktop", line(lab.desktop.name())),
+        ("hostname", line(&hostname(lab))),
+        ("lab_id", line(lab.lab_id.as_str())),
+        ("motd", bytes(motd(lab).as_bytes())),
+        ("packages", bytes(packages(lab).as_bytes())),
+        ("seed-meta-data", bytes(seed_meta_data(lab).as_bytes())),
+    ] {
+        files.insert(in_guest(name), content);
+    }
+    for (name, content) in &provisioned.files {
+        files.insert(in_guest(&format!("provision/{name}")), content.clone());
     }
     files
+}
+
+fn common_files(templates: &Templates, with_plugins: bool) -> Files {
+    let template = |name: &str| bytes(templates.get(name));
+    let mut files = Files::from([
+        ("lab.pkr.hcl".to_owned(), template("packer/lab.pkr.hcl")),
+        // cloud-init wants both files of a seed; this one says all there is to say at build time.
+        (
+            format!("{SERVED}/meta-data"),
+            line("instance-id: cyyber-build"),
+        ),
+    ]);
+    if with_plugins {
+        files.insert("plugins.pkr.hcl".to_owned(), template(PLUGINS));
+    }
+    files
+}
+
+fn in_guest(name: &str) -> String {
+    format!("{GUEST}/{name}")
+}
+
+fn bytes(content: &[u8]) -> Content {
+    Content::Bytes(content.to_vec())
+}
+
+fn line(text: &str) -> Content {
+    Content::Bytes(format!("{text}\n").into_bytes())
 }
 
 /// The hostname of a lab's instances.
@@ -87,7 +160,7 @@ pub fn hostname(lab: &Lab) -> String {
 }
 
 /// The MOTD with the instructions below it, ending with a newline.
-fn motd(lab: &Lab) -> String {
+pub fn motd(lab: &Lab) -> String {
     let mut text = lab.motd.to_string();
     if !lab.instructions.as_str().is_empty() {
         text.push_str("\n\n");
@@ -107,26 +180,34 @@ fn packages(lab: &Lab) -> String {
 }
 
 /// JSON is YAML, and nothing has to be quoted by hand.
-fn seed_meta_data(lab: &Lab) -> Vec<u8> {
+fn seed_meta_data(lab: &Lab) -> String {
     let name = hostname(lab);
-    json!({"instance-id": name, "local-hostname": name})
-        .to_string()
-        .into_bytes()
+    json!({"instance-id": name, "local-hostname": name}).to_string()
 }
 
-/// The variables of the Packer template.
-pub fn variables(lab: &Lab, accelerator: Accelerator, cpus: usize) -> Vec<u8> {
+/// The variables of the Packer template: the image at `url`, which must have the hash `checksum`
+/// where that is known, becomes one with a disk of `disk_size` on `machine`.
+pub fn variables(
+    step: Step,
+    url: &str,
+    checksum: Option<&str>,
+    disk_size: ByteSize,
+    machine: Machine,
+) -> Vec<u8> {
     let variables = json!({
-        "image_url": match &lab.image.url {
-            ImageUrl::Https(url) => url,
-            ImageUrl::Path(_) => SOURCE_LINK,
+        "step": match step {
+            Step::Stage => "stage",
+            Step::Lab => "install",
         },
-        "image_checksum": lab.image.checksum.as_ref().map_or("none", |sum| sum.as_str()),
-        "disk_size": lab.disk_size.to_string(),
-        "memory_mb": lab.memory_mb.max(LEAST_BUILD_MEMORY),
-        "cpus": cpus,
-        "accelerator": accelerator.qemu_name(),
-        "cpu": match accelerator {
+        // A stage is read a few times and then thrown away.
+        "skip_compaction": step == Step::Stage,
+        "image_url": url,
+        "image_checksum": checksum.map_or_else(|| "none".to_owned(), |sum| format!("sha256:{sum}")),
+        "disk_size": disk_size.to_string(),
+        "memory_mb": machine.memory_mb,
+        "cpus": machine.cpus,
+        "accelerator": machine.accelerator.qemu_name(),
+        "cpu": match machine.accelerator {
             Accelerator::Kvm => "host",
             Accelerator::Tcg => "max",
         },
@@ -140,26 +221,10 @@ pub fn build_user_data(public_key: &str) -> Vec<u8> {
         "disable_root": false,
         "ssh_pwauth": false,
         "users": [{"name": "root", "ssh_authorized_keys": [public_key.trim()]}],
+        // Nobody looks at the desktop of a stage while a lab is made from it.
+        "bootcmd": ["systemctl --no-block stop display-manager.service 2>/dev/null || true"],
     });
     format!("#cloud-config\n{config:#}\n").into_bytes()
-}
-
-/// One hash over everything that decides what comes out of a build: the files, the disk's size, the
-/// cloud image and the tools. The accelerator is not among it, nor is what only instances have.
-pub fn fingerprint(lab: &Lab, files: &Files, image_identity: &str, tools: &[String]) -> String {
-    let mut hasher = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hasher.update((bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    for (path, content) in files {
-        part(path.as_bytes());
-        part(content);
-    }
-    part(lab.disk_size.to_string().as_bytes());
-    part(image_identity.as_bytes());
-    tools.iter().for_each(|tool| part(tool.as_bytes()));
-    hex(&hasher.finalize())
 }
 
 #[cfg(test)]
@@ -175,40 +240,47 @@ mod tests {
         serde_json::from_value(lab).unwrap()
     }
 
+    fn files_of(lab: &Lab, with_plugins: bool) -> Files {
+        let templates = Templates::load(None).unwrap();
+        lab_files(lab, &templates, &Provisioned::default(), with_plugins)
+    }
+
+    fn said(files: &Files, name: &str) -> String {
+        match &files[name] {
+            Content::Bytes(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+            Content::Copy(path) => panic!("{name} is a copy of {}", path.display()),
+        }
+    }
+
     #[test]
     fn the_guest_gets_one_thing_a_file() {
-        let files = lab_files(&lab(json!({"instructions": "Scan the router."})), false);
-        assert_eq!(files["cyyber/packages"], b"nmap\nnet-tools\n");
-        assert_eq!(files["cyyber/motd"], b"Hello\n\nScan the router.\n");
-        assert_eq!(files["cyyber/hostname"], b"cyyber-lab-lab01\n");
+        let files = files_of(&lab(json!({"instructions": "Scan the router."})), false);
+        assert_eq!(said(&files, "cyyber/packages"), "nmap\nnet-tools\n");
+        assert_eq!(said(&files, "cyyber/motd"), "Hello\n\nScan the router.\n");
+        assert_eq!(said(&files, "cyyber/hostname"), "cyyber-lab-lab01\n");
         assert!(!files.contains_key("plugins.pkr.hcl"));
-        assert!(lab_files(&lab(json!({})), true).contains_key("plugins.pkr.hcl"));
+        assert!(files_of(&lab(json!({})), true).contains_key("plugins.pkr.hcl"));
     }
 
     #[test]
-    fn a_path_reaches_packer_as_a_link_of_a_fixed_name() {
-        let lab = lab(json!({"image": {"url": "/srv/{{ isotime }}/$(id).qcow2"}}));
-        let text = String::from_utf8(variables(&lab, Accelerator::Tcg, 2)).unwrap();
-        assert!(
-            text.contains("\"image_url\": \"source.img\"") && !text.contains("isotime"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn the_fingerprint_follows_what_the_image_is_made_of() {
-        let print = |lab: &Lab, image: &str| {
-            fingerprint(lab, &lab_files(lab, false), image, &["packer 1".to_owned()])
-        };
-        let plain = print(&lab(json!({})), "a");
-        assert_eq!(
-            plain,
-            print(&lab(json!({"memory_mb": 4096})), "a"),
-            "memory is not part of the image"
-        );
-        assert_ne!(plain, print(&lab(json!({"motd": "Other"})), "a"));
-        assert_ne!(plain, print(&lab(json!({"disk_size": "30G"})), "a"));
-        assert_ne!(plain, print(&lab(json!({})), "b"));
+    fn a_stage_and_a_lab_get_their_own_halves() {
+        let templates = Templates::load(None).unwrap();
+        let assets = Assets::from([("logo.png".to_owned(), b"PNG".to_vec())]);
+        let stage = stage_files(&templates, &assets, Desktop::Xfce, false);
+        assert_eq!(said(&stage, "cyyber/desktop"), "xfce\n");
+        assert_eq!(said(&stage, "cyyber/branding/logo.png"), "PNG");
+        let lab = files_of(&lab(json!({})), false);
+        for (file, in_stage, in_lab) in [
+            ("cyyber/common.sh", true, true),
+            ("cyyber/finish.sh", true, true),
+            ("cyyber/stage.sh", true, false),
+            ("cyyber/install.sh", false, true),
+            ("cyyber/branding/logo.png", true, false),
+            ("cyyber/motd", false, true),
+        ] {
+            let there = (stage.contains_key(file), lab.contains_key(file));
+            assert_eq!(there, (in_stage, in_lab), "{file}");
+        }
     }
 
     proptest! {
@@ -216,10 +288,10 @@ mod tests {
         #[test]
         fn a_motd_is_only_ever_content(motd in "[^\\p{Cc}]{0,200}") {
             let evil = lab(json!({"motd": motd}));
-            let (files, plain) = (lab_files(&evil, true), lab_files(&lab(json!({})), true));
-            prop_assert_eq!(&files["cyyber/motd"], &format!("{motd}\n").into_bytes());
+            let (files, plain) = (files_of(&evil, true), files_of(&lab(json!({})), true));
+            prop_assert_eq!(said(&files, "cyyber/motd"), format!("{motd}\n"));
             for (path, content) in &files {
-                prop_assert!(*path == "cyyber/motd" || content == &plain[path], "{path}");
+                prop_assert!(path == "cyyber/motd" || content == &plain[path], "{path}");
             }
         }
     }

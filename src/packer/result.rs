@@ -1,13 +1,15 @@
 //! What came out of a build, described for people and programs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::accelerator::Accelerator;
 use crate::config::{Lab, PackageName};
-use crate::images::{self, ImageInfo};
+use crate::images::{self, ImageInfo, stages};
+use crate::inputs::Inputs;
 use crate::process::Program;
 
 /// `lab01-metadata.json`.
@@ -16,18 +18,38 @@ pub struct Metadata<'a> {
     lab_id: &'a str,
     lab_name: &'a str,
     hostname: String,
+    desktop: &'static str,
     packages: Vec<Installed<'a>>,
-    source_image: &'a str,
-    source_sha256: Option<String>,
+    provision: Provisioned,
+    source_image: String,
+    source_sha256: Option<&'a str>,
+    stage: Stage<'a>,
     disk_size_bytes: u64,
     image_size_bytes: u64,
     sha256: &'a str,
-    fingerprint: &'a str,
+    fingerprint: String,
+    inputs: &'a Inputs,
     build: &'a str,
     started: Timestamp,
     finished: Timestamp,
     seconds: f64,
+    accelerator: &'static str,
     tools: Tools<'a>,
+}
+
+/// What of the instructor's own is in the image.
+#[derive(Debug, Serialize)]
+struct Provisioned {
+    files: Vec<String>,
+    scripts: Vec<PathBuf>,
+}
+
+/// What the lab was made from.
+#[derive(Debug, Serialize)]
+struct Stage<'a> {
+    name: &'a str,
+    made: Timestamp,
+    sha256: &'a str,
 }
 
 /// A package of the lab and the version that the image has.
@@ -53,20 +75,20 @@ pub struct Facts<'a> {
     pub image: &'a ImageInfo,
     /// Its hash.
     pub sha256: &'a str,
-    /// What it was built from, as one hash.
-    pub fingerprint: &'a str,
+    /// What it was built from.
+    pub inputs: &'a Inputs,
     /// The name of the base build.
     pub build: &'a str,
-    /// Where the cloud image came from, for people.
-    pub source_image: &'a str,
-    /// Its hash, without `sha256:`.
-    pub source_sha256: Option<String>,
+    /// The stage that it was made from.
+    pub stage: &'a stages::Stage,
     /// `dpkg-query`'s list of all packages in the image.
     pub installed: &'a str,
     /// When the build began.
     pub started: Timestamp,
     /// When it ended.
     pub finished: Timestamp,
+    /// What ran the build's VM.
+    pub accelerator: Accelerator,
     /// Packer's version.
     pub packer: &'a str,
 }
@@ -79,26 +101,48 @@ impl Facts<'_> {
             lab_id: lab.lab_id.as_str(),
             lab_name: lab.lab_name.as_str(),
             hostname: super::render::hostname(lab),
+            desktop: lab.desktop.name(),
             packages: versions(&lab.packages, self.installed),
-            source_image: self.source_image,
-            source_sha256: self.source_sha256.clone(),
+            provision: provisioned(lab),
+            source_image: lab.image.url.to_string(),
+            source_sha256: self.stage.note.source_sha256.as_deref(),
+            stage: Stage {
+                name: &self.stage.key,
+                made: self.stage.note.made,
+                sha256: &self.stage.note.sha256,
+            },
             disk_size_bytes: self.image.virtual_size,
             image_size_bytes: self.image.actual_size,
             sha256: self.sha256,
-            fingerprint: self.fingerprint,
+            fingerprint: self.inputs.fingerprint(),
+            inputs: self.inputs,
             build: self.build,
             started: self.started,
             finished: self.finished,
             seconds: self.finished.duration_since(self.started).as_secs_f64(),
+            accelerator: self.accelerator.qemu_name(),
             tools: Tools {
                 cyyber: env!("CARGO_PKG_VERSION"),
                 packer: self.packer,
-                qemu: qemu_version()?,
+                qemu: super::qemu_version()?,
             },
         };
         let mut text = serde_json::to_vec_pretty(&metadata)?;
         text.push(b'\n');
         Ok(text)
+    }
+}
+
+fn provisioned(lab: &Lab) -> Provisioned {
+    let provision = &lab.provision;
+    let scripts = provision.scripts.iter();
+    Provisioned {
+        files: provision
+            .files
+            .iter()
+            .map(|file| file.target.to_string())
+            .collect(),
+        scripts: scripts.map(|script| script.as_path().to_owned()).collect(),
     }
 }
 
@@ -116,16 +160,6 @@ fn versions<'a>(wanted: &'a [PackageName], installed: &'a str) -> Vec<Installed<
             version: version_of(name.as_str()),
         })
         .collect()
-}
-
-/// The version of the QEMU that builds run in.
-pub fn qemu_version() -> Result<String> {
-    let said = Program::find("qemu-system-x86_64", "qemu-system-x86")?.run(["--version"])?;
-    let version = said
-        .split_ascii_whitespace()
-        .nth(3)
-        .context("failed to understand QEMU's version")?;
-    Ok(version.to_owned())
 }
 
 /// Whether `metadata` describes the base build called `build`.

@@ -14,8 +14,11 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::Packer;
 use super::machine::{self, Said};
+use crate::error::Fault;
 use crate::files;
+use crate::images;
 use crate::process::{self, Program};
+use crate::units::MIB;
 
 /// How many of Packer's last words a failure shows.
 const REASONS: usize = 6;
@@ -25,6 +28,22 @@ const CLEANING: Duration = Duration::from_secs(60);
 
 /// How often the wish to end is looked for.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often it is looked how the host fares.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// With less room than this, in bytes, a build ends. QEMU would hold its guest still when it cannot
+/// write, and Packer would wait for the guest for ever.
+const LEAST_ROOM: u64 = 128 * MIB;
+
+/// What happens while a build runs.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A stage begins.
+    Stage(&'a str),
+    /// So much memory its processes hold now, in bytes.
+    Resident(u64),
+}
 
 /// A directory with a rendered build, and where its story goes.
 #[derive(Debug)]
@@ -38,27 +57,31 @@ pub struct Build<'a> {
 }
 
 impl Build<'_> {
-    /// Runs the build to its end. `stage` is told of each stage as it begins; when `stop` becomes
-    /// true the build is ended and cleaned up after.
+    /// Runs the build to its end. `tell` gets to know what happens; when `stop` becomes true the
+    /// build is ended and cleaned up after.
     pub fn run(
         &self,
         packer: &Packer,
         stop: &AtomicBool,
-        mut stage: impl FnMut(&str),
+        mut tell: impl FnMut(Event),
     ) -> Result<()> {
         let mut log = files::create_anew(self.log, 0o644)?;
         if packer.wants_plugins() {
-            stage("Fetching Packer's plugins");
+            tell(Event::Stage("Fetching Packer's plugins"));
             let status = self.step(packer, &["init", "."], &mut log, stop, |_| {})?;
             self.check(status, &[], stop)?;
         }
         let mut said = Vec::new();
         let mut last = String::new();
         let args = ["build", "-machine-readable", "-color=false", "."];
-        let status = self.step(packer, &args, &mut log, stop, |line| {
+        let status = self.step(packer, &args, &mut log, stop, |news| {
+            let line = match news {
+                News::Line(line) => line,
+                News::Resident(bytes) => return tell(Event::Resident(bytes)),
+            };
             if let Some(words) = machine::parse(line) {
                 if let Some(name) = words.stage().filter(|name| *name != last) {
-                    stage(&name);
+                    tell(Event::Stage(&name));
                     last = name;
                 }
                 said.push(words);
@@ -75,11 +98,16 @@ impl Build<'_> {
             return Ok(());
         }
         let mut reasons = machine::reasons(said, REASONS);
+        let remedy = machine::remedy(&reasons);
         reasons.push(format!("the log is {}", self.log.display()));
-        bail!("packer failed ({status}): {}", reasons.join("; "))
+        let message = format!("packer failed ({status}): {}", reasons.join("; "));
+        match remedy {
+            Some((kind, hint)) => Err(Fault::new(kind, message).hint(hint).into()),
+            None => bail!(message),
+        }
     }
 
-    /// Runs one Packer command, handing every line it says to `line`.
+    /// Runs one Packer command, handing every line it says to `tell`.
     ///
     /// It writes to the log and is read from there. A pipe would break when we are killed, and
     /// Packer would die of that before it has cleaned up.
@@ -89,7 +117,7 @@ impl Build<'_> {
         args: &[&str],
         log: &mut File,
         stop: &AtomicBool,
-        mut line: impl FnMut(&str),
+        mut tell: impl FnMut(News),
     ) -> Result<ExitStatus> {
         let mut command = tied_to_us(packer, args)?;
         writeln!(log, "$ {}", process::line(&command))?;
@@ -105,14 +133,21 @@ impl Build<'_> {
             .with_context(|| format!("failed to run {}", process::line(&command)))?;
         let mut child = Group(child);
         let mut ending: Option<Instant> = None;
+        let mut trouble = None;
+        let mut looked = Instant::now();
         loop {
             let ended = child.0.try_wait()?;
-            said.each_new(&mut line)?;
+            said.each_new(|line| tell(News::Line(line)))?;
             if let Some(status) = ended {
-                return Ok(status);
+                return trouble.map_or(Ok(status), Err);
+            }
+            if looked.elapsed() > LOOK {
+                looked = Instant::now();
+                tell(News::Resident(process::resident_of_group(child.0.id())));
+                trouble = trouble.or_else(|| self.require_room().err());
             }
             match ending {
-                None if stop.load(Ordering::Relaxed) => {
+                None if stop.load(Ordering::Relaxed) || trouble.is_some() => {
                     child.ask_to_end();
                     ending = Some(Instant::now());
                 }
@@ -122,6 +157,19 @@ impl Build<'_> {
             sleep(INTERVAL);
         }
     }
+
+    fn require_room(&self) -> Result<()> {
+        for place in [self.directory, self.cache] {
+            images::require_room(place, LEAST_ROOM, "the build to go on")?;
+        }
+        Ok(())
+    }
+}
+
+/// What a step has to tell.
+enum News<'a> {
+    Line(&'a str),
+    Resident(u64),
 }
 
 /// Packer in a process group of its own, so that a Ctrl-C reaches us alone and Packer is told to

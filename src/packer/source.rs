@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::config::{ImageUrl, Lab};
+use super::render::SOURCE_LINK;
+use crate::config::{ImageUrl, Lab, Sha256};
 use crate::error::{Fault, Kind};
 use crate::images;
 
@@ -62,12 +63,32 @@ impl Source {
         })
     }
 
-    /// SHA-256 of the image, in hexadecimal, as far as it can be known without a download.
+    /// SHA-256 of the image, in hexadecimal: as it is of a file, as it must be of a download, which
+    /// Packer looks at. A file that is not what the configuration says is an error.
     pub fn sha256(&self, lab: &Lab) -> Result<Option<String>> {
-        match (&lab.image.checksum, &self.file) {
-            (Some(sum), _) => Ok(Some(sum.as_str().trim_start_matches("sha256:").to_owned())),
-            (None, Some(file)) => images::sha256(file).map(Some),
-            (None, None) => Ok(None),
+        let wanted = lab.image.checksum.as_ref().map(Sha256::digits);
+        let Some(file) = &self.file else {
+            return Ok(wanted.map(str::to_owned));
+        };
+        let found = images::sha256(file)?;
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+            let message = format!(
+                "the cloud image {} has the wrong checksum: it is sha256:{found}, and the \
+                 configuration wants sha256:{wanted}",
+                file.display()
+            );
+            let hint =
+                "fetch the image anew from where it can be trusted, or correct image.checksum";
+            return Err(Fault::new(Kind::Failed, message).hint(hint).into());
+        }
+        Ok(Some(found))
+    }
+
+    /// How Packer is to call it.
+    pub fn url<'a>(&self, lab: &'a Lab) -> &'a str {
+        match &lab.image.url {
+            ImageUrl::Https(url) => url,
+            ImageUrl::Path(_) => SOURCE_LINK,
         }
     }
 }

@@ -4,7 +4,8 @@
 //! process; what a file without a lock says counts for nothing.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::files::{Directory, open_or_make};
@@ -12,21 +13,28 @@ use crate::files::{Directory, open_or_make};
 /// A reservation; given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    _file: File,
+    file: File,
 }
 
 impl Reservation {
     /// Sets `bytes` aside under the name that is `path`'s last part. Nobody else may hold it.
     pub fn make(path: &Path, bytes: u64) -> io::Result<Reservation> {
-        let mut file = open_or_make(path)?;
+        let file = open_or_make(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::ResourceBusy.into()),
             Err(TryLockError::Error(error)) => return Err(error),
         }
         file.set_len(0)?;
-        file.write_all(bytes.to_string().as_bytes())?;
-        Ok(Reservation { _file: file })
+        let reservation = Reservation { file };
+        reservation.change(bytes)?;
+        Ok(reservation)
+    }
+
+    /// From now on it is for `bytes`: what its guest has not taken yet.
+    pub fn change(&self, bytes: u64) -> io::Result<()> {
+        // As long as any other, and written at once: a reader sees the one or the other.
+        self.file.write_all_at(format!("{bytes:020}").as_bytes(), 0)
     }
 }
 
@@ -72,8 +80,10 @@ mod tests {
         let held = Reservation::make(&path, 5).unwrap();
         assert_eq!(all(directory).unwrap(), [("lab01_user_7".to_owned(), 5)]);
         assert!(Reservation::make(&path, 6).is_err());
+        held.change(3).unwrap();
+        assert_eq!(all(directory).unwrap(), [("lab01_user_7".to_owned(), 3)]);
         std::os::unix::fs::symlink("/dev/zero", directory.join("planted")).unwrap();
-        assert_eq!(all(directory).unwrap(), [("lab01_user_7".to_owned(), 5)]);
+        assert_eq!(all(directory).unwrap(), [("lab01_user_7".to_owned(), 3)]);
         drop(held);
         assert_eq!(all(directory).unwrap(), []);
     }

@@ -25,7 +25,16 @@ apt() {
         -o Dpkg::Options::=--force-confold "$@"
 }
 
+# Lists that were read this recently are not read again, in minutes.
+FRESH=60
+read_at=/var/lib/apt/periodic/cyyber-read
+
 read_package_lists() {
+    [ -z "$(find "$read_at" -mmin "-$FRESH" 2>/dev/null)" ] || return 0
+    read_package_lists_anew
+}
+
+read_package_lists_anew() {
     stage "Reading package lists"
     # The lock on the lists has no timeout of its own.
     tries=30
@@ -37,10 +46,11 @@ read_package_lists() {
         fi
         sleep 5
     done
+    install -D -m 644 /dev/null "$read_at"
 }
 
 # Leaves nothing of apt's own in the image.
 forget_package_lists() {
     apt clean
-    rm -rf /var/lib/apt/lists/*
+    rm -rf /var/lib/apt/lists/* "$read_at"
 }

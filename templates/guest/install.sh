@@ -5,6 +5,9 @@
 #   packages        names of Debian packages, one a line
 #   motd            the message of the day, with the instructions
 #   hostname        the hostname of the lab's instances
+#   lab_id          the lab
+#   desktop         the desktop that the stage has
+#   provision/      the instructor's files, each with its target, mode and owner, and scripts
 #   seed-*          what cloud-init gets to know in an instance
 set -eu
 # shellcheck source=common.sh
@@ -15,9 +18,15 @@ install_packages() {
     unknown=$(while read -r name; do apt-cache show "$name" >/dev/null 2>&1 || echo "$name"; done <"$here/packages")
     # shellcheck disable=SC2086 # one a line becomes one line
     [ -z "$unknown" ] || fail no such package: $unknown
+    [ -s "$here/packages" ] || return 0
     stage "Installing packages"
+    # The archive may have moved on since the stage was made.
+    install_all || { read_package_lists_anew && install_all; }
+}
+
+install_all() {
     # shellcheck disable=SC2046 # the names were checked against Debian's pattern
-    [ ! -s "$here/packages" ] || apt install -- $(cat "$here/packages")
+    apt install -- $(cat "$here/packages")
 }
 
 describe() {
@@ -41,12 +50,38 @@ seed_instances() {
     install -D -m 644 "$here/seed-user-data" /var/lib/cloud/seed/nocloud/user-data
 }
 
+# The instructor's files, then the scripts, in order. A script is started as a program, so that its
+# first line may name another shell or language.
+provision() {
+    for file in "$here"/provision/files/*; do
+        [ -e "$file" ] || continue
+        target=$(cat "$file/target")
+        stage "Copying $target"
+        install -D -m "$(cat "$file/mode")" -- "$file/content" "$target"
+        owner=$(cat "$file/owner")
+        # Without a group it becomes the user's own. Afterwards, for this takes away the right to
+        # run as the owner.
+        case $owner in *:*) ;; *) owner=$owner: ;; esac
+        chown -h -- "$owner" "$target"
+        chmod "$(cat "$file/mode")" -- "$target"
+    done
+    for script in "$here"/provision/scripts/*; do
+        [ -e "$script" ] || continue
+        name=$(cat "$script/name")
+        stage "Running $name"
+        chmod 700 "$script/script"
+        (cd "$script" && CYYBER_LAB=$(cat "$here/lab_id") ./script) </dev/null ||
+            fail "the script $name failed with exit code $?"
+    done
+}
+
 wait_for_first_boot
 read_package_lists
 install_packages
-forget_package_lists
 describe
 add_student_to_groups
 seed_instances
+provision
+forget_package_lists
 # shellcheck disable=SC2016 # dpkg's own placeholders
-dpkg-query -W -f '${Package}\t${Version}\n' >"$here/installed"
+dpkg-query -W -f '${Package}\t${Version}\n' >"$here/report"

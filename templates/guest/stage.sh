@@ -56,3 +56,7 @@ upgrade
 install_common_packages
 brand
 add_student
+# The names of all packages, so that those of a lab can be looked for before its VM boots. The lists
+# stay: labs are made from this soon.
+apt-cache pkgnames >"$here/report"
+apt clean

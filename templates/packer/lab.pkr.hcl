@@ -1,8 +1,12 @@
-# Builds the image of one cyyber lab. The same for every lab: all that differs comes from
-# lab.auto.pkrvars.json and from the files beside this one, as data. To run it by hand:
+# Makes one image from another: a stage, which many labs share, from a cloud image, or a lab from
+# its stage. The same for all of them: what differs comes from lab.auto.pkrvars.json and from the
+# files beside this one, as data. To run it by hand:
 #
 #   cd THIS_DIRECTORY && packer build .
 
+# Which script is run in the guest, without its .sh: "stage" or "install".
+variable "step" { type = string }
+variable "skip_compaction" { type = bool }
 variable "image_url" { type = string }
 variable "image_checksum" { type = string }
 variable "disk_size" { type = string }
@@ -12,7 +16,7 @@ variable "accelerator" { type = string }
 variable "cpu" { type = string }
 
 source "qemu" "lab" {
-  # The cloud image, copied and grown.
+  # The image, copied and grown.
   iso_url            = var.image_url
   iso_checksum       = var.image_checksum
   disk_image         = true
@@ -21,6 +25,7 @@ source "qemu" "lab" {
   disk_interface     = "virtio"
   disk_discard       = "unmap"
   disk_detect_zeroes = "unmap"
+  skip_compaction    = var.skip_compaction
 
   accelerator = var.accelerator
   memory      = var.memory_mb
@@ -48,7 +53,7 @@ source "qemu" "lab" {
   shutdown_timeout = "10m"
 
   output_directory = "out"
-  vm_name          = "lab.qcow2"
+  vm_name          = "disk.qcow2"
 }
 
 build {
@@ -60,15 +65,12 @@ build {
   }
 
   provisioner "shell" {
-    inline = [
-      "sh /var/tmp/cyyber/stage.sh",
-      "sh /var/tmp/cyyber/install.sh",
-    ]
+    inline = ["sh /var/tmp/cyyber/${var.step}.sh"]
   }
 
   provisioner "file" {
     direction   = "download"
-    source      = "/var/tmp/cyyber/installed"
-    destination = "installed"
+    source      = "/var/tmp/cyyber/report"
+    destination = "report"
   }
 }

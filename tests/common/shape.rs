@@ -70,10 +70,13 @@ pub const STATS: &Shape = &[
 pub const BUILT: &Shape = &[
     ("lab_id", Text),
     ("result", Text),
+    ("reason", MaybeText),
     ("seconds", MaybeNumber),
     ("image", MaybeText),
     ("domain_xml", MaybeText),
     ("metadata", MaybeText),
+    ("log", MaybeText),
+    ("stage", MaybeText),
     ("error", MaybeText),
 ];
 

@@ -1,14 +1,14 @@
 //! A build's directory: the rendered template with all it reads, for Packer and for people.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::symlink;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
 use crate::files;
-use crate::packer::render::{self, Files};
-use crate::packer::source::Source;
+use crate::packer::render::{self, Content, Files};
 use crate::process::Program;
 
 /// For the owner to change and for everyone to read: results and templates hold nothing secret.
@@ -17,42 +17,59 @@ pub const PUBLIC: u32 = 0o644;
 /// As [`PUBLIC`].
 pub const PUBLIC_DIRECTORY: u32 = 0o755;
 
-/// Writes everything into `directory`, and removes what an earlier build left there, so that it is
-/// not copied into the guest.
-pub fn fill(directory: &Path, rendered: &Files, variables: &[u8], source: &Source) -> Result<()> {
+/// Writes everything into `directory`, with a link to the `image` that it begins with where that is
+/// a file of this machine, and removes what an earlier build left there, so that it is not copied
+/// into the guest.
+pub fn fill(
+    directory: &Path,
+    rendered: &Files,
+    variables: &[u8],
+    image: Option<&Path>,
+) -> Result<()> {
     files::make_directory(directory, PUBLIC_DIRECTORY)?;
     for stale in [
-        "cyyber",
-        "http",
+        render::GUEST,
+        render::SERVED,
         "plugins.pkr.hcl",
-        "installed",
+        render::REPORT,
         "out",
         render::SOURCE_LINK,
     ] {
         files::remove(&directory.join(stale))?;
     }
-    for below in ["cyyber", "cyyber/branding", "http"] {
-        files::make_directory(&directory.join(below), PUBLIC_DIRECTORY)?;
-    }
     for (path, content) in rendered {
-        files::replace(&directory.join(path), content, PUBLIC)?;
+        let path = directory.join(path);
+        files::make_directory(path.parent().unwrap_or(directory), PUBLIC_DIRECTORY)?;
+        match content {
+            Content::Bytes(bytes) => files::replace_soon(&path, bytes, PUBLIC)?,
+            // It may be a flag, or the answers.
+            Content::Copy(from) => copy(from, &path)?,
+        }
     }
-    files::replace(
+    files::replace_soon(
         &directory.join(render::VARIABLES),
         variables,
         files::PRIVATE,
     )?;
-    if let Some(file) = &source.file {
+    if let Some(image) = image {
         let link = directory.join(render::SOURCE_LINK);
-        symlink(file, &link)
+        symlink(image, &link)
             .with_context(|| format!("failed to make the link {}", link.display()))?;
     }
     let user_data = render::build_user_data(&key(directory)?);
-    files::replace(
-        &directory.join("http/user-data"),
+    files::replace_soon(
+        &directory.join(render::SERVED).join("user-data"),
         &user_data,
         files::PRIVATE,
     )?;
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    drop(files::create_anew(to, files::PRIVATE)?);
+    fs_err::copy(from, to)?;
+    // It took over the permissions too.
+    fs_err::set_permissions(to, Permissions::from_mode(files::PRIVATE))?;
     Ok(())
 }
 

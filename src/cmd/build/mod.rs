@@ -1,28 +1,34 @@
 //! `cyyber build`
 
+mod common;
 mod directory;
 mod one;
+mod plan;
 mod progress;
+mod report;
+mod stage;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::Result;
-use serde::Serialize;
 
 use super::journal::{self, Entry};
 use super::side_by_side::side_by_side;
 use crate::cli::Build;
 use crate::config::Lab;
 use crate::context::Context;
-use crate::error::{Fault, Kind};
+use crate::files;
+use crate::images::stages;
+use crate::inputs::Why;
 use crate::instance::LabId;
 use crate::interrupt;
-use crate::output::{Report, table};
-use crate::packer::Packer;
+use crate::packer::templates::Templates;
+use crate::packer::{self, Packer, archive};
 use crate::process::Program;
-use crate::units::age;
-
-pub use one::Outcome;
+use common::Common;
+use one::Outcome;
+use plan::{Failure, Plan, PlannedLab, PlannedStage};
 
 pub fn run(context: &Context, options: &Build) -> Result<()> {
     let labs = chosen(context, &options.labs)?;
@@ -31,25 +37,94 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
         Err(_) if options.dry_run => None,
         found => Some(found?),
     };
+    let qemu = match packer::qemu_version() {
+        Err(_) if options.dry_run => None,
+        version => Some(version?),
+    };
     if !options.dry_run {
-        Program::find("qemu-system-x86_64", "qemu-system-x86")?;
         Program::find("qemu-img", "qemu-utils")?;
     }
-    let common = one::Common {
+    let common = Common {
         context,
         accelerator: context.accelerator()?,
+        tools: packer
+            .as_ref()
+            .zip(qemu)
+            .map(|(packer, qemu)| format!("packer {}, qemu {qemu}", packer.version)),
         packer,
+        templates: Templates::load(context.config.host.templates_dir.as_deref())?,
         dry_run: options.dry_run,
         force: options.force,
         stop: interrupt::flag()?,
+        running: AtomicUsize::new(0),
     };
-    let built = side_by_side(&labs, usize::from(options.jobs), |lab| {
-        let began = Instant::now();
-        let built = common.build(lab);
-        note(context, lab, began, &built);
-        built
+    files::make_directory(context.paths.output(), directory::PUBLIC_DIRECTORY)?;
+    let plan = Plan::make(&common, &labs);
+    warn_of_unknown_packages(&common, &plan);
+    let results = work_off(&common, &plan, usize::from(options.jobs));
+    if !options.dry_run && plan.complete && !common.stop.load(Ordering::Relaxed) {
+        common.collect_stages(&plan)?;
+    }
+    report::give(context, plan, results)
+}
+
+/// A piece of work.
+enum Work<'p, 'a> {
+    Stage(&'p PlannedStage<'a>),
+    Lab(&'p PlannedLab<'a>),
+}
+
+/// Does what the plan says, so many at a time, and returns what became of the labs that could be
+/// planned, in their order. Stages come first, so that a lab that waits for its own never keeps it
+/// from being made.
+fn work_off(common: &Common, plan: &Plan, jobs: usize) -> Vec<Result<Outcome>> {
+    let labs = plan.labs.iter().filter_map(|(_, lab)| lab.as_ref().ok());
+    let stages = plan.stages_of(|lab| common.dry_run || lab.why != Why::Unchanged);
+    let work: Vec<Work> = stages
+        .into_iter()
+        .map(Work::Stage)
+        .chain(labs.map(Work::Lab))
+        .collect();
+    let done = side_by_side(&work, jobs, |work| match work {
+        Work::Stage(stage) if common.dry_run => {
+            // What is wrong with it is told where it is made.
+            let _ = common.stage_rendered(stage);
+            None
+        }
+        Work::Stage(stage) => {
+            let made = common.stage(stage).map_err(Failure::from);
+            let _ = stage.done.set(made);
+            None
+        }
+        Work::Lab(lab) if common.dry_run => Some(common.rendered(plan, lab)),
+        Work::Lab(lab) => {
+            let began = Instant::now();
+            let built = common.build(plan, lab);
+            note(common.context, lab.lab, began, &built);
+            Some(built)
+        }
     });
-    report(context, &labs, built)
+    done.into_iter().flatten().collect()
+}
+
+/// Says at once what a build would find out only when the stage is made: that a package is not in
+/// the archive of the image's release, as far as this host knows it.
+fn warn_of_unknown_packages(common: &Common, plan: &Plan) {
+    for (lab, planned) in &plan.labs {
+        let Ok(planned) = planned else { continue };
+        let there = plan
+            .stage_of(planned)
+            .is_ok_and(|stage| stages::find(&common.context.paths, &stage.key).is_some());
+        if there || planned.why == Why::Unchanged {
+            continue;
+        }
+        for name in archive::unknown(lab) {
+            common.context.output.warn(&format!(
+                "{}: this host's package lists have no package '{name}', which may be a mistake",
+                lab.lab_id
+            ));
+        }
+    }
 }
 
 /// Writes down that `lab` was built, or was not. Rendering alone changes nothing.
@@ -85,103 +160,4 @@ fn chosen<'a>(context: &'a Context, ids: &[LabId]) -> Result<Vec<&'a Lab>> {
         }
     }
     Ok(labs)
-}
-
-/// Prints what became of each lab. One lab's failure is the command's own; of several, that some
-/// failed.
-fn report(context: &Context, labs: &[&Lab], built: Vec<Result<Outcome>>) -> Result<()> {
-    let mut rows = Vec::new();
-    let mut errors = Vec::new();
-    for (lab, result) in labs.iter().zip(built) {
-        match result {
-            Ok(outcome) => rows.push(Row::new(&lab.lab_id, outcome)),
-            Err(error) => {
-                rows.push(Row::failed(&lab.lab_id, format!("{error:#}")));
-                errors.push((lab, error));
-            }
-        }
-    }
-    if labs.len() == 1
-        && let Some((lab, error)) = errors.pop()
-    {
-        return Err(error.context(format!("failed to build {}", lab.lab_id)));
-    }
-    context.output.answer(&Rows { labs: rows })?;
-    if errors.is_empty() {
-        return Ok(());
-    }
-    for (lab, error) in &errors {
-        context
-            .output
-            .problem(&format!("failed to build {}: {error:#}", lab.lab_id));
-    }
-    Err(Fault::new(
-        Kind::Failed,
-        format!("{} of {} labs failed to build", errors.len(), labs.len()),
-    )
-    .into())
-}
-
-#[derive(Serialize)]
-struct Rows {
-    labs: Vec<Row>,
-}
-
-#[derive(Serialize)]
-struct Row {
-    lab_id: LabId,
-    result: &'static str,
-    seconds: Option<f64>,
-    image: Option<std::path::PathBuf>,
-    domain_xml: Option<std::path::PathBuf>,
-    metadata: Option<std::path::PathBuf>,
-    error: Option<String>,
-    /// Where it was rendered, for people.
-    #[serde(skip)]
-    place: Option<std::path::PathBuf>,
-}
-
-impl Row {
-    fn new(lab_id: &LabId, outcome: Outcome) -> Row {
-        Row {
-            lab_id: lab_id.clone(),
-            result: outcome.result,
-            seconds: Some((outcome.took.as_secs_f64() * 10.0).round() / 10.0),
-            place: outcome.image.clone().or(Some(outcome.rendered)),
-            image: outcome.image,
-            domain_xml: outcome.domain_xml,
-            metadata: outcome.metadata,
-            error: None,
-        }
-    }
-
-    fn failed(lab_id: &LabId, error: String) -> Row {
-        Row {
-            lab_id: lab_id.clone(),
-            result: "failed",
-            seconds: None,
-            image: None,
-            domain_xml: None,
-            metadata: None,
-            error: Some(error),
-            place: None,
-        }
-    }
-}
-
-impl Report for Rows {
-    fn text(&self) -> String {
-        let rows = self.labs.iter().map(|row| {
-            let took = row.seconds.map(jiff::SignedDuration::from_secs_f64);
-            vec![
-                row.lab_id.to_string(),
-                row.result.to_owned(),
-                took.map_or_else(|| "-".to_owned(), age),
-                row.place
-                    .as_ref()
-                    .map_or_else(|| "-".to_owned(), |path| path.display().to_string()),
-            ]
-        });
-        table(&["LAB", "RESULT", "TIME", "WHERE"], rows)
-    }
 }

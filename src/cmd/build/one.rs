@@ -1,135 +1,133 @@
-//! The build of one lab: render, decide whether anything is to be done, run Packer, put the results
-//! in their places.
+//! The build of one lab from its stage: render, run Packer, put the results in their places.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::directory::{self, PUBLIC, PUBLIC_DIRECTORY};
+use super::common::{Common, Job, needed};
+use super::directory::{self, PUBLIC};
+use super::plan::{self, Plan, PlannedLab};
 use super::progress::Progress;
-use crate::accelerator::Accelerator;
-use crate::config::Lab;
-use crate::context::Context;
+use crate::config::{Lab, PackageName};
 use crate::domain::standalone_xml;
-use crate::error::{Kind, kind_of};
+use crate::error::{Fault, Kind};
 use crate::files;
 use crate::images;
 use crate::images::base::{self, Installation};
-use crate::packer::render;
-use crate::packer::source::Source;
-use crate::packer::{Packer, result, run};
+use crate::images::stages::{self, Stage};
+use crate::inputs::Why;
+use crate::packer::render::{self, Step};
+use crate::packer::{Packer, result};
 use crate::state::lock::{self, Lock};
-use crate::units::MIB;
 
-/// Room for a build beside three times its cloud image: what the packages take, and the copies that
-/// are made of the result.
-const ROOM_FOR_BUILD: u64 = 2048 * MIB;
-
-/// More CPUs than this do not make package managers faster.
-const MOST_CPUS: usize = 4;
+/// Memory of a build's VM in MiB: package managers want some, and do not get faster with more.
+const LEAST_MEMORY: u32 = 1024;
+const MOST_MEMORY: u32 = 4096;
 
 /// What became of a lab.
 pub struct Outcome {
     pub result: &'static str,
+    pub why: Why,
+    pub stage: String,
     pub took: Duration,
     pub rendered: PathBuf,
     pub image: Option<PathBuf>,
     pub domain_xml: Option<PathBuf>,
     pub metadata: Option<PathBuf>,
-}
-
-/// What the builds of one command share.
-pub struct Common<'a> {
-    pub context: &'a Context,
-    pub accelerator: Accelerator,
-    /// `None` in a dry run without Packer.
-    pub packer: Option<Packer>,
-    pub dry_run: bool,
-    pub force: bool,
-    pub stop: Arc<AtomicBool>,
+    pub log: Option<PathBuf>,
 }
 
 impl Common<'_> {
-    /// Builds `lab` where that is needed.
-    pub fn build(&self, lab: &Lab) -> Result<Outcome> {
+    /// Renders the lab, and does nothing else.
+    pub fn rendered(&self, plan: &Plan, planned: &PlannedLab) -> Result<Outcome> {
         let began = Instant::now();
         let paths = &self.context.paths;
-        let lock = Lock::take(
-            &paths.lab_lock(&lab.lab_id),
-            &format!("lab {}", lab.lab_id),
-            lock::PATIENCE,
-        )?;
-        if self.stop.load(std::sync::atomic::Ordering::Relaxed) {
-            anyhow::bail!("interrupted before it began");
+        let _lock = self.lock(planned.lab)?;
+        let stage = plan.stage_of(planned)?;
+        let there = stages::find(paths, &stage.key);
+        if let Some(there) = &there {
+            for name in unknown_packages(there, planned.lab) {
+                let note = format!("{}: there is no package '{name}'", planned.lab.lab_id);
+                self.context.output.warn(&note);
+            }
         }
-        let rendered =
-            render::lab_files(lab, self.packer.as_ref().is_none_or(Packer::wants_plugins));
-        let source = Source::of(lab)?;
-        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_CPUS));
-        let variables = render::variables(lab, self.accelerator, cpus);
-        files::make_directory(paths.output(), PUBLIC_DIRECTORY)?;
-        directory::fill(
-            &paths.build_dir(&lab.lab_id),
-            &rendered,
-            &variables,
-            &source,
-        )?;
-
-        let packer = match &self.packer {
-            Some(packer) if !self.dry_run => packer,
-            _ => return Ok(self.outcome(lab, "rendered", began)),
-        };
-        base::adopt(paths, &lab.lab_id, &lock)?;
-        let tools = [format!("packer {}", packer.version)];
-        let fingerprint = render::fingerprint(lab, &rendered, &source.identity, &tools);
-        if !self.force && self.is_current(lab, &fingerprint)? {
-            return Ok(self.outcome(lab, "unchanged", began));
-        }
-        self.make(lab, packer, &source, fingerprint)?;
-        Ok(self.outcome(lab, "built", began))
+        let checksum = there.as_ref().map(|stage| stage.note.sha256.as_str());
+        self.render_lab(planned, &paths.stage(&stage.key), checksum)?;
+        Ok(self.outcome(
+            planned.lab,
+            "rendered",
+            planned.why.clone(),
+            &stage.key,
+            began,
+        ))
     }
 
-    fn outcome(&self, lab: &Lab, result: &'static str, began: Instant) -> Outcome {
+    /// Builds the lab where that is needed.
+    pub fn build(&self, plan: &Plan, planned: &PlannedLab) -> Result<Outcome> {
+        let began = Instant::now();
+        let lab = planned.lab;
+        let lock = self.lock(lab)?;
+        self.check_interrupt()?;
+        base::adopt(&self.context.paths, &lab.lab_id, &lock)?;
+        let stage = plan.stage_of(planned)?;
+        // Another command may have built it since.
+        let why = plan::why(self, lab, &planned.inputs)?;
+        if why == Why::Unchanged {
+            // It may have changed without the image: memory, CPUs, network.
+            self.write_domain(lab)?;
+            return Ok(self.outcome(lab, "unchanged", why, &stage.key, began));
+        }
+        let progress = Progress::begin(&self.context.output, lab.lab_id.as_str());
+        if stage.done.get().is_none() {
+            progress.stage(&format!("Waiting for stage-{}", stage.key));
+        }
+        let made = match stage.done.wait() {
+            Ok(made) => made,
+            Err(failure) => {
+                let what = format!("failed to make what it begins with, stage-{}", stage.key);
+                return Err(failure.fault(&what).into());
+            }
+        };
+        let name = format!("stage-{}", stage.key);
+        let share =
+            |patience| Lock::share(&self.context.paths.stage_lock(&stage.key), &name, patience);
+        let _in_use = self.wait_for(share, &progress)?;
+        self.make(planned, made, &why, &progress)?;
+        Ok(self.outcome(lab, "built", why, &stage.key, began))
+    }
+
+    fn lock(&self, lab: &Lab) -> Result<Lock> {
+        Lock::take(
+            &self.context.paths.lab_lock(&lab.lab_id),
+            &format!("lab {}", lab.lab_id),
+            lock::PATIENCE,
+        )
+    }
+
+    fn outcome(
+        &self,
+        lab: &Lab,
+        result: &'static str,
+        why: Why,
+        stage: &str,
+        began: Instant,
+    ) -> Outcome {
         let paths = &self.context.paths;
         let made = |path: PathBuf| (result != "rendered").then_some(path);
         Outcome {
             result,
+            why,
+            stage: stage.to_owned(),
             took: began.elapsed(),
             rendered: paths.build_dir(&lab.lab_id),
             image: made(paths.built_image(&lab.lab_id)),
             domain_xml: made(paths.built_domain(&lab.lab_id)),
             metadata: made(paths.built_metadata(&lab.lab_id)),
+            log: (result == "built").then(|| paths.build_log(&lab.lab_id)),
         }
-    }
-
-    /// Whether the current base was made from just this, and all that a build leaves is there.
-    fn is_current(&self, lab: &Lab, fingerprint: &str) -> Result<bool> {
-        let paths = &self.context.paths;
-        let base = match base::current(paths, &lab.lab_id) {
-            Err(error) if kind_of(&error) == Kind::NotFound => return Ok(false),
-            found => found?,
-        };
-        let Some(note) = base::note(&base) else {
-            return Ok(false);
-        };
-        let whole = std::fs::metadata(&base.path).is_ok_and(|file| file.len() == note.size_bytes);
-        let described = std::fs::read(paths.built_metadata(&lab.lab_id))
-            .is_ok_and(|metadata| result::is_about(&metadata, &base.build));
-        if !whole
-            || !described
-            || note.fingerprint.as_deref() != Some(fingerprint)
-            || !paths.built_image(&lab.lab_id).exists()
-        {
-            return Ok(false);
-        }
-        // It may have changed without the image: memory, CPUs, network.
-        self.write_domain(lab)?;
-        Ok(true)
     }
 
     fn write_domain(&self, lab: &Lab) -> Result<()> {
@@ -148,34 +146,71 @@ impl Common<'_> {
         Ok(())
     }
 
-    fn make(&self, lab: &Lab, packer: &Packer, source: &Source, fingerprint: String) -> Result<()> {
-        let paths = &self.context.paths;
+    /// Writes the lab's build directory.
+    fn render_lab(
+        &self,
+        planned: &PlannedLab,
+        stage: &std::path::Path,
+        checksum: Option<&str>,
+    ) -> Result<PathBuf> {
+        let lab = planned.lab;
+        let directory = self.context.paths.build_dir(&lab.lab_id);
+        let rendered = render::lab_files(
+            lab,
+            &self.templates,
+            &planned.provisioned,
+            self.wants_plugins(),
+        );
+        let variables = render::variables(
+            Step::Lab,
+            render::SOURCE_LINK,
+            checksum,
+            lab.disk_size,
+            self.machine(memory_mb(lab)),
+        );
+        directory::fill(&directory, &rendered, &variables, Some(stage))?;
+        Ok(directory)
+    }
+
+    fn make(
+        &self,
+        planned: &PlannedLab,
+        stage: &Stage,
+        why: &Why,
+        progress: &Progress,
+    ) -> Result<()> {
+        let (paths, lab) = (&self.context.paths, planned.lab);
+        let unknown = unknown_packages(stage, lab);
+        if !unknown.is_empty() {
+            let message = format!("no such package: {}", unknown.join(" "));
+            return Err(Fault::new(Kind::Failed, message)
+                .hint(
+                    "correct the name in the lab's packages; where the archive has it only \
+                     recently, add --force",
+                )
+                .into());
+        }
         let started = self.context.time();
+        let log = paths.build_log(&lab.lab_id);
+        let note = format!("{}: {why}; the log is {}", lab.lab_id, log.display());
+        self.context.output.note(&note);
         self.context.warn_of_emulation();
-        let directory = paths.build_dir(&lab.lab_id);
-        let base_images = paths.base_images();
-        files::make_directory(&base_images, files::PASSABLE_DIRECTORY)?;
-        let cache = paths.download_cache(rustix::process::geteuid().as_raw());
-        // One by one: neither may be a link.
-        for place in cache.parent().into_iter().chain([&*cache]) {
-            files::make_directory(place, files::SHARED_DIRECTORY)?;
-        }
-        for place in [&directory, &base_images, &cache] {
-            images::require_room(place, 3 * source.size + ROOM_FOR_BUILD, "a build")?;
-        }
+        stage.touch();
+        let directory = self.render_lab(planned, &stage.path, Some(&stage.note.sha256))?;
         // Left by a build that was killed while it put its image there.
         files::remove(&paths.new_base(&lab.lab_id))?;
-
-        let build = run::Build {
+        let job = Job {
+            name: lab.lab_id.as_str(),
             directory: &directory,
-            log: &paths.build_log(&lab.lab_id),
-            cache: &cache,
+            log: &log,
+            storage: &paths.base_images(),
+            image_size: stage.note.size_bytes,
+            memory_mb: memory_mb(lab),
         };
-        let progress = Progress::begin(&self.context.output, &lab.lab_id);
-        let done = build.run(packer, &self.stop, |stage| progress.stage(stage));
-        let finished = done.and_then(|()| {
+        let packer = needed(self.packer.as_ref())?;
+        let finished = self.run(packer, &job, progress).and_then(|()| {
             progress.stage("Checking the image");
-            self.finish(lab, packer, source, fingerprint, started)
+            self.finish(planned, packer, stage, started)
         });
         files::remove(&directory.join("out"))?;
         finished
@@ -185,15 +220,14 @@ impl Common<'_> {
     /// second part is missing, the next build does not find the lab unchanged.
     fn finish(
         &self,
-        lab: &Lab,
+        planned: &PlannedLab,
         packer: &Packer,
-        source: &Source,
-        fingerprint: String,
+        stage: &Stage,
         started: jiff::Timestamp,
     ) -> Result<()> {
-        let paths = &self.context.paths;
+        let (paths, lab) = (&self.context.paths, planned.lab);
         let directory = paths.build_dir(&lab.lab_id);
-        let built = directory.join("out/lab.qcow2");
+        let built = directory.join(render::DISK);
         let info = result::check(&built)?;
         let sha256 = images::sha256(&built)?;
         let finished = self.context.time();
@@ -206,18 +240,18 @@ impl Common<'_> {
             lab,
             image: &info,
             sha256: &sha256,
-            fingerprint: &fingerprint,
+            inputs: &planned.inputs,
             build: &installation.build(),
-            source_image: &lab.image.url.to_string(),
-            source_sha256: source.sha256(lab)?,
-            installed: &fs_err::read_to_string(directory.join("installed"))?,
+            stage,
+            installed: &fs_err::read_to_string(directory.join(render::REPORT))?,
             started,
             finished,
+            accelerator: self.accelerator,
             packer: &packer.version,
         }
         .to_json()?;
 
-        base::install(paths, &installation, &built, &fingerprint)?;
+        base::install(paths, &installation, &built, &planned.inputs)?;
         let image = paths.built_image(&lab.lab_id);
         fs_err::set_permissions(&built, Permissions::from_mode(PUBLIC))?;
         fs_err::File::open(&built)?.sync_all()?;
@@ -225,4 +259,12 @@ impl Common<'_> {
         files::replace(&paths.built_metadata(&lab.lab_id), &metadata, PUBLIC)?;
         self.write_domain(lab)
     }
+}
+
+fn memory_mb(lab: &Lab) -> u32 {
+    lab.memory_mb.clamp(LEAST_MEMORY, MOST_MEMORY)
+}
+
+fn unknown_packages<'a>(stage: &Stage, lab: &'a Lab) -> Vec<&'a str> {
+    stage.unknown_packages(lab.packages.iter().map(PackageName::as_str))
 }

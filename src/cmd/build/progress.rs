@@ -4,25 +4,24 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 
-use crate::instance::LabId;
 use crate::output::Output;
 
-/// The stages of one lab's build, as they are told.
+/// The stages of one build, as they are told.
 pub struct Progress<'a> {
     output: &'a Output,
-    lab: &'a LabId,
+    what: String,
     began: Instant,
     bar: ProgressBar,
 }
 
 impl<'a> Progress<'a> {
-    pub fn begin(output: &'a Output, lab: &'a LabId) -> Self {
-        let bar = output.spinner(lab.as_str());
+    /// Begins the story of `what`: a lab, or a stage that labs share.
+    pub fn begin(output: &'a Output, what: &str) -> Self {
         Progress {
             output,
-            lab,
+            what: what.to_owned(),
             began: Instant::now(),
-            bar,
+            bar: output.spinner(what),
         }
     }
 
@@ -32,7 +31,7 @@ impl<'a> Progress<'a> {
         } else {
             let seconds = self.began.elapsed().as_secs();
             self.output
-                .note(&format!("{}: {stage} ({seconds}s)", self.lab));
+                .note(&format!("{}: {stage} ({seconds}s)", self.what));
         }
     }
 }

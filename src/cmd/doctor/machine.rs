@@ -11,7 +11,7 @@ use crate::capacity;
 use crate::config::Lab;
 use crate::context::Context;
 use crate::host;
-use crate::packer::{Packer, result};
+use crate::packer::{self, Packer};
 use crate::process::Program;
 use crate::units::MIB;
 
@@ -56,7 +56,7 @@ pub fn programs() -> Vec<Finding> {
         Ok(packer) => Finding::ok("packer", format!("Packer {}", packer.version)),
         Err(error) => Finding::error("packer", &error, "install Packer"),
     };
-    let qemu = match result::qemu_version() {
+    let qemu = match packer::qemu_version() {
         Ok(version) => Finding::ok("qemu", format!("QEMU {version} for builds")),
         Err(error) => Finding::error(
             "qemu",

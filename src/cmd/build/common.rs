@@ -1,0 +1,188 @@
+//! What the builds of one command share, and the running of Packer for one of them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::progress::Progress;
+use crate::accelerator::Accelerator;
+use crate::cmd::admission;
+use crate::context::Context;
+use crate::error::{Kind, kind_of};
+use crate::files;
+use crate::images;
+use crate::packer::run::{Build, Event};
+use crate::packer::templates::Templates;
+use crate::packer::{Packer, render};
+use crate::state::lock::Lock;
+use crate::state::reservation::Reservation;
+use crate::units::MIB;
+
+/// Room for a build beside three times the image that it begins with: what the packages take, and
+/// the copies that are made of the result.
+const ROOM_FOR_BUILD: u64 = 2048 * MIB;
+
+/// How long to wait before looking again whether something that others have is free.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// More CPUs than this do not make package managers faster.
+const MOST_CPUS: usize = 4;
+
+/// What the builds of one command share.
+pub struct Common<'a> {
+    pub context: &'a Context,
+    pub accelerator: Accelerator,
+    /// `None` in a dry run without Packer.
+    pub packer: Option<Packer>,
+    /// The versions of the tools, where they are known.
+    pub tools: Option<String>,
+    pub templates: Templates,
+    pub dry_run: bool,
+    pub force: bool,
+    pub stop: Arc<AtomicBool>,
+    /// How many builds have their memory.
+    pub running: AtomicUsize,
+}
+
+/// One build for Packer.
+pub struct Job<'a> {
+    /// What it is called in paths and to people.
+    pub name: &'a str,
+    pub directory: &'a Path,
+    pub log: &'a Path,
+    /// Where the result is put.
+    pub storage: &'a Path,
+    /// Size of the image that it begins with, in bytes.
+    pub image_size: u64,
+    pub memory_mb: u32,
+}
+
+impl Common<'_> {
+    pub fn wants_plugins(&self) -> bool {
+        self.packer.as_ref().is_none_or(Packer::wants_plugins)
+    }
+
+    pub fn machine(&self, memory_mb: u32) -> render::Machine {
+        render::Machine {
+            accelerator: self.accelerator,
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_CPUS)),
+            memory_mb,
+        }
+    }
+
+    pub fn check_interrupt(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            bail!("interrupted before it began");
+        }
+        Ok(())
+    }
+
+    /// Takes a lock that others may hold for as long as a build takes.
+    pub fn wait_for(
+        &self,
+        take: impl Fn(Duration) -> Result<Lock>,
+        progress: &Progress,
+    ) -> Result<Lock> {
+        let mut told = false;
+        loop {
+            match take(AGAIN) {
+                Err(error) if kind_of(&error) == Kind::Busy => {
+                    self.check_interrupt()?;
+                    if !std::mem::replace(&mut told, true) {
+                        progress.stage("Waiting for another command");
+                    }
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Runs Packer in a directory that is filled, as soon as there is memory for it.
+    pub fn run(&self, packer: &Packer, job: &Job, progress: &Progress) -> Result<()> {
+        let paths = &self.context.paths;
+        files::make_directory(job.storage, files::PASSABLE_DIRECTORY)?;
+        let cache = paths.download_cache(rustix::process::geteuid().as_raw());
+        // One by one: neither may be a link.
+        for place in cache.parent().into_iter().chain([&*cache]) {
+            files::make_directory(place, files::SHARED_DIRECTORY)?;
+        }
+        for place in [job.directory, job.storage, &cache] {
+            images::require_room(place, 3 * job.image_size + ROOM_FOR_BUILD, "a build")?;
+        }
+        let build = Build {
+            directory: job.directory,
+            log: job.log,
+            cache: &cache,
+        };
+        let memory = self.wait_for_memory(job, progress)?;
+        build.run(packer, &self.stop, |event| match event {
+            Event::Stage(stage) => progress.stage(stage),
+            Event::Resident(bytes) => memory.holds(bytes),
+        })
+    }
+
+    /// Memory for one more build. With too little of it one that runs is waited for, and it is a
+    /// failure where none does.
+    fn wait_for_memory(&self, job: &Job, progress: &Progress) -> Result<Memory<'_>> {
+        let path = self.context.paths.build_reservation(job.name);
+        let bytes = u64::from(job.memory_mb) * MIB;
+        // A host that only builds needs no libvirt, and has no guests then.
+        let hypervisor = self.context.hypervisor().ok();
+        let hypervisor = hypervisor.filter(|hypervisor| hypervisor.is_local());
+        let not_enough = format!("not enough memory to build {}", job.name);
+        let mut told = false;
+        loop {
+            let others = self.running.load(Ordering::SeqCst);
+            match admission::set_aside(self.context, &path, bytes, hypervisor, &not_enough) {
+                Ok(reservation) => {
+                    self.running.fetch_add(1, Ordering::SeqCst);
+                    return Ok(Memory {
+                        running: &self.running,
+                        reservation,
+                        need: crate::capacity::need(bytes),
+                    });
+                }
+                Err(error) if kind_of(&error) != Kind::Capacity || others == 0 => {
+                    return Err(error);
+                }
+                Err(_) => {
+                    self.check_interrupt()?;
+                    if !std::mem::replace(&mut told, true) {
+                        progress.stage("Waiting for memory");
+                    }
+                    sleep(AGAIN);
+                }
+            }
+        }
+    }
+}
+
+/// The memory of a build; given back when dropped.
+struct Memory<'a> {
+    running: &'a AtomicUsize,
+    reservation: Reservation,
+    need: u64,
+}
+
+impl Memory<'_> {
+    /// What it holds already is no longer set aside: it shows as taken. A figure that cannot be
+    /// written is too large at worst.
+    fn holds(&self, bytes: u64) {
+        let _ = self.reservation.change(self.need.saturating_sub(bytes));
+    }
+}
+
+impl Drop for Memory<'_> {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Fails as `packer` does without one.
+pub fn needed(packer: Option<&Packer>) -> Result<&Packer> {
+    packer.context("Packer was not looked for")
+}

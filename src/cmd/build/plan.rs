@@ -1,0 +1,241 @@
+//! What is to be done: why each lab is built or is not, and which stages the labs share. Nothing is
+//! changed by making a plan.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result};
+
+use super::common::Common;
+use crate::config::{Desktop, Lab};
+use crate::error::{Fault, Kind, hint_of, kind_of};
+use crate::images::base;
+use crate::images::stages::Stage;
+use crate::inputs::{Inputs, Why};
+use crate::packer::branding::{self, Assets};
+use crate::packer::provision::Provisioned;
+use crate::packer::render;
+use crate::packer::result;
+use crate::packer::source::Source;
+use crate::units::ByteSize;
+
+/// As many digits of a hash as tell one stage from another.
+const KEY_DIGITS: usize = 16;
+
+/// All that is to be done.
+pub struct Plan<'a> {
+    /// The labs that were asked for.
+    pub labs: Vec<(&'a Lab, Result<PlannedLab<'a>>)>,
+    /// The stages of all labs of the configuration.
+    pub stages: Vec<PlannedStage<'a>>,
+    /// Whether the stages of all labs are known.
+    pub complete: bool,
+}
+
+/// A lab, looked at.
+pub struct PlannedLab<'a> {
+    pub lab: &'a Lab,
+    pub provisioned: Provisioned,
+    pub inputs: Inputs,
+    pub why: Why,
+    /// Its number among the plan's stages.
+    pub stage: usize,
+}
+
+/// What several labs begin with.
+pub struct PlannedStage<'a> {
+    /// Its name, which says what it is made from.
+    pub key: String,
+    /// One of its labs.
+    pub lab: &'a Lab,
+    pub source: Source,
+    pub assets: Assets,
+    pub desktop: Desktop,
+    /// The smallest that a lab of it wants: a disk can grow and not shrink.
+    pub disk_size: ByteSize,
+    /// What became of it.
+    pub done: OnceLock<Result<Stage, Failure>>,
+}
+
+/// A failure that more than one is told of.
+pub struct Failure {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure {
+            kind: kind_of(&error),
+            message: format!("{error:#}"),
+            hint: hint_of(&error).map(str::to_owned),
+        }
+    }
+}
+
+impl Failure {
+    /// It, as what made another thing fail.
+    pub fn fault(&self, what: &str) -> Fault {
+        let fault = Fault::new(self.kind, format!("{what}: {}", self.message));
+        match &self.hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// Looks at the labs that were asked for, and at what those that were not share with them.
+    pub fn make(common: &Common<'a>, chosen: &[&'a Lab]) -> Plan<'a> {
+        let mut drafts = Drafts::default();
+        let mut complete = true;
+        let mut found: HashMap<&str, Result<(usize, Inputs)>> = HashMap::new();
+        for lab in &common.context.config.labs {
+            let place = drafts.add(common, lab);
+            complete &= place.is_ok();
+            found.insert(lab.lab_id.as_str(), place);
+        }
+        let look = |lab: &'a Lab, (stage, shared): (usize, Inputs)| {
+            let provisioned = Provisioned::of(lab)?;
+            let inputs = lab_inputs(common, lab, shared, &provisioned);
+            Ok(PlannedLab {
+                why: why(common, lab, &inputs)?,
+                lab,
+                provisioned,
+                inputs,
+                stage,
+            })
+        };
+        let labs = chosen
+            .iter()
+            .filter_map(|lab| {
+                let place = found.remove(lab.lab_id.as_str())?;
+                Some((*lab, place.and_then(|place| look(lab, place))))
+            })
+            .collect();
+        Plan {
+            labs,
+            stages: drafts.finish(),
+            complete,
+        }
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// The stage of a lab.
+    pub fn stage_of(&self, lab: &PlannedLab) -> Result<&PlannedStage<'a>> {
+        self.stages
+            .get(lab.stage)
+            .context("the plan has no such stage")
+    }
+
+    /// The stages that the labs which `wanted` picks begin with, each once.
+    pub fn stages_of(&self, wanted: impl Fn(&PlannedLab) -> bool) -> Vec<&PlannedStage<'a>> {
+        let planned = self.labs.iter().filter_map(|(_, lab)| lab.as_ref().ok());
+        let numbers: BTreeSet<usize> = planned
+            .filter(|lab| wanted(lab))
+            .map(|lab| lab.stage)
+            .collect();
+        let stages = self.stages.iter().enumerate();
+        stages
+            .filter(|(number, _)| numbers.contains(number))
+            .map(|(_, stage)| stage)
+            .collect()
+    }
+}
+
+/// Stages whose disks may yet have to be smaller.
+#[derive(Default)]
+struct Drafts<'a> {
+    stages: Vec<(Inputs, PlannedStage<'a>)>,
+}
+
+impl<'a> Drafts<'a> {
+    /// The number of the stage that `lab` wants, and what a lab has in common with its stage.
+    fn add(&mut self, common: &Common<'a>, lab: &'a Lab) -> Result<(usize, Inputs)> {
+        let (source, assets) = (Source::of(lab)?, branding::of(lab)?);
+        let pieces = assets
+            .iter()
+            .flat_map(|(name, content)| [name.as_bytes(), content]);
+        let shared = Inputs::default()
+            .with("source image", &source.identity)
+            .with_hash("branding", pieces)
+            .with("desktop", lab.desktop.name())
+            .with_tools(common.tools.as_deref());
+        let of_stages = common.templates.of_stages();
+        let inputs = shared.clone().with_hash(
+            "templates",
+            of_stages.flat_map(|(name, content)| [name.as_bytes(), content]),
+        );
+        let same = self.stages.iter_mut().zip(0..);
+        let mut same = same.filter(|((other, _), _)| *other == inputs);
+        if let Some(((_, stage), number)) = same.next() {
+            stage.disk_size = stage.disk_size.min(lab.disk_size);
+            return Ok((number, shared));
+        }
+        let stage = PlannedStage {
+            key: String::new(),
+            lab,
+            source,
+            assets,
+            desktop: lab.desktop,
+            disk_size: lab.disk_size,
+            done: OnceLock::new(),
+        };
+        self.stages.push((inputs, stage));
+        Ok((self.stages.len() - 1, shared))
+    }
+
+    fn finish(self) -> Vec<PlannedStage<'a>> {
+        let named = |(inputs, stage): (Inputs, PlannedStage<'a>)| {
+            let inputs = inputs.with("disk size", stage.disk_size.to_string());
+            let key = inputs.fingerprint().chars().take(KEY_DIGITS).collect();
+            PlannedStage { key, ..stage }
+        };
+        self.stages.into_iter().map(named).collect()
+    }
+}
+
+fn lab_inputs(common: &Common, lab: &Lab, shared: Inputs, provisioned: &Provisioned) -> Inputs {
+    let templates = common.templates.all();
+    shared
+        .with_hash(
+            "templates",
+            templates.flat_map(|(name, content)| [name.as_bytes(), content]),
+        )
+        .with("disk size", lab.disk_size.to_string())
+        .with_hash("packages", lab.packages.iter().map(|name| name.as_str()))
+        .with_hash("message", [render::motd(lab)])
+        .with_hash("provision", &provisioned.identity)
+}
+
+/// What there is to do about a lab of these `inputs`.
+pub fn why(common: &Common, lab: &Lab, inputs: &Inputs) -> Result<Why> {
+    let paths = &common.context.paths;
+    let link = paths.base_link(&lab.lab_id);
+    if common.dry_run && link.exists() && !link.is_symlink() {
+        // It is yet to be adopted, which changes something.
+        return Ok(Why::Unknown);
+    }
+    let base = match base::current(paths, &lab.lab_id) {
+        Err(error) if kind_of(&error) == Kind::NotFound => return Ok(Why::First),
+        found => found?,
+    };
+    if common.force {
+        return Ok(Why::Forced);
+    }
+    let Some(note) = base::note(&base) else {
+        return Ok(Why::Unknown);
+    };
+    let whole = std::fs::metadata(&base.path).is_ok_and(|file| file.len() == note.size_bytes);
+    let described = std::fs::read(paths.built_metadata(&lab.lab_id))
+        .is_ok_and(|metadata| result::is_about(&metadata, &base.build));
+    Ok(match Why::of(inputs, note.inputs.as_ref()) {
+        Why::Unchanged if whole && described && paths.built_image(&lab.lab_id).exists() => {
+            Why::Unchanged
+        }
+        Why::Unchanged => Why::Incomplete,
+        changed => changed,
+    })
+}

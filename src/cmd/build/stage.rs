@@ -1,0 +1,148 @@
+//! A stage, which labs are made from: found, made where it is missing, and removed when no lab
+//! wants it any more.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use jiff::Timestamp;
+
+use super::common::{Common, Job, needed};
+use super::directory;
+use super::plan::{Plan, PlannedStage};
+use super::progress::Progress;
+use crate::config::{Desktop, Sha256};
+use crate::files;
+use crate::images;
+use crate::images::stages::{self, Note, Stage};
+use crate::packer::render::{self, Step};
+use crate::packer::result;
+use crate::state::lock::Lock;
+use crate::units::{MIB, age};
+
+/// Memory of a stage's VM in MiB; installing a desktop wants more.
+const MEMORY: u32 = 1024;
+const MEMORY_FOR_DESKTOP: u32 = 2048;
+
+/// How many stages stay that no lab wants at present: whoever tries something out goes back to what
+/// was before.
+const KEPT: usize = 1;
+
+impl Common<'_> {
+    /// The stage that is there or that is made now.
+    pub fn stage(&self, planned: &PlannedStage) -> Result<Stage> {
+        self.check_interrupt()?;
+        let paths = &self.context.paths;
+        let name = format!("stage-{}", planned.key);
+        let progress = Progress::begin(&self.context.output, &name);
+        let lock = |patience| Lock::take(&paths.stage_lock(&planned.key), &name, patience);
+        let began = self.context.time();
+        let _alone = self.wait_for(lock, &progress)?;
+        let found = stages::find(paths, &planned.key);
+        // Also with --force, where another command made it while this one waited.
+        if let Some(stage) = found.filter(|stage| !self.force || stage.note.made > began) {
+            stage.touch();
+            return Ok(stage);
+        }
+        let log = paths.stage_log(&planned.key);
+        let note = format!("{name}: the log is {}", log.display());
+        self.context.output.note(&note);
+        self.context.warn_of_emulation();
+        progress.stage("Checking the cloud image");
+        let source_sha256 = planned.source.sha256(planned.lab)?;
+        let directory = self.render_stage(planned, source_sha256.as_deref())?;
+        files::remove(&paths.new_stage(&planned.key))?;
+        let job = Job {
+            name: &name,
+            directory: &directory,
+            log: &log,
+            storage: &paths.stages(),
+            image_size: planned.source.size,
+            memory_mb: memory_mb(planned.desktop),
+        };
+        let packer = needed(self.packer.as_ref())?;
+        let done = self.run(packer, &job, &progress).and_then(|()| {
+            progress.stage("Checking the image");
+            let built = directory.join(render::DISK);
+            result::check(&built)?;
+            let note = Note {
+                made: self.context.time(),
+                size_bytes: fs_err::metadata(&built)?.len(),
+                sha256: images::sha256(&built)?,
+                source_sha256,
+            };
+            let names = directory.join(render::REPORT);
+            stages::install(paths, &planned.key, &built, &names, note)
+        });
+        files::remove(&directory.join("out"))?;
+        done.map_err(|error| match planned.source.file {
+            Some(_) => error,
+            None => error.context(format!("from {}", planned.lab.image.url)),
+        })
+    }
+
+    /// Renders the stage, and does nothing else. One that is just being made is left alone.
+    pub fn stage_rendered(&self, planned: &PlannedStage) -> Result<()> {
+        if let Some(_alone) = Lock::try_take(&self.context.paths.stage_lock(&planned.key)) {
+            let checksum = planned.lab.image.checksum.as_ref();
+            self.render_stage(planned, checksum.map(Sha256::digits))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the stage's build directory.
+    fn render_stage(&self, planned: &PlannedStage, source_sha256: Option<&str>) -> Result<PathBuf> {
+        let directory = self.context.paths.stage_dir(&planned.key);
+        let rendered = render::stage_files(
+            &self.templates,
+            &planned.assets,
+            planned.desktop,
+            self.wants_plugins(),
+        );
+        let variables = render::variables(
+            Step::Stage,
+            planned.source.url(planned.lab),
+            source_sha256,
+            planned.disk_size,
+            self.machine(memory_mb(planned.desktop)),
+        );
+        let image = planned.source.file.as_deref();
+        directory::fill(&directory, &rendered, &variables, image)?;
+        Ok(directory)
+    }
+
+    /// Removes the stages that no lab of the configuration wants, but for those used last.
+    pub fn collect_stages(&self, plan: &Plan) -> Result<()> {
+        let paths = &self.context.paths;
+        let needed: Vec<&str> = plan.stages.iter().map(|stage| stage.key.as_str()).collect();
+        for stale in stages::stale(paths, &needed, KEPT)? {
+            // Another command may be making labs from it.
+            let Some(_alone) = Lock::try_take(&paths.stage_lock(&stale.key)) else {
+                continue;
+            };
+            let freed = stages::remove(paths, &stale.key)?;
+            for left in [paths.stage_dir(&stale.key), paths.stage_log(&stale.key)] {
+                files::remove(&left)?;
+            }
+            let unused = match stale.used == Timestamp::UNIX_EPOCH {
+                true => "it was not whole".to_owned(),
+                false => {
+                    let ago = self.context.time().duration_since(stale.used);
+                    format!("no lab was made from it for {}", age(ago))
+                }
+            };
+            self.context.output.note(&format!(
+                "removed stage-{}, which no lab wants any more ({unused}): {} MiB are free again",
+                stale.key,
+                freed / MIB
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn memory_mb(desktop: Desktop) -> u32 {
+    match desktop {
+        Desktop::None => MEMORY,
+        Desktop::Xfce | Desktop::Gnome => MEMORY_FOR_DESKTOP,
+    }
+}

@@ -1,0 +1,282 @@
+//! What an instructor adds to an image: assets in the place of ours, files and scripts.
+//!
+//! Whether the named files exist is looked at by a build alone: every other command has no use for
+//! them.
+
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Longest path in the guest and longest name of an owner, in bytes.
+const LONGEST_TARGET: usize = 1024;
+
+/// Files that take the place of the product's own assets.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Branding {
+    /// The logo, a PNG.
+    pub logo: Option<SourcePath>,
+    /// The desktop's background, a JPEG.
+    pub wallpaper: Option<SourcePath>,
+    /// The picture behind the boot menu, a PNG.
+    pub grub_background: Option<SourcePath>,
+    /// The picture behind the login, a PNG or a JPEG.
+    pub login_background: Option<SourcePath>,
+}
+
+/// What is put into the image after the packages.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Provision {
+    /// Files, copied before any script runs.
+    pub files: Vec<ProvisionFile>,
+    /// Scripts, run as root in this order.
+    pub scripts: Vec<SourcePath>,
+}
+
+/// A file for the image.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProvisionFile {
+    /// Where it is on this machine.
+    pub source: SourcePath,
+    /// Where it goes in the guest.
+    pub target: Target,
+    /// Its permissions there.
+    #[serde(default)]
+    pub mode: FileMode,
+    /// Whose it is there.
+    #[serde(default)]
+    pub owner: Owner,
+}
+
+impl Branding {
+    pub(super) fn resolve_against(&mut self, directory: &Path) {
+        let all = [
+            &mut self.logo,
+            &mut self.wallpaper,
+            &mut self.grub_background,
+            &mut self.login_background,
+        ];
+        for path in all.into_iter().flatten() {
+            path.resolve_against(directory);
+        }
+    }
+}
+
+impl Provision {
+    pub(super) fn resolve_against(&mut self, directory: &Path) {
+        let files = self.files.iter_mut().map(|file| &mut file.source);
+        for path in files.chain(&mut self.scripts) {
+            path.resolve_against(directory);
+        }
+    }
+
+    /// Each script needs a name of its own to be told by, and each file a place of its own.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        for (number, file) in self.files.iter().enumerate() {
+            let same = |other: &ProvisionFile| other.target == file.target;
+            if self.files.iter().take(number).any(same) {
+                let message = format!("two files have the target {}", file.target);
+                return Err(("provision.files", message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file of this machine, relative to the configuration's directory until it is resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("minLength" = 1, "pattern" = r"^[^\x00-\x1f\x7f]+$"))]
+pub struct SourcePath(PathBuf);
+
+impl SourcePath {
+    fn resolve_against(&mut self, directory: &Path) {
+        self.0 = directory.join(&self.0);
+    }
+
+    /// The path itself.
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for SourcePath {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        let path = PathBuf::from(&s);
+        // The name is shown while a build runs.
+        if s.chars().any(char::is_control) || path.file_name().is_none() {
+            return Err(format!(
+                "bad path '{}': allowed is the path of a file, without control characters",
+                s.escape_debug()
+            ));
+        }
+        Ok(SourcePath(path))
+    }
+}
+
+/// An absolute path in the guest that names a file: no `..`, no control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("maxLength" = 1024, "pattern" = r"^(/+(?!\.{1,2}(/|$))[^/\x00-\x1f\x7f]+)+$"))]
+pub struct Target(String);
+
+impl TryFrom<String> for Target {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        let mut parts = Path::new(&s).components();
+        let absolute = parts.next() == Some(Component::RootDir);
+        let plain = parts.all(|part| matches!(part, Component::Normal(_)));
+        let file = !s.ends_with('/') && !s.ends_with("/.") && s.len() > 1;
+        let short = s.len() <= LONGEST_TARGET && !s.chars().any(char::is_control);
+        match absolute && plain && file && short {
+            true => Ok(Target(s)),
+            false => Err(format!(
+                "bad target '{}': allowed is the absolute path of a file in the guest, without '..' \
+                 and control characters",
+                s.escape_debug()
+            )),
+        }
+    }
+}
+
+/// Permissions as `chmod` takes them in digits: `0644`, `755`, `4755`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("pattern" = r"^[0-7]{3,4}$"))]
+pub struct FileMode(#[schemars(with = "String")] u32);
+
+impl Default for FileMode {
+    fn default() -> Self {
+        FileMode(0o644)
+    }
+}
+
+impl TryFrom<String> for FileMode {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        let octal = (3..=4).contains(&s.len()) && s.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        match u32::from_str_radix(&s, 8) {
+            Ok(mode) if octal => Ok(FileMode(mode)),
+            _ => Err(format!(
+                "bad mode '{}': allowed are three or four octal digits, as in \"0644\"",
+                s.escape_debug()
+            )),
+        }
+    }
+}
+
+impl fmt::Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+/// A user of the guest, or `user:group`. Without a group it is the user's own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("pattern" = r"^[a-z_][a-z0-9_-]{0,31}(:[a-z_][a-z0-9_-]{0,31})?$"))]
+pub struct Owner(String);
+
+impl Default for Owner {
+    fn default() -> Self {
+        Owner("root".to_owned())
+    }
+}
+
+impl TryFrom<String> for Owner {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        let name = |name: &str| {
+            let first = |b: u8| b.is_ascii_lowercase() || b == b'_';
+            let other = |b: u8| first(b) || b.is_ascii_digit() || b == b'-';
+            name.len() <= 32
+                && name.bytes().next().is_some_and(first)
+                && name.bytes().skip(1).all(other)
+        };
+        let allowed = match s.split_once(':') {
+            Some((user, group)) => name(user) && name(group),
+            None => name(&s),
+        };
+        match allowed {
+            true => Ok(Owner(s)),
+            false => Err(format!(
+                "bad owner '{}': allowed is a user or user:group of the guest, each \
+                 [a-z_][a-z0-9_-]{{0,31}}",
+                s.escape_debug()
+            )),
+        }
+    }
+}
+
+macro_rules! shown_as_text {
+    ($($text:ty),*) => {$(
+        impl fmt::Display for $text {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+shown_as_text!(Target, Owner);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all<T: TryFrom<String, Error = String>>(texts: &[&str]) -> Vec<Result<T, String>> {
+        texts
+            .iter()
+            .map(|text| T::try_from((*text).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn targets_stay_where_they_say() {
+        for good in all::<Target>(&["/flag", "/srv/ünï code/$(id).txt", "/a/...b", "/-x"]) {
+            good.unwrap();
+        }
+        for bad in all::<Target>(&[
+            "",
+            "/",
+            "flag",
+            "./flag",
+            "/srv/../etc/shadow",
+            "/..",
+            "/srv/",
+            "/srv/.",
+            "/a\nb",
+        ]) {
+            bad.unwrap_err();
+        }
+    }
+
+    #[test]
+    fn modes_are_octal() {
+        let shown = |text: &str| FileMode::try_from(text.to_owned()).map(|mode| mode.to_string());
+        assert_eq!(shown("755").as_deref(), Ok("0755"));
+        assert_eq!(shown("4755").as_deref(), Ok("4755"));
+        for bad in all::<FileMode>(&["", "u+x", "0o644", "+644", "888", "64", "100644"]) {
+            bad.unwrap_err();
+        }
+    }
+
+    #[test]
+    fn owners_are_names() {
+        for good in all::<Owner>(&["root", "student", "www-data:adm", "_apt"]) {
+            good.unwrap();
+        }
+        for bad in all::<Owner>(&["", "-r", "root:", ":adm", "a:b:c", "$(id)", "0", "root;id"]) {
+            bad.unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Stages: cloud images that were made into Cyyber Linux, which labs are made from. Each is called
+//! after what it was made from, so that one that is there is the right one.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{allocated, full_disk};
+use crate::files;
+use crate::paths::Paths;
+
+/// A stage that is there.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Its name.
+    pub key: String,
+    /// The image, absolute.
+    pub path: PathBuf,
+    /// What was noted about it.
+    pub note: Note,
+}
+
+/// What is recorded beside a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// When it was made.
+    pub made: Timestamp,
+    /// Size of the file in bytes.
+    pub size_bytes: u64,
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
+    /// SHA-256 of the cloud image, in hexadecimal.
+    pub source_sha256: Option<String>,
+}
+
+/// The stage called `key`, if it is there as a whole.
+pub fn find(paths: &Paths, key: &str) -> Option<Stage> {
+    let path = paths.stage(key);
+    let note: Note = serde_json::from_slice(&files::read(&note_path(&path)).ok()?).ok()?;
+    let whole = std::fs::metadata(&path).is_ok_and(|file| file.len() == note.size_bytes);
+    whole.then(|| Stage {
+        key: key.to_owned(),
+        path,
+        note,
+    })
+}
+
+impl Stage {
+    /// The packages among `wanted` that its archive does not have. None where it is not known what
+    /// it has.
+    pub fn unknown_packages<'a>(&self, wanted: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        let Ok(known) = fs_err::read_to_string(names_path(&self.path)) else {
+            return Vec::new();
+        };
+        let known: std::collections::HashSet<&str> = known.lines().collect();
+        if known.is_empty() {
+            return Vec::new();
+        }
+        wanted.filter(|name| !known.contains(name)).collect()
+    }
+
+    /// Notes that it is in use now, so that it is not among the first to go.
+    pub fn touch(&self) {
+        if let Ok(note) = std::fs::File::open(note_path(&self.path)) {
+            let _ = note.set_modified(std::time::SystemTime::now());
+        }
+    }
+}
+
+/// Puts `image` among the stages under the name `key`, whose lock the caller holds alone. `names`
+/// are those of all packages of its archive. One of that name that was there is replaced.
+pub fn install(paths: &Paths, key: &str, image: &Path, names: &Path, note: Note) -> Result<Stage> {
+    let directory = paths.stages();
+    files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
+    let (path, new) = (paths.stage(key), paths.new_stage(key));
+    // Without a note it counts as missing until all of it is in place.
+    files::remove(&note_path(&path))?;
+    let put = || {
+        files::remove(&new)?;
+        move_to(image, &new)?;
+        fs_err::set_permissions(&new, Permissions::from_mode(0o444))?;
+        fs_err::File::open(&new)?.sync_all()?;
+        fs_err::rename(&new, &path)?;
+        files::replace(&names_path(&path), &fs_err::read(names)?, files::SHARED)?;
+        files::replace(
+            &note_path(&path),
+            &serde_json::to_vec_pretty(&note)?,
+            files::SHARED,
+        )?;
+        files::sync_directory_of(&path)?;
+        Ok(())
+    };
+    put()
+        .inspect_err(|_| drop(files::remove(&new)))
+        .map_err(|error| full_disk(error, &directory))
+        .with_context(|| format!("failed to put the stage {} in place", path.display()))?;
+    Ok(Stage {
+        key: key.to_owned(),
+        path,
+        note,
+    })
+}
+
+/// Renames, or copies where `to` is on another file system.
+fn move_to(from: &Path, to: &Path) -> Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            let mut copy = files::create_anew(to, files::PRIVATE)?;
+            io::copy(fs_err::File::open(from)?.file_mut(), &mut copy)
+                .with_context(|| format!("failed to copy {}", from.display()))?;
+            fs_err::remove_file(from)?;
+        }
+        renamed => renamed.with_context(|| format!("failed to move {}", from.display()))?,
+    }
+    Ok(())
+}
+
+/// A stage that no lab of the configuration is made from.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stale {
+    /// Its name.
+    pub key: String,
+    /// When a lab was last made from it.
+    pub used: Timestamp,
+}
+
+/// The stages that are neither among `needed` nor among the `kept` others that were used last.
+pub fn stale(paths: &Paths, needed: &[&str], kept: usize) -> Result<Vec<Stale>> {
+    let directory = paths.stages();
+    if !directory.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut others = Vec::new();
+    for entry in fs_err::read_dir(&directory)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(key) = name.and_then(|name| name.strip_suffix(".qcow2")) else {
+            continue;
+        };
+        // One without a note is whole for nobody.
+        let used = note_path(&path).metadata().and_then(|note| note.modified());
+        let used = used.ok().and_then(|used| Timestamp::try_from(used).ok());
+        if !needed.contains(&key) {
+            others.push(Stale {
+                key: key.to_owned(),
+                used: used.unwrap_or(Timestamp::UNIX_EPOCH),
+            });
+        }
+    }
+    others.sort_by(|one, other| other.used.cmp(&one.used).then(one.key.cmp(&other.key)));
+    Ok(others.split_off(kept.min(others.len())))
+}
+
+/// Removes a stage, whose lock the caller holds alone, and returns what that freed in bytes.
+pub fn remove(paths: &Paths, key: &str) -> Result<u64> {
+    let path = paths.stage(key);
+    let freed = allocated(&path).unwrap_or(0);
+    // The note first: without it the rest is no stage.
+    for path in [&note_path(&path), &names_path(&path), &path] {
+        files::remove(path)?;
+    }
+    Ok(freed)
+}
+
+fn note_path(image: &Path) -> PathBuf {
+    image.with_extension("json")
+}
+
+fn names_path(image: &Path) -> PathBuf {
+    image.with_extension("packages")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(paths: &Paths, key: &str, used: u64) -> Stage {
+        let directory = tempfile::tempdir_in(paths.output()).unwrap();
+        let [image, names] = ["disk", "report"].map(|name| directory.path().join(name));
+        std::fs::write(&image, key).unwrap();
+        std::fs::write(&names, "nmap\ngdb\n").unwrap();
+        let note = Note {
+            made: Timestamp::UNIX_EPOCH,
+            size_bytes: key.len() as u64,
+            sha256: String::new(),
+            source_sha256: None,
+        };
+        let stage = install(paths, key, &image, &names, note).unwrap();
+        let used = std::time::UNIX_EPOCH + std::time::Duration::from_secs(used);
+        let note = std::fs::File::open(note_path(&stage.path)).unwrap();
+        note.set_modified(used).unwrap();
+        stage
+    }
+
+    #[test]
+    fn stages_are_found_used_and_collected() {
+        let directory = tempfile::tempdir().unwrap();
+        let (storage, here) = (directory.path().join("storage"), directory.path());
+        let paths = Paths::new(&storage, here, here).unwrap();
+        assert_eq!(stale(&paths, &[], 0).unwrap(), []);
+        for (key, used) in [("aa", 1), ("bb", 2), ("cc", 3), ("dd", 4)] {
+            stage(&paths, key, used);
+        }
+        let found = find(&paths, "bb").unwrap();
+        assert_eq!(std::fs::read(&found.path).unwrap(), b"bb");
+        assert_eq!(
+            found.unknown_packages(["nmap", "nmapp"].into_iter()),
+            ["nmapp"]
+        );
+
+        let keys = |needed: &[&str], kept| -> Vec<String> {
+            let stale = stale(&paths, needed, kept).unwrap();
+            stale.into_iter().map(|stale| stale.key).collect()
+        };
+        assert_eq!(keys(&["bb"], 1), ["cc", "aa"]);
+        find(&paths, "aa").unwrap().touch();
+        assert_eq!(keys(&["bb"], 1), ["dd", "cc"]);
+
+        assert!(remove(&paths, "cc").unwrap() > 0);
+        assert!(find(&paths, "cc").is_none());
+        // Cut short by a full disk or a crash.
+        let dd = paths.stage("dd");
+        std::fs::set_permissions(&dd, Permissions::from_mode(0o644)).unwrap();
+        std::fs::write(&dd, "d").unwrap();
+        assert!(find(&paths, "dd").is_none());
+        assert!(!paths.new_stage("dd").exists());
+    }
+}

@@ -1,0 +1,154 @@
+//! An instructor's own files and scripts for a lab, made ready to be copied into the guest.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+
+use super::render::Content;
+use crate::config::{Lab, SourcePath};
+use crate::error::{Fault, Kind};
+use crate::images::hex;
+
+/// Up to this size a file is known by its content. Reading a larger one each time would take longer
+/// than the whole look at whether anything changed: it is known by its place, size and time.
+const READ: u64 = 16 << 20;
+
+/// What a lab's own files and scripts become.
+#[derive(Debug, Default)]
+pub struct Provisioned {
+    /// By their paths below `provision/`, one thing a file.
+    pub files: Vec<(String, Content)>,
+    /// Everything about them, in few words: it changes when they do.
+    pub identity: Vec<String>,
+}
+
+impl Provisioned {
+    /// Looks at what the configuration of `lab` names.
+    pub fn of(lab: &Lab) -> Result<Provisioned> {
+        let mut all = Provisioned::default();
+        let provision = &lab.provision;
+        for (number, file) in provision.files.iter().enumerate() {
+            let (target, mode, owner) = (&file.target, &file.mode, &file.owner);
+            let identity = identity(&file.source)
+                .with_context(|| unusable(lab, &format!("files[{number}].source"), &file.source))?;
+            all.identity
+                .push(format!("file {target}\n{mode} {owner}\n{identity}"));
+            let place = |thing: &str| format!("files/{number:04}/{thing}");
+            for (thing, text) in [
+                ("target", target.to_string()),
+                ("mode", mode.to_string()),
+                ("owner", owner.to_string()),
+            ] {
+                let line = format!("{text}\n");
+                all.files.push((place(thing), Content::Bytes(line.into())));
+            }
+            let copy = Content::Copy(file.source.as_path().to_owned());
+            all.files.push((place("content"), copy));
+        }
+        for (number, script) in provision.scripts.iter().enumerate() {
+            let identity = identity(script)
+                .with_context(|| unusable(lab, &format!("scripts[{number}]"), script))?;
+            let name = script.as_path().file_name().unwrap_or_default();
+            let name = name.to_string_lossy();
+            all.identity.push(format!("script {name}\n{identity}"));
+            let place = |thing: &str| format!("scripts/{number:04}/{thing}");
+            let line = format!("{name}\n");
+            all.files.push((place("name"), Content::Bytes(line.into())));
+            let copy = Content::Copy(script.as_path().to_owned());
+            all.files.push((place("script"), copy));
+        }
+        Ok(all)
+    }
+}
+
+fn unusable(lab: &Lab, key: &str, path: &SourcePath) -> Fault {
+    let message = format!(
+        "provision.{key} of lab '{}' cannot be used: {}",
+        lab.lab_id,
+        path.as_path().display()
+    );
+    Fault::new(Kind::Config, message).hint(
+        "correct it in the configuration; a path is relative to the configuration's directory",
+    )
+}
+
+fn identity(path: &SourcePath) -> Result<String> {
+    // Before it is opened: that would wait at a pipe.
+    let there = std::fs::metadata(path.as_path())?;
+    ensure!(there.is_file(), "it is not a regular file");
+    if there.len() > READ {
+        return Ok(format!(
+            "{} {} {}.{:09}",
+            path.as_path().display(),
+            there.len(),
+            there.mtime(),
+            there.mtime_nsec()
+        ));
+    }
+    let mut content = Vec::new();
+    io::Read::read_to_end(&mut File::open(path.as_path())?, &mut content)?;
+    Ok(hex(&Sha256::digest(&content)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn lab(provision: serde_json::Value) -> Lab {
+        serde_json::from_value(json!({
+            "lab_id": "lab01", "lab_name": "Lab", "packages": [], "motd": "", "provision": provision,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_given_is_one_thing_a_file_and_known_by_its_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let flag = directory.path().join("flag; reboot");
+        std::fs::write(&flag, "FLAG{1}").unwrap();
+        let lab = lab(json!({
+            "files": [{"source": flag, "target": "/srv/a flag", "mode": "600", "owner": "student"}],
+            "scripts": [flag],
+        }));
+        let before = Provisioned::of(&lab).unwrap();
+        let text = |name: &str| {
+            before
+                .files
+                .iter()
+                .find_map(|(path, content)| match content {
+                    Content::Bytes(bytes) if path == name => Some(String::from_utf8_lossy(bytes)),
+                    _ => None,
+                })
+        };
+        assert_eq!(text("files/0000/target").as_deref(), Some("/srv/a flag\n"));
+        assert_eq!(text("files/0000/mode").as_deref(), Some("0600\n"));
+        assert_eq!(text("scripts/0000/name").as_deref(), Some("flag; reboot\n"));
+
+        std::fs::write(&flag, "FLAG{2}").unwrap();
+        assert_ne!(Provisioned::of(&lab).unwrap().identity, before.identity);
+    }
+
+    #[test]
+    fn what_cannot_be_copied_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing");
+        for (provision, wanted) in [
+            (
+                json!({"scripts": [missing]}),
+                "provision.scripts[0] of lab 'lab01'",
+            ),
+            (
+                json!({"files": [{"source": directory.path(), "target": "/x"}]}),
+                "it is not a regular file",
+            ),
+        ] {
+            let error = Provisioned::of(&lab(provision)).unwrap_err();
+            assert_eq!(crate::error::kind_of(&error), Kind::Config);
+            assert!(format!("{error:#}").contains(wanted), "{error:#}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The templates that a build is rendered from: those that the program contains, with an
+//! instructor's own in their places.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use include_dir::{Dir, include_dir};
+
+use crate::error::{Fault, Kind};
+
+static PACKER: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates/packer");
+static GUEST: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates/guest");
+
+/// What is wanted in the guest for a lab alone, and therefore no part of a stage.
+const OF_LABS: [&str; 2] = ["guest/install.sh", "guest/seed-user-data"];
+
+/// What Packer is told about its plugins, where it wants that.
+pub const PLUGINS: &str = "packer/plugins.pkr.hcl";
+
+/// A template of an instructor is not larger than this, nor is a file that goes with it.
+const LARGEST: u64 = 64 << 20;
+
+/// Templates by their names below `templates/`, as in `guest/install.sh`.
+#[derive(Debug)]
+pub struct Templates {
+    files: BTreeMap<String, Vec<u8>>,
+    /// Those that take no other's place.
+    added: BTreeSet<String>,
+}
+
+impl Templates {
+    /// Those of the program, with the files below `own` in the places of those of the same name.
+    pub fn load(own: Option<&Path>) -> Result<Templates> {
+        let mut files = BTreeMap::new();
+        for (place, directory) in [("packer", &PACKER), ("guest", &GUEST)] {
+            for (name, content) in contents(directory) {
+                files.insert(format!("{place}/{name}"), content.to_vec());
+            }
+        }
+        let mut templates = Templates {
+            files,
+            added: BTreeSet::new(),
+        };
+        if let Some(own) = own {
+            let wrong = || {
+                Fault::new(
+                    Kind::Config,
+                    format!("the templates in {} cannot be used", own.display()),
+                )
+                .hint("correct host.templates_dir in the configuration, or what is in it")
+            };
+            templates.overlay(own, own).with_context(wrong)?;
+        }
+        Ok(templates)
+    }
+
+    /// Lays the files below `directory` over ours. What is neither ours nor for the guest would be
+    /// read by nobody, as after a mistake in its name.
+    fn overlay(&mut self, root: &Path, directory: &Path) -> Result<()> {
+        for entry in fs_err::read_dir(directory)? {
+            let path = entry?.path();
+            let metadata = fs_err::metadata(&path)?;
+            let name = path.strip_prefix(root)?.to_str();
+            let name = name.with_context(|| format!("{} is not valid Unicode", path.display()))?;
+            if name.split('/').any(|part| part.starts_with('.')) {
+                continue;
+            }
+            if metadata.is_dir() {
+                self.overlay(root, &path)?;
+                continue;
+            }
+            ensure!(metadata.is_file(), "{name} is not a regular file");
+            ensure!(
+                metadata.len() <= LARGEST,
+                "{name} is larger than {} MiB",
+                LARGEST >> 20
+            );
+            if !self.files.contains_key(name) {
+                ensure!(
+                    name.starts_with("guest/"),
+                    "{name} takes the place of none: the names are {}",
+                    self.files.keys().cloned().collect::<Vec<_>>().join(", ")
+                );
+                self.added.insert(name.to_owned());
+            }
+            self.files.insert(name.to_owned(), fs_err::read(&path)?);
+        }
+        Ok(())
+    }
+
+    /// The one called `name`; empty where there is none, which cannot be for ours.
+    pub fn get(&self, name: &str) -> &[u8] {
+        self.files.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the instructor added it, rather than having it take the place of one of ours.
+    pub fn is_added(&self, name: &str) -> bool {
+        self.added.contains(name)
+    }
+
+    /// All that decides what a stage becomes, by name.
+    pub fn of_stages(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.all().filter(|(name, _)| !OF_LABS.contains(name))
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let files = self.files.iter();
+        files.map(|(name, content)| (name.as_str(), content.as_slice()))
+    }
+}
+
+/// Every file below `directory` by its path in it, without hidden ones.
+pub fn contents(directory: &'static Dir) -> Vec<(&'static str, &'static [u8])> {
+    let mut found = Vec::new();
+    let mut directories = vec![directory];
+    while let Some(next) = directories.pop() {
+        directories.extend(next.dirs());
+        for file in next.files() {
+            if let Some(name) = file.path().to_str()
+                && !name.split('/').any(|part| part.starts_with('.'))
+            {
+                found.push((name, file.contents()));
+            }
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(files: &[(&str, &str)]) -> Result<Templates> {
+        let own = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = own.path().join(name);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, content).unwrap();
+        }
+        Templates::load(Some(own.path()))
+    }
+
+    #[test]
+    fn an_own_template_takes_the_place_of_the_one_of_its_name_alone() {
+        let ours = Templates::load(None).unwrap();
+        let own = with(&[("guest/install.sh", "mine"), ("guest/extra/data", "more")]).unwrap();
+        assert_eq!(own.get("guest/install.sh"), b"mine");
+        assert_eq!(own.get("guest/extra/data"), b"more");
+        assert_eq!(own.get("guest/stage.sh"), ours.get("guest/stage.sh"));
+        assert!(!ours.get("packer/lab.pkr.hcl").is_empty());
+        assert_eq!(own.all().count(), ours.all().count() + 1);
+        assert!(own.is_added("guest/extra/data") && !own.is_added("guest/install.sh"));
+    }
+
+    #[test]
+    fn a_name_that_means_nothing_is_an_error() {
+        for name in ["packer/lab.hcl", "install.sh", "domain.xml"] {
+            let error = with(&[(name, "x")]).unwrap_err();
+            let said = format!("{error:#}");
+            assert_eq!(crate::error::kind_of(&error), Kind::Config);
+            assert!(
+                said.contains(name) && said.contains("guest/install.sh"),
+                "{said}"
+            );
+        }
+        assert!(with(&[(".git/config", "x"), ("guest/.swp", "x")]).is_ok());
+    }
+
+    #[test]
+    fn a_stage_is_not_made_anew_for_what_only_labs_get() {
+        let templates = Templates::load(None).unwrap();
+        let of_stages: Vec<&str> = templates.of_stages().map(|(name, _)| name).collect();
+        assert!(of_stages.contains(&"guest/stage.sh") && of_stages.contains(&"packer/lab.pkr.hcl"));
+        assert!(!of_stages.contains(&"guest/install.sh"));
+    }
+}
