@@ -15,10 +15,16 @@ const CLOUD_IMAGE: &str = "/var/cache/cyyber/debian-12-cloud-amd64.qcow2";
 /// A message that every layer on its way would like to read as something else.
 const MOTD: &str = "Willkommen — läuft! $(reboot) `id` '; rm -rf / # \\n %{ for } ${file(\"/etc/shadow\")} {{ isotime }}";
 
+/// [`MOTD`] and what makes it longer than ten kilobytes.
+fn motd() -> String {
+    let line = "\n%{ if true }'\"ünï $(id) {{ .Vars }}\\%{ endif } $$ %% </motd>\t#";
+    format!("{MOTD}{}", line.repeat(180))
+}
+
 /// A lab of a real package on the cloud image, with `extra` keys.
 fn lab(extra: Value) -> Value {
     let mut lab = json!({
-        "image": {"url": CLOUD_IMAGE}, "packages": ["hello"], "motd": MOTD,
+        "image": {"url": CLOUD_IMAGE}, "packages": ["hello"], "motd": motd(),
         "instructions": "Say hello.", "memory_mb": 512, "disk_size": "4G",
     });
     lab.as_object_mut()
@@ -64,14 +70,86 @@ fn wait_for_state(sandbox: &Sandbox, user: &str, state: &str) {
     }
 }
 
+/// Where the instructor's file goes in the guest.
+const FLAG: &str = "/srv/a place/flag $(id) ü";
+
+/// The sandbox's lab with files and scripts of its instructor, and another one, on one stage.
+fn configure_two_labs(sandbox: &Sandbox, packages: Value) {
+    let scripts = [
+        (
+            "first; id",
+            format!(
+                "#!/bin/bash\nset -eu\n[[ -f '{FLAG}' ]]\n\
+                 echo $(id -u) $CYYBER_LAB $(hello) '{FLAG}' >/srv/ran\n"
+            ),
+        ),
+        (
+            "second.py",
+            "#!/usr/bin/python3\nopen('/srv/ran', 'a').write('python after sh\\n')\n".to_owned(),
+        ),
+    ];
+    for (name, content) in &scripts {
+        std::fs::write(sandbox.path(name), content).unwrap();
+    }
+    std::fs::write(sandbox.path("flag"), "FLAG{$(id)}\n").unwrap();
+    let provision = json!({
+        "files": [{"source": "flag", "target": FLAG, "mode": "4750", "owner": "student"}],
+        "scripts": scripts.map(|(name, _)| name),
+    });
+    let labs = [
+        common::lab(
+            &sandbox.lab,
+            &lab(json!({"packages": packages, "provision": provision})),
+        ),
+        common::lab(&sandbox.other_lab(), &lab(json!({"packages": ["sl"]}))),
+    ];
+    sandbox.write_config(&json!({"labs": labs}).to_string());
+}
+
+/// Builds until the VM of the first lab runs, interrupts that, and returns the name of the stage,
+/// which is done then.
+fn an_interrupted_build_leaves_its_stage(sandbox: &Sandbox) -> String {
+    let child = sandbox.command(["build", &sandbox.lab]).spawn().unwrap();
+    let log = sandbox.path(format!("output/{}.log", sandbox.lab));
+    let runs = || {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        said.contains("Waiting for SSH")
+    };
+    let began = Instant::now();
+    while !runs() {
+        assert!(began.elapsed() < Duration::from_secs(900), "no VM runs");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let run = Run::end_of(child);
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    assert!(run.stderr.contains("interrupted"), "{run:#?}");
+    nothing_is_left(sandbox);
+    let stages = names_in(&sandbox.path("storage/stages"));
+    let mut images = stages.iter().filter_map(|name| name.strip_suffix(".qcow2"));
+    images.next().unwrap().to_owned()
+}
+
 #[test]
 #[ignore = "needs libvirt, Packer and the cloud image: run by `make test`"]
 fn a_lab_is_built_and_each_of_two_instances_is_itself() {
     let sandbox = Sandbox::with_guests(2);
-    sandbox.configure(&lab(json!({})));
+    configure_two_labs(&sandbox, json!(["hello"]));
 
-    let built = &build(&sandbox).json()["labs"][0];
-    assert_eq!(built["result"], "built", "{built}");
+    let stage = an_interrupted_build_leaves_its_stage(&sandbox);
+    let labs = sandbox
+        .cyyber(["-o", "json", "build", "--jobs", "2"])
+        .json();
+    let built = &labs["labs"][0];
+    for lab in [built, &labs["labs"][1]] {
+        assert_eq!(lab["result"], "built", "{lab}");
+        assert_eq!(lab["stage"], stage.as_str(), "{lab}");
+    }
+    assert!(
+        !sandbox
+            .path(format!("output/_stage-{stage}.packer/out"))
+            .exists()
+    );
     let file = |key: &str| sandbox.path("").join(text(&built[key]));
     let metadata: Value =
         serde_json::from_slice(&std::fs::read(file("metadata")).unwrap()).unwrap();
@@ -94,8 +172,27 @@ fn a_lab_is_built_and_each_of_two_instances_is_itself() {
         [""; 0]
     );
 
-    let again = &build(&sandbox).json()["labs"][0];
-    assert_eq!(again["result"], "unchanged", "{again}");
+    assert_eq!(metadata["stage"]["name"], stage);
+    assert_eq!(metadata["provision"]["files"][0], FLAG);
+
+    let began = Instant::now();
+    let again = build(&sandbox).json();
+    let took = began.elapsed();
+    for lab in again["labs"].as_array().unwrap() {
+        assert_eq!(lab["result"], "unchanged", "{again}");
+    }
+    assert!(
+        took < Duration::from_secs(1),
+        "nothing was done for {took:?}"
+    );
+
+    configure_two_labs(&sandbox, json!(["hello", "no-such.package"]));
+    let run = build(&sandbox);
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    let said = "no such package: no-such.package";
+    assert!(run.stdout.contains(said), "{run:#?}");
+    assert!(!run.stderr.contains("Booting"), "{run:#?}");
+    configure_two_labs(&sandbox, json!(["hello"]));
 
     for user in ["anna", "ben"] {
         let started = sandbox.instance("start", user, &[]).json();
@@ -129,7 +226,23 @@ fn look_inside(sandbox: &Sandbox, user: &str) -> Identity {
     let shell = |script: &str| guest::shell(&domain, script);
     shell("cloud-init status --wait");
     assert_eq!(shell("hello"), "Hello, world!\n");
-    assert_eq!(shell("cat /etc/motd"), format!("{MOTD}\n\nSay hello.\n"));
+    assert_eq!(
+        shell("cat /etc/motd"),
+        format!("{}\n\nSay hello.\n", motd())
+    );
+    let quoted = format!("'{FLAG}'");
+    assert_eq!(shell(&format!("cat {quoted}")), "FLAG{$(id)}\n");
+    assert_eq!(
+        shell(&format!("stat -c '%a %U %G' {quoted}")),
+        "4750 student student\n"
+    );
+    assert_eq!(
+        shell("cat /srv/ran"),
+        format!(
+            "0 {} Hello, world! {}\npython after sh\n",
+            sandbox.lab, FLAG
+        )
+    );
     assert_eq!(shell("hostname"), format!("cyyber-lab-{}\n", sandbox.lab));
     assert_eq!(
         shell("head -c 4 /usr/share/pixmaps/cyyber-logo.png | tail -c 3"),
@@ -169,36 +282,119 @@ fn look_inside(sandbox: &Sandbox, user: &str) -> Identity {
 }
 
 #[test]
-#[ignore = "needs Packer and the cloud image: run by `make test`"]
-fn a_package_that_does_not_exist_is_named_and_nothing_half_made_is_left() {
-    let sandbox = Sandbox::with_guests(1);
-    sandbox.configure(&lab(json!({"packages": ["hello", "no-such.package"]})));
-    let run = build(&sandbox);
-    assert_eq!(run.code, Some(1), "{run:#?}");
+#[ignore = "needs Packer: run by `make test`"]
+fn a_download_is_checked_kept_and_used_again() {
+    let sandbox = Sandbox::new();
+    let web = Web::serve(&sandbox);
+    let build = |url: &str, checksum: &str| {
+        let image = json!({"url": url, "checksum": format!("sha256:{checksum}")});
+        sandbox.configure(&lab(json!({"image": image})));
+        let mut command = sandbox.command(["-q", "build"]);
+        Run::of(command.env("SSL_CERT_FILE", &web.certificate))
+    };
+    let (wrong, url) = ("0".repeat(64), web.url("image.img"));
+    let run = build(&url, &wrong).says(1, "hecksums did not match");
     assert!(
-        run.stderr.contains("E: no such package: no-such.package"),
+        run.stderr.contains("hint: the image is not the one"),
         "{run:#?}"
     );
-    assert!(
-        run.stderr.contains(&format!("{}.log", sandbox.lab)),
-        "{run:#?}"
+    for url in [
+        web.url("missing.img"),
+        "https://no-such-host.invalid/x.img".to_owned(),
+    ] {
+        let run = build(&url, &wrong).says(1, &url);
+        assert!(run.stderr.contains("can this host reach"), "{run:#?}");
+    }
+    nothing_is_left(&sandbox);
+
+    // The right one comes as far as QEMU, which finds the disk that it has to have too small.
+    let sum = run_sum(&sandbox.path("web/image.img"));
+    let before = web.requests("image.img");
+    for _ in 0..2 {
+        let run = build(&url, &sum).says(3, "--shrink");
+        assert!(run.stderr.contains("disk_size is smaller"), "{run:#?}");
+    }
+    assert_eq!(
+        web.requests("image.img") - before,
+        1,
+        "it was fetched again"
     );
-    assert_eq!(run.stdout, "", "{run:#?}");
     nothing_is_left(&sandbox);
 }
 
-#[test]
-#[ignore = "needs Packer and the cloud image: run by `make test`"]
-fn a_wrong_checksum_fails_before_anything_boots() {
-    let sandbox = Sandbox::with_guests(1);
-    let wrong = format!("sha256:{}", "0".repeat(64));
-    sandbox.configure(&lab(
-        json!({"image": {"url": CLOUD_IMAGE, "checksum": wrong}}),
-    ));
-    let run = build(&sandbox);
-    assert_eq!(run.code, Some(1), "{run:#?}");
-    assert!(run.stderr.to_lowercase().contains("checksum"), "{run:#?}");
-    nothing_is_left(&sandbox);
+fn run_sum(file: &Path) -> String {
+    let said = run(tool("sha256sum").arg(file));
+    said.split(' ').next().unwrap().to_owned()
+}
+
+/// A web server with an image of 8 GiB that takes no space, and its certificate.
+struct Web {
+    server: std::process::Child,
+    port: String,
+    certificate: std::path::PathBuf,
+    log: std::path::PathBuf,
+}
+
+impl Web {
+    fn serve(sandbox: &Sandbox) -> Web {
+        let directory = sandbox.path("web");
+        std::fs::create_dir(&directory).unwrap();
+        run(tool("qemu-img")
+            .args(["create", "-q", "-f", "qcow2"])
+            .arg(directory.join("image.img"))
+            .arg("8G"));
+        run(tool("openssl")
+            .args([
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+            ])
+            .args(["-keyout", "key.pem", "-out", "certificate.pem"])
+            .args([
+                "-subj",
+                "/CN=localhost",
+                "-addext",
+                "subjectAltName=DNS:localhost",
+            ])
+            .current_dir(&directory));
+        let script = "import http.server, ssl\n\
+            server = http.server.HTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)\n\
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n\
+            context.load_cert_chain('certificate.pem', 'key.pem')\n\
+            server.socket = context.wrap_socket(server.socket, server_side=True)\n\
+            open('port.new', 'w').write(str(server.server_port))\n\
+            import os; os.rename('port.new', 'port')\n\
+            server.serve_forever()";
+        let log = directory.join("log");
+        let server = tool("python3")
+            .args(["-c", script])
+            .current_dir(&directory)
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        common::wait_until("the web server runs", || directory.join("port").exists());
+        Web {
+            server,
+            port: std::fs::read_to_string(directory.join("port")).unwrap(),
+            certificate: directory.join("certificate.pem"),
+            log,
+        }
+    }
+
+    fn url(&self, file: &str) -> String {
+        format!("https://localhost:{}/{file}", self.port)
+    }
+
+    /// How often it was asked for a file's content.
+    fn requests(&self, file: &str) -> usize {
+        let log = std::fs::read_to_string(&self.log).unwrap();
+        log.matches(&format!("GET /{file} ")).count()
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub fn stage_files(
     with_plugins: bool,
 ) -> Files {
     let mut files = common_files(templates, with_plugins);
-    for (name, content) in templates.of_stages() {
+    for (name, content) in templates.of_stages(desktop) {
         if let Some(name) = name.strip_prefix("guest/") {
             files.insert(in_guest(name), bytes(content));
         }

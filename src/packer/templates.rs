@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use include_dir::{Dir, include_dir};
 
+use crate::config::Desktop;
 use crate::error::{Fault, Kind};
 
 static PACKER: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates/packer");
@@ -99,9 +100,16 @@ impl Templates {
         self.added.contains(name)
     }
 
-    /// All that decides what a stage becomes, by name.
-    pub fn of_stages(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.all().filter(|(name, _)| !OF_LABS.contains(name))
+    /// All that decides what a stage with `desktop` becomes, by name.
+    pub fn of_stages(&self, desktop: Desktop) -> impl Iterator<Item = (&str, &[u8])> {
+        self.of_labs(desktop)
+            .filter(|(name, _)| !OF_LABS.contains(name))
+    }
+
+    /// All that decides what a lab with `desktop` becomes, by name.
+    pub fn of_labs(&self, desktop: Desktop) -> impl Iterator<Item = (&str, &[u8])> {
+        self.all()
+            .filter(move |(name, _)| !is_for_other(name, desktop))
     }
 
     /// All of them, by name.
@@ -109,6 +117,17 @@ impl Templates {
         let files = self.files.iter();
         files.map(|(name, content)| (name.as_str(), content.as_slice()))
     }
+}
+
+/// Whether it is only for other desktops than this one.
+fn is_for_other(name: &str, desktop: Desktop) -> bool {
+    let of_desktop = |other: Desktop| name.starts_with(&format!("guest/files/{}/", other.name()));
+    let of_any = name.starts_with("guest/files/desktop/");
+    let others = [Desktop::Xfce, Desktop::Gnome];
+    let of_other = others
+        .into_iter()
+        .any(|other| other != desktop && of_desktop(other));
+    of_other || of_any && desktop == Desktop::None
 }
 
 /// Every file below `directory` by its path in it, without hidden ones.
@@ -170,10 +189,21 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_is_not_made_anew_for_what_only_labs_get() {
-        let templates = Templates::load(None).unwrap();
-        let of_stages: Vec<&str> = templates.of_stages().map(|(name, _)| name).collect();
-        assert!(of_stages.contains(&"guest/stage.sh") && of_stages.contains(&"packer/lab.pkr.hcl"));
-        assert!(!of_stages.contains(&"guest/install.sh"));
+    fn a_stage_is_not_made_anew_for_what_it_does_not_get() {
+        let templates = with(&[("guest/files/xfce/x", "x"), ("guest/files/every/y", "y")]).unwrap();
+        let of_stages =
+            |desktop| -> Vec<&str> { templates.of_stages(desktop).map(|(name, _)| name).collect() };
+        let (none, xfce) = (of_stages(Desktop::None), of_stages(Desktop::Xfce));
+        for name in [
+            "guest/stage.sh",
+            "packer/lab.pkr.hcl",
+            "guest/files/every/y",
+        ] {
+            assert!(none.contains(&name) && xfce.contains(&name), "{name}");
+        }
+        assert!(!none.contains(&"guest/install.sh") && !xfce.contains(&"guest/install.sh"));
+        let name = "guest/files/xfce/x";
+        assert!(!none.contains(&name) && xfce.contains(&name));
+        assert!(!of_stages(Desktop::Gnome).contains(&name));
     }
 }

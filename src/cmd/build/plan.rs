@@ -163,7 +163,7 @@ impl<'a> Drafts<'a> {
             .with_hash("branding", pieces)
             .with("desktop", lab.desktop.name())
             .with_tools(common.tools.as_deref());
-        let of_stages = common.templates.of_stages();
+        let of_stages = common.templates.of_stages(lab.desktop);
         let inputs = shared.clone().with_hash(
             "templates",
             of_stages.flat_map(|(name, content)| [name.as_bytes(), content]),
@@ -198,7 +198,7 @@ impl<'a> Drafts<'a> {
 }
 
 fn lab_inputs(common: &Common, lab: &Lab, shared: Inputs, provisioned: &Provisioned) -> Inputs {
-    let templates = common.templates.all();
+    let templates = common.templates.of_labs(lab.desktop);
     shared
         .with_hash(
             "templates",
