@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::shape::{BUILT, assert_null, assert_shape};
-use common::{Run, Sandbox, UNREACHABLE, files_below, lab, run, text, tool};
+use common::{Run, Sandbox, SmallDisk, UNREACHABLE, files_below, lab, run, text, tool};
 use cyyber::state::reservation::Reservation;
 use serde_json::{Value, json};
 
@@ -358,6 +358,36 @@ fn no_more_is_built_at_once_than_there_is_memory_for() {
         "{message}"
     );
     assert_eq!(packer_runs(&sandbox), [""; 0]);
+}
+
+#[test]
+#[ignore = "mounts a file system: run by `make test`"]
+fn a_disk_that_fills_up_ends_a_build_instead_of_holding_it_still() {
+    let sandbox = Sandbox::new();
+    // As QEMU and Packer would wait for ever.
+    let filling = "mkdir out; fallocate -l 2300M out/disk.qcow2; sleep 600";
+    fake_builder(&sandbox, "1.6.6", filling);
+    let output = sandbox.path("output");
+    fs::create_dir(&output).unwrap();
+    let _disk = SmallDisk::with_inodes(&output, 2500, 200);
+    let began = Instant::now();
+    let error = sandbox.cyyber(["-q", "-o", "json", "build"]).error_json(7);
+    let message = text(&error["message"]);
+    assert!(
+        message.contains("no room for the build to go on"),
+        "{message}"
+    );
+    assert!(error["hint"].is_string(), "{error:#}");
+    assert!(
+        began.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        began.elapsed()
+    );
+    let stage = fs::read_dir(&output).unwrap().flatten();
+    let left: Vec<_> = stage
+        .filter(|entry| entry.path().join("out").exists())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -6,10 +6,10 @@
 here=/var/tmp/cyyber
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C.UTF-8
 
-stage() { echo "[cyyber] $*"; }
+stage() { printf '[cyyber] %s\n' "$*"; }
 
 fail() {
-    echo "E: $*" >&2
+    printf 'E: %s\n' "$*" >&2
     exit 1
 }
 

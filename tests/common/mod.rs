@@ -334,10 +334,15 @@ impl SmallDisk {
     /// Mounts one of `megabytes` and 16 inodes, of which its root and journal take most, on
     /// `target`.
     pub fn on(target: &Path, megabytes: u64) -> SmallDisk {
+        SmallDisk::with_inodes(target, megabytes, 16)
+    }
+
+    /// The same with room for more files.
+    pub fn with_inodes(target: &Path, megabytes: u64, inodes: u32) -> SmallDisk {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(megabytes << 20).unwrap();
         run(tool("mkfs.ext4")
-            .args(["-q", "-F", "-m", "0", "-N", "16"])
+            .args(["-q", "-F", "-m", "0", "-N", &inodes.to_string()])
             .arg(image.path()));
         let mode = fs::metadata(target).unwrap().permissions();
         run(tool("mount")

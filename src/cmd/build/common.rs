@@ -142,7 +142,7 @@ impl Common<'_> {
                     self.running.fetch_add(1, Ordering::SeqCst);
                     return Ok(Memory {
                         running: &self.running,
-                        reservation,
+                        reservation: Some(reservation),
                         need: crate::capacity::need(bytes),
                     });
                 }
@@ -164,7 +164,7 @@ impl Common<'_> {
 /// The memory of a build; given back when dropped.
 struct Memory<'a> {
     running: &'a AtomicUsize,
-    reservation: Reservation,
+    reservation: Option<Reservation>,
     need: u64,
 }
 
@@ -172,12 +172,16 @@ impl Memory<'_> {
     /// What it holds already is no longer set aside: it shows as taken. A figure that cannot be
     /// written is too large at worst.
     fn holds(&self, bytes: u64) {
-        let _ = self.reservation.change(self.need.saturating_sub(bytes));
+        if let Some(reservation) = &self.reservation {
+            let _ = reservation.change(self.need.saturating_sub(bytes));
+        }
     }
 }
 
 impl Drop for Memory<'_> {
     fn drop(&mut self) {
+        // First, or one that waits would find that nobody has the memory that it cannot get.
+        self.reservation = None;
         self.running.fetch_sub(1, Ordering::SeqCst);
     }
 }

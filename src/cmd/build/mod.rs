@@ -63,7 +63,11 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
     warn_of_unknown_packages(&common, &plan);
     let results = work_off(&common, &plan, usize::from(options.jobs));
     if !options.dry_run && plan.complete && !common.stop.load(Ordering::Relaxed) {
-        common.collect_stages(&plan)?;
+        let collected = common.collect_stages(&plan);
+        if let Err(error) = collected {
+            let note = format!("failed to remove stages that no lab wants: {error:#}");
+            context.output.warn(&note);
+        }
     }
     report::give(context, plan, results)
 }

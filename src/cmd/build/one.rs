@@ -73,8 +73,11 @@ impl Common<'_> {
         self.check_interrupt()?;
         base::adopt(&self.context.paths, &lab.lab_id, &lock)?;
         let stage = plan.stage_of(planned)?;
-        // Another command may have built it since.
-        let why = plan::why(self, lab, &planned.inputs)?;
+        // Another command may have built it since. The other way round nobody makes its stage.
+        let why = match planned.why {
+            Why::Unchanged => Why::Unchanged,
+            _ => plan::why(self, lab, &planned.inputs)?,
+        };
         if why == Why::Unchanged {
             // It may have changed without the image: memory, CPUs, network.
             self.write_domain(lab)?;
