@@ -26,7 +26,9 @@ use cyyber::domain::standalone_xml;
 use cyyber::error::kind_of;
 use cyyber::instance::{LabId, UserId};
 use cyyber::output::{Format, Output};
-use cyyber::packer::render::{lab_files, variables};
+use cyyber::packer::provision::Provisioned;
+use cyyber::packer::render::{Files, Machine, Step, lab_files, variables};
+use cyyber::packer::templates::Templates;
 use quick_xml::Reader;
 use quick_xml::events::Event;
 use rand::rngs::StdRng;
@@ -222,6 +224,11 @@ fn whole() -> Value {
                 "image": {"url": "https://example.org/x.img", "checksum": sum},
                 "limits": {"disk_bytes_per_second": "10M", "network_bytes_per_second": "1M"},
                 "policy": {"boot_timeout": "5m", "destroy_after": "never"},
+                "branding": {"logo": "logo.png"},
+                "provision": {
+                    "files": [{"source": "flag", "target": "/root/flag", "mode": "0600", "owner": "root"}],
+                    "scripts": ["plant.sh"],
+                },
             })),
             lab("lab02", &json!({"image": {"url": "image.qcow2"}})),
         ],
@@ -351,17 +358,30 @@ fn skeleton(xml: &str) -> Vec<String> {
 }
 
 /// What a lab leads to elsewhere, without what it may well change.
-fn made_of(lab: &Lab) -> (Vec<String>, BTreeMap<String, Vec<u8>>, Vec<String>) {
+fn made_of(lab: &Lab) -> (Vec<String>, Files, Vec<String>) {
     let mut xml = skeleton(&standalone_xml(lab, "/disk.qcow2", Accelerator::Tcg).unwrap());
     let limits = ["iotune", "total_", "bandwidth", "bound", "average"];
     xml.retain(|name| !limits.iter().any(|limit| name.contains(limit)));
-    let own = ["motd", "packages", "hostname", "seed-meta-data"];
-    let files = lab_files(lab, true).into_iter();
-    let files = files
-        .map(|(path, content)| (path.to_owned(), content))
+    let own = [
+        "motd",
+        "packages",
+        "hostname",
+        "lab_id",
+        "desktop",
+        "seed-meta-data",
+    ];
+    let templates = Templates::load(None).unwrap();
+    let files = lab_files(lab, &templates, &Provisioned::default(), true)
+        .into_iter()
         .filter(|(path, _)| !own.iter().any(|own| path.ends_with(own)))
         .collect();
-    let variables: Value = serde_json::from_slice(&variables(lab, Accelerator::Tcg, 1)).unwrap();
+    let machine = Machine {
+        accelerator: Accelerator::Tcg,
+        cpus: 1,
+        memory_mb: 512,
+    };
+    let variables = variables(Step::Lab, "/image", None, lab.disk_size, machine);
+    let variables: Value = serde_json::from_slice(&variables).unwrap();
     let keys = variables.as_object().unwrap().keys().cloned().collect();
     (xml, files, keys)
 }
