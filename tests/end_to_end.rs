@@ -21,6 +21,10 @@ fn motd() -> String {
     format!("{MOTD}{}", line.repeat(180))
 }
 
+/// The first resolution that the boot menu asks for. Nothing else of this lab is seen in it: the
+/// firmware and the cloud kernel, which has no display driver, show text.
+const BOOT_MENU: (u32, u32) = (1280, 800);
+
 /// A lab of a real package on the cloud image, with `extra` keys.
 fn lab(extra: Value) -> Value {
     let mut lab = json!({
@@ -198,6 +202,9 @@ fn a_lab_is_built_and_each_of_two_instances_is_itself() {
         let started = sandbox.instance("start", user, &[]).json();
         assert_eq!(started["state"], "starting", "{started}");
     }
+    common::wait_until("the boot menu is seen", || {
+        guest::screen_size(&sandbox.instance_name("anna")) == BOOT_MENU
+    });
     let [anna, ben] = ["anna", "ben"].map(|user| {
         wait_for_state(&sandbox, user, "running");
         look_inside(&sandbox, user)
@@ -244,10 +251,7 @@ fn look_inside(sandbox: &Sandbox, user: &str) -> Identity {
         )
     );
     assert_eq!(shell("hostname"), format!("cyyber-lab-{}\n", sandbox.lab));
-    assert_eq!(
-        shell("head -c 4 /usr/share/pixmaps/cyyber-logo.png | tail -c 3"),
-        "PNG"
-    );
+    look_at_the_branding(&shell);
     assert_eq!(shell("id -un 1000"), "student\n");
     assert_eq!(shell("su - student -c 'sudo -n id -u'"), "0\n");
     let left = "cat /root/.ssh/* 2>/dev/null; ls -d /var/tmp/cyyber 2>/dev/null; true";
@@ -279,6 +283,56 @@ fn look_inside(sandbox: &Sandbox, user: &str) -> Identity {
         host_keys: shell("cat /etc/ssh/ssh_host_*_key.pub"),
         address: text(&again["ip"]),
     }
+}
+
+/// Checks in the guest all that makes it Cyyber Linux.
+fn look_at_the_branding(shell: &dyn Fn(&str) -> String) {
+    for (asset, place) in [
+        ("logo.png", "/usr/share/pixmaps/cyyber-logo.png"),
+        (
+            "wallpaper.jpg",
+            "/usr/share/backgrounds/cyyber-wallpaper.jpg",
+        ),
+        ("login.png", "/usr/share/backgrounds/cyyber-login.png"),
+        ("grub/theme.txt", "/boot/grub/themes/cyyber/theme.txt"),
+        ("grub/splash.png", "/boot/grub/themes/cyyber/splash.png"),
+        ("grub/select_c.png", "/boot/grub/themes/cyyber/select_c.png"),
+        (
+            "grub/cyyber-20.pf2",
+            "/boot/grub/themes/cyyber/cyyber-20.pf2",
+        ),
+    ] {
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("branding")
+            .join(asset);
+        let sum = |said: String| said.split(' ').next().unwrap().to_owned();
+        assert_eq!(
+            sum(shell(&format!("sha256sum {place}"))),
+            sum(run(tool("sha256sum").arg(ours))),
+            "{place}"
+        );
+    }
+    let menu = shell("cat /boot/grub/grub.cfg");
+    for wanted in [
+        "set theme=($root)/boot/grub/themes/cyyber/theme.txt",
+        "loadfont ($root)/boot/grub/themes/cyyber/cyyber-20.pf2",
+        "terminal_output gfxterm",
+        "set timeout=3",
+        "menuentry 'Cyyber GNU/Linux'",
+    ] {
+        assert!(menu.contains(wanted), "{wanted}\n{menu}");
+    }
+    // People see our name; package tools see the distribution.
+    assert_eq!(
+        shell(". /etc/os-release && echo \"$PRETTY_NAME, $ID, $VERSION_CODENAME\""),
+        "Cyyber Linux (Debian GNU/Linux 12), debian, bookworm\n"
+    );
+    assert!(shell("hostnamectl").contains("Operating System: Cyyber Linux"));
+    assert!(shell("cat /etc/issue").starts_with("Cyyber Linux "));
+    // An upgrade of base-files writes its own beside ours.
+    let theirs = shell("dpkg-divert --truename /usr/lib/os-release");
+    assert_eq!(theirs, "/usr/lib/os-release.distribution\n");
+    assert!(shell(&format!("cat {theirs}")).contains("PRETTY_NAME=\"Debian GNU/Linux 12"));
 }
 
 #[test]

@@ -13,6 +13,9 @@ fail() {
     exit 1
 }
 
+# Copies one of the directories in files/ over the root of the file system.
+lay_over() { cp -r --no-preserve=mode,ownership "$here/files/$1/." /; }
+
 wait_for_first_boot() {
     stage "Waiting for cloud-init"
     # Exit code 2 is "done, with warnings".
@@ -20,9 +23,10 @@ wait_for_first_boot() {
         fail "cloud-init failed: $(cloud-init status --long | tr '\n' ' ')"
 }
 
+# Nothing is gained by waiting for the disk after each file: a build that crashes is thrown away.
 apt() {
     apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
-        -o Dpkg::Options::=--force-confold "$@"
+        -o Dpkg::Options::=--force-confold -o Dpkg::Options::=--force-unsafe-io "$@"
 }
 
 # Lists that were read this recently are not read again, in minutes.

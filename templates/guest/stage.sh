@@ -5,9 +5,16 @@
 #
 #   desktop    the graphical desktop: none, xfce or gnome
 #   branding/  logo.png, wallpaper.jpg, login.png and the GRUB theme in grub/
+#
+# In files/ beside this script is what goes into the image as it is: every/ into each, desktop/ into
+# those with a desktop, xfce/ and gnome/ into those with that one.
 set -eu
 # shellcheck source=common.sh
 . /var/tmp/cyyber/common.sh
+# shellcheck source=brand.sh
+. /var/tmp/cyyber/brand.sh
+# shellcheck source=desktop.sh
+. /var/tmp/cyyber/desktop.sh
 
 # A cloud image updates itself behind one's back: now that would hold the package manager's locks,
 # and later every instance of a class would download the same each day.
@@ -29,14 +36,9 @@ install_common_packages() {
     apt install -- qemu-guest-agent dbus libpam-systemd sudo
 }
 
-brand() {
-    stage "Branding"
-    # What the distribution says of itself at each login: kernel, news, advertisements.
-    if [ -d /etc/update-motd.d ]; then
-        find /etc/update-motd.d -type f -exec chmod -x {} +
-    fi
-    rm -f /run/motd.dynamic
-    install -D -m 644 "$here/branding/logo.png" /usr/share/pixmaps/cyyber-logo.png
+# Lets the student capture packets without being root, in labs that install Wireshark.
+answer_questions_of_packages() {
+    echo 'wireshark-common wireshark-common/install-setuid boolean true' | debconf-set-selections
 }
 
 # The student is logged in on the VM's screen, whose password guards it, and is root by sudo in a VM
@@ -54,8 +56,10 @@ stop_automatic_updates
 read_package_lists
 upgrade
 install_common_packages
-brand
+answer_questions_of_packages
 add_student
+install_desktop
+brand
 # The names of all packages, so that those of a lab can be looked for before its VM boots. The lists
 # stay: labs are made from this soon.
 apt-cache pkgnames >"$here/report"

@@ -1,5 +1,7 @@
-//! Looking into a booted guest, by its agent.
+//! Looking into a booted guest, by its agent, and at its screen.
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -51,4 +53,29 @@ fn agent(domain: &str, command: &Value) -> Value {
     let answer: Value = serde_json::from_str(&answer)
         .unwrap_or_else(|error| panic!("the agent of {domain} does not answer: {error}: {answer}"));
     answer["return"].clone()
+}
+
+/// Width and height of what is on a guest's screen just now.
+#[track_caller]
+pub fn screen_size(domain: &str) -> (u32, u32) {
+    let picture = tempfile::NamedTempFile::new().unwrap();
+    screenshot(domain, picture.path());
+    let bytes = std::fs::read(picture.path()).unwrap();
+    assert!(
+        bytes.starts_with(b"\x89PNG\r\n\x1a\n"),
+        "{domain}'s screen is no PNG"
+    );
+    let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    (number(16), number(20))
+}
+
+/// Writes what is on a guest's screen to a file.
+#[track_caller]
+pub fn screenshot(domain: &str, picture: &Path) {
+    virsh([
+        OsStr::new("screenshot"),
+        "--".as_ref(),
+        domain.as_ref(),
+        picture.as_ref(),
+    ]);
 }
