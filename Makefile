@@ -81,11 +81,11 @@ install: build ## install program, man pages, completions, passes each minute, e
 	$(SUDO) install -D -m 644 completions/cyyber.bash $(SHAREDIR)/bash-completion/completions/cyyber
 	$(SUDO) install -D -m 644 completions/_cyyber $(SHAREDIR)/zsh/site-functions/_cyyber
 	$(SUDO) install -D -m 644 completions/cyyber.fish $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish
-	$(SUDO) install -m 644 labs/*.json $(SHAREDIR)/cyyber/labs/
+	$(SUDO) cp -r --no-preserve=mode,ownership labs/*.json labs/lab?? $(SHAREDIR)/cyyber/labs/
 	$(SUDO) install -d $(DESTDIR)$(SYSCONFDIR)/cyyber
-	@# A configuration that is there is the instructor's.
+	@# A configuration that is there is the instructor's, and so is what belongs to it.
 	[ -e $(DESTDIR)$(SYSCONFDIR)/cyyber/labs-config.json ] || \
-	    $(SUDO) install -m 644 labs/labs-config.json $(DESTDIR)$(SYSCONFDIR)/cyyber/labs-config.json
+	    $(SUDO) cp -r --no-preserve=mode,ownership labs/labs-config.json labs/lab?? $(DESTDIR)$(SYSCONFDIR)/cyyber/
 	$(call fill_in,cyyber.cron,$(DESTDIR)$(SYSCONFDIR)/cron.d/cyyber)
 	$(call fill_in,cyyber.logrotate,$(DESTDIR)$(SYSCONFDIR)/logrotate.d/cyyber)
 	$(call fill_in,cyyber-reap.service,$(UNITDIR)/cyyber-reap.service)
