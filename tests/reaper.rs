@@ -7,10 +7,12 @@
 mod common;
 
 use std::fs::{self, File};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use common::vnc::Client;
 use common::{Run, Sandbox, files_below, run, text, tool, virsh};
 use cyyber::state::lock::Lock;
 use jiff::{SignedDuration, Timestamp};
@@ -653,4 +655,56 @@ fn a_pass_asks_libvirt_as_often_for_many_as_for_few() {
         .cyyber(create.iter().map(AsRef::as_ref).chain([file.as_os_str()]))
         .ok();
     assert_eq!(calls(), few);
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn who_looks_at_the_console_is_use_and_a_bare_connection_is_not() {
+    let sandbox = sandbox(1);
+    let started = sandbox.instance("start", "7", &[]).json();
+    let port = |name: &str| u16::try_from(started[name].as_u64().unwrap()).unwrap();
+    let (vnc, websocket) = (port("vnc_port"), port("novnc_port"));
+    let _bare = TcpStream::connect(("127.0.0.1", vnc)).unwrap();
+    let _greeted = (
+        Client::connect(vnc),
+        Client::connect_by_websocket(websocket),
+    );
+    assert!(!Client::connect(vnc).accepts("wrong"));
+    silent_pass(&sandbox);
+    unused(&sandbox, "7", 30);
+    assert_steps(&sandbox, &[("7", "running", "idle")]);
+
+    // Asking for a password is use as well.
+    let password = || {
+        let access = sandbox.instance("console", "7", &[]).json();
+        unused(&sandbox, "7", 6 * 60);
+        text(&access["vnc_password"])
+    };
+    let (viewer, size) = Client::connect(vnc).enter(&password());
+    assert!(size[0] > 0 && size[1] > 0, "{size:?}");
+    assert_steps(&sandbox, &[("7", "idle", "running")]);
+    let told = reap(&sandbox, &["-o", "json", "--dry-run"]).json();
+    let all = told["instances"].as_array().unwrap();
+    let name = sandbox.instance_name("7");
+    let row = all.iter().find(|row| row["instance"] == name).unwrap();
+    assert_eq!(row["source"], "console", "{row:#}");
+    drop(viewer);
+
+    // It was there, and that was long ago.
+    let was_there = |since: i64, seen: i64| {
+        let mut passes = passes(&sandbox);
+        let console = &mut passes["seen"][&name]["console"];
+        assert!(console.is_object());
+        *console = json!({"since": hours_ago(since), "seen": hours_ago(seen)});
+        write_passes(&sandbox, &passes);
+    };
+    was_there(6, 5);
+    assert_steps(&sandbox, &[("7", "running", "idle")]);
+    let (_viewer, _) = Client::connect_by_websocket(websocket).enter(&password());
+    assert_steps(&sandbox, &[("7", "idle", "running")]);
+    // One that does nothing is worth four hours.
+    was_there(3, 0);
+    assert_steps(&sandbox, &[]);
+    was_there(5, 0);
+    assert_steps(&sandbox, &[("7", "running", "idle")]);
 }

@@ -51,15 +51,19 @@ impl<S: Read + Write> Client<S> {
         self.authenticate(password)
     }
 
-    /// Goes in with this password, and learns the size of the screen. The client is there until
-    /// what is returned is dropped.
+    /// Goes in with this password, learns the size of the screen and asks for the picture. The client
+    /// is there until what is returned is dropped.
     pub fn enter(mut self, password: &str) -> (S, [u16; 2]) {
         assert!(self.authenticate(password));
         let shared = 1;
         self.stream.write_all(&[shared]).unwrap();
         let greeting: [u8; 24] = read(&mut self.stream);
-        let number = |at: usize| u16::from_be_bytes([greeting[at], greeting[at + 1]]);
-        (self.stream, [number(0), number(2)])
+        let [w0, w1, h0, h1, ..] = greeting;
+        let (update_request, whole) = (3, 0);
+        let request = [update_request, whole, 0, 0, 0, 0, w0, w1, h0, h1];
+        self.stream.write_all(&request).unwrap();
+        let size = [[w0, w1], [h0, h1]].map(u16::from_be_bytes);
+        (self.stream, size)
     }
 
     fn authenticate(&mut self, password: &str) -> bool {
