@@ -4,6 +4,7 @@
 //! removing the file while another process waits for it would make two holders.
 
 use std::fs::{File, TryLockError};
+use std::io;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -45,7 +46,7 @@ impl Lock {
         attempt: impl Fn(&File) -> Result<(), TryLockError>,
     ) -> Result<Lock> {
         let deadline = Instant::now() + patience;
-        let file = open_or_make(path).with_context(|| format!("failed to lock {what}"))?;
+        let file = open(path, what)?;
         loop {
             match attempt(&file) {
                 Ok(()) => return Ok(Lock { _file: file }),
@@ -70,6 +71,22 @@ impl Lock {
     pub fn try_take(path: &Path) -> Option<Lock> {
         let file = open_or_make(path).ok()?;
         file.try_lock().is_ok().then_some(Lock { _file: file })
+    }
+}
+
+fn open(path: &Path, what: &str) -> Result<File> {
+    let failed = || format!("failed to lock {what}");
+    match open_or_make(path) {
+        // As with libvirt itself, which such a person may not talk to either.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let fault = Fault::new(Kind::Unavailable, failed());
+            Err(error).context(
+                fault.hint(
+                    "root and members of the group libvirt may: add yourself, and log in again",
+                ),
+            )
+        }
+        opened => opened.with_context(failed),
     }
 }
 
