@@ -46,8 +46,8 @@ complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s c -l connect -d 
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s o -l output -d 'What standard output carries [default: table] [env: CYYBER_OUTPUT]' -r -f -a "table\t'Tables and sentences for people'
 json\t'One JSON document'"
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l as-user -d 'Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]' -r
-complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l dry-run -d 'Render everything into the output directory and run nothing'
-complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l force -d 'Build even where nothing changed'
+complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l dry-run -d 'Render everything into the output directory, tell what would be built and why, and run nothing'
+complete -c cyyber -n "__fish_cyyber_using_subcommand build" -l force -d 'Build even where nothing changed, with what the labs share, and so with newer upgrades'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s q -l quiet -d 'Errors only on standard error: no progress, notes or warnings'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s v -l verbose -d 'More detail on standard error'
 complete -c cyyber -n "__fish_cyyber_using_subcommand build" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -1,8 +1,7 @@
 //! A build's directory: the rendered template with all it reads, for Packer and for people.
 
 use std::ffi::OsStr;
-use std::fs::Permissions;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -66,10 +65,9 @@ pub fn fill(
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    drop(files::create_anew(to, files::PRIVATE)?);
-    fs_err::copy(from, to)?;
-    // It took over the permissions too.
-    fs_err::set_permissions(to, Permissions::from_mode(files::PRIVATE))?;
+    let mut new = files::create_anew(to, files::PRIVATE)?;
+    std::io::copy(fs_err::File::open(from)?.file_mut(), &mut new)
+        .with_context(|| format!("failed to copy {}", from.display()))?;
     Ok(())
 }
 
