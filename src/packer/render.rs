@@ -220,6 +220,8 @@ pub fn build_user_data(public_key: &str) -> Vec<u8> {
     let config = json!({
         "disable_root": false,
         "ssh_pwauth": false,
+        // The others take long to make, and are thrown away.
+        "ssh_genkeytypes": ["ed25519"],
         "users": [{"name": "root", "ssh_authorized_keys": [public_key.trim()]}],
         // Nobody looks at the desktop of a stage while a lab is made from it.
         "bootcmd": ["systemctl --no-block stop display-manager.service 2>/dev/null || true"],

@@ -542,6 +542,17 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// How long `job` takes at best: other tests keep the machine busy.
+#[track_caller]
+pub fn quickest(mut job: impl FnMut()) -> Duration {
+    let times = (0..5).map(|_| {
+        let began = Instant::now();
+        job();
+        began.elapsed()
+    });
+    times.min().unwrap_or_default()
+}
+
 /// A JSON string's text.
 #[track_caller]
 pub fn text(value: &Value) -> String {

@@ -140,8 +140,8 @@ impl Common<'_> {
             .to_str()
             .with_context(|| format!("{} is not valid Unicode", image.display()))?;
         let xml = standalone_xml(lab, image, self.accelerator)?;
-        // It has a console password.
-        files::replace(
+        // It has a console password. Each build writes it, so that nothing is lost with it.
+        files::replace_soon(
             &paths.built_domain(&lab.lab_id),
             xml.as_bytes(),
             files::PRIVATE,
