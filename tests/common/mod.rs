@@ -187,12 +187,19 @@ impl Sandbox {
     /// The program with `arguments`, with nothing on standard input and nothing in its environment
     /// but what points at this sandbox.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cyyber"));
+        command.args(arguments);
+        self.confine(&mut command);
+        command
+    }
+
+    /// Gives `command` an environment that points at this sandbox and holds nothing else, and
+    /// nothing on standard input.
+    pub fn confine(&self, command: &mut Command) {
         let mut path = self.path("bin").into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cyyber"));
         command
-            .args(arguments)
             .env_clear()
             .env("PATH", path)
             .env("HOME", &self.root)
@@ -206,7 +213,6 @@ impl Sandbox {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command
     }
 
     /// Runs the program with `arguments` to its end.

@@ -1,0 +1,195 @@
+"""A web backend for students' lab VMs: the endpoints, and which answer of `cyyber` becomes what.
+
+Every answer is the JSON of one `cyyber` command. Who asks is known from the session alone: no
+request can name a user. How a session comes about is the site's own; see trusting.py for what it
+has to put there.
+"""
+
+import os
+from pathlib import Path
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.sessions import SessionMiddleware
+
+from cyyber import Cyyber, CyyberError, Document
+
+# What an exit code of cyyber becomes.
+STATUS = {
+    1: 500,  # failed
+    2: 400,  # usage: a bad id
+    3: 500,  # config
+    4: 404,  # not_found
+    5: 409,  # conflict
+    6: 423,  # busy
+    7: 507,  # capacity
+    8: 503,  # unavailable
+}
+RETRY_AFTER = {423: "5", 503: "30", 504: "30", 507: "60"}
+
+# What is said in the place of cyyber's own words, which tell of paths and of the host. Those are in
+# the server's log.
+IN_OTHER_WORDS = {
+    404: "there is no such lab, or you have no VM of it",
+    500: "the lab server has a problem",
+    503: "the lab server has a problem: try again later",
+    504: "this takes longer than it should: try again later",
+    507: "the lab server is full: try again later",
+}
+
+cyyber = Cyyber(
+    program=os.environ.get("BACKEND_CYYBER", "cyyber"),
+    at_once=int(os.environ.get("BACKEND_AT_ONCE", "4")),
+    # More than the longest wait of cyyber itself: 45 s for another command, then its own work.
+    timeout=float(os.environ.get("BACKEND_TIMEOUT", "120")),
+)
+app = FastAPI(title="Labs")
+app.add_middleware(
+    SessionMiddleware,
+    # Taken out, so that the programs we start do not have it.
+    secret_key=os.environ.pop("BACKEND_SECRET"),
+    max_age=8 * 60 * 60,
+    # The cookie travels encrypted, or to this very machine, and not with what other sites post.
+    https_only=True,
+    same_site="lax",
+)
+
+
+class Refused(Exception):
+    """Nothing that cyyber would have to be asked for."""
+
+    def __init__(self, status: int, code: str, message: str):
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+def session_user(request: Request) -> str:
+    """The user who has logged in."""
+    user = request.session.get("user")
+    if not isinstance(user, str):
+        raise Refused(401, "unauthenticated", "log in first")
+    return user
+
+
+def session_admin(request: Request) -> str:
+    """The same, who must be an administrator."""
+    user = session_user(request)
+    if request.session.get("admin") is not True:
+        raise Refused(403, "forbidden", "only administrators may do this")
+    return user
+
+
+# "--" ends the options: a lab called "--force" is a bad id and nothing else.
+
+
+@app.post("/vm/start/{lab_id}")
+async def start(lab_id: str, user: str = Depends(session_user)) -> Response:
+    """Makes, powers on or brings back the user's VM, whatever it takes."""
+    return answer(await cyyber.act(user, "instance", "start", "--", lab_id, user))
+
+
+@app.post("/vm/stop/{lab_id}")
+async def stop(lab_id: str, force: bool = False, user: str = Depends(session_user)) -> Response:
+    """Shuts it down; with `force` as if the plug were pulled."""
+    options = ["--force"] if force else []
+    return answer(await cyyber.act(user, "instance", "stop", *options, "--", lab_id, user))
+
+
+@app.post("/vm/pause/{lab_id}")
+async def pause(lab_id: str, user: str = Depends(session_user)) -> Response:
+    """Saves its memory to disk."""
+    return answer(await cyyber.act(user, "instance", "pause", "--", lab_id, user))
+
+
+@app.post("/vm/resume/{lab_id}")
+async def resume(lab_id: str, user: str = Depends(session_user)) -> Response:
+    """Brings it back from a pause. One that is off stays off."""
+    return answer(await cyyber.act(user, "instance", "resume", "--", lab_id, user))
+
+
+@app.get("/vm/status/{lab_id}")
+async def status(lab_id: str, user: str = Depends(session_user)) -> Response:
+    """The state of the user's VM, and why it is in it."""
+    options = [f"--lab={lab_id}", f"--user={user}"]
+    found = await cyyber.read(user, "instance", "list", *options)
+    if not found["instances"]:
+        raise Refused(404, "not_found", IN_OTHER_WORDS[404])
+    return answer(found["instances"][0])
+
+
+@app.get("/vm/stats/{lab_id}")
+async def stats(lab_id: str, user: str = Depends(session_user)) -> Response:
+    """What it uses."""
+    return answer(await cyyber.read(user, "instance", "stats", "--", lab_id, user))
+
+
+@app.get("/vm/list")
+async def list_all(user: str = Depends(session_user)) -> Response:
+    """All VMs of the user."""
+    return answer(await cyyber.read(user, "instance", "list", f"--user={user}"))
+
+
+@app.delete("/vm/cleanup", dependencies=[Depends(session_admin)])
+async def cleanup(
+    inactive_for: str = "24h", lab_id: str | None = None, dry_run: bool = False
+) -> Response:
+    """Destroys everybody's VMs that were not used for so long, with their disks."""
+    options = [f"--inactive-for={inactive_for}", "--dry-run" if dry_run else "--yes"]
+    if lab_id is not None:
+        options.append(f"--lab={lab_id}")
+    return answer(await cyyber.act(None, "instance", "cleanup", *options))
+
+
+@app.get("/vm/console/{lab_id}")
+async def console(lab_id: str, user: str = Depends(session_user)) -> Response:
+    """For a web server in front: where the screen is that this user may see. nginx takes nothing
+    but 401 and 403 for a no."""
+    found = await cyyber.read(user, "instance", "list", f"--user={user}")
+    for instance in found["instances"]:
+        if instance["lab_id"] == lab_id and instance["novnc_port"] is not None:
+            address = f"{instance['vnc_host']}:{instance['novnc_port']}"
+            return Response(status_code=204, headers={"X-Console": address})
+    raise Refused(403, "forbidden", "you have no VM of this lab that runs")
+
+
+@app.get("/lab/{lab_id}", dependencies=[Depends(session_user)])
+async def page(lab_id: str) -> Response:
+    """The page with the screen of the user's VM."""
+    return FileResponse(Path(__file__).with_name("console.html"))
+
+
+app.mount("/novnc", StaticFiles(directory=os.environ.get("BACKEND_NOVNC", "/usr/share/novnc")))
+
+
+def answer(document: Document, status: int = 200) -> Response:
+    # There are passwords in it.
+    headers = {"Cache-Control": "no-store"}
+    if status in RETRY_AFTER:
+        headers["Retry-After"] = RETRY_AFTER[status]
+    return JSONResponse(document, status_code=status, headers=headers)
+
+
+def failure(status: int, code: str, message: str) -> Response:
+    return answer({"error": {"code": code, "message": message}}, status)
+
+
+@app.exception_handler(CyyberError)
+async def on_error(_: Request, error: CyyberError) -> Response:
+    if error.report is not None:
+        # Some went well, some did not: the report says which.
+        return answer(error.report, 207)
+    status = STATUS.get(error.exit_code, 500)
+    return failure(status, error.code, IN_OTHER_WORDS.get(status, error.message))
+
+
+@app.exception_handler(TimeoutError)
+async def on_timeout(_: Request, __: TimeoutError) -> Response:
+    return failure(504, "timeout", IN_OTHER_WORDS[504])
+
+
+@app.exception_handler(Refused)
+async def on_refusal(_: Request, refused: Refused) -> Response:
+    return failure(refused.status, refused.code, refused.message)
