@@ -1,9 +1,11 @@
-//! cyyber as a web backend uses it: the small application beside this file under its real web
-//! server, with real instances.
+//! cyyber as a web backend uses it, and as a student meets it: the small application beside this
+//! file under its real web server, with real instances, and a real browser.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod server;
+mod student;
+mod webdriver;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
