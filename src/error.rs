@@ -4,7 +4,7 @@
 //! attached as context; the outermost one decides exit code, JSON code and hint. Everything
 //! without a fault is [`Kind::Failed`].
 
-use std::fmt;
+use std::{fmt, io};
 
 /// The kinds of failure, each with its exit code and its `code` in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,9 +128,29 @@ pub fn kind_of(error: &anyhow::Error) -> Kind {
         .map_or(Kind::Failed, |fault| fault.kind)
 }
 
-/// The advice that goes with `error`, if its outermost fault has one.
+/// The advice that goes with `error`: that of its outermost fault, or else of what caused it.
 pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
-    error.downcast_ref::<Fault>()?.hint.as_deref()
+    let fault = error.downcast_ref::<Fault>();
+    fault
+        .and_then(|fault| fault.hint.as_deref())
+        .or_else(|| error.chain().find_map(hint_of_cause))
+}
+
+/// What helps wherever the system refuses something.
+fn hint_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let kind = cause.downcast_ref::<io::Error>()?.kind();
+    match kind {
+        io::ErrorKind::PermissionDenied => {
+            Some("be root, or in the group libvirt: `make setup` adds you, then log in again")
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("free disk space where that is, then try again")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("put that directory on a file system that can be written")
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -149,6 +169,17 @@ mod tests {
         assert_eq!(kind_of(&error), Kind::Capacity);
         assert_eq!(hint_of(&error), Some("free some disk"));
         assert_eq!(format!("{error:#}"), "outside: outer: in between: inner");
+    }
+
+    #[test]
+    fn what_the_system_refuses_has_advice_of_its_own() {
+        let refused = || anyhow::Error::from(io::Error::from(io::ErrorKind::PermissionDenied));
+        let error = refused().context("failed to write a note");
+        assert!(hint_of(&error).is_some_and(|hint| hint.contains("libvirt")));
+        let error = refused().context(Fault::new(Kind::Config, "failed to read").hint("better"));
+        assert_eq!(hint_of(&error), Some("better"));
+        let gone = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(hint_of(&gone.into()), None);
     }
 
     #[test]

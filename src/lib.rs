@@ -6,7 +6,7 @@
 //! | where | what |
 //! |---|---|
 //! | [`cli`] | the command line, clap types only |
-//! | [`cmd`] | one file a verb: what happens on `cyyber instance start` is in `cmd/instance/start.rs` |
+//! | [`cmd`] | one file a verb: what happens on `cyyber instance start` is in `cmd/instance/start.rs`; what Tab offers in `cmd/complete.rs` |
 //! | [`context`] | what every verb stands on: configuration, paths, hypervisor, time |
 //! | [`hypervisor`] | libvirt; the only room that names the `virt` crate |
 //! | [`images`] | stages, base builds and overlays |
@@ -27,6 +27,7 @@
 //! | [`prometheus`] | the text format of metrics; pure |
 //! | [`reach`] | whose instances a command can reach; pure |
 //! | [`roster`] | lists of users from a file; pure |
+//! | [`nearest`] | what was meant by a name that is not there; pure |
 //! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
 //! | [`cards`] | network cards and their filters in definitions; pure |
 //! | [`secret`] | what is not to be seen by accident; pure |
@@ -50,6 +51,7 @@ pub mod images;
 pub mod inputs;
 pub mod instance;
 pub mod interrupt;
+pub mod nearest;
 pub mod observe;
 pub mod output;
 pub mod packer;

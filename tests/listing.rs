@@ -183,3 +183,57 @@ fn a_thousand_are_listed_within_a_second_or_two() {
     assert_eq!(list["instances"].as_array().unwrap().len(), 1000);
     assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
 }
+
+#[test]
+fn a_name_that_is_not_there_gets_the_one_that_may_be_meant() {
+    let domains: Vec<_> = (1..)
+        .zip(["lab01_user_anna", "lab01_user_17", "lab02_user_bob"])
+        .map(|(number, name)| domain(name, &our_uuid(number), OFF, ""))
+        .collect();
+    let (sandbox, uri) = with_domains(&domains);
+    let labs = ["lab01", "lab02", "forensics"].map(|id| lab(id, &json!({})));
+    sandbox.write_config(&json!({ "labs": labs }).to_string());
+    let hint = |arguments: &[&str]| {
+        let all = ["-o", "json", "-c", &uri];
+        text(&sandbox.cyyber(all.iter().chain(arguments)).error_json(4)["hint"])
+    };
+    for verb in ["stop", "stats", "console", "touch"] {
+        let hint = hint(&["instance", verb, "lab01", "ana"]);
+        assert_eq!(
+            hint,
+            "did you mean lab01 anna? if not, make it: cyyber instance create lab01 ana"
+        );
+    }
+    let wrong_lab = hint(&["instance", "pause", "lab01", "bob"]);
+    assert!(
+        wrong_lab.starts_with("did you mean lab02 bob?"),
+        "{wrong_lab}"
+    );
+    let reset = hint(&["instance", "reset", "lab01", "Anna", "--yes"]);
+    assert!(reset.starts_with("did you mean lab01 anna?"), "{reset}");
+    // One number is as good as another.
+    let number = hint(&["instance", "stop", "lab01", "18"]);
+    assert_eq!(number, "make it: cyyber instance create lab01 18");
+
+    let known = "known labs: lab01, lab02, forensics";
+    for command in [
+        &["instance", "list", "--lab", "forensic"][..],
+        &["instance", "start", "forensic", "anna"],
+        &["build", "forensic"],
+    ] {
+        assert_eq!(hint(command), format!("did you mean forensics? {known}"));
+    }
+    assert_eq!(hint(&["build", "networks"]), known);
+}
+
+#[test]
+fn a_hint_names_some_of_many_labs() {
+    let (sandbox, uri) = with_domains(&[]);
+    let labs: Vec<_> = (10..40)
+        .map(|number| lab(&format!("lab{number}"), &json!({})))
+        .collect();
+    sandbox.write_config(&json!({ "labs": labs }).to_string());
+    let run = sandbox.cyyber(["-c", &uri, "instance", "start", "networks", "7"]);
+    let run = run.says(4, "hint: known labs: lab10, lab11, ");
+    assert!(run.stderr.contains("lab21 and 18 more"), "{run:#?}");
+}

@@ -29,6 +29,7 @@ use json::{Object, Unambiguous};
 
 use crate::error::{Fault, Kind};
 use crate::instance::LabId;
+use crate::nearest::nearest;
 
 /// Where the file is looked for when neither option nor environment names one.
 pub const SEARCHED: [&str; 2] = ["labs-config.json", "/etc/cyyber/labs-config.json"];
@@ -38,6 +39,9 @@ const OWN_KEYS: [&str; 4] = ["lab_id", "lab_name", "packages", "motd"];
 
 /// No sensible file is larger; a device or a log named by mistake is not read to its end.
 const LARGEST_FILE: u64 = 16 << 20;
+
+/// How many labs a hint names; the file has all.
+const MOST_NAMED: usize = 12;
 
 /// The whole configuration, checked.
 #[derive(Debug)]
@@ -145,6 +149,7 @@ impl Config {
                 Kind::Config,
                 format!("invalid configuration {}", path.display()),
             )
+            .hint("`man labs-config.json` has every key and what is allowed for it")
         })
     }
 
@@ -163,14 +168,27 @@ impl Config {
             .iter()
             .find(|lab| lab.lab_id == *id)
             .ok_or_else(|| {
-                let known: Vec<_> = self.labs.iter().map(|lab| lab.lab_id.as_str()).collect();
                 Fault::new(
                     Kind::NotFound,
                     format!("no lab '{id}' in {}", self.path.display()),
                 )
-                .hint(format!("known labs: {}", known.join(", ")))
+                .hint(self.known_labs(id))
                 .into()
             })
+    }
+
+    /// Advice for somebody who named a lab that is not here.
+    fn known_labs(&self, id: &LabId) -> String {
+        let known: Vec<_> = self.labs.iter().map(|lab| lab.lab_id.as_str()).collect();
+        let (shown, more) = known.split_at(known.len().min(MOST_NAMED));
+        let mut hint = match nearest(id.as_str(), known.iter().copied()) {
+            Some(meant) => format!("did you mean {meant}? known labs: {}", shown.join(", ")),
+            None => format!("known labs: {}", shown.join(", ")),
+        };
+        if !more.is_empty() {
+            hint.push_str(&format!(" and {} more", more.len()));
+        }
+        hint
     }
 }
 

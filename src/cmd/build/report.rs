@@ -52,6 +52,7 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
         Kind::Failed,
         format!("{} of {all} labs failed to build", errors.len()),
     )
+    .hint("mend that, then give the same command again: what is built already is left as it is")
     .into())
 }
 

@@ -78,6 +78,7 @@ fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName
             Kind::Usage,
             format!("failed to read the users from {source}"),
         )
+        .hint("name a file with one user id a line, or - for standard input")
     })?;
     let users = roster::parse(&text, &source);
     if let Some(only) = context.reach().only()
@@ -136,7 +137,11 @@ fn report<'a>(
     let (failed, all) = (many.failed.len(), many.instances.len() + many.failed.len());
     match failed {
         0 => Ok(()),
-        _ => Err(Fault::new(Kind::Failed, format!("{failed} of {all} instances failed")).into()),
+        _ => Err(
+            Fault::new(Kind::Failed, format!("{failed} of {all} instances failed"))
+                .hint("mend that, then give the same command again: the others stay as they are")
+                .into(),
+        ),
     }
 }
 

@@ -18,6 +18,7 @@ pub(super) mod single;
 mod start;
 mod stats;
 pub(super) mod stop;
+mod suggest;
 mod touch;
 pub(super) mod traces;
 pub(super) mod view;
@@ -130,7 +131,7 @@ pub(super) fn existing(context: &Context, name: &InstanceName) -> Result<Domain>
     // Of a lab that is no longer configured there may be instances; of none there is not, and the
     // lab's name is likely mistyped.
     context.config.lab(&name.lab)?;
-    Err(missing(name).into())
+    Err(suggest::unknown(context, name).into())
 }
 
 /// Facts about a domain that was there a moment ago.

@@ -31,7 +31,9 @@ pub fn hold(
         Power::Off | Power::Crashed if before.saved => false,
         Power::Off | Power::Crashed => {
             let message = format!("{name} is not running: nothing to pause");
-            return Err(Fault::new(Kind::Conflict, message).into());
+            return Err(Fault::new(Kind::Conflict, message)
+                .hint("it takes no memory as it is; `start` powers it on")
+                .into());
         }
         Power::Frozen | Power::StuckOnDisk if keep_memory => false,
         _ if keep_memory => {

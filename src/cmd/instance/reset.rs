@@ -6,6 +6,7 @@ use super::cleanup::destroy;
 use super::create;
 use super::references::References;
 use super::single::{self, Single, Was};
+use super::suggest;
 use super::traces::Traces;
 use super::view;
 use crate::context::Context;
@@ -47,7 +48,7 @@ fn existing(context: &Context, name: &InstanceName) -> Result<Traces> {
     let traces = Traces::of(context, name)?.filter(|there| there.facts.is_some() || there.overlay);
     // A domain of somebody else's is an error rather than nothing.
     context.hypervisor()?.find(name)?;
-    let traces = traces.ok_or_else(|| super::missing(name))?;
+    let traces = traces.ok_or_else(|| suggest::unknown(context, name))?;
     traces.ensure_ours(context, &References::new(context))?;
     Ok(traces)
 }

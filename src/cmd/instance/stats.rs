@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::list::survey;
+use super::suggest;
 use super::view::{View, views};
 use crate::context::Context;
 use crate::hypervisor::{Detail, Facts};
@@ -88,7 +89,7 @@ impl Sample {
         if let Some(name) = name {
             instances.retain(|(other, _)| other == name);
             if instances.is_empty() {
-                return Err(super::missing(name).into());
+                return Err(suggest::unknown(context, name).into());
             }
         }
         Ok(Sample { at, instances })

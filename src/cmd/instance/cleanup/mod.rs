@@ -318,6 +318,7 @@ fn finish(context: &Context, mut report: Report, single: bool) -> Result<()> {
                 n + report.destroyed.len()
             ),
         )
+        .hint("mend that, then give the same command again: it goes on with what is left")
         .into()),
     }
 }

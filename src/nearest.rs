@@ -1,0 +1,53 @@
+//! What somebody may have meant who named what is not there. Pure.
+
+use strsim::osa_distance;
+
+/// The one of `known` that `given` is most likely a slip of; `None` where none is close.
+///
+/// One slip is allowed for every three characters. Words of digits alone are left out: to somebody
+/// who asks for 123 the number 124 is no help.
+pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = given.to_lowercase();
+    let is_number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
+    known
+        .into_iter()
+        .filter(|other| *other != given && !(is_number(given) && is_number(other)))
+        .map(|other| (osa_distance(&lower, &other.to_lowercase()), other))
+        .filter(|(slips, _)| *slips <= given.chars().count() / 3)
+        // Of several that are as close, the first by its name.
+        .min()
+        .map(|(_, other)| other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_found() {
+        let labs = ["lab01", "lab02", "forensics", "web-hacking"];
+        for (given, meant) in [
+            ("forensic", Some("forensics")),
+            ("forensisc", Some("forensics")),
+            ("webhacking", Some("web-hacking")),
+            ("Forensics", Some("forensics")),
+            ("lab1", Some("lab01")),
+            ("lab03", Some("lab01")),
+            ("network", None),
+            ("lab01", Some("lab02")),
+        ] {
+            assert_eq!(nearest(given, labs), meant, "{given}");
+        }
+    }
+
+    #[test]
+    fn short_names_and_numbers_are_not_mistaken_for_one_another() {
+        assert_eq!(nearest("8", ["7", "9"]), None);
+        assert_eq!(nearest("123", ["124"]), None);
+        assert_eq!(nearest("bo", ["jo"]), None);
+        assert_eq!(nearest("ana", ["anna"]), Some("anna"));
+        assert_eq!(nearest("s123", ["s124"]), Some("s124"));
+        // The same in other case, however short.
+        assert_eq!(nearest("a", ["A"]), Some("A"));
+    }
+}
