@@ -114,7 +114,9 @@ pub enum Command {
     Doctor(Doctor),
     /// Print the completion script for a shell
     ///
-    /// The script goes where the shell looks for completions; a new shell then knows it.
+    /// The script goes where the shell looks for completions; a new shell then knows it, as it does
+    /// where `make install` or the Debian package put it there. On Tab it offers commands, options,
+    /// and where they are wanted the ids of labs and the users of existing instances.
     #[command(after_help = "Examples:
   cyyber completions bash > /etc/bash_completion.d/cyyber
   cyyber completions zsh > /usr/local/share/zsh/site-functions/_cyyber

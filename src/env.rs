@@ -62,6 +62,9 @@ fn as_user() -> Result<Option<UserId>> {
             .hint("unset it to act for everyone")
     })?;
     Ok(Some(user))
+/// Which word of its command line a shell asks to complete, where it says so.
+pub fn completed_word() -> Option<usize> {
+    set("_CLAP_COMPLETE_INDEX")?.to_str()?.parse().ok()
 }
 
 fn set(name: &str) -> Option<OsString> {

@@ -12,6 +12,9 @@ fn main() -> ExitCode {
     // What we make is for the owner and the group, never for the world; modes that matter are set
     // where the files are made.
     rustix::process::umask(rustix::fs::Mode::RWXO);
+    if cyyber::cmd::complete::answer(std::env::args_os()) {
+        return ExitCode::SUCCESS;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

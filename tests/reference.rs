@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
-use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 use cyyber::cli::Cli;
+use cyyber::cmd::complete;
 use cyyber::config::{Config, Host};
 use cyyber::error::Kind;
 use cyyber::paths::Paths;
@@ -91,22 +91,19 @@ fn files_in(directory: &str) -> impl Iterator<Item = PathBuf> + use<> {
 }
 
 fn completions() -> BTreeMap<PathBuf, String> {
-    [Shell::Bash, Shell::Zsh, Shell::Fish]
-        .into_iter()
-        .map(|shell| {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "cyyber", &mut script);
-            // The names that these shells, and `make install`, know.
-            let name = match shell {
-                Shell::Zsh => "_cyyber".to_owned(),
-                shell => format!("cyyber.{shell}"),
-            };
-            (
-                Path::new("completions").join(name),
-                String::from_utf8(script).unwrap(),
-            )
-        })
-        .collect()
+    // The names that these shells, and `make install`, know.
+    [
+        ("bash", "cyyber.bash"),
+        ("zsh", "_cyyber"),
+        ("fish", "cyyber.fish"),
+    ]
+    .into_iter()
+    .map(|(shell, name)| {
+        let script = complete::script(shell).unwrap();
+        let path = Path::new("completions").join(name);
+        (path, String::from_utf8(script).unwrap())
+    })
+    .collect()
 }
 
 fn pages() -> BTreeMap<PathBuf, String> {

@@ -1,13 +1,14 @@
 //! `cyyber completions SHELL`
 
 use anyhow::Result;
-use clap::CommandFactory;
+use clap::ValueEnum;
 
-use crate::cli::Cli;
+use super::complete;
 use crate::output::Output;
 
 pub fn run(output: &Output, shell: clap_complete::Shell) -> Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "cyyber", &mut script);
-    output.raw(&script)
+    let name = shell.to_possible_value();
+    output.raw(&complete::script(
+        name.as_ref().map_or("", |name| name.get_name()),
+    )?)
 }

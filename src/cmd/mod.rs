@@ -2,6 +2,7 @@
 
 mod admission;
 mod build;
+pub mod complete;
 mod completions;
 mod doctor;
 pub mod instance;

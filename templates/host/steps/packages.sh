@@ -13,7 +13,7 @@ readonly RUN_PACKAGES=(
 )
 readonly BUILD_PACKAGES=(libvirt-dev pkg-config gcc make libc6-dev)
 readonly TEST_PACKAGES=(
-    mandoc shellcheck logrotate
+    mandoc shellcheck logrotate zsh fish
     python3-fastapi python3-uvicorn python3-itsdangerous # a web backend, and in
     novnc chromium chromium-driver                       # a browser what it serves
 )

@@ -1,0 +1,202 @@
+//! What the completion scripts ask on each Tab: `CYYBER_COMPLETE=SHELL cyyber -- WORD…`.
+//!
+//! Quick and silent, whatever happens: the shell waits, and shows what is said in the middle of
+//! somebody's command line. So libvirt is not asked; the names of instances are those of their
+//! disks.
+
+use std::collections::BTreeSet;
+use std::env::ArgsOs;
+use std::ffi::{OsStr, OsString};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::builder::StyledStr;
+use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::env::{CompleteEnv, Shells};
+
+use crate::cli::{Cli, Global};
+use crate::clock::Moment;
+use crate::context::Context;
+use crate::env;
+use crate::instance::{InstanceName, LabId};
+use crate::output::{Format, Output};
+use crate::paths::Paths;
+
+/// Set by the scripts to the shell's name.
+const VARIABLE: &str = "CYYBER_COMPLETE";
+
+/// How long names may take to find, as on a file system that hangs.
+const DEADLINE: Duration = Duration::from_millis(800);
+
+/// Answers a completion script, if it is one that asks. Says whether it was.
+pub fn answer(words: ArgsOs) -> bool {
+    let words: Vec<_> = words.collect();
+    let directory = std::env::current_dir().ok();
+    let asked = CompleteEnv::with_factory(|| command(&words))
+        .var(VARIABLE)
+        .try_complete(words.clone(), directory.as_deref());
+    // To be asked and to know nothing is no reason to say anything.
+    asked.unwrap_or(true)
+}
+
+/// The script that has `shell` ask.
+pub fn script(shell: &str) -> Result<Vec<u8>> {
+    let shells = Shells::builtins();
+    let writer = shells
+        .completer(shell)
+        .with_context(|| format!("there are no completions for {shell}"))?;
+    let mut script = Vec::new();
+    writer.write_registration(VARIABLE, "cyyber", "cyyber", "cyyber", &mut script)?;
+    let script = String::from_utf8(script)?;
+    let script = script.trim_matches('\n');
+    Ok(match shell {
+        // A file on zsh's path is run as the completion function when it is first wanted.
+        "zsh" => format!(
+            "{}\nif [[ $funcstack[1] = _cyyber ]]; then\n    {ZSH_FUNCTION} \"$@\"\nelse\n    \
+             {ZSH_COMPDEF}\nfi\n",
+            script.trim_end_matches(ZSH_COMPDEF).trim_end()
+        ),
+        _ => format!("{script}\n"),
+    }
+    .into_bytes())
+}
+
+const ZSH_FUNCTION: &str = "_clap_dynamic_completer_cyyber";
+const ZSH_COMPDEF: &str = "compdef _clap_dynamic_completer_cyyber cyyber";
+
+/// The command line with what knows its values.
+fn command(words: &[OsString]) -> Command {
+    // Options are offered to those who begin one, or where there is nothing else.
+    let wants_option =
+        current_word(words).is_some_and(|word| word.as_encoded_bytes().starts_with(b"-"));
+    equip(Cli::command(), !wants_option)
+}
+
+/// The word at the cursor. The scripts of bash and zsh say which one it is; in others it is the last.
+fn current_word(words: &[OsString]) -> Option<&OsString> {
+    let words = line(words);
+    match env::completed_word() {
+        Some(index) => words.get(index),
+        None => words.last(),
+    }
+}
+
+/// The command line that is being written.
+fn line(words: &[OsString]) -> &[OsString] {
+    let begin = words.iter().position(|word| word == "--");
+    begin.map_or(&[], |begin| &words[begin + 1..])
+}
+
+fn equip(command: Command, hide_options: bool) -> Command {
+    command
+        .disable_help_flag(hide_options)
+        .disable_version_flag(hide_options)
+        .mut_args(|arg| {
+            let is_option = !arg.is_positional();
+            equipped(arg).hide(is_option && hide_options)
+        })
+        .mut_subcommands(|command| equip(command, hide_options))
+}
+
+fn equipped(arg: Arg) -> Arg {
+    let values = match arg.get_id().as_str() {
+        "lab" | "labs" | "of_lab" => labs,
+        "user" | "of_user" | "as_user" => users,
+        _ => return arg,
+    };
+    arg.add(ArgValueCompleter::new(move |begun: &OsStr| {
+        let begun = begun.to_string_lossy().into_owned();
+        let mut found = within_deadline(move || Asked::new().map(|asked| values(&asked)));
+        found.retain(|candidate| candidate.get_value().to_string_lossy().starts_with(&begun));
+        found
+    }))
+}
+
+/// What `find` finds, if it does so in time.
+fn within_deadline(
+    find: impl FnOnce() -> Result<Vec<CompletionCandidate>> + Send + 'static,
+) -> Vec<CompletionCandidate> {
+    let (sender, found) = channel();
+    std::thread::spawn(move || sender.send(find().unwrap_or_default()));
+    found.recv_timeout(DEADLINE).unwrap_or_default()
+}
+
+/// A command line that is not finished, and what it is about.
+struct Asked {
+    context: Context,
+    /// The verb.
+    verb: String,
+    /// The lab that is named already.
+    lab: Option<LabId>,
+}
+
+impl Asked {
+    fn new() -> Result<Asked> {
+        let words: Vec<_> = std::env::args_os().collect();
+        let matches = Cli::command()
+            .ignore_errors(true)
+            .try_get_matches_from(line(&words))?;
+        let global = Global::from_arg_matches(&matches)?;
+        let silent = Output::new(Format::Json, true, false);
+        let (verb, innermost) = innermost("", &matches);
+        Ok(Asked {
+            context: Context::new(&global, silent, Moment::now())?,
+            verb: verb.to_owned(),
+            lab: ["lab", "of_lab"]
+                .iter()
+                .find_map(|id| innermost.try_get_one::<LabId>(id).ok()?.cloned()),
+        })
+    }
+
+    /// The instances within reach that have a disk.
+    fn instances(&self) -> impl Iterator<Item = InstanceName> {
+        let entries = std::fs::read_dir(self.context.paths.user_instances());
+        entries
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Paths::instance_of(entry.ok()?.file_name().to_str()?))
+            .filter(|name| self.context.reach().covers(name))
+    }
+}
+
+fn innermost<'a>(name: &'a str, matches: &'a ArgMatches) -> (&'a str, &'a ArgMatches) {
+    match matches.subcommand() {
+        Some((name, matches)) => innermost(name, matches),
+        None => (name, matches),
+    }
+}
+
+/// The configured labs, and those that have instances still.
+fn labs(asked: &Asked) -> Vec<CompletionCandidate> {
+    let configured = &asked.context.config.labs;
+    let known = configured.iter().map(|lab| {
+        CompletionCandidate::new(lab.lab_id.as_str())
+            .help(Some(StyledStr::from(lab.lab_name.to_string())))
+    });
+    let mut left: BTreeSet<LabId> = asked.instances().map(|name| name.lab).collect();
+    left.retain(|lab| asked.verb != "build" && configured.iter().all(|known| known.lab_id != *lab));
+    known
+        .chain(
+            left.iter()
+                .map(|lab| CompletionCandidate::new(lab.as_str())),
+        )
+        .collect()
+}
+
+/// The users who have an instance of the lab; of any lab where none is named, or where an instance
+/// may be made.
+fn users(asked: &Asked) -> Vec<CompletionCandidate> {
+    let makes = matches!(asked.verb.as_str(), "create" | "start");
+    let lab = asked.lab.as_ref().filter(|_| !makes);
+    let users: BTreeSet<_> = asked
+        .instances()
+        .filter(|name| lab.is_none_or(|lab| *lab == name.lab))
+        .map(|name| name.user)
+        .collect();
+    users
+        .iter()
+        .map(|user| CompletionCandidate::new(user.as_str()))
+        .collect()
+}
