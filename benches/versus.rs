@@ -19,6 +19,7 @@ use cyyber::config::Config;
 use cyyber::domain::{InstanceDomain, new_uuid};
 use cyyber::images::base::{self, Base};
 use cyyber::instance::{InstanceName, LabId};
+use cyyber::output::{Cell, Column, Page, Table};
 use cyyber::paths::Paths;
 use tempfile::TempDir;
 
@@ -356,7 +357,9 @@ fn print(results: &[Comparison]) {
         "VERDICT",
     ];
     let rows = results.iter().map(Comparison::row);
-    println!("{}", cyyber::output::table(&header, rows));
+    let rows = rows.map(|row| row.into_iter().map(Cell::from).collect());
+    let table = Table::new(&header.map(Column::new), rows);
+    println!("{}", table.draw(Page::PLAIN));
     println!("\nMedians of all turns; PAIRED is the median of each turn's own ratio.");
 }
 

@@ -62,6 +62,13 @@ fn as_user() -> Result<Option<UserId>> {
             .hint("unset it to act for everyone")
     })?;
     Ok(Some(user))
+}
+
+/// Whether words may have colours at a terminal: nobody says no, and it is one that knows them.
+pub fn allows_colour() -> bool {
+    set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")
+}
+
 /// Which word of its command line a shell asks to complete, where it says so.
 pub fn completed_word() -> Option<usize> {
     set("_CLAP_COMPLETE_INDEX")?.to_str()?.parse().ok()

@@ -1,8 +1,9 @@
-//! What the host has left.
+//! What the host has left, and how busy it is.
 
 use anyhow::{Context, Result};
 
 const MEMINFO: &str = "/proc/meminfo";
+const STAT: &str = "/proc/stat";
 
 /// The host's memory in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +12,57 @@ pub struct Memory {
     pub total: u64,
     /// What new programs can have without swapping, as the kernel estimates it.
     pub available: u64,
+}
+
+/// What the host's CPUs did since it was booted, in ticks of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cpu {
+    /// How many CPUs there are.
+    pub count: usize,
+    busy: u64,
+    all: u64,
+}
+
+/// What the CPUs have done up to this moment.
+pub fn cpu() -> Result<Cpu> {
+    let text = fs_err::read_to_string(STAT)?;
+    parse_cpu(&text).with_context(|| format!("{STAT} does not tell of the host's CPUs"))
+}
+
+impl Cpu {
+    /// How busy the CPUs were since `before`; 100 is one CPU, fully used. Unknown where no time
+    /// went by.
+    pub fn percent_since(&self, before: &Cpu) -> Option<f64> {
+        let (busy, all) = (
+            self.busy.saturating_sub(before.busy),
+            self.all.checked_sub(before.all).filter(|all| *all > 0)?,
+        );
+        Some((100 * self.count) as f64 * busy as f64 / all as f64)
+    }
+}
+
+fn parse_cpu(stat: &str) -> Option<Cpu> {
+    let ticks: Vec<u64> = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("cpu "))?
+        .split_whitespace()
+        .map_while(|field| field.parse().ok())
+        // What guests took, which follows, is a part of the first two.
+        .take(8)
+        .collect();
+    let [_, _, _, idle, waiting, ..] = ticks[..] else {
+        return None;
+    };
+    let all = ticks.iter().sum();
+    let is_one = |line: &&str| {
+        let number = line.strip_prefix("cpu").unwrap_or_default();
+        number.starts_with(|c: char| c.is_ascii_digit())
+    };
+    Some(Cpu {
+        count: stat.lines().filter(is_one).count().max(1),
+        busy: all - idle - waiting,
+        all,
+    })
 }
 
 /// The host's memory at this moment.
@@ -49,6 +101,28 @@ mod tests {
         for bad in ["", "MemTotal: 1 kB\n", "MemTotal: 1\nMemAvailable: x kB\n"] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_cpus_did_is_read() {
+        let stat = |busy: u64, idle: u64| {
+            let text = format!(
+                "cpu  {busy} 0 10 {idle} 5 0 0 0 7 0\ncpu0 1 0 0 0\ncpu1 1 0 0 0\nintr 9\n"
+            );
+            parse_cpu(&text).unwrap()
+        };
+        let (before, after) = (stat(100, 200), stat(150, 350));
+        assert_eq!((before.count, before.busy, before.all), (2, 110, 315));
+        assert_eq!(after.percent_since(&before), Some(50.0));
+        assert_eq!(after.percent_since(&after), None);
+        for bad in ["", "cpu  1 2 3\n", "cpu0 1 2 3 4 5 6 7 8\n"] {
+            assert_eq!(parse_cpu(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn this_host_has_cpus() {
+        assert!(cpu().unwrap().busy > 0);
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! | [`state`] | activity, records and locks in the state directory |
 //! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
-//! | [`host`] | what memory the host has left |
+//! | [`host`] | what memory the host has left, and how busy it is |
 //! | [`interrupt`] | signals that ask us to end |
 //! | [`output`] | what reaches the terminal |
 //! | [`env`](mod@env) | what is read from the environment |

@@ -204,6 +204,20 @@ impl TryFrom<String> for Patience {
     }
 }
 
+/// A size as a person reads it at a glance: `712 MiB`, `1.5 GiB`, `23 GiB`.
+pub fn size(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let Some((shift, unit)) = units.into_iter().find(|(shift, _)| bytes >> shift > 0) else {
+        return format!("{bytes} B");
+    };
+    // In tenths, rounded; these numbers are far from where a float loses any.
+    let tenths = (bytes as f64 / (1_u64 << shift) as f64 * 10.0).round() / 10.0;
+    match tenths < 10.0 && shift >= 30 {
+        true => format!("{tenths:.1} {unit}"),
+        false => format!("{tenths:.0} {unit}"),
+    }
+}
+
 /// A span of time as a person reads it at a glance, in its one or two largest units: `3m`,
 /// `2h 5m`, `4d`.
 pub fn age(duration: SignedDuration) -> String {
@@ -316,6 +330,22 @@ mod tests {
             "1800000000",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (196 << 10, "196 KiB"),
+            (712 << 20, "712 MiB"),
+            (1536 << 20, "1.5 GiB"),
+            (2 << 30, "2.0 GiB"),
+            ((23 << 30) + (700 << 20), "24 GiB"),
+            (5 << 40, "5.0 TiB"),
+        ] {
+            assert_eq!(size(bytes), text, "{bytes}");
         }
     }
 

@@ -313,7 +313,7 @@ fn an_error_is_one_line_and_its_hint_another() {
     let sandbox = Sandbox::new();
     sandbox.write_config(r#"{"labs": [], "a\nb\u001b[2J": 1}"#);
     let run = sandbox.cyyber(["instance", "list"]).fails(3);
-    assert_eq!(run.stderr.lines().count(), 1, "{run:#?}");
+    assert_eq!(run.stderr.lines().count(), 2, "{run:#?}");
     assert!(!run.stderr.contains('\u{1b}'), "{run:#?}");
     let run = sandbox
         .cyyber(["--config", "missing.json", "instance", "list"])
@@ -566,7 +566,8 @@ fn a_reader_that_left_is_no_failure_and_a_full_disk_is_one() {
     assert_eq!((left.code, left.stderr.as_str()), (Some(0), ""));
 
     let full = Stdio::from(File::options().write(true).open("/dev/full").unwrap());
-    let run = Run::of(sandbox.command(["instance", "list"]).stdout(full));
+    let mut list = sandbox.command(["instance", "list"]);
+    let run = Run::end_of(list.stdout(full).spawn().unwrap());
     assert_eq!(run.code, Some(1));
     assert!(
         run.stderr.contains("failed to write to standard output"),

@@ -3,8 +3,11 @@
 
 mod common;
 
+use std::process::Command;
+
 use common::shape::{LISTED, STATS, assert_null, assert_shape};
-use common::{Sandbox, lab, text};
+use common::terminal::Terminal;
+use common::{Run, Sandbox, lab, text};
 use serde_json::json;
 
 /// A UUID as cyyber gives them: "cyyber", version 8, and what tells one from another.
@@ -149,6 +152,60 @@ fn a_table_has_a_row_for_each_instance() {
     }
 }
 
+/// What a terminal that is so wide gets for `arguments`: what can be seen, and all that was written.
+fn on_terminal(mut command: Command, columns: u16) -> (Vec<String>, String) {
+    let (mut terminal, child) = Terminal::start(&mut command, 30, columns);
+    Run::end_of(child).ok();
+    terminal.finish();
+    (terminal.screen, terminal.written)
+}
+
+#[test]
+fn a_terminal_gets_colours_and_no_more_than_fits_on_a_line() {
+    let users = ["anna", "maximilian.mustermann"];
+    let domains: Vec<_> = (1..)
+        .zip(users)
+        .map(|(number, user)| {
+            let name = format!("lab01_user_{user}");
+            domain(&name, &our_uuid(number), RUNNING, "")
+        })
+        .collect();
+    let (sandbox, uri) = with_domains(&domains);
+    for verb in ["list", "stats"] {
+        let command = || sandbox.command(["-c", &uri, "instance", verb]);
+        for columns in [40, 60, 80, 120] {
+            let (screen, written) = on_terminal(command(), columns);
+            let narrow = screen
+                .iter()
+                .find(|line| line.chars().count() > columns.into());
+            assert_eq!(narrow, None, "{columns}: {screen:#?}");
+            for user in users {
+                assert!(
+                    written.contains(&format!("lab01_user_{user}")),
+                    "{screen:#?}"
+                );
+            }
+            assert!(written.contains("\u{1b}[32mrunning\u{1b}["), "{written:?}");
+        }
+        let (wide, _) = on_terminal(command(), 200);
+        let mut pipe = sandbox.cyyber(["-c", &uri, "instance", verb]).ok().stdout;
+        pipe.truncate(pipe.trim_end().len());
+        assert_eq!(wide.join("\n"), pipe, "what no terminal limits is whole");
+
+        let mut no_colour = command();
+        no_colour.env("NO_COLOR", "1");
+        // What is set last counts, and the terminal sets its own kind.
+        let dumb = common::with_environment(&command(), "TERM", "dumb");
+        for command in [no_colour, dumb] {
+            let (screen, written) = on_terminal(command, 80);
+            assert!(!written.contains('\u{1b}'), "{written:?}");
+            assert!(screen.iter().all(|line| line.chars().count() <= 80));
+        }
+        let run = Run::of(command().env("CLICOLOR_FORCE", "1").env("TERM", "xterm"));
+        assert!(!run.ok().stdout.contains('\u{1b}'));
+    }
+}
+
 #[test]
 fn a_domain_of_somebody_else_is_a_conflict() {
     let foreign = domain(
@@ -211,6 +268,9 @@ fn a_name_that_is_not_there_gets_the_one_that_may_be_meant() {
     );
     let reset = hint(&["instance", "reset", "lab01", "Anna", "--yes"]);
     assert!(reset.starts_with("did you mean lab01 anna?"), "{reset}");
+    // Nobody else is ever named.
+    let alone = hint(&["--as-user", "ana", "instance", "stop", "lab01", "ana"]);
+    assert_eq!(alone, "make it: cyyber instance create lab01 ana");
     // One number is as good as another.
     let number = hint(&["instance", "stop", "lab01", "18"]);
     assert_eq!(number, "make it: cyyber instance create lab01 18");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::shape::{STATS, assert_null, assert_shape};
 use common::terminal::Terminal;
-use common::{Run, Sandbox, wait_until};
+use common::{Run, Sandbox, wait_until, with_environment};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -138,42 +138,48 @@ fn an_instance_that_vanishes_is_not_found() {
 fn a_terminal_shows_one_refresh_at_a_time() {
     let (sandbox, uri) = with_instances(12);
     let mut command = watch(&sandbox, &uri, &["1"]);
-    let (mut terminal, child) = Terminal::start(&mut command, 10, 70);
+    let (mut terminal, child) = Terminal::start(&mut command, 12, 60);
     terminal.wait_until("the third refresh", |terminal| {
         terminal.written.matches("INSTANCE").count() == 3 && terminal.written.ends_with("[0J")
     });
     let screen = &terminal.screen;
-    assert_eq!(screen[0], "12 instances: 12 running");
+    let head = screen[..5].join(" ");
+    for part in [
+        "Host       ",
+        " memory used, ",
+        " available, ",
+        "CPU ",
+        "Instances  12 in all, 12 running ",
+    ] {
+        assert!(head.contains(part), "{part}: {screen:#?}");
+    }
+    // What there is no room for is left out, and nothing is cut.
     assert!(
-        screen[1].starts_with("CPU ") && screen[1].contains(" MiB left"),
-        "{screen:#?}"
-    );
-    assert!(
-        screen[3].starts_with("INSTANCE") && screen[3].ends_with('…'),
+        screen[5].starts_with("INSTANCE") && !screen[5].contains("VCPUS"),
         "{screen:#?}"
     );
     // A line is left for the cursor.
-    assert_eq!((screen.len(), screen[8].as_str()), (9, "… and 8 more"));
+    assert_eq!((screen.len(), screen[10].as_str()), (11, "… and 8 more"));
     assert!(
-        screen.iter().all(|line| line.chars().count() <= 70),
+        screen.iter().all(|line| line.chars().count() <= 60),
         "{screen:#?}"
     );
 
     terminal.resize(30, 200);
-    terminal.wait_until("all is shown", |terminal| terminal.screen.len() == 16);
+    terminal.wait_until("all is shown", |terminal| terminal.screen.len() == 17);
     assert!(
-        terminal.screen[3].ends_with("IDLE"),
+        terminal.screen[4].contains("VCPUS"),
         "{:#?}",
         terminal.screen
     );
 
     put_instances(&sandbox, 1);
-    terminal.wait_until("one is shown", |terminal| terminal.screen.len() == 5);
-    assert_eq!(terminal.screen[0], "1 instance: 1 running");
+    terminal.wait_until("one is shown", |terminal| terminal.screen.len() == 6);
+    assert_eq!(terminal.screen[1], "Instances  1 in all, 1 running");
 
     end(child, Signal::INT);
     terminal.finish();
-    assert_eq!(terminal.screen.len(), 5, "{:#?}", terminal.screen);
+    assert_eq!(terminal.screen.len(), 6, "{:#?}", terminal.screen);
     assert!(
         terminal.written.ends_with("\r\u{1b}[2K"),
         "{:?}",
@@ -185,16 +191,7 @@ fn a_terminal_shows_one_refresh_at_a_time() {
 fn json_is_not_drawn_and_a_dumb_terminal_is_not_drawn_on() {
     let (sandbox, uri) = with_instances(1);
     for (arguments, term) in [(&["1", "-o", "json"][..], "xterm"), (&["1"], "dumb")] {
-        // Set by the terminal to its own kind unless the command line says otherwise.
-        let mut command = Command::new("env");
-        let watch = watch(&sandbox, &uri, arguments);
-        command
-            .arg(format!("TERM={term}"))
-            .arg(watch.get_program())
-            .args(watch.get_args());
-        for (name, value) in watch.get_envs() {
-            command.env(name, value.unwrap());
-        }
+        let mut command = with_environment(&watch(&sandbox, &uri, arguments), "TERM", term);
         let (mut terminal, child) = Terminal::start(&mut command, 24, 80);
         terminal.wait_until("the second refresh", |terminal| {
             terminal.written.matches("cpu_count").count() == 2

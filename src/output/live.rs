@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use console::{Term, truncate_str};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Format, Output, Report};
+use super::{Format, Output, Page, Report, shown};
 
 /// How long a signal may go unnoticed: one that another thread gets does not end a wait.
 const NOTICE: Duration = Duration::from_millis(100);
@@ -40,16 +40,18 @@ impl Live<'_> {
     pub fn show(
         &mut self,
         report: &impl Report,
-        head: impl FnOnce() -> Option<String>,
+        head: impl FnOnce(Page) -> Option<String>,
     ) -> Result<bool> {
         let text = match (self.output.format, &mut self.screen) {
             (Format::Json, _) => serde_json::to_string(report)? + "\n",
             (Format::Table, None) => {
                 let gap = if self.begun { "\n" } else { "" };
-                format!("{gap}{}\n", report.text())
+                format!("{gap}{}\n", shown(report, Page::stdout()))
             }
             (Format::Table, Some(screen)) => {
-                let parts: Vec<_> = head().into_iter().chain([report.text()]).collect();
+                let page = Page::stdout();
+                let parts = head(page).into_iter().chain([shown(report, page)]);
+                let parts: Vec<_> = parts.collect();
                 screen
                     .draw(&parts.join("\n\n"))
                     .context("failed to draw on the terminal")?;

@@ -2,16 +2,19 @@
 //! errors go to standard error.
 
 mod live;
+mod page;
+mod table;
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use comfy_table::{Table, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 pub use live::Live;
+pub use page::Page;
+pub use table::{Cell, Column, Table};
 
 use crate::error::{Fault, Kind, hint_of, kind_of};
 
@@ -29,6 +32,18 @@ pub enum Format {
 pub trait Report: Serialize {
     /// The answer for people, without a newline at its end; empty for none.
     fn text(&self) -> String;
+
+    /// The answer for people where it is a table; it then takes the place of the text.
+    fn table(&self) -> Option<Table> {
+        None
+    }
+}
+
+/// A report as it looks on `page`.
+fn shown(report: &impl Report, page: Page) -> String {
+    report
+        .table()
+        .map_or_else(|| report.text(), |table| table.draw(page))
 }
 
 /// Where a command's words go, and how many of them.
@@ -57,7 +72,7 @@ impl Output {
             // A program has no use for the third of it that is blanks.
             Format::Json if !std::io::stdout().is_terminal() => serde_json::to_string(report)?,
             Format::Json => serde_json::to_string_pretty(report)?,
-            Format::Table => report.text(),
+            Format::Table => shown(report, Page::stdout()),
         };
         if !text.is_empty() {
             text.push('\n');
@@ -212,22 +227,6 @@ fn one_line(text: &str) -> String {
     text.trim_end().chars().map(shown).collect()
 }
 
-/// An aligned table without lines, as `virsh`, `gh` and `kubectl` print them.
-pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header.iter().copied());
-    table.add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table
-        .lines()
-        .map(|line| line.trim_end().to_owned())
-        .collect::<Vec<_>>()
-        .join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,17 +234,5 @@ mod tests {
     #[test]
     fn what_is_said_is_one_harmless_line() {
         assert_eq!(one_line("a\nb\tc\x1b[2J\n"), "a b c\u{fffd}[2J");
-    }
-
-    #[test]
-    fn tables_are_aligned_and_have_no_trailing_blanks() {
-        let text = table(
-            &["NAME", "STATE"],
-            [
-                vec!["a".to_owned(), "running".to_owned()],
-                vec!["long-name".to_owned(), String::new()],
-            ],
-        );
-        assert_eq!(text, "NAME       STATE\na          running\nlong-name");
     }
 }

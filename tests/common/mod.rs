@@ -559,6 +559,19 @@ pub fn quickest(mut job: impl FnMut()) -> Duration {
     times.min().unwrap_or_default()
 }
 
+/// The same command, with a variable whatever is said of that later.
+pub fn with_environment(command: &Command, name: &str, value: &str) -> Command {
+    let mut env = tool("env");
+    env.arg(format!("{name}={value}"))
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stderr(Stdio::piped());
+    for (name, value) in command.get_envs() {
+        env.env(name, value.unwrap());
+    }
+    env
+}
+
 /// A JSON string's text.
 #[track_caller]
 pub fn text(value: &Value) -> String {

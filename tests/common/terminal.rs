@@ -127,6 +127,8 @@ impl Terminal {
     /// Does what an escape sequence says.
     fn act(&mut self, sequence: &str) {
         match sequence {
+            // What it looks like is in `written`.
+            colour if colour.ends_with('m') => {}
             "[2K" => self.line().clear(),
             "[0J" => self.screen.truncate(self.row),
             "[2J" => self.screen.clear(),

@@ -10,7 +10,7 @@ use super::plan::Plan;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::instance::LabId;
-use crate::output::{Report, table};
+use crate::output::{Cell, Column, Report, Table};
 use crate::units::age;
 
 /// Prints what became of each lab; `results` are those of the labs that could be planned. One lab's
@@ -113,20 +113,36 @@ impl Row {
     }
 }
 
+const COLUMNS: [Column; 5] = [
+    Column::new("LAB"),
+    Column::new("RESULT"),
+    Column::new("TIME").number().spare(1),
+    Column::new("WHY").cut().spare(3),
+    // A path of which the end is gone is of no use.
+    Column::new("WHERE").spare(2),
+];
+
 impl Report for Rows {
     fn text(&self) -> String {
-        let dash = || "-".to_owned();
+        String::new()
+    }
+
+    fn table(&self) -> Option<Table> {
         let rows = self.labs.iter().map(|row| {
             let took = row.seconds.map(jiff::SignedDuration::from_secs_f64);
-            let place = row.place.as_ref();
+            let place = row.place.as_ref().map(|path| path.display().to_string());
             vec![
-                row.lab_id.to_string(),
-                row.result.to_owned(),
-                took.map_or_else(dash, age),
-                row.reason.clone().unwrap_or_else(dash),
-                place.map_or_else(dash, |path| path.display().to_string()),
+                row.lab_id.as_str().into(),
+                match row.result {
+                    "built" => Cell::good(row.result),
+                    "failed" => Cell::bad(row.result),
+                    other => other.into(),
+                },
+                took.map(age).into(),
+                row.reason.as_deref().into(),
+                place.into(),
             ]
         });
-        table(&["LAB", "RESULT", "TIME", "WHY", "WHERE"], rows)
+        Some(Table::new(&COLUMNS, rows))
     }
 }

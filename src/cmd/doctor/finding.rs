@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::hint_of;
-use crate::output::{self, table};
+use crate::output::{self, Cell, Column, Table};
 
 /// How something stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,29 +91,42 @@ impl Report {
     }
 }
 
+const COLUMNS: [Column; 3] = [
+    Column::new("CHECK"),
+    Column::new("STATUS"),
+    Column::new("FINDING").folded(),
+];
+
 impl output::Report for Report {
     fn text(&self) -> String {
+        String::new()
+    }
+
+    fn table(&self) -> Option<Table> {
         let rows = self.findings.iter().flat_map(|finding| {
             let status = match finding.status {
-                Status::Ok => "ok",
-                Status::Warning => "warning",
-                Status::Failed => "FAILED",
+                Status::Ok => Cell::good("ok"),
+                Status::Warning => Cell::doubtful("warning"),
+                Status::Failed => Cell::bad("FAILED"),
             };
-            let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+            let found = vec![
+                finding.check.into(),
+                status,
+                finding.message.as_str().into(),
+            ];
             let remedy = finding.remedy.as_ref();
-            let remedy = remedy.map(|remedy| row(["", "", &format!("→ {remedy}")]));
-            [row([finding.check, status, &finding.message])]
-                .into_iter()
-                .chain(remedy)
+            let remedy =
+                remedy.map(|remedy| vec!["".into(), "".into(), format!("→ {remedy}").into()]);
+            [found].into_iter().chain(remedy)
         });
-        table(&["CHECK", "STATUS", "FINDING"], rows)
+        Some(Table::new(&COLUMNS, rows))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Report as _;
+    use crate::output::{Page, Report as _};
 
     #[test]
     fn a_warning_does_not_keep_a_host_from_being_ready() {
@@ -123,7 +136,7 @@ mod tests {
         let report = Report::of(vec![ok(), Finding::failed("libvirt", "away", "start it")]);
         assert!(!report.ready);
         assert_eq!(
-            report.text(),
+            report.table().unwrap().draw(Page::PLAIN),
             "CHECK    STATUS  FINDING\npacker   ok      Packer 1.6.6\n\
              libvirt  FAILED  away\n                 → start it"
         );

@@ -8,7 +8,7 @@ use super::view::{View, views};
 use crate::context::Context;
 use crate::hypervisor::{Detail, Facts};
 use crate::instance::{InstanceName, LabId, State, UserId};
-use crate::output::{Report, table};
+use crate::output::{Column, Report, Table};
 use crate::units::age;
 
 pub fn run(
@@ -44,35 +44,41 @@ struct List {
     now: Timestamp,
 }
 
+const COLUMNS: [Column; 9] = [
+    Column::new("INSTANCE"),
+    // Its name has both.
+    Column::new("LAB").spare(6),
+    Column::new("USER").spare(6),
+    Column::new("STATE"),
+    Column::new("VNC").spare(4),
+    Column::new("NOVNC").spare(4),
+    Column::new("BASE").spare(3),
+    Column::new("ACTIVE").number().spare(1),
+    Column::new("REASON").cut().spare(2),
+];
+
 impl Report for List {
     fn text(&self) -> String {
-        if self.instances.is_empty() {
-            return "no instances".to_owned();
-        }
+        "no instances".to_owned()
+    }
+
+    fn table(&self) -> Option<Table> {
         let rows = self.instances.iter().map(|view| {
-            let dash = || "-".to_owned();
+            let port = |port: Option<u16>| port.map(|port| port.to_string());
+            let base = |is_current| if is_current { "current" } else { "old" };
+            let active = view.last_activity;
             vec![
-                view.instance.clone(),
-                view.lab_id.to_string(),
-                view.user_id.to_string(),
-                view.state.to_string(),
-                view.vnc_port.map_or_else(dash, |port| port.to_string()),
-                view.novnc_port.map_or_else(dash, |port| port.to_string()),
-                match view.base_is_current {
-                    Some(true) => "current".to_owned(),
-                    Some(false) => "old".to_owned(),
-                    None => dash(),
-                },
-                view.last_activity
-                    .map_or_else(dash, |at| age(self.now.duration_since(at))),
-                view.reason.clone(),
+                view.instance.as_str().into(),
+                view.lab_id.as_str().into(),
+                view.user_id.as_str().into(),
+                view.state.into(),
+                port(view.vnc_port).into(),
+                port(view.novnc_port).into(),
+                view.base_is_current.map(base).into(),
+                active.map(|at| age(self.now.duration_since(at))).into(),
+                view.reason.as_str().into(),
             ]
         });
-        table(
-            &[
-                "INSTANCE", "LAB", "USER", "STATE", "VNC", "NOVNC", "BASE", "ACTIVE", "REASON",
-            ],
-            rows,
-        )
+        (!self.instances.is_empty()).then(|| Table::new(&COLUMNS, rows))
     }
 }

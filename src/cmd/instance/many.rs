@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::error::{Fault, Kind, kind_of};
 use crate::hypervisor::Detail;
 use crate::instance::{InstanceName, LabId};
-use crate::output::{Report, table};
+use crate::output::{Report, Table};
 use crate::roster;
 
 /// No list of users is longer, in bytes.
@@ -160,9 +160,11 @@ struct Failed {
 
 impl Report for Many {
     fn text(&self) -> String {
-        match self.instances.is_empty() {
-            true => String::new(),
-            false => table(&Single::HEADER, self.instances.iter().map(Single::row)),
-        }
+        String::new()
+    }
+
+    fn table(&self) -> Option<Table> {
+        let rows = self.instances.iter().map(Single::row);
+        (!self.instances.is_empty()).then(|| Table::new(&Single::COLUMNS, rows))
     }
 }

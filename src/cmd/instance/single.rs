@@ -9,7 +9,7 @@ use super::view::{View, Viewer};
 use crate::context::Context;
 use crate::hypervisor::Power;
 use crate::instance::{InstanceName, State};
-use crate::output::Report;
+use crate::output::{Cell, Column, Report};
 use crate::secret::Secret;
 
 /// The answer of a verb on one instance.
@@ -83,31 +83,26 @@ impl Single {
     }
 
     /// Of a table of many.
-    pub const HEADER: [&str; 6] = ["INSTANCE", "STATE", "CHANGED", "VNC", "NOVNC", "REASON"];
+    pub const COLUMNS: [Column; 6] = [
+        Column::new("INSTANCE"),
+        Column::new("STATE"),
+        Column::new("CHANGED").spare(1),
+        Column::new("VNC").spare(3),
+        Column::new("NOVNC").spare(3),
+        Column::new("REASON").cut().spare(2),
+    ];
 
     /// This one's row in it.
-    pub fn row(&self) -> Vec<String> {
-        let View {
-            instance,
-            state,
-            changed,
-            vnc_port,
-            novnc_port,
-            reason,
-            ..
-        } = &self.view;
-        let port =
-            |port: &Option<u16>| port.map_or_else(|| "-".to_owned(), |port| port.to_string());
+    pub fn row(&self) -> Vec<Cell> {
+        let view = &self.view;
+        let port = |port: Option<u16>| Cell::from(port.map(|port| port.to_string()));
         vec![
-            instance.clone(),
-            state.to_string(),
-            match changed {
-                true => "yes".to_owned(),
-                false => "no".to_owned(),
-            },
-            port(vnc_port),
-            port(novnc_port),
-            reason.clone(),
+            view.instance.as_str().into(),
+            view.state.into(),
+            if view.changed { "yes" } else { "no" }.into(),
+            port(view.vnc_port),
+            port(view.novnc_port),
+            view.reason.as_str().into(),
         ]
     }
 }

@@ -13,8 +13,8 @@ use crate::context::Context;
 use crate::hypervisor::{Detail, Facts};
 use crate::images;
 use crate::instance::{InstanceName, LabId, State, UserId};
-use crate::output::{Report, table};
-use crate::units::{MIB, age};
+use crate::output::{Cell, Column, Report, Table};
+use crate::units::{MIB, age, size};
 
 /// Between the two samples of CPU time.
 pub const SAMPLE: Duration = Duration::from_millis(250);
@@ -146,8 +146,16 @@ fn percent(cpu_ns: u64, elapsed: Duration) -> f64 {
     (share * 1000.0).round() / 10.0
 }
 
-const HEADER: [&str; 9] = [
-    "INSTANCE", "STATE", "CPU %", "VCPUS", "MEMORY", "USED", "GUEST", "DISK", "IDLE",
+const COLUMNS: [Column; 9] = [
+    Column::new("INSTANCE"),
+    Column::new("STATE"),
+    Column::new("CPU %").number().spare(1),
+    Column::new("VCPUS").number().spare(7),
+    Column::new("MEMORY").number().spare(5),
+    Column::new("USED").number().spare(2),
+    Column::new("GUEST").number().spare(6),
+    Column::new("DISK").number().spare(4),
+    Column::new("IDLE").number().spare(3),
 ];
 
 impl Stats {
@@ -176,32 +184,59 @@ impl Stats {
         }
     }
 
-    fn row(&self) -> Vec<String> {
-        let dash = || "-".to_owned();
-        let mib = |value: Option<u64>| value.map_or_else(dash, |value| format!("{value} MiB"));
+    /// What it takes of a host with `cpus` and `memory` in bytes, as a share of each.
+    pub fn cost(&self, cpus: usize, memory: u64) -> f64 {
+        let cpu = self.cpu_percent.unwrap_or(0.0) / (100 * cpus) as f64;
+        cpu + self.used() as f64 / memory as f64
+    }
+
+    /// The host's memory that it takes, in bytes.
+    pub fn used(&self) -> u64 {
+        self.memory_used_mb.unwrap_or(0) * MIB
+    }
+
+    /// What of the host's memory it would take at most if it were not paused, in bytes.
+    pub fn spared(&self) -> u64 {
+        match self.state {
+            State::Paused => (self.memory_mb.unwrap_or(0) * MIB).saturating_sub(self.used()),
+            _ => 0,
+        }
+    }
+
+    fn row(&self) -> Vec<Cell> {
+        let mib = |value: Option<u64>| Cell::from(value.map(|value| size(value * MIB)));
+        let idle = self.idle_seconds.map(jiff::SignedDuration::from_secs);
         vec![
-            self.instance.clone(),
-            self.state.to_string(),
+            self.instance.as_str().into(),
+            self.state.into(),
             self.cpu_percent
-                .map_or_else(dash, |percent| format!("{percent:.1}")),
-            self.cpu_count.map_or_else(dash, |count| count.to_string()),
+                .map(|percent| format!("{percent:.1}"))
+                .into(),
+            self.cpu_count.map(|count| count.to_string()).into(),
             mib(self.memory_mb),
             mib(self.memory_used_mb),
             mib(self.memory_guest_used_mb),
             mib(self.disk_used_mb),
-            self.idle_seconds.map_or_else(dash, |seconds| {
-                age(jiff::SignedDuration::from_secs(seconds))
-            }),
+            idle.map(age).into(),
         ]
     }
 }
 
+/// A table of these, in their order.
+pub fn table<'a>(instances: impl IntoIterator<Item = &'a Stats>) -> Table {
+    Table::new(&COLUMNS, instances.into_iter().map(Stats::row))
+}
+
 impl Report for Answer {
     fn text(&self) -> String {
+        "no instances".to_owned()
+    }
+
+    fn table(&self) -> Option<Table> {
         match self {
-            Answer::All { instances } if instances.is_empty() => "no instances".to_owned(),
-            Answer::All { instances } => table(&HEADER, instances.iter().map(Stats::row)),
-            Answer::One(one) => table(&HEADER, [one.row()]),
+            Answer::All { instances } if instances.is_empty() => None,
+            Answer::All { instances } => Some(table(instances)),
+            Answer::One(one) => Some(table([&**one])),
         }
     }
 }

@@ -4,59 +4,180 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use serde::{Serialize, Serializer};
 
-use super::stats::{Answer, SAMPLE, Sample, Stats};
+use super::stats::{self, Answer, SAMPLE, Sample, Stats};
 use crate::context::Context;
-use crate::host::{self, Memory};
+use crate::host::{self, Cpu, Memory};
 use crate::instance::{InstanceName, State};
-use crate::units::MIB;
+use crate::output::{Page, Report, Table};
+use crate::units::size;
 
 /// Shows what all instances use, or the one called `name`, until it is asked to end.
 pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> Result<()> {
     let stop = context.interrupted()?;
     let mut live = context.output.live();
+    let mut busy_before = host::cpu().ok();
     let mut before = Sample::first(context, name)?;
     loop {
         let began = Instant::now();
+        // Each refresh asks anew, as a command of its own would: a libvirtd that was restarted
+        // meanwhile is no reason to end.
+        let context = &context.beside();
         let sample = Sample::take(context, name)?;
-        let answer = sample.since(&before, context, name)?;
-        let has_reader = live.show(&answer, || match &answer {
-            Answer::One(_) => None,
-            Answer::All { instances } => Some(totals(instances, host::memory().ok())),
-        })?;
+        let busy = host::cpu().ok();
+        let dashboard = Dashboard {
+            answer: sample.since(&before, context, name)?,
+            memory: host::memory().ok(),
+            cpu: busy,
+            cpu_percent: busy
+                .zip(busy_before)
+                .and_then(|(busy, before)| busy.percent_since(&before)),
+        };
+        let has_reader = live.show(&dashboard, |page| dashboard.head(page))?;
         // CPU time needs some time to be measured in, also where a refresh takes long.
         let next = (began + every).max(Instant::now() + SAMPLE);
         if !has_reader || !live.wait_until(next, stop) {
             return Ok(());
         }
-        before = sample;
+        (before, busy_before) = (sample, busy);
     }
 }
 
-/// How many instances there are of each state, what they use together, and what is left.
-fn totals(instances: &[Stats], host: Option<Memory>) -> String {
-    let states: Vec<_> = State::value_variants()
-        .iter()
-        .filter_map(|state| {
-            let count = instances.iter().filter(|one| one.state == *state).count();
-            (count > 0).then(|| format!("{count} {state}"))
-        })
-        .collect();
-    // Not `sum`: that of nothing is -0.0.
-    let cpu = instances
-        .iter()
-        .filter_map(|one| one.cpu_percent)
-        .fold(0.0, |sum, percent| sum + percent);
-    let memory: u64 = instances.iter().filter_map(|one| one.memory_used_mb).sum();
-    let mut text = match instances.len() {
-        0 => String::new(),
-        1 => format!("1 instance: {}\n", states.join(", ")),
-        count => format!("{count} instances: {}\n", states.join(", ")),
-    };
-    text.push_str(&format!("CPU {cpu:.1} %, memory {memory} MiB"));
-    if let Some(Memory { total, available }) = host {
-        let (total, available) = (total / MIB, available / MIB);
-        text.push_str(&format!("; {available} of the host's {total} MiB left"));
+/// An answer, and the host that all this runs on.
+struct Dashboard {
+    answer: Answer,
+    memory: Option<Memory>,
+    cpu: Option<Cpu>,
+    cpu_percent: Option<f64>,
+}
+
+/// For a program it is the same answer as without `--watch`.
+impl Serialize for Dashboard {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.answer.serialize(serializer)
     }
-    text
+}
+
+impl Report for Dashboard {
+    fn text(&self) -> String {
+        self.answer.text()
+    }
+
+    /// What costs most comes first.
+    fn table(&self) -> Option<Table> {
+        let Answer::All { instances } = &self.answer else {
+            return self.answer.table();
+        };
+        let cpus = self.cpu.map_or(1, |cpu| cpu.count);
+        let memory = self.memory.map_or(1 << 40, |memory| memory.total);
+        let mut by_cost: Vec<_> = instances
+            .iter()
+            .map(|one| (one.cost(cpus, memory), one))
+            .collect();
+        // Of those that cost the same the order stays, which is that of their names.
+        by_cost.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        let by_cost = by_cost.into_iter().map(|(_, one)| one);
+        (!instances.is_empty()).then(|| stats::table(by_cost))
+    }
+}
+
+impl Dashboard {
+    /// What the host has left, how many instances there are of each state, what they use together,
+    /// and what pausing spares. Of one instance that was named there is no more to say.
+    fn head(&self, page: Page) -> Option<String> {
+        let Answer::All { instances } = &self.answer else {
+            return None;
+        };
+        let mut host = Vec::new();
+        if let Some(Memory { total, available }) = self.memory {
+            let used = size(total.saturating_sub(available));
+            host.push(format!("{used} of {} memory used", size(total)));
+            host.push(format!("{} available", size(available)));
+        }
+        if let Some((percent, cpu)) = self.cpu_percent.zip(self.cpu) {
+            host.push(format!("CPU {percent:.0} of {} %", 100 * cpu.count));
+        }
+        let sum = |of: fn(&Stats) -> u64| instances.iter().map(of).sum::<u64>();
+        // Not `sum`: that of nothing is -0.0.
+        let cpu = instances
+            .iter()
+            .filter_map(|one| one.cpu_percent)
+            .fold(0.0, |sum, percent| sum + percent);
+        let mut used = vec![
+            format!("{} memory used", size(sum(Stats::used))),
+            format!("CPU {cpu:.0} %"),
+        ];
+        let spared = sum(Stats::spared);
+        if spared > 0 {
+            used.push(format!("pausing spares up to {}", size(spared)));
+        }
+        let lines = [
+            labelled("Host", &host, page),
+            labelled("Instances", &counts(instances), page),
+            labelled("", &used, page),
+        ];
+        Some(lines.concat().join("\n"))
+    }
+}
+
+/// How many there are, and how many of each state.
+fn counts(instances: &[Stats]) -> Vec<String> {
+    let of_state = |state: &State| {
+        let count = instances.iter().filter(|one| one.state == *state).count();
+        (count > 0).then(|| format!("{count} {state}"))
+    };
+    let states = State::value_variants().iter().filter_map(of_state);
+    [format!("{} in all", instances.len())]
+        .into_iter()
+        .chain(states)
+        .collect()
+}
+
+/// Lines of these parts behind a label, broken between two parts where the page ends.
+fn labelled(label: &str, parts: &[String], page: Page) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut line = format!("{label:<9}");
+    let mut is_first = true;
+    for part in parts {
+        let joined = match is_first {
+            true => format!("{line}  {part}"),
+            false => format!("{line}, {part}"),
+        };
+        let fits = page
+            .columns
+            .is_none_or(|columns| joined.chars().count() < columns);
+        line = match fits || is_first {
+            true => joined,
+            false => {
+                lines.push(line + ",");
+                format!("{:<9}  {part}", "")
+            }
+        };
+        is_first = false;
+    }
+    lines.push(line);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_broken_between_their_parts() {
+        let parts = ["12 in all", "3 running", "9 stopped"].map(str::to_owned);
+        let at = |columns| {
+            let page = Page {
+                columns,
+                colour: false,
+            };
+            labelled("Instances", &parts, page)
+        };
+        assert_eq!(at(None), ["Instances  12 in all, 3 running, 9 stopped"]);
+        assert_eq!(
+            at(Some(40)),
+            ["Instances  12 in all, 3 running,", "           9 stopped"]
+        );
+    }
 }

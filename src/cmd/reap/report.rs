@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::look::{Sight, Standing};
 use crate::error::{Kind, kind_of};
 use crate::instance::State;
-use crate::output::{self, table};
+use crate::output::{self, Cell, Column, Table};
 use crate::policy::{Connection, Facts, Rung, Sign, Source};
 use crate::state::activity::unused_for;
 use crate::units::age;
@@ -163,20 +163,20 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> Vec<String> {
+    fn cells(&self) -> Vec<Cell> {
         let sign = |shown: fn(&Signs) -> &Shown| {
             let shown = self.signs.as_ref().map(shown);
-            shown.map_or_else(|| "-".to_owned(), Shown::text)
+            Cell::from(shown.map(Shown::text))
         };
         vec![
-            self.instance.clone(),
-            self.state.to_string(),
+            self.instance.as_str().into(),
+            self.state.into(),
             sign(|signs| &signs.touched),
             sign(|signs| &signs.console),
             sign(|signs| &signs.guest),
-            self.step.map_or("-", Rung::as_str).to_owned(),
-            self.next_in.clone(),
-            self.reason.clone(),
+            self.step.map(Rung::as_str).into(),
+            self.next_in.as_str().into(),
+            self.reason.as_str().into(),
         ]
     }
 }
@@ -226,18 +226,29 @@ impl Shown {
     }
 }
 
+const COLUMNS: [Column; 8] = [
+    Column::new("INSTANCE"),
+    Column::new("STATE"),
+    Column::new("TOUCHED").spare(5),
+    Column::new("CONSOLE").spare(5),
+    Column::new("GUEST").cut().spare(5),
+    Column::new("STEP").spare(2),
+    Column::new("NEXT").spare(1),
+    Column::new("REASON").cut().spare(3),
+];
+
 impl output::Report for Report {
     /// Nothing of a pass: cron would mail it.
     fn text(&self) -> String {
         match &self.instances {
             None => String::new(),
-            Some(instances) if instances.is_empty() => "no instances".to_owned(),
-            Some(instances) => table(
-                &[
-                    "INSTANCE", "STATE", "TOUCHED", "CONSOLE", "GUEST", "STEP", "NEXT", "REASON",
-                ],
-                instances.iter().map(Row::cells),
-            ),
+            Some(_) => "no instances".to_owned(),
         }
+    }
+
+    fn table(&self) -> Option<Table> {
+        let instances = self.instances.as_ref()?;
+        let rows = instances.iter().map(Row::cells);
+        (!instances.is_empty()).then(|| Table::new(&COLUMNS, rows))
     }
 }

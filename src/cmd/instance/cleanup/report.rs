@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::images::base::Base;
 use crate::instance::{InstanceName, LabId, State, UserId};
-use crate::output::{self, table};
-use crate::units::MIB;
+use crate::output::{self, Cell, Column, Table};
+use crate::units::{MIB, size};
 
 /// The document of the contract.
 #[derive(Debug, Serialize)]
@@ -134,54 +134,62 @@ fn whole<S: serde::Serializer>(error: &anyhow::Error, serializer: S) -> Result<S
     serializer.collect_str(&format_args!("{error:#}"))
 }
 
+const COLUMNS: [Column; 5] = [
+    Column::new("WHAT"),
+    Column::new("RESULT"),
+    Column::new("STATE").spare(2),
+    Column::new("FREED").number().spare(1),
+    Column::new("REASON").cut().spare(3),
+];
+
 impl output::Report for Report {
     fn text(&self) -> String {
+        "nothing to destroy".to_owned()
+    }
+
+    fn table(&self) -> Option<Table> {
         let destroyed = match self.dry_run {
             true => "would be destroyed",
             false => "destroyed",
         };
-        let dash = || "-".to_owned();
-        let row = |instance: &str, result: &str, state: Option<State>, freed, reason: &str| {
-            vec![
-                instance.to_owned(),
-                result.to_owned(),
-                state.map_or_else(dash, |state| state.to_string()),
-                freed,
-                reason.to_owned(),
-            ]
-        };
-        let size = |mib: u64| format!("{mib} MiB");
+        let row =
+            |what: &str, result: Cell, state: Option<State>, freed: Option<u64>, reason: &str| {
+                vec![
+                    what.into(),
+                    result,
+                    state.into(),
+                    freed.map(size).into(),
+                    reason.into(),
+                ]
+            };
         let mut rows = Vec::new();
-        for Destroyed {
-            instance,
-            state,
-            freed_mb,
-            reason,
-            ..
-        } in &self.destroyed
-        {
-            rows.push(row(instance, destroyed, *state, size(*freed_mb), reason));
+        for one in &self.destroyed {
+            let freed = Some(one.bytes);
+            rows.push(row(
+                &one.instance,
+                destroyed.into(),
+                one.state,
+                freed,
+                &one.reason,
+            ));
         }
-        for Collected {
-            lab_id,
-            build,
-            freed_mb,
-            ..
-        } in &self.builds
-        {
-            let name = format!("{lab_id} build {build}");
+        for build in &self.builds {
+            let name = format!("{} build {}", build.lab_id, build.build);
             let reason = "no instance stands on it";
-            rows.push(row(&name, destroyed, None, size(*freed_mb), reason));
+            rows.push(row(
+                &name,
+                destroyed.into(),
+                None,
+                Some(build.bytes),
+                reason,
+            ));
         }
         for Kept { instance, reason } in &self.kept {
-            rows.push(row(instance, "kept", None, dash(), reason));
+            rows.push(row(instance, "kept".into(), None, None, reason));
         }
         for Failed { instance, .. } in &self.failed {
-            rows.push(row(instance, "failed", None, dash(), "see below"));
+            rows.push(row(instance, Cell::bad("failed"), None, None, "see below"));
         }
-        match rows.is_empty() {
-            true => "nothing to destroy".to_owned(),
-            false => table(&["WHAT", "RESULT", "STATE", "FREED", "REASON"], rows),
-        }
+        (!rows.is_empty()).then(|| Table::new(&COLUMNS, rows))
     }
 }

@@ -1,0 +1,495 @@
+//! Tables for people: aligned, without lines, as `virsh`, `gh` and `kubectl` print them.
+//!
+//! At a terminal a table keeps to its width. What may be cut is cut, then columns go, the least
+//! important first; the first column, which names the thing, is never cut, so that it can be copied.
+//! Elsewhere a table is whole and without colour.
+
+use std::borrow::Cow;
+
+use console::{Style, measure_text_width, truncate_str};
+
+use super::one_line;
+use super::page::Page;
+use crate::instance::State;
+
+/// Between two columns.
+const GAP: usize = 2;
+
+/// To what a column that may be cut is cut at most.
+const SHORTEST: usize = 16;
+
+/// A column of a table.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    title: &'static str,
+    rank: u8,
+    is_number: bool,
+    overflow: Overflow,
+}
+
+/// What becomes of a text that is wider than its column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overflow {
+    /// There is none: the column is as wide as its texts.
+    Never,
+    /// It loses its end.
+    Cut,
+    /// It goes on below, between two words.
+    Fold,
+}
+
+impl Column {
+    /// A column that is always there.
+    pub const fn new(title: &'static str) -> Column {
+        Column {
+            title,
+            rank: 0,
+            is_number: false,
+            overflow: Overflow::Never,
+        }
+    }
+
+    /// One that is left out where there is no room. Those with the highest rank go first.
+    #[must_use]
+    pub const fn spare(self, rank: u8) -> Column {
+        Column { rank, ..self }
+    }
+
+    /// One of numbers, which stand one below the other.
+    #[must_use]
+    pub const fn number(self) -> Column {
+        Column {
+            is_number: true,
+            ..self
+        }
+    }
+
+    /// One whose texts may lose their end.
+    #[must_use]
+    pub const fn cut(self) -> Column {
+        Column {
+            overflow: Overflow::Cut,
+            ..self
+        }
+    }
+
+    /// One whose texts may take several lines.
+    #[must_use]
+    pub const fn folded(self) -> Column {
+        Column {
+            overflow: Overflow::Fold,
+            ..self
+        }
+    }
+
+    /// The least that it can do with, where its texts need `width`.
+    fn least(self, width: usize) -> usize {
+        match self.overflow {
+            Overflow::Never => width,
+            Overflow::Cut | Overflow::Fold => width.min(SHORTEST),
+        }
+    }
+}
+
+/// What stands in a row and a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cell {
+    text: String,
+    colour: Option<Colour>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colour {
+    Red,
+    Green,
+    Yellow,
+    Blue,
+    Cyan,
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Cell {
+        Cell {
+            text: one_line(text),
+            colour: None,
+        }
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Cell {
+        Cell::from(text.as_str())
+    }
+}
+
+impl From<State> for Cell {
+    fn from(state: State) -> Cell {
+        let colour = match state {
+            State::Running => Some(Colour::Green),
+            State::Starting => Some(Colour::Cyan),
+            State::Idle => Some(Colour::Yellow),
+            State::Paused => Some(Colour::Blue),
+            State::Crashed => Some(Colour::Red),
+            State::Stopped => None,
+        };
+        Cell {
+            text: state.to_string(),
+            colour,
+        }
+    }
+}
+
+impl<T: Into<Cell>> From<Option<T>> for Cell {
+    /// What is not known is a dash.
+    fn from(known: Option<T>) -> Cell {
+        known.map_or_else(|| Cell::from("-"), Into::into)
+    }
+}
+
+impl Cell {
+    /// What went as it should.
+    pub fn good(text: &str) -> Cell {
+        Cell {
+            colour: Some(Colour::Green),
+            ..Cell::from(text)
+        }
+    }
+
+    /// What went, but not as well as it should.
+    pub fn doubtful(text: &str) -> Cell {
+        Cell {
+            colour: Some(Colour::Yellow),
+            ..Cell::from(text)
+        }
+    }
+
+    /// What went wrong.
+    pub fn bad(text: &str) -> Cell {
+        Cell {
+            colour: Some(Colour::Red),
+            ..Cell::from(text)
+        }
+    }
+
+    /// Its words on lines of `width`. A word that is longer has a line to itself.
+    fn fold(&self, width: usize) -> Vec<Cell> {
+        let mut lines: Vec<String> = Vec::new();
+        for word in self.text.split(' ') {
+            match lines.last_mut() {
+                Some(line) if measure_text_width(line) + 1 + measure_text_width(word) <= width => {
+                    line.push(' ');
+                    line.push_str(word);
+                }
+                _ => lines.push(word.to_owned()),
+            }
+        }
+        let colour = self.colour;
+        let cells = lines.into_iter().map(|text| Cell { text, colour });
+        cells.collect()
+    }
+
+    fn draw(&self, width: usize, column: Column, page: Page) -> String {
+        // A long word of a text that is folded, as a path, is of no use without its end.
+        let text = match column.overflow {
+            Overflow::Fold => Cow::from(&self.text),
+            _ => truncate_str(&self.text, width, "…"),
+        };
+        let blanks = " ".repeat(width.saturating_sub(measure_text_width(&text)));
+        let text = match self.colour.filter(|_| page.colour) {
+            None => text.into_owned(),
+            Some(colour) => colour.style().apply_to(text).to_string(),
+        };
+        match column.is_number {
+            true => blanks + &text,
+            false => text + &blanks,
+        }
+    }
+}
+
+impl Colour {
+    fn style(self) -> Style {
+        let style = Style::new().force_styling(true);
+        match self {
+            Colour::Red => style.red(),
+            Colour::Green => style.green(),
+            Colour::Yellow => style.yellow(),
+            Colour::Blue => style.blue(),
+            Colour::Cyan => style.cyan(),
+        }
+    }
+}
+
+/// Rows of cells under the titles of their columns.
+#[derive(Debug)]
+pub struct Table {
+    columns: Vec<Column>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// A table of these rows; each has as many cells as there are columns.
+    pub fn new(columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> Table {
+        Table {
+            columns: columns.to_vec(),
+            rows: rows.into_iter().collect(),
+        }
+    }
+
+    /// The table as text, without a newline at its end.
+    pub fn draw(&self, page: Page) -> String {
+        let natural: Vec<_> = (0..self.columns.len()).map(|n| self.width(n)).collect();
+        let all: Vec<_> = self.columns.iter().copied().zip(natural).collect();
+        match fit(&all, page.columns) {
+            Some(widths) => self.lines(&widths, page).concat().join("\n"),
+            None => self.stacked(page),
+        }
+    }
+
+    /// What a column needs to show all that is in it.
+    fn width(&self, number: usize) -> usize {
+        let title = self.columns[number].title;
+        let cells = self.rows.iter().filter_map(|row| row.get(number));
+        cells
+            .map(|cell| measure_text_width(&cell.text))
+            .chain([measure_text_width(title)])
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The lines of the titles and of each row, with columns as wide as `widths` says; `None` is a
+    /// column that is left out.
+    fn lines(&self, widths: &[Option<usize>], page: Page) -> Vec<Vec<String>> {
+        let titles = self.columns.iter().map(|column| Cell::from(column.title));
+        let titles = vec![titles.collect()];
+        let line = |row: Vec<Cell>| {
+            let cells = row.iter().zip(&self.columns).zip(widths);
+            let drawn: Vec<_> = cells
+                .filter_map(|((cell, column), width)| Some(cell.draw((*width)?, *column, page)))
+                .collect();
+            drawn.join(&" ".repeat(GAP)).trim_end().to_owned()
+        };
+        let rows = self.rows.iter().map(|row| self.folded(row, widths));
+        [titles]
+            .into_iter()
+            .chain(rows)
+            .map(|lines| lines.into_iter().map(line).collect())
+            .collect()
+    }
+
+    /// A row as it takes several lines where a text of it has to.
+    fn folded(&self, row: &[Cell], widths: &[Option<usize>]) -> Vec<Vec<Cell>> {
+        let cells = row.iter().zip(&self.columns).zip(widths);
+        let pieces: Vec<Vec<Cell>> = cells
+            .map(|((cell, column), width)| match (column.overflow, width) {
+                (Overflow::Fold, Some(width)) => cell.fold(*width),
+                _ => vec![cell.clone()],
+            })
+            .collect();
+        let lines = pieces.iter().map(Vec::len).max().unwrap_or(0);
+        let nth = |n| pieces.iter().map(move |cell| cell.get(n).cloned());
+        (0..lines)
+            .map(|n| {
+                nth(n)
+                    .map(|cell| cell.unwrap_or_else(|| Cell::from("")))
+                    .collect()
+            })
+            .collect()
+    }
+
+    /// The first column on a line of its own, and the others below it.
+    fn stacked(&self, page: Page) -> String {
+        let rest = Table {
+            columns: self.columns.iter().skip(1).copied().collect(),
+            rows: self.rows.iter().map(|row| row[1..].to_vec()).collect(),
+        };
+        let narrower = page.narrower(GAP);
+        let columns: Vec<_> = (0..rest.columns.len())
+            .map(|n| (rest.columns[n], rest.width(n)))
+            .collect();
+        // What does not fit even so is for the terminal to wrap.
+        let widths = fit(&columns, narrower.columns)
+            .unwrap_or_else(|| columns.iter().map(|(_, width)| Some(*width)).collect());
+        let below = rest.lines(&widths, narrower);
+        let titles = self.columns.iter().take(1).map(|column| column.title);
+        let names = self.rows.iter().map(|row| row[0].text.as_str());
+        let mut lines = Vec::new();
+        for (name, below) in titles.chain(names).zip(below) {
+            lines.push(name.to_owned());
+            let below = below.iter().map(|line| format!("{:GAP$}{line}", ""));
+            lines.extend(below);
+        }
+        lines.join("\n")
+    }
+}
+
+/// How wide each column is to be so that all keep to `limit`; `None` for one that is left out, and
+/// in place of all where even the columns that must stay do not fit.
+fn fit(columns: &[(Column, usize)], limit: Option<usize>) -> Option<Vec<Option<usize>>> {
+    let Some(limit) = limit else {
+        return Some(columns.iter().map(|(_, width)| Some(*width)).collect());
+    };
+    let least = |(column, width): &(Column, usize)| column.least(*width);
+    let mut kept: Vec<bool> = vec![true; columns.len()];
+    let mut spare = loop {
+        let shown = columns.iter().zip(&kept).filter(|(_, kept)| **kept);
+        let widths: Vec<_> = shown.map(|(column, _)| least(column)).collect();
+        let needed = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+        if needed <= limit {
+            break limit - needed;
+        }
+        let ranks = columns.iter().zip(&kept).filter(|(_, kept)| **kept);
+        let highest = ranks.map(|((column, _), _)| column.rank).max()?;
+        if highest == 0 {
+            return None;
+        }
+        for ((column, _), kept) in columns.iter().zip(&mut kept) {
+            *kept &= column.rank != highest;
+        }
+    };
+    let widths = columns.iter().zip(kept).map(|(column, kept)| {
+        let least = least(column);
+        let more = (column.1 - least).min(spare);
+        kept.then(|| {
+            spare -= more;
+            least + more
+        })
+    });
+    Some(widths.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COLUMNS: [Column; 5] = [
+        Column::new("NAME"),
+        Column::new("LAB").spare(2),
+        Column::new("STATE"),
+        Column::new("USED").number().spare(1),
+        Column::new("REASON").cut().spare(3),
+    ];
+
+    fn table() -> Table {
+        let row = |name: &str, state, used: &str| {
+            let reason = "it was not used for a long time";
+            let cells = [
+                name.into(),
+                "lab01".into(),
+                Cell::from(state),
+                used.into(),
+                reason.into(),
+            ];
+            cells.to_vec()
+        };
+        let rows = [
+            row("lab01_user_anna", State::Running, "1.5 GiB"),
+            row("lab01_user_7", State::Stopped, "-"),
+        ];
+        Table::new(&COLUMNS, rows)
+    }
+
+    fn at(columns: usize) -> String {
+        table().draw(Page {
+            columns: Some(columns),
+            colour: false,
+        })
+    }
+
+    #[test]
+    fn a_table_is_whole_where_nothing_limits_it() {
+        let wanted = "\
+NAME             LAB    STATE       USED  REASON
+lab01_user_anna  lab01  running  1.5 GiB  it was not used for a long time
+lab01_user_7     lab01  stopped        -  it was not used for a long time";
+        assert_eq!(table().draw(Page::PLAIN), wanted);
+        assert_eq!(at(73), wanted);
+    }
+
+    #[test]
+    fn texts_are_cut_and_then_columns_go() {
+        assert_eq!(
+            at(60),
+            "\
+NAME             LAB    STATE       USED  REASON
+lab01_user_anna  lab01  running  1.5 GiB  it was not used f…
+lab01_user_7     lab01  stopped        -  it was not used f…"
+        );
+        assert_eq!(
+            at(50),
+            "\
+NAME             LAB    STATE       USED
+lab01_user_anna  lab01  running  1.5 GiB
+lab01_user_7     lab01  stopped        -"
+        );
+        assert_eq!(at(24).lines().last(), Some("lab01_user_7     stopped"));
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_page_and_no_name_is_cut() {
+        for columns in 15..90 {
+            let text = at(columns);
+            assert!(text.contains("lab01_user_anna"), "{text}");
+            for line in text.lines() {
+                assert!(measure_text_width(line) <= columns, "{columns}:\n{text}");
+            }
+        }
+        let narrow = "\
+NAME
+  STATE
+lab01_user_anna
+  running
+lab01_user_7
+  stopped";
+        assert_eq!(at(15), narrow);
+    }
+
+    #[test]
+    fn a_text_that_must_be_read_goes_on_below() {
+        let columns = [Column::new("CHECK"), Column::new("FINDING").folded()];
+        let rows = [
+            ["kvm".into(), "the processor has no virtualisation".into()],
+            [
+                "disk".into(),
+                "/var/lib/libvirt/images/cyyber-labs is full".into(),
+            ],
+        ];
+        let page = Page {
+            columns: Some(24),
+            colour: false,
+        };
+        let text = Table::new(&columns, rows.map(|row: [Cell; 2]| row.to_vec())).draw(page);
+        assert_eq!(
+            text,
+            "\
+CHECK  FINDING
+kvm    the processor has
+       no virtualisation
+disk   /var/lib/libvirt/images/cyyber-labs
+       is full"
+        );
+    }
+
+    #[test]
+    fn states_have_colours_where_colours_are_wanted() {
+        let page = Page {
+            columns: None,
+            colour: true,
+        };
+        let text = table().draw(page);
+        assert!(
+            text.contains("\u{1b}[32mrunning\u{1b}[0m  1.5 GiB"),
+            "{text:?}"
+        );
+        assert!(text.contains("  stopped  "), "{text:?}");
+        let plain = console::strip_ansi_codes(&text).into_owned();
+        assert_eq!(plain, table().draw(Page::PLAIN));
+    }
+
+    #[test]
+    fn wide_characters_are_aligned_and_control_characters_harmless() {
+        let rows = [["漢字", "x"], ["a\u{1b}[2J", "y"]];
+        let rows = rows.map(|row| row.map(Cell::from).to_vec());
+        let text = Table::new(&[Column::new("A"), Column::new("B")], rows).draw(Page::PLAIN);
+        assert_eq!(text, "A      B\n漢字   x\na\u{fffd}[2J  y");
+    }
+}
