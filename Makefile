@@ -16,6 +16,7 @@ DESTDIR     ?=
 BINDIR       = $(DESTDIR)$(PREFIX)/bin
 SHAREDIR     = $(DESTDIR)$(PREFIX)/share
 UNITDIR      = $(DESTDIR)$(PREFIX)/lib/systemd/system
+ZSHDIR       = $(SHAREDIR)/zsh/site-functions
 
 SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 # Found when it is needed: `make setup` may have installed it just before.
@@ -79,7 +80,7 @@ install: build ## install program, man pages, completions, passes each minute, e
 	$(SUDO) install -m 644 man/*.1 $(SHAREDIR)/man/man1/
 	$(SUDO) install -m 644 man/*.5 $(SHAREDIR)/man/man5/
 	$(SUDO) install -D -m 644 completions/cyyber.bash $(SHAREDIR)/bash-completion/completions/cyyber
-	$(SUDO) install -D -m 644 completions/_cyyber $(SHAREDIR)/zsh/site-functions/_cyyber
+	$(SUDO) install -D -m 644 completions/_cyyber $(ZSHDIR)/_cyyber
 	$(SUDO) install -D -m 644 completions/cyyber.fish $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish
 	$(SUDO) cp -r --no-preserve=mode,ownership labs/*.json labs/lab?? $(SHAREDIR)/cyyber/labs/
 	$(SUDO) install -d $(DESTDIR)$(SYSCONFDIR)/cyyber
@@ -93,6 +94,10 @@ install: build ## install program, man pages, completions, passes each minute, e
 	@# Not for a package, nor for a trial in some other place.
 	if [ -d /run/systemd/system ] && [ "$(DESTDIR)$(SYSCONFDIR)" = /etc ]; then \
 	    $(SUDO) systemctl daemon-reload; $(SUDO) systemctl enable --now cyyber-reap.timer; fi
+
+.PHONY: deb
+deb: build ## make a Debian package in target/debian
+	@packaging/make-deb.sh $(BINARY) target/debian
 
 .PHONY: clean
 clean: ## remove what was compiled

@@ -17,6 +17,7 @@ storage_dir=${CYYBER_STORAGE_DIR:-$STORAGE_DIR}
 state_dir=${CYYBER_STATE_DIR:-$STATE_DIR}
 check_only=no
 packages_only=no
+no_packages=no
 with_tests=no
 changes=0
 left_to_do=() # what only the person can do, said at the end
@@ -25,8 +26,10 @@ main() {
     trap 'printf "error: setup stopped: line %s of %s failed: %s\n" "$LINENO" "$0" "$BASH_COMMAND" >&2' ERR
     parse_arguments "$@"
     become_root
-    install_packages
-    provide_rust
+    if [[ $no_packages = no ]]; then
+        install_packages
+        provide_rust
+    fi
     if [[ $packages_only = no ]]; then
         start_libvirt
         open_kvm
@@ -53,6 +56,7 @@ Running it again is safe, quick, and repairs what is missing.
   --check            change nothing; say what would be changed, exit 1 if anything
   --with-tests       also install what the tests need
   --packages-only    install packages and Rust, leave the rest of the host alone
+  --no-packages      install nothing, prepare the rest of the host alone
   --storage-dir DIR  folder of all disk images (\$CYYBER_STORAGE_DIR, else
                      $STORAGE_DIR)
   --state-dir DIR    folder of the program's state (\$CYYBER_STATE_DIR, else
@@ -70,6 +74,7 @@ parse_arguments() {
             --check) check_only=yes ;;
             --with-tests) with_tests=yes ;;
             --packages-only) packages_only=yes ;;
+            --no-packages) no_packages=yes ;;
             --storage-dir | --state-dir)
                 (($# > 1)) || bad_arguments "$1 needs a folder"
                 set_folder "$1" "$2"
