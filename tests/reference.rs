@@ -290,7 +290,8 @@ fn examples(command: &Command) -> String {
         .unwrap_or_else(|| panic!("{} has no examples", page_name(command)))
         .to_string();
     let mut text = ".SH EXAMPLES\n".to_owned();
-    let mut bare = false;
+    // A command without a comment may follow one that has one, which is then another paragraph.
+    let mut bare = None;
     for line in help
         .strip_prefix("Examples:\n")
         .expect("the text after the options is examples")
@@ -300,11 +301,12 @@ fn examples(command: &Command) -> String {
         let (command, comment) = line.trim().split_once("  ").unwrap_or((line.trim(), ""));
         let command = escape(command);
         text.push_str(&match comment.trim() {
-            "" if bare => format!(".br\n.B {command}\n"),
+            "" if bare == Some(true) => format!(".br\n.B {command}\n"),
+            "" if bare == Some(false) => format!(".PP\n.B {command}\n"),
             "" => format!(".B {command}\n"),
             comment => format!(".TP\n.B {command}\n{}\n", escape(comment)),
         });
-        bare = comment.is_empty();
+        bare = Some(comment.is_empty());
     }
     text
 }
@@ -335,6 +337,53 @@ fn see_also(name: &str, all: &[Command]) -> String {
 
 fn parent(name: &str) -> &str {
     name.rsplit_once('-').map_or("", |(parent, _)| parent)
+}
+
+#[test]
+fn every_page_has_what_a_reader_looks_for() {
+    for (path, page) in pages() {
+        let sections: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(".SH "))
+            .collect();
+        let mut wanted = vec![
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "OPTIONS",
+            "EXIT STATUS",
+            "EXAMPLES",
+            "SEE ALSO",
+        ];
+        if path.ends_with("cyyber.1") {
+            wanted.extend(["COMMANDS", "ENVIRONMENT", "FILES"]);
+        }
+        for section in wanted {
+            let count = sections.iter().filter(|other| **other == section).count();
+            assert_eq!(count, 1, "{section} in {}: {sections:?}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_command_has_a_short_and_a_long_help_with_examples() {
+    let mut program = Cli::command().disable_help_subcommand(true);
+    program.build();
+    let mut all = Vec::new();
+    collect(&program, &mut all);
+    for mut command in all {
+        let name = page_name(&command);
+        let short = command.render_help().to_string();
+        let long = command.render_long_help().to_string();
+        for help in [&short, &long] {
+            let (_, examples) = help.split_once("Examples:\n").expect(&name);
+            assert!(examples.contains("  cyyber "), "{help}");
+            let wide = help.lines().find(|line| line.chars().count() > 100);
+            assert_eq!(wide, None, "{name}");
+        }
+        // The long one has more to say, by a paragraph at least.
+        assert!(long.lines().count() > short.lines().count() + 1, "{name}");
+    }
 }
 
 /// A page's words, without what only roff needs.
