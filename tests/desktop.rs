@@ -52,7 +52,9 @@ fn a_student_is_logged_in_to_the_desktop() {
     std::thread::sleep(Duration::from_secs(1));
     guest::screenshot(&domain, &picture("boot"));
 
-    wait_for("the guest's agent", || text(&sandbox.listed("anna")["state"]) == "running");
+    wait_for("the guest's agent", || {
+        text(&sandbox.listed("anna")["state"]) == "running"
+    });
     let shell = |script: &str| guest::shell(&domain, script);
     let runs = |who: &str, what: &str| {
         let script = format!("pgrep -u {who} -x {what} >/dev/null && echo yes || echo no");
@@ -63,11 +65,16 @@ fn a_student_is_logged_in_to_the_desktop() {
     }
     // The lab's instructions are opened with the session.
     wait_for("the instructions", || runs("student", "xfce4-terminal"));
-    wait_for("a graphical screen", || guest::screen_size(&domain) == SCREEN);
+    wait_for("a graphical screen", || {
+        guest::screen_size(&domain) == SCREEN
+    });
     std::thread::sleep(Duration::from_secs(15));
     guest::screenshot(&domain, &picture("desktop"));
 
-    assert_eq!(shell("systemctl is-system-running --wait || systemctl --failed --quiet"), "running\n");
+    assert_eq!(
+        shell("systemctl is-system-running --wait || systemctl --failed --quiet"),
+        "running\n"
+    );
     assert_eq!(shell("ls /dev/dri/card0"), "/dev/dri/card0\n");
     let kernels = shell("ls /boot | grep vmlinuz");
     assert!(!kernels.contains("cloud"), "{kernels}");
@@ -77,15 +84,24 @@ fn a_student_is_logged_in_to_the_desktop() {
         let bus = "DISPLAY=:0 DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus";
         shell(&format!("runuser -u student -- env {bus} {script}"))
     };
-    let wallpaper = "xfconf-query -c xfce4-desktop -p /backdrop/screen0/monitorVirtual-1/workspace0/last-image";
-    assert_eq!(student(wallpaper), "/usr/share/backgrounds/cyyber-wallpaper.jpg\n");
+    let wallpaper =
+        "xfconf-query -c xfce4-desktop -p /backdrop/screen0/monitorVirtual-1/workspace0/last-image";
+    assert_eq!(
+        student(wallpaper),
+        "/usr/share/backgrounds/cyyber-wallpaper.jpg\n"
+    );
     student(&format!("{wallpaper} -s /tmp/own.jpg"));
     assert_eq!(student(wallpaper), "/tmp/own.jpg\n");
-    assert_eq!(student("xfconf-query -c xsettings -p /Net/ThemeName"), "Arc-Dark\n");
+    assert_eq!(
+        student("xfconf-query -c xsettings -p /Net/ThemeName"),
+        "Arc-Dark\n"
+    );
 
     // After logging out there is the login screen, and a way back without a password.
     student("xfce4-session-logout --logout --fast");
-    wait_for("the login screen", || runs("lightdm", "lightdm-gtk-greeter"));
+    wait_for("the login screen", || {
+        runs("lightdm", "lightdm-gtk-greeter")
+    });
     std::thread::sleep(Duration::from_secs(15));
     guest::screenshot(&domain, &picture("login"));
     assert_eq!(guest::screen_size(&domain), SCREEN);
