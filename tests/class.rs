@@ -74,7 +74,7 @@ fn one_failure_does_not_stop_the_others() {
     let error: Value = serde_json::from_str(&ran.stderr).unwrap();
     assert_eq!(error["error"]["message"], "1 of 5 instances failed");
 
-    // For people: a table of what went well, a line for what did not.
+    // For people: a table of what went well, a line for what did not, and what to do.
     let ran = sandbox.cyyber([
         "instance",
         "create",
@@ -84,7 +84,7 @@ fn one_failure_does_not_stop_the_others() {
     ]);
     assert_eq!(ran.code, Some(1));
     assert_eq!(ran.stdout.lines().count(), 5, "{ran:#?}");
-    assert_eq!(ran.stderr.lines().count(), 2, "{ran:#?}");
+    assert_eq!(ran.stderr.lines().count(), 3, "{ran:#?}");
 }
 
 #[test]

@@ -176,7 +176,8 @@ fn kill_in_a_pass(sandbox: &Sandbox) {
     sandbox.instance("stop", "running", &["--force"]).ok();
     let now = "0s";
     sandbox.configure(&json!({"policy": {
-        "idle_after": now, "pause_after": now, "stop_after": "10d", "boot_timeout": now,
+        "idle_after": now, "pause_after": now, "stop_after": "10d", "destroy_after": "never",
+        "boot_timeout": now,
     }}));
     for round in 0..3 {
         sandbox.instance("start", "7", &[]).ok();

@@ -31,6 +31,8 @@ use one::Outcome;
 use plan::{Failure, Plan, PlannedLab, PlannedStage};
 
 pub fn run(context: &Context, options: &Build) -> Result<()> {
+    // Before the first program is run: Packer and QEMU take a moment to tell their versions.
+    let stop = interrupt::flag()?;
     let labs = chosen(context, &options.labs)?;
     let packer = match Packer::find() {
         // Nothing is run, so it is rendered for the Packer that people install today.
@@ -55,7 +57,7 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
         templates: Templates::load(context.config.host.templates_dir.as_deref())?,
         dry_run: options.dry_run,
         force: options.force,
-        stop: interrupt::flag()?,
+        stop,
         running: AtomicUsize::new(0),
     };
     files::make_directory(context.paths.output(), directory::PUBLIC_DIRECTORY)?;

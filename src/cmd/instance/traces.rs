@@ -52,6 +52,8 @@ impl Traces {
     /// The traces of all instances within reach, by name.
     pub fn all(context: &Context) -> Result<Vec<Traces>> {
         let paths = &context.paths;
+        // Whoever may not use libvirt is told that, and not which directory is closed as well.
+        let hypervisor = context.hypervisor()?;
         let mut facts: BTreeMap<InstanceName, Option<Facts>> = BTreeMap::new();
         for directory in [paths.user_instances(), paths.records(), paths.marks()] {
             for file in names_in(&directory)? {
@@ -60,7 +62,7 @@ impl Traces {
                 }
             }
         }
-        let mut memory = memory_files(context.hypervisor()?)?;
+        let mut memory = memory_files(hypervisor)?;
         facts.extend(memory.keys().map(|name| (name.clone(), None)));
         for (name, of_domain) in survey(context, Detail::Power)? {
             facts.insert(name, Some(of_domain));
