@@ -121,11 +121,25 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// The kind of `error`: that of its outermost fault.
+/// The kind of `error`: that of its outermost fault. Where there is none, a full disk is one of
+/// capacity, wherever it was met.
 pub fn kind_of(error: &anyhow::Error) -> Kind {
-    error
-        .downcast_ref::<Fault>()
-        .map_or(Kind::Failed, |fault| fault.kind)
+    let is_full = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref()
+            .map(io::Error::kind)
+            .is_some_and(|kind| {
+                matches!(
+                    kind,
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
+            })
+    };
+    match error.downcast_ref::<Fault>() {
+        Some(fault) => fault.kind,
+        None if error.chain().any(is_full) => Kind::Capacity,
+        None => Kind::Failed,
+    }
 }
 
 /// The advice that goes with `error`: that of its outermost fault, or else of what caused it.
@@ -169,6 +183,16 @@ mod tests {
         assert_eq!(kind_of(&error), Kind::Capacity);
         assert_eq!(hint_of(&error), Some("free some disk"));
         assert_eq!(format!("{error:#}"), "outside: outer: in between: inner");
+    }
+
+    #[test]
+    fn a_full_disk_is_a_matter_of_capacity() {
+        let full = || anyhow::Error::new(io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(kind_of(&full().context("failed to write")), Kind::Capacity);
+        let fault = Fault::new(Kind::Failed, "the save failed");
+        assert_eq!(kind_of(&full().context(fault)), Kind::Failed);
+        let other = anyhow::Error::new(io::Error::from(io::ErrorKind::NotFound));
+        assert_eq!(kind_of(&other), Kind::Failed);
     }
 
     #[test]
