@@ -20,7 +20,7 @@ fn all_labs() -> Vec<Lab> {
     let mut labs = Vec::new();
     for entry in std::fs::read_dir(labs_directory()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".json") {
+        if name.ends_with(".json") && !name.ends_with(".schema.json") {
             labs.extend(load(&name).labs);
         }
     }
