@@ -51,7 +51,7 @@ impl<S: Read + Write> Client<S> {
         self.authenticate(password)
     }
 
-    /// Goes in with this password, learns the size of the screen and asks for the picture. The client
+    /// Goes in with this password, learns the size of the screen and sees the picture begin. The client
     /// is there until what is returned is dropped.
     pub fn enter(mut self, password: &str) -> (S, [u16; 2]) {
         assert!(self.authenticate(password));
@@ -62,6 +62,12 @@ impl<S: Read + Write> Client<S> {
         let (update_request, whole) = (3, 0);
         let request = [update_request, whole, 0, 0, 0, 0, w0, w1, h0, h1];
         self.stream.write_all(&request).unwrap();
+        // The domain's name, and then the picture, once there is one.
+        let [.., n0, n1, n2, n3] = greeting;
+        for _ in 0..u32::from_be_bytes([n0, n1, n2, n3]) {
+            let _: [u8; 1] = read(&mut self.stream);
+        }
+        let _beginning: [u8; 1024] = read(&mut self.stream);
         let size = [[w0, w1], [h0, h1]].map(u16::from_be_bytes);
         (self.stream, size)
     }
