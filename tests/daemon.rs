@@ -181,8 +181,11 @@ fn kill_in_a_pass(sandbox: &Sandbox) {
     }}));
     for round in 0..3 {
         sandbox.instance("start", "7", &[]).ok();
+        // A first pass only looks.
         for _ in 0..2 {
-            sandbox.cyyber(["reap"]).ok();
+            if sandbox.state("7") != "idle" {
+                sandbox.cyyber(["reap"]).ok();
+            }
         }
         assert_eq!(sandbox.state("7"), "idle");
         let child = sandbox.command(["reap"]).spawn().unwrap();
