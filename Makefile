@@ -97,7 +97,7 @@ install: build ## install program, man pages, completions, passes each minute, e
 
 .PHONY: deb
 deb: build ## make a Debian package in target/debian
-	@packaging/make-deb.sh $(BINARY) target/debian
+	@templates/package/make-deb.sh $(BINARY) target/debian
 
 .PHONY: clean
 clean: ## remove what was compiled

@@ -108,7 +108,7 @@ echo '## done'
 
 fn make(directory: &Path) -> PathBuf {
     let made = common::run(
-        tool("packaging/make-deb.sh")
+        tool("templates/package/make-deb.sh")
             .arg(env!("CARGO_BIN_EXE_cyyber"))
             .arg(directory)
             .env("CYYBER_DEB_COMPRESSION", "gzip")

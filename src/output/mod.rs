@@ -212,7 +212,11 @@ fn write(bytes: &[u8]) -> Result<bool> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         done => done
             .map(|()| true)
-            .context("failed to write to standard output"),
+            // Not of capacity, whatever is full: nothing that was asked for lacked room.
+            .context(Fault::new(
+                Kind::Failed,
+                "failed to write to standard output",
+            )),
     }
 }
 

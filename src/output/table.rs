@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
 use console::{Style, measure_text_width, truncate_str};
 
 use super::one_line;
@@ -194,14 +195,9 @@ impl Cell {
             Overflow::Fold => Cow::from(&self.text),
             _ => truncate_str(&self.text, width, "…"),
         };
-        let blanks = " ".repeat(width.saturating_sub(measure_text_width(&text)));
-        let text = match self.colour.filter(|_| page.colour) {
+        match self.colour.filter(|_| page.colour) {
             None => text.into_owned(),
             Some(colour) => colour.style().apply_to(text).to_string(),
-        };
-        match column.is_number {
-            true => blanks + &text,
-            false => text + &blanks,
         }
     }
 }
@@ -261,18 +257,37 @@ impl Table {
     fn lines(&self, widths: &[Option<usize>], page: Page) -> Vec<Vec<String>> {
         let titles = self.columns.iter().map(|column| Cell::from(column.title));
         let titles = vec![titles.collect()];
-        let line = |row: Vec<Cell>| {
-            let cells = row.iter().zip(&self.columns).zip(widths);
-            let drawn: Vec<_> = cells
-                .filter_map(|((cell, column), width)| Some(cell.draw((*width)?, *column, page)))
-                .collect();
-            drawn.join(&" ".repeat(GAP)).trim_end().to_owned()
-        };
         let rows = self.rows.iter().map(|row| self.folded(row, widths));
-        [titles]
-            .into_iter()
-            .chain(rows)
-            .map(|lines| lines.into_iter().map(line).collect())
+        let groups: Vec<Vec<Vec<Cell>>> = [titles].into_iter().chain(rows).collect();
+        let shown = |row: &Vec<Cell>| -> Vec<String> {
+            let cells = row.iter().zip(&self.columns).zip(widths);
+            cells
+                .filter_map(|((cell, column), width)| Some(cell.draw((*width)?, *column, page)))
+                .collect()
+        };
+
+        let mut grid = comfy_table::Table::new();
+        grid.load_style(presets::NOTHING);
+        grid.set_content_arrangement(ContentArrangement::Disabled);
+        grid.add_rows(groups.iter().flatten().map(shown));
+        let columns = self.columns.iter().zip(widths);
+        let columns = columns.filter_map(|(column, width)| Some((column, (*width)?)));
+        let gap = u16::try_from(GAP).unwrap_or(u16::MAX);
+        for (drawn, (column, width)) in grid.column_iter_mut().zip(columns) {
+            drawn.set_padding((0, gap));
+            // A text that is folded may have a word that is longer than its lines.
+            if column.overflow != Overflow::Fold {
+                let width = u16::try_from(width + GAP).unwrap_or(u16::MAX);
+                drawn.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width)));
+            }
+            if column.is_number {
+                drawn.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let mut lines = grid.lines().map(|line| line.trim_end().to_owned());
+        let sizes = groups.iter().map(Vec::len);
+        sizes
+            .map(|size| lines.by_ref().take(size).collect())
             .collect()
     }
 

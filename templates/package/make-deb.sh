@@ -7,8 +7,8 @@ set -Eeuo pipefail
 umask 022
 export LC_ALL=C
 
-ROOT=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-readonly ROOT PARTS=$ROOT/packaging/debian
+ROOT=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
+readonly ROOT PARTS=$ROOT/templates/package/debian
 
 main() {
     (($# == 2)) || die 'usage: make-deb.sh BINARY DIRECTORY'
@@ -18,7 +18,7 @@ main() {
     [[ $("$binary" --version) = "cyyber $version" ]] ||
         die "$binary is not version $version" 'compile it: make build'
     [[ $(changelog_version) = "$version" ]] ||
-        die "packaging/debian/changelog does not begin with version $version" 'add an entry for it'
+        die "templates/package/debian/changelog does not begin with version $version" 'add an entry for it'
 
     stage=$(mktemp -d)
     trap 'rm -rf -- "$stage"' EXIT
