@@ -7,7 +7,7 @@
 mod common;
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -217,18 +217,7 @@ fn daemons() {
 /// Directories as `setup.sh` makes them, and a copy of the program that everyone reaches.
 fn prepare(sandbox: &Sandbox, group: u32) -> PathBuf {
     sandbox.base(&sandbox.lab);
-    fs::create_dir(sandbox.path("state/activity")).unwrap();
-    for (directory, mode) in [
-        ("storage", 0o2771),
-        ("storage/base-images", 0o2771),
-        ("storage/user-instances", 0o2771),
-        ("state", 0o2770),
-        ("state/activity", 0o2770),
-    ] {
-        let directory = sandbox.path(directory);
-        chown(&directory, Some(0), Some(group)).unwrap();
-        fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
-    }
+    sandbox.as_set_up(group);
     let readable = Permissions::from_mode(0o644);
     fs::set_permissions(sandbox.path("labs-config.json"), readable).unwrap();
     let program = sandbox.path("cyyber");

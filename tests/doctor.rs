@@ -27,20 +27,9 @@ fn ready(guests: usize) -> Sandbox {
     let sandbox = Sandbox::with_guests(guests);
     sandbox.base(&sandbox.lab);
     sandbox.instance("create", "7", &[]).json();
-    fs::create_dir_all(sandbox.path("state/activity")).unwrap();
     let group = run(tool("getent").args(["group", "libvirt"]));
     let group = group.split(':').nth(2).unwrap().parse().unwrap();
-    for (directory, mode) in [
-        ("storage", 0o2771),
-        ("storage/base-images", 0o2771),
-        ("storage/user-instances", 0o2771),
-        ("state", 0o2770),
-        ("state/activity", 0o2770),
-    ] {
-        let directory = sandbox.path(directory);
-        chown(&directory, Some(0), Some(group)).unwrap();
-        fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
-    }
+    sandbox.as_set_up(group);
     sandbox.cyyber(["reap"]).ok();
     sandbox
 }

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use common::host::{field, held_by_processes};
 use common::{Run, Sandbox, SmallDisk, guest, run, text, tool, virsh, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -93,22 +94,6 @@ impl Booted {
 
 fn base_link(sandbox: &Sandbox) -> PathBuf {
     sandbox.path(format!("storage/base-images/{}-base.qcow2", sandbox.lab))
-}
-
-/// A figure in MiB from a file of the kernel's, which has it in KiB.
-fn field(file: &str, name: &str) -> u64 {
-    let all = fs::read_to_string(file).unwrap();
-    let line = all.lines().find(|line| line.starts_with(name)).unwrap();
-    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib / 1024
-}
-
-/// Memory of the host that processes have for themselves or share, in MiB: what a QEMU gives back.
-///
-/// Not `MemAvailable`: a host that is itself a virtual machine may get the pages of a process that
-/// has ended back from its own host no faster than 8 MiB in a second, whatever the process was.
-fn held_by_processes() -> u64 {
-    field("/proc/meminfo", "AnonPages:") + field("/proc/meminfo", "Shmem:")
 }
 
 #[test]

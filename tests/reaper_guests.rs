@@ -9,6 +9,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use common::host::{field, held_by_processes};
 use common::vnc::Client;
 use common::{Sandbox, guest, lab, text, wait_until};
 use serde_json::{Value, json};
@@ -49,19 +50,6 @@ fn other(sandbox: &Sandbox, verb: &str, user: &str) -> Value {
     let lab = sandbox.other_lab();
     let command = ["-o", "json", "instance", verb, &lab, user];
     sandbox.cyyber(command).json()
-}
-
-/// A figure in MiB from a file of the kernel's, which has it in KiB.
-fn field(file: impl AsRef<Path>, name: &str) -> u64 {
-    let all = fs::read_to_string(file).unwrap();
-    let line = all.lines().find(|line| line.starts_with(name)).unwrap();
-    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib / 1024
-}
-
-/// Memory of the host that processes have for themselves or share, in MiB.
-fn held_by_processes() -> u64 {
-    field("/proc/meminfo", "AnonPages:") + field("/proc/meminfo", "Shmem:")
 }
 
 /// The CPU time that a guest takes, in percent of one CPU.

@@ -7,13 +7,14 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 pub mod guest;
+pub mod host;
 pub mod shape;
 pub mod terminal;
 pub mod vnc;
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -172,6 +173,22 @@ impl Sandbox {
         for directory in ["storage/base-images", "storage/user-instances"] {
             fs::create_dir(self.path(directory)).unwrap();
             fs::set_permissions(self.path(directory), Permissions::from_mode(0o711)).unwrap();
+        }
+    }
+
+    /// Gives the directories to `group`, with the modes that the setup of a host gives them.
+    pub fn as_set_up(&self, group: u32) {
+        fs::create_dir_all(self.path("state/activity")).unwrap();
+        for (directory, mode) in [
+            ("storage", 0o2771),
+            ("storage/base-images", 0o2771),
+            ("storage/user-instances", 0o2771),
+            ("state", 0o2770),
+            ("state/activity", 0o2770),
+        ] {
+            let directory = self.path(directory);
+            chown(&directory, Some(0), Some(group)).unwrap();
+            fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
         }
     }
 
