@@ -6,6 +6,7 @@
 //! is exceeded.
 
 use std::fs::Permissions;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -19,6 +20,7 @@ use cyyber::config::Config;
 use cyyber::domain::{InstanceDomain, new_uuid};
 use cyyber::images::base::{self, Base};
 use cyyber::instance::{InstanceName, LabId};
+use cyyber::network::{Mac, Place};
 use cyyber::output::{Cell, Column, Page, Table};
 use cyyber::paths::Paths;
 use tempfile::TempDir;
@@ -469,6 +471,13 @@ impl Bench {
             overlay: overlay.to_str().context("path")?,
             base: base.path.to_str().context("path")?,
             build: &base.build,
+            largest: None,
+            mac: Mac::of(name),
+            // The guest never gets so far as to use it.
+            place: Some(Place {
+                ip: Ipv4Addr::new(10, 213, 0, 15),
+                gateway: Ipv4Addr::new(10, 213, 0, 1),
+            }),
             accelerator: self.accelerator,
             vnc_listen: self.config.host.vnc_listen,
             created: jiff::Timestamp::now(),

@@ -37,6 +37,7 @@ pub struct Context {
     reach: Reach,
     warned: Arc<Once>,
     warned_of_cpu: Arc<Once>,
+    warned_of_console: Arc<Once>,
     hypervisor: OnceLock<Hypervisor>,
     stop: OnceLock<Arc<AtomicBool>>,
 }
@@ -97,6 +98,7 @@ impl Context {
             config: Arc::new(config),
             warned: Arc::new(Once::new()),
             warned_of_cpu: Arc::new(Once::new()),
+            warned_of_console: Arc::new(Once::new()),
             hypervisor: OnceLock::new(),
             stop: OnceLock::new(),
         })
@@ -116,6 +118,7 @@ impl Context {
             reach: self.reach.clone(),
             warned: Arc::clone(&self.warned),
             warned_of_cpu: Arc::clone(&self.warned_of_cpu),
+            warned_of_console: Arc::clone(&self.warned_of_console),
             hypervisor: OnceLock::new(),
             stop: self.stop.clone(),
         }
@@ -229,6 +232,16 @@ impl Context {
         if let Ok((_, Some(warning))) = chosen {
             self.warned.call_once(|| self.output.warn(&warning));
         }
+    }
+
+    /// Says, once, that consoles are seen by others than this host.
+    pub fn warn_of_exposed_console(&self) {
+        self.warned_of_console.call_once(|| {
+            let listen = self.config.host.vnc_listen;
+            self.output.warn(&format!(
+                "consoles listen on {listen}, where passwords are weak and what is seen and typed is not encrypted"
+            ));
+        });
     }
 
     /// Says, once, that nothing can be held back here. The reason of each idle instance says so too.

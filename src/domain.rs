@@ -11,11 +11,19 @@ use serde::{Deserialize, Serialize};
 use uuid::{Builder, Uuid};
 
 use crate::accelerator::Accelerator;
-use crate::config::Lab;
+use crate::config::{Lab, NetworkMode};
 use crate::instance::InstanceName;
+use crate::network::{Mac, Place};
 
 /// The XML namespace of our facts in a domain's metadata.
 const NAMESPACE: &str = "https://cyyber.lab/instance/1";
+
+/// The templates by their names.
+const DOMAIN: &str = "domain.xml";
+const CARD: &str = "interface.xml";
+
+/// The period in which a CPU quota counts, in microseconds: libvirt's default.
+const CPU_PERIOD: u32 = 100_000;
 
 /// The first six bytes of every UUID that we give a domain. libvirt reports UUIDs with every
 /// listing, so that ours are told from others' at no cost. The rest is random: a UUID must not come
@@ -32,13 +40,6 @@ pub fn new_uuid() -> Uuid {
 /// Whether a domain with this UUID was made by us.
 pub fn is_ours(uuid: Uuid) -> bool {
     uuid.as_bytes().starts_with(&TAG) && uuid.get_version_num() == 8
-}
-
-/// The network card's address: stable for the life of the instance, locally administered, with 40
-/// random bits taken from the UUID.
-fn mac(uuid: Uuid) -> String {
-    let [.., a, b, c, d, e] = *uuid.as_bytes();
-    format!("52:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}")
 }
 
 /// A console password: eight letters and digits, which is the most that VNC can compare.
@@ -61,6 +62,12 @@ pub struct InstanceDomain<'a> {
     pub base: &'a str,
     /// The base build's name.
     pub build: &'a str,
+    /// How long the overlay may become, in bytes, for an overlay that has been made that long.
+    pub largest: Option<u64>,
+    /// Its network card.
+    pub mac: Mac,
+    /// Where that is in its network, where that is known. Without this it cannot be powered on.
+    pub place: Option<Place>,
     /// How it is run.
     pub accelerator: Accelerator,
     /// Where its console listens.
@@ -90,10 +97,29 @@ impl InstanceDomain<'_> {
             },
             disk => self.overlay,
             base => self.base,
-            mac => mac(self.uuid),
+            largest => self.largest,
             vnc_listen => self.vnc_listen.to_string(),
-            ..lab_context(lab)
+            ..card_context(lab, lab.network, self.mac, self.place)
         })
+    }
+}
+
+/// The definition of an instance's network card alone, for a running domain that has another.
+pub fn card_xml(lab: &Lab, mode: NetworkMode, mac: Mac, place: Option<Place>) -> Result<String> {
+    let values = card_context(lab, mode, mac, place);
+    environment()?
+        .get_template(CARD)
+        .and_then(|template| template.render(values))
+        .context("failed to render the definition of the network card")
+}
+
+fn card_context(lab: &Lab, mode: NetworkMode, mac: Mac, place: Option<Place>) -> minijinja::Value {
+    context! {
+        mac => mac.to_string(),
+        network => mode.network(),
+        filtered => true,
+        place => place.map(|place| context! { ip => place.ip.to_string(), gateway => place.gateway.to_string() }),
+        ..lab_context(lab)
     }
 }
 
@@ -104,6 +130,8 @@ pub fn standalone_xml(lab: &Lab, disk: &str, accelerator: Accelerator) -> Result
         name => lab.lab_id.as_str(),
         title => lab.lab_name.as_str(),
         disk,
+        mac => Mac::STANDALONE.to_string(),
+        network => lab.network.network(),
         vnc_listen => "127.0.0.1",
         vnc_usable => true,
         ..lab_context(lab)
@@ -114,8 +142,9 @@ fn lab_context(lab: &Lab) -> minijinja::Value {
     context! {
         memory_mb => lab.memory_mb,
         vcpus => lab.vcpus,
-        network => lab.network.network(),
         limits => context! {
+            cpu_period => CPU_PERIOD,
+            cpu_quota => lab.limits.cpu_percent.map(|percent| CPU_PERIOD * u32::from(percent) / 100),
             disk_bytes_per_second => lab.limits.disk_bytes_per_second.map(|size| size.0),
             disk_iops => lab.limits.disk_iops,
             network_kib_per_second => lab.limits.network_bytes_per_second.map(|size| size.0 >> 10),
@@ -127,12 +156,19 @@ fn lab_context(lab: &Lab) -> minijinja::Value {
 }
 
 fn render(values: minijinja::Value) -> Result<String> {
+    environment()?
+        .get_template(DOMAIN)
+        .and_then(|template| template.render(values))
+        .context("failed to render the domain definition")
+}
+
+fn environment() -> Result<Environment<'static>> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment
-        .render_str(include_str!("../templates/domain.xml"), values)
-        .context("failed to render the domain definition")
+    environment.add_template(DOMAIN, include_str!("../templates/domain.xml"))?;
+    environment.add_template(CARD, include_str!("../templates/interface.xml"))?;
+    Ok(environment)
 }
 
 /// Where the console of a running domain is.
@@ -209,6 +245,56 @@ pub fn disk_files(xml: &str) -> Result<Vec<Vec<PathBuf>>> {
     Ok(disks.into_iter().map(ImageXml::files).collect())
 }
 
+/// A domain's network card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// Its address.
+    pub mac: Mac,
+    /// The network it is in.
+    pub network: Option<String>,
+    /// What is let through: the name of libvirt's filter.
+    pub filter: Option<String>,
+    /// The address that the filter is for.
+    pub place: Option<Place>,
+}
+
+impl Card {
+    /// The network card in the definition `xml`.
+    pub fn of(xml: &str) -> Result<Card> {
+        let cards = parse(xml)?.devices.interfaces;
+        // A second one would be nobody's of ours, and not filtered.
+        let [card] = <[InterfaceXml; 1]>::try_from(cards)
+            .map_err(|cards| anyhow::anyhow!("the domain has {} network cards", cards.len()))?;
+        let parameters = card.filter.iter().flat_map(|filter| &filter.parameters);
+        let value = |name: &str| {
+            let mut all = parameters.clone();
+            all.find(|parameter| parameter.name == name)?
+                .value
+                .parse()
+                .ok()
+        };
+        Ok(Card {
+            mac: card.mac.address,
+            network: card.source.and_then(|source| source.network),
+            place: value("IP")
+                .zip(value("GATEWAY"))
+                .map(|(ip, gateway)| Place { ip, gateway }),
+            filter: card.filter.map(|filter| filter.filter),
+        })
+    }
+
+    /// The card that an instance in the network `mode` must have.
+    pub fn wanted(mode: NetworkMode, mac: Mac, place: Option<Place>) -> Card {
+        let network = mode.network().to_owned();
+        Card {
+            mac,
+            network: Some(network.clone()),
+            filter: Some(network),
+            place,
+        }
+    }
+}
+
 /// The UUID in the definition `xml`.
 pub fn uuid_of(xml: &str) -> Result<Uuid> {
     parse(xml)?.uuid.context("the definition has no UUID")
@@ -232,6 +318,44 @@ struct DevicesXml {
     graphics: Vec<GraphicsXml>,
     #[serde(default, rename = "disk")]
     disks: Vec<ImageXml>,
+    #[serde(default, rename = "interface")]
+    interfaces: Vec<InterfaceXml>,
+}
+
+#[derive(Deserialize)]
+struct InterfaceXml {
+    mac: MacXml,
+    source: Option<NetworkXml>,
+    #[serde(rename = "filterref")]
+    filter: Option<FilterXml>,
+}
+
+#[derive(Deserialize)]
+struct MacXml {
+    #[serde(rename = "@address")]
+    address: Mac,
+}
+
+#[derive(Deserialize)]
+struct NetworkXml {
+    #[serde(rename = "@network")]
+    network: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct FilterXml {
+    #[serde(rename = "@filter")]
+    filter: String,
+    #[serde(default, rename = "parameter")]
+    parameters: Vec<ParameterXml>,
+}
+
+#[derive(Deserialize)]
+struct ParameterXml {
+    #[serde(rename = "@name")]
+    name: String,
+    #[serde(rename = "@value")]
+    value: String,
 }
 
 /// A disk, or an image below one.
@@ -278,15 +402,22 @@ fn parse(xml: &str) -> Result<DomainXml> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn lab(motd: &str) -> Lab {
         serde_json::from_value(serde_json::json!({
             "lab_id": "lab01", "lab_name": "Fish & <Chips> \"'", "packages": [], "motd": motd,
-            "limits": {"disk_iops": 500, "network_bytes_per_second": "2M"},
+            "limits": {"disk_iops": 500, "network_bytes_per_second": "2M", "cpu_percent": 40},
         }))
         .unwrap()
     }
+
+    const PLACE: Place = Place {
+        ip: Ipv4Addr::new(10, 213, 0, 77),
+        gateway: Ipv4Addr::new(10, 213, 0, 1),
+    };
 
     fn instance_xml(uuid: Uuid) -> String {
         InstanceDomain {
@@ -296,6 +427,9 @@ mod tests {
             overlay: "/images/user-instances/lab01_user_7.qcow2",
             base: "/images/base & co/lab01-base.1.qcow2",
             build: "1",
+            largest: Some(10 << 30),
+            mac: "52:00:00:00:00:01".parse().unwrap(),
+            place: Some(PLACE),
             accelerator: Accelerator::Tcg,
             vnc_listen: std::net::Ipv4Addr::LOCALHOST.into(),
             created: Timestamp::UNIX_EPOCH,
@@ -312,13 +446,6 @@ mod tests {
     }
 
     #[test]
-    fn the_mac_is_a_local_unicast_address() {
-        let mac = mac(new_uuid());
-        let first = u8::from_str_radix(&mac[..2], 16).unwrap();
-        assert_eq!(first & 0b11, 0b10, "{mac}");
-    }
-
-    #[test]
     fn values_are_escaped_and_read_back() {
         let xml = instance_xml(new_uuid());
         assert!(xml.contains("Fish &amp; &lt;Chips&gt;"), "{xml}");
@@ -328,6 +455,8 @@ mod tests {
             "{xml}"
         );
         assert!(xml.contains("<inbound average='2048'/>"), "{xml}");
+        assert!(xml.contains("<quota>40000</quota>"), "{xml}");
+        assert!(xml.contains("size='10737418240'/>"), "{xml}");
         let origin = Origin::of(&xml).unwrap().unwrap();
         assert_eq!(
             (origin.build.as_str(), origin.created),
@@ -339,6 +468,35 @@ mod tests {
         ];
         assert_eq!(disk_files(&xml).unwrap(), [files.map(PathBuf::from)]);
         assert_eq!(Console::of(&xml).unwrap(), None, "no port before power-on");
+    }
+
+    #[test]
+    fn the_network_card_is_filtered_and_read_back_alone_and_in_a_domain() {
+        let (lab, xml) = (lab(""), instance_xml(new_uuid()));
+        let mac = "52:00:00:00:00:01".parse().unwrap();
+        let wanted = Card::wanted(NetworkMode::Nat, mac, Some(PLACE));
+        assert_eq!(wanted.filter.as_deref(), Some("cyyber-nat"));
+        assert_eq!(Card::of(&xml).unwrap(), wanted);
+        let alone = |place| {
+            let card = card_xml(&lab, NetworkMode::Nat, mac, place).unwrap();
+            format!("<domain><devices>{card}</devices></domain>")
+        };
+        assert_eq!(Card::of(&alone(Some(PLACE))).unwrap(), wanted);
+        assert_eq!(
+            Card::of(&alone(None)).unwrap(),
+            Card {
+                place: None,
+                ..wanted
+            }
+        );
+        let standalone = standalone_xml(&lab, "/images/lab01.qcow2", Accelerator::Tcg).unwrap();
+        assert_eq!(Card::of(&standalone).unwrap().filter, None);
+        assert_eq!(Card::of(&standalone).unwrap().mac, Mac::STANDALONE);
+        let more = xml.replace(
+            "<interface",
+            "<interface><mac address='52:00:00:00:00:02'/></interface><interface",
+        );
+        assert!(Card::of(&more).is_err());
     }
 
     #[test]

@@ -14,13 +14,14 @@
 //! | [`state`] | activity, records and locks in the state directory |
 //! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
-//! | [`host`] | what memory the host has left, and how busy it is |
+//! | [`host`] | what memory the host has left, how busy it is, and its addresses |
 //! | [`interrupt`] | signals that ask us to end |
 //! | [`output`] | what reaches the terminal |
 //! | [`env`](mod@env) | what is read from the environment |
 //! | [`config`] | `labs-config.json` |
 //! | [`paths`] | every path |
 //! | [`accelerator`] | hardware virtualisation or software emulation |
+//! | [`network`] | addresses in the lab networks, and what filters need to know; pure |
 //! | [`capacity`] | whether there is memory for one more guest; pure |
 //! | [`inputs`] | what an image is made from, and what of it changed; pure |
 //! | [`policy`] | the idle ladder: which step is due; pure |
@@ -52,6 +53,7 @@ pub mod inputs;
 pub mod instance;
 pub mod interrupt;
 pub mod nearest;
+pub mod network;
 pub mod observe;
 pub mod output;
 pub mod packer;

@@ -696,6 +696,322 @@ fn the_password_is_told_to_the_caller_alone() {
     );
 }
 
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn files_that_hold_a_password_are_for_root_alone() {
+    let (sandbox, started) = running();
+    let password = text(&started["vnc_password"]);
+    let mut holding = 0;
+    for directory in [
+        "/etc/libvirt",
+        "/run/libvirt",
+        "/var/lib/libvirt/qemu",
+        "/var/log/libvirt",
+    ] {
+        // Others' files come and go.
+        let found = tool("grep")
+            .args(["-rlsF", "--devices=skip", "--", &password, directory])
+            .output();
+        for file in String::from_utf8(found.unwrap().stdout).unwrap().lines() {
+            let mode = Path::new(file).metadata().unwrap().mode();
+            assert_eq!(mode & 0o077, 0, "{file}");
+            holding += 1;
+        }
+    }
+    assert!(
+        holding > 0,
+        "the search finds what libvirt keeps of a running domain"
+    );
+    // Not in the process list at any moment: not even as an argument of ours.
+    let stored = format!("/etc/libvirt/qemu/{}.xml", sandbox.instance_name("7"));
+    assert_eq!(Path::new(&stored).metadata().unwrap().mode() & 0o077, 0);
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn the_password_of_another_instance_does_not_help() {
+    let (sandbox, started) = running();
+    let other = sandbox.instance("start", "8", &[]).json();
+    let (mine, others) = (text(&started["vnc_password"]), text(&other["vnc_password"]));
+    let (tcp, web) = (port(&started, "vnc_port"), port(&started, "novnc_port"));
+    assert!(!Client::connect(tcp).accepts(&others));
+    assert!(!Client::connect_by_websocket(web).accepts(&others));
+    let (width, height, bytes) = Client::connect(tcp).picture(&mine);
+    assert!(
+        width >= 640 && height >= 350 && bytes > 0,
+        "{width}x{height}, {bytes} bytes"
+    );
+    let by_websocket = Client::connect_by_websocket(web).picture(&mine);
+    assert_eq!((by_websocket.0, by_websocket.1), (width, height));
+    assert!(by_websocket.2 > 0);
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_console_that_others_reach_is_warned_of_and_goes_with_the_configuration() {
+    let sandbox = sandbox(1);
+    let lab = common::lab(&sandbox.lab, &json!({}));
+    let exposed = json!({"labs": [lab], "host": {"vnc_listen": "0.0.0.0", "vnc_exposed": true}});
+    sandbox.write_config(&exposed.to_string());
+    let started = sandbox.instance("start", "7", &[]).ok();
+    assert!(
+        started
+            .stderr
+            .contains("warning: consoles listen on 0.0.0.0"),
+        "{started:#?}"
+    );
+    let started = started.json();
+    assert_eq!(started["vnc_host"], "0.0.0.0");
+    let everywhere = BTreeSet::from(["00000000".to_owned()]);
+    assert_eq!(listening_addresses(port(&started, "vnc_port")), everywhere);
+
+    // No password for what the configuration does not want any more.
+    sandbox.configure(&json!({}));
+    for verb in ["console", "start"] {
+        let error = sandbox.instance(verb, "7", &[]).error_json(5);
+        let message = text(&error["message"]);
+        assert!(
+            message.contains("listens on 0.0.0.0 instead of 127.0.0.1"),
+            "{message}"
+        );
+    }
+    sandbox.instance("stop", "7", &["--force"]).ok();
+    let started = sandbox.instance("start", "7", &[]).json();
+    assert_eq!(started["vnc_host"], "127.0.0.1");
+}
+
+/// The part of a domain's definition that is about its network card.
+fn card(xml: &str) -> &str {
+    let card = xml.split("<interface").nth(1).unwrap();
+    card.split("</interface>").next().unwrap()
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_network_card_keeps_its_addresses_and_is_confined_to_them() {
+    let sandbox = sandbox(1);
+    let name = sandbox.instance_name("7");
+    let started = |verb: &str, options: &[&str]| {
+        sandbox.instance(verb, "7", options).ok();
+        let xml = virsh(["dumpxml", "--", &name]);
+        let value = |before: &str| {
+            let after = card(&xml)
+                .split(before)
+                .nth(1)
+                .unwrap_or_else(|| panic!("no {before} in {xml}"));
+            after.split('\'').next().unwrap().to_owned()
+        };
+        assert_eq!(value("<filterref filter='"), "cyyber-nat");
+        assert_eq!(value("name='GATEWAY' value='"), "10.213.0.1");
+        assert_eq!(value("name='CTRL_IP_LEARNING' value='"), "none");
+        let tap = value("<target dev='");
+        let isolated = fs::read_to_string(format!("/sys/class/net/{tap}/brport/isolated"));
+        assert_eq!(isolated.unwrap().trim(), "1");
+        let rules = run(tool("ebtables").args([
+            "--concurrent",
+            "-t",
+            "nat",
+            "-L",
+            &format!("libvirt-I-{tap}"),
+        ]));
+        let (mac, ip) = (value("<mac address='"), value("name='IP' value='"));
+        assert!(
+            rules.contains(&format!("-s {mac} --ip-src {ip} -j ACCEPT")),
+            "{rules}"
+        );
+        assert!(rules.trim_end().ends_with("-j DROP"), "{rules}");
+        let network = virsh(["net-dumpxml", "cyyber-nat"]);
+        assert!(
+            network.contains(&format!("<host mac='{mac}' ip='{ip}'/>")),
+            "{network}"
+        );
+        (mac, ip)
+    };
+    let first = started("start", &[]);
+    sandbox.instance("reset", "7", &["--yes"]).ok();
+    assert_eq!(started("start", &[]), first, "after a reset");
+
+    // As an earlier version made them: running, saved, and off.
+    let open = || {
+        let xml = virsh(["dumpxml", "--", &name]);
+        let (before, rest) = card(&xml).split_once("<filterref").unwrap();
+        let after = rest.split_once("</filterref>").unwrap().1;
+        let file = sandbox.path("card.xml");
+        fs::write(&file, format!("<interface{before}{after}</interface>")).unwrap();
+        file.into_os_string().into_string().unwrap()
+    };
+    run(tool("virsh").args(["-q", "-c", QEMU, "update-device", &name, &open(), "--live"]));
+    assert!(!virsh(["dumpxml", "--", &name]).contains("<filterref"));
+    assert_eq!(started("start", &[]), first, "one that runs");
+    run(tool("virsh").args(["-q", "-c", QEMU, "update-device", &name, &open(), "--live"]));
+    sandbox.instance("pause", "7", &[]).ok();
+    assert_eq!(started("resume", &[]), first, "one that was saved");
+    run(tool("virsh").args([
+        "-q",
+        "-c",
+        QEMU,
+        "update-device",
+        &name,
+        &open(),
+        "--config",
+    ]));
+    sandbox.instance("stop", "7", &["--force"]).ok();
+    assert!(!virsh(["dumpxml", "--", &name]).contains("<filterref"));
+    assert_eq!(started("start", &[]), first, "one that was off");
+
+    sandbox.instance("cleanup", "7", &["--yes"]).ok();
+    let network = virsh(["net-dumpxml", "cyyber-nat"]);
+    assert!(!network.contains(&first.0), "{network}");
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_guest_has_few_devices_and_its_qemu_few_rights() {
+    let sandbox = sandbox(1);
+    sandbox.configure(
+        &json!({"limits": {"cpu_percent": 40, "overlay_size": "100M", "disk_iops": 500}}),
+    );
+    sandbox.instance("start", "7", &[]).ok();
+    let process = format!("/proc/{}", sandbox.qemu_pid("7").as_raw_nonzero());
+    let line = fs::read(format!("{process}/cmdline")).unwrap();
+    let line = String::from_utf8_lossy(&line).replace('\0', " ");
+    assert!(
+        line.contains(
+            "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+        ),
+        "{line}"
+    );
+    for absent in [
+        "usb-",
+        "-usb",
+        "xhci",
+        "intel-hda",
+        "AC97",
+        "9p",
+        "virtiofs",
+        "vhost-user",
+        "isa-serial",
+        "spice",
+        "cdrom",
+        "floppy",
+    ] {
+        assert!(!line.contains(absent), "{absent} in {line}");
+    }
+    let status = fs::read_to_string(format!("{process}/status")).unwrap();
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap()
+            .trim()
+    };
+    assert!(
+        field("Uid:").split_whitespace().all(|uid| uid != "0"),
+        "{status}"
+    );
+    assert_eq!(
+        (field("CapEff:"), field("NoNewPrivs:"), field("Seccomp:")),
+        ("0000000000000000", "1", "2")
+    );
+
+    let name = sandbox.instance_name("7");
+    let limits = virsh(["schedinfo", "--live", "--", &name]);
+    let quota = limits
+        .lines()
+        .find(|line| line.starts_with("vcpu_quota"))
+        .unwrap();
+    assert!(quota.ends_with(" 40000"), "{limits}");
+    assert!(line.contains(r#""size":104857600"#), "{line}");
+    assert_eq!(sandbox.overlay("7").metadata().unwrap().len(), 100 << 20);
+    assert!(virsh(["blkdeviotune", "--", &name, "vda"]).contains("total_iops_sec : 500"));
+
+    // Idle, it has half of that, and all of it again afterwards.
+    sandbox.make_idle("7");
+    assert!(virsh(["schedinfo", "--live", "--", &name]).contains(" 20000"));
+    sandbox.instance("touch", "7", &[]).ok();
+    assert!(virsh(["schedinfo", "--live", "--", &name]).contains(" 40000"));
+
+    // What is configured by the next power-on holds from then on.
+    sandbox.configure(&json!({"limits": {"overlay_size": "200M"}, "memory_mb": 160}));
+    sandbox.instance("stop", "7", &["--force"]).ok();
+    let started = sandbox.instance("start", "7", &[]).json();
+    assert_eq!(sandbox.overlay("7").metadata().unwrap().len(), 200 << 20);
+    let xml = virsh(["dumpxml", "--", &name]);
+    assert!(
+        xml.contains("size='209715200'/>") && !xml.contains("<cputune>"),
+        "{xml}"
+    );
+    assert_eq!(sandbox.instance("stats", "7", &[]).json()["memory_mb"], 160);
+    assert_eq!(sandbox.listed("7")["created"], started["created"]);
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn whoever_breaks_out_into_qemu_cannot_change_a_base() {
+    let (sandbox, started) = running();
+    let base = text(&started["base_image"]);
+    // As on a file system that cannot hold this flag.
+    let _ = tool("chattr").args(["-i", &base]).output();
+    let status = fs::read_to_string(format!(
+        "/proc/{}/status",
+        sandbox.qemu_pid("7").as_raw_nonzero()
+    ))
+    .unwrap();
+    let ids = |name: &str| -> Vec<String> {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
+        line.split_whitespace().map(str::to_owned).collect()
+    };
+    let as_qemu = |program: &str, arguments: &[&str]| {
+        let mut command = tool("setpriv");
+        command
+            .arg("--reuid")
+            .arg(&ids("Uid:")[0])
+            .arg("--regid")
+            .arg(&ids("Gid:")[0]);
+        match ids("Groups:").join(",") {
+            none if none.is_empty() => command.arg("--clear-groups"),
+            groups => command.args(["--groups", &groups]),
+        };
+        Run::of(command.args(["--", program]).args(arguments)).code == Some(0)
+    };
+    let overlay = sandbox.overlay("7").into_os_string().into_string().unwrap();
+    assert!(
+        as_qemu("sh", &["-c", "exec 3>>\"$1\"", "sh", &overlay]),
+        "its own disk is its own"
+    );
+    assert!(
+        as_qemu("sh", &["-c", "exec 3<\"$1\"", "sh", &base]),
+        "a base can be read"
+    );
+    let before = fs::read(&base).unwrap();
+    let elsewhere = format!("{base}.mine");
+    let (note, link) = (
+        base.replace(".qcow2", ".json"),
+        sandbox.path(format!("storage/base-images/{}-base.qcow2", sandbox.lab)),
+    );
+    let link = link.to_str().unwrap();
+    for (program, arguments) in [
+        ("sh", &["-c", "exec 3>>\"$1\"", "sh", &base][..]),
+        ("chmod", &["u+w", &base]),
+        ("chown", &["libvirt-qemu", &base]),
+        ("truncate", &["-s", "0", &base]),
+        ("mv", &[&base, &elsewhere]),
+        ("rm", &["-f", &base]),
+        ("cp", &["-f", &overlay, &base]),
+        ("ln", &["-sfn", &overlay, link]),
+        ("rm", &["-f", link]),
+        ("rm", &["-f", &note]),
+        ("sh", &["-c", "exec 3>>\"$1\"", "sh", &note]),
+        ("touch", &[&elsewhere]),
+    ] {
+        assert!(!as_qemu(program, arguments), "{program} {arguments:?}");
+    }
+    assert!(fs::read(&base).unwrap() == before);
+}
+
 /// The addresses on which something listens on a TCP port, as the kernel writes them.
 fn listening_addresses(port: u16) -> BTreeSet<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"]

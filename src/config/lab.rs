@@ -62,7 +62,7 @@ pub struct Lab {
     /// When an idle instance steps down.
     #[serde(default, deserialize_with = "object")]
     pub policy: Policy,
-    /// Caps on disk and network.
+    /// Caps on CPU, disk and network.
     #[serde(default, deserialize_with = "object")]
     pub limits: Limits,
 }
@@ -126,6 +126,17 @@ impl Lab {
                     "0 is not allowed: leave the key out for no limit".to_owned(),
                 ));
             }
+        }
+        if let Some(percent) = limits.cpu_percent {
+            range("limits.cpu_percent", percent.into(), 1, 100)?;
+        }
+        if let Some(size) = limits.overlay_size
+            && !(64 << 20..=16 << 40).contains(&size.0)
+        {
+            return Err((
+                "limits.overlay_size",
+                format!("{size} is out of range: allowed is 64M to 16T"),
+            ));
         }
         self.policy.check()?;
         self.provision.check()?;
@@ -255,6 +266,9 @@ pub enum NetworkMode {
 }
 
 impl NetworkMode {
+    /// Each of them.
+    pub const ALL: [NetworkMode; 2] = [NetworkMode::Isolated, NetworkMode::Nat];
+
     /// The libvirt network that serves this mode; made by `make setup`.
     pub const fn network(self) -> &'static str {
         match self {
@@ -332,6 +346,9 @@ impl Policy {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
+    /// CPU time of each virtual CPU, in percent of one of the host's.
+    #[schemars(range(min = 1, max = 100))]
+    pub cpu_percent: Option<u8>,
     /// Disk throughput, read and written together, in bytes a second.
     pub disk_bytes_per_second: Option<ByteSize>,
     /// Disk operations a second.
@@ -339,4 +356,6 @@ pub struct Limits {
     pub disk_iops: Option<u32>,
     /// Network throughput in each direction, in bytes a second.
     pub network_bytes_per_second: Option<ByteSize>,
+    /// The largest overlay.
+    pub overlay_size: Option<ByteSize>,
 }

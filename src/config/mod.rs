@@ -89,6 +89,8 @@ pub struct Host {
     pub accelerator: AcceleratorChoice,
     /// The address on which consoles listen.
     pub vnc_listen: IpAddr,
+    /// That consoles may listen where others than this host reach them.
+    pub vnc_exposed: bool,
 }
 
 impl Default for Host {
@@ -101,6 +103,21 @@ impl Default for Host {
             templates_dir: None,
             accelerator: AcceleratorChoice::Auto,
             vnc_listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            vnc_exposed: false,
+        }
+    }
+}
+
+impl Host {
+    /// What no single key can tell. An error is the key's place in the file, and what is wrong.
+    fn check(&self) -> Result<(), String> {
+        match self.vnc_listen.is_loopback() || self.vnc_exposed {
+            true => Ok(()),
+            false => Err(format!(
+                "host.vnc_listen: {} is reached from other hosts, and VNC is not encrypted: allowed is \
+                 127.0.0.1, or any address with \"vnc_exposed\": true",
+                self.vnc_listen
+            )),
         }
     }
 }
@@ -210,6 +227,7 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
     // meaning, which has a place such as `labs[0].memory_mb`.
     let Unambiguous(document) = serde_json::from_slice(text)?;
     let outline: Outline = typed(document, str::to_owned)?;
+    outline.host.check().map_err(anyhow::Error::msg)?;
     anyhow::ensure!(!outline.labs.is_empty(), "labs: at least one lab is needed");
     for key in OWN_KEYS {
         anyhow::ensure!(

@@ -118,6 +118,18 @@ fn errors_name_the_place_and_what_is_allowed() {
             file("", r#", "host": {"vnc_listen": "everywhere"}"#),
             "host.vnc_listen: invalid",
         ),
+        (
+            file("", r#", "host": {"vnc_listen": "0.0.0.0"}"#),
+            "host.vnc_listen: 0.0.0.0 is reached from other hosts",
+        ),
+        (
+            file(r#", "limits": {"cpu_percent": 101}"#, ""),
+            "labs[0].limits.cpu_percent: 101 is out of range: allowed is 1 to 100",
+        ),
+        (
+            file(r#", "limits": {"overlay_size": "1M"}"#, ""),
+            "labs[0].limits.overlay_size: 1M is out of range: allowed is 64M to 16T",
+        ),
         (file("", r#", "hots": {}"#), "hots: unknown field `hots`"),
         (
             file(r#", "limits": {"disk_iops": 0}"#, ""),
@@ -203,6 +215,15 @@ fn files_are_named_relative_to_the_configuration() {
         config.host.templates_dir.as_deref(),
         Some(Path::new("/etc/cyyber/mine"))
     );
+}
+
+#[test]
+fn consoles_listen_elsewhere_only_where_that_is_said_twice() {
+    let exposed = r#", "host": {"vnc_listen": "192.0.2.1", "vnc_exposed": true}"#;
+    let host = load(&file("", exposed)).unwrap().host;
+    assert_eq!(host.vnc_listen.to_string(), "192.0.2.1");
+    let other_loopback = r#", "host": {"vnc_listen": "::1"}"#;
+    assert!(load(&file("", other_loopback)).is_ok());
 }
 
 #[test]

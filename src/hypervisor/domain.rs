@@ -46,6 +46,13 @@ impl Domain {
             .map_err(|e| failed("read the domain's definition", e))
     }
 
+    /// The stored definition, also of a running domain. Without passwords.
+    pub fn stored_xml(&self) -> Result<String> {
+        self.inner
+            .xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)
+            .map_err(|e| failed("read the domain's stored definition", e))
+    }
+
     /// Powers it on, or restores its saved memory.
     pub fn start(&self) -> Result<()> {
         self.inner.create().map_err(|e| {
@@ -58,13 +65,15 @@ impl Domain {
                 .into();
             }
             let networkless = is(&e, ErrorNumber::NoNetwork)
+                || is(&e, ErrorNumber::NoNwfilter)
+                || e.message().contains("filter 'cyyber-")
                 || e.message().contains("is not active") && e.message().contains("network");
             match networkless {
                 true => Fault::new(
                     Kind::Unavailable,
                     format!("failed to start the domain: {}", e.message()),
                 )
-                .hint("`make setup` defines and starts the lab networks")
+                .hint("`make setup` defines and starts the lab networks, and their filters")
                 .into(),
                 false => failed("start the domain", e),
             }

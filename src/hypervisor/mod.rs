@@ -10,6 +10,7 @@ mod cpu;
 mod domain;
 mod job;
 mod memory;
+mod network;
 mod readiness;
 mod stats;
 
@@ -28,6 +29,7 @@ pub use agent::{Answer, GuestUse};
 pub use apart::Errand;
 pub use cpu::CpuControl;
 pub use domain::Domain;
+pub use network::LabNetwork;
 pub use readiness::{Account, NetworkFacts, Version, Versions};
 pub use stats::{Detail, GuestMemory};
 

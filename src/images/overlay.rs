@@ -3,18 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use fs_err::os::unix::fs::OpenOptionsExt;
+use rustix::fs::OFlags;
 
 use super::base::Base;
-use super::{full_disk, rename_new, require_room};
+use super::{allocated, full_disk, rename_new, require_room};
 use crate::files::{self, sync_directory_of};
 use crate::instance::InstanceName;
 use crate::paths::Paths;
 use crate::process::{self, Program};
-use crate::units::MIB;
+use crate::units::{ByteSize, MIB};
 
 /// An overlay starts small and grows as its guest writes. With less room than this there is no
 /// point in making one, or in powering its guest on.
 const ROOM_FOR_OVERLAY: u64 = 512 * MIB;
+
+/// The unit in which an overlay grows.
+const CLUSTER: u64 = 64 << 10;
+
+/// A write that does not fit as a whole is not made: so much may be left of a full overlay.
+const LAST_WRITE: u64 = 4 * MIB;
 
 /// Makes the overlay of an instance. The caller holds the instance's lock.
 ///
@@ -79,6 +87,35 @@ pub fn require_room_to_run(paths: &Paths, name: &InstanceName) -> Result<()> {
     }
 }
 
+/// Makes the overlay as long a file as it may become with the limit `largest`, and tells that
+/// length; the space is taken only when it is written to. QEMU can then be told to use no more. An
+/// overlay that is longer already, as one that was made before there was a limit, stays as it is,
+/// and does not grow any more.
+pub fn provide_length(overlay: &Path, largest: Option<ByteSize>) -> Result<Option<u64>> {
+    let Some(largest) = largest else {
+        return Ok(None);
+    };
+    // Reading is enough to look; another one than a regular file is nothing of ours.
+    let there = overlay.symlink_metadata()?;
+    anyhow::ensure!(there.is_file(), "{} is no regular file", overlay.display());
+    let wanted = there.len().max(largest.0).next_multiple_of(CLUSTER);
+    if there.len() < wanted {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = fs_err::OpenOptions::new()
+            .write(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(overlay)?;
+        file.set_len(wanted)?;
+        file.sync_all()?;
+    }
+    Ok(Some(wanted))
+}
+
+/// Whether an overlay has no room left within the limit `largest`.
+pub fn is_full(overlay: &Path, largest: ByteSize) -> bool {
+    allocated(overlay).is_some_and(|bytes| bytes.saturating_add(LAST_WRITE) >= largest.0)
+}
+
 /// Puts a prepared overlay in the place of the one that an instance has, whose content is gone
 /// then. No domain and no saved memory may stand on it any more.
 pub fn replace(paths: &Paths, name: &InstanceName, new: &Path) -> Result<PathBuf> {
@@ -91,4 +128,27 @@ pub fn replace(paths: &Paths, name: &InstanceName, new: &Path) -> Result<PathBuf
 /// Removes an overlay that was just made and never used.
 pub fn discard(overlay: &Path) {
     let _ = std::fs::remove_file(overlay);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limited_overlay_is_as_long_as_it_may_become_and_takes_no_space_for_that() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (path, limit) = (file.path(), |mib: u64| Some(ByteSize(mib * MIB)));
+        assert_eq!(provide_length(path, None).unwrap(), None);
+        assert_eq!(path.metadata().unwrap().len(), 0);
+        for (largest, length) in [(100, 100), (200, 200), (50, 200)] {
+            assert_eq!(
+                provide_length(path, limit(largest)).unwrap(),
+                Some(length * MIB)
+            );
+            assert_eq!(path.metadata().unwrap().len(), length * MIB);
+        }
+        assert!(!is_full(path, ByteSize(200 * MIB)));
+        std::fs::write(path, vec![1; 9 << 20]).unwrap();
+        assert!(is_full(path, ByteSize(10 * MIB)) && !is_full(path, ByteSize(14 * MIB)));
+    }
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Prepares a Debian or Ubuntu host for cyyber: packages, a Rust toolchain,
-# libvirt, access to KVM, folders, and two networks for the labs.
+# libvirt, access to KVM, folders, and two networks for the labs with their
+# filters.
 #
 # Each step (steps/*.sh) looks first and changes only what is not as it should
 # be, so a repeated run is quick and quiet. Nothing is fetched but packages
@@ -35,6 +36,7 @@ main() {
         open_kvm
         make_folders
         admit_caller
+        provide_filters
         provide_networks
     fi
     summary
@@ -44,6 +46,7 @@ main() {
 . "$HERE/steps/rust.sh"
 . "$HERE/steps/libvirt.sh"
 . "$HERE/steps/folders.sh"
+. "$HERE/steps/filters.sh"
 . "$HERE/steps/networks.sh"
 
 usage() {

@@ -78,6 +78,31 @@ impl<S: Read + Write> Client<S> {
         self.stream.write_all(&des(password, &challenge)).unwrap();
         read(&mut self.stream) == [0_u8; 4]
     }
+
+    /// The picture that whoever has this password gets: width, height, and how many bytes of it came
+    /// in its first rectangle.
+    pub fn picture(mut self, password: &str) -> (u16, u16, usize) {
+        assert!(self.authenticate(password), "the password is refused");
+        self.stream.write_all(&[1]).unwrap(); // shared
+        let size: [u8; 4] = read(&mut self.stream);
+        let [width, height] = [[size[0], size[1]], [size[2], size[3]]].map(u16::from_be_bytes);
+        let format: [u8; 16] = read(&mut self.stream);
+        let name: [u8; 4] = read(&mut self.stream);
+        let mut name = vec![0; u32::from_be_bytes(name).try_into().unwrap()];
+        self.stream.read_exact(&mut name).unwrap();
+        // The first row, whole.
+        let mut request = vec![3, 0, 0, 0, 0, 0];
+        request.extend([width, 1].map(u16::to_be_bytes).concat());
+        self.stream.write_all(&request).unwrap();
+        let [kind, _, _, rectangles]: [u8; 4] = read(&mut self.stream);
+        assert_eq!((kind, rectangles > 0), (0, true), "no picture");
+        let header: [u8; 12] = read(&mut self.stream);
+        let [w, h] = [[header[4], header[5]], [header[6], header[7]]].map(u16::from_be_bytes);
+        assert_eq!(header[8..], [0; 4], "not raw pixels");
+        let mut pixels = vec![0; usize::from(w) * usize::from(h) * usize::from(format[0] / 8)];
+        self.stream.read_exact(&mut pixels).unwrap();
+        (width, height, pixels.len())
+    }
 }
 
 fn dial(port: u16) -> TcpStream {

@@ -22,7 +22,7 @@ pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
     // Whoever asks is about to look.
     activity::touch(&context.paths.activity(name))
         .with_context(|| format!("failed to note the activity of {name}"))?;
-    let console = access::locate(&domain)?;
+    let console = access::locate(context, name, &domain.xml()?)?;
     let access = access::grant(context, &domain, &console)?;
     single::answer(context, name, true, None, Some(access))
 }

@@ -4,17 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::define::define;
 use super::references::References;
 use super::single::{self, Single, Was};
 use crate::context::Context;
-use crate::domain::{self, InstanceDomain};
 use crate::error::{Fault, Kind};
 use crate::hypervisor::Domain;
 use crate::images::base::{self, Base};
 use crate::images::{self, builds, overlay};
 use crate::instance::InstanceName;
-use crate::state::activity;
-use crate::state::record::{self, Record};
 
 pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
     let _lock = super::lock(context, name)?;
@@ -73,52 +71,4 @@ fn base_of(context: &Context, name: &InstanceName, overlay: &Path) -> Result<Bas
         )
         .hint("move that file away, or restore the base image it needs")
     })
-}
-
-/// Defines the domain of an instance that has none on its disk `overlay`, which stands on `base`.
-pub fn define(
-    context: &Context,
-    name: &InstanceName,
-    overlay: &Path,
-    base: &Base,
-) -> Result<Domain> {
-    let utf8 = |path: &Path| {
-        path.to_str()
-            .map(str::to_owned)
-            .with_context(|| format!("{} is not valid Unicode", path.display()))
-    };
-    context.warn_of_emulation();
-    let uuid = domain::new_uuid();
-    let created = context.time();
-    let xml = InstanceDomain {
-        name,
-        uuid,
-        lab: context.config.lab(&name.lab)?,
-        overlay: &utf8(overlay)?,
-        base: &utf8(&base.path)?,
-        build: &base.build,
-        accelerator: context.accelerator()?,
-        vnc_listen: context.config.host.vnc_listen,
-        created,
-    }
-    .xml()?;
-    // Before the domain exists, so that it is never seen without a sign of life.
-    activity::touch(&context.paths.activity(name))
-        .with_context(|| format!("failed to note the activity of {name}"))?;
-    let domain = context.hypervisor()?.define(&xml)?;
-    let record = Record {
-        uuid,
-        build: base.build.clone(),
-        created,
-        boot: None,
-        saved: None,
-        why: None,
-    };
-    if let Err(error) = record::write(&context.paths.record(name), &record) {
-        // libvirt has the same facts; a listing is merely slower without the note.
-        context
-            .output
-            .warn(&format!("failed to note that {name} was made: {error}"));
-    }
-    Ok(domain)
 }

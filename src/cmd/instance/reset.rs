@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 
 use super::cleanup::destroy;
-use super::create;
+use super::define;
 use super::references::References;
 use super::single::{self, Single, Was};
 use super::suggest;
@@ -38,7 +38,7 @@ pub fn run(context: &Context, name: &InstanceName, yes: bool) -> Result<Single> 
         .inspect_err(|_| overlay::discard(&new))
         .with_context(|| format!("failed to reset {name}"))?;
     // Under a new UUID: memory that was saved before can never wake up on this disk.
-    create::define(context, name, &replaced, &base)?;
+    define::define(context, name, &replaced, &base)?;
     let reason = format!("reset to build {}", base.build);
     Ok(single::answer(context, name, true, Some(reason), None)?.after(was))
 }

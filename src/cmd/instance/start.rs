@@ -4,9 +4,9 @@ use anyhow::{Context as _, Result};
 
 use super::single::{self, Single, Was};
 use super::wake::{self, Woken, settled, wake};
-use super::{access, capacity, create, memory, view};
+use super::{access, capacity, create, define, memory, place, view};
 use crate::context::Context;
-use crate::hypervisor::{Domain, Facts};
+use crate::hypervisor::{Domain, Facts, Power};
 use crate::instance::InstanceName;
 use crate::state::activity;
 use crate::state::reservation::Reservation;
@@ -58,6 +58,12 @@ pub fn power_on(
     if let (Some(why), true) = (&unusable, start.as_it_was) {
         return Err(memory::refused(name, why));
     }
+    let boots = matches!(before.power, Power::Off | Power::Crashed)
+        && (!before.saved || unusable.is_some());
+    if boots && !start.changed {
+        define::renew(context, name, domain)?;
+    }
+    place::guard_host(context).context("failed to keep instances from this host's addresses")?;
     // Before anything changes, so that a state directory that cannot be written stops it here.
     activity::touch(&context.paths.activity(name))
         .with_context(|| format!("failed to note the activity of {name}"))?;
@@ -110,7 +116,7 @@ fn up(
         false => Was::In(view::state(context, name, &before)),
     };
     let woken = wake(context, name, domain, &before)?;
-    let console = access::locate(domain)?;
+    let console = access::locate(context, name, &domain.xml()?)?;
     let after = super::facts(domain, name)?;
     let was_idle = wake::note(context, name, woken, &after, &console)?;
     let access = access::grant(context, domain, &console)?;

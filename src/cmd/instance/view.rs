@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::domain::{Console, Origin};
 use crate::files::Directory;
 use crate::hypervisor::{Facts, Power};
-use crate::images::base;
+use crate::images::{base, overlay};
 use crate::instance::{InstanceName, LabId, State, UserId};
 use crate::observe::observe;
 use crate::paths::Paths;
@@ -117,6 +117,11 @@ impl<'a> Viewer<'a> {
         {
             reason = format!("{reason}; {}", why.reason);
         }
+        if facts.power == Power::StuckOnDisk
+            && let Some(why) = full_disk(context, name)
+        {
+            reason = why;
+        }
         let build = record.as_ref().map(|record| record.build.clone());
         let kept_until = self
             .keeps
@@ -207,6 +212,14 @@ impl<'a> Viewer<'a> {
             })
             .as_ref()
     }
+}
+
+/// That an instance has used up its disk, if it has: it cannot go on then, whatever the host has
+/// left.
+pub fn full_disk(context: &Context, name: &InstanceName) -> Option<String> {
+    let limit = context.config.lab(&name.lab).ok()?.limits.overlay_size?;
+    overlay::is_full(&context.paths.overlay(name), limit)
+        .then(|| format!("its disk has grown to its limits.overlay_size of {limit}"))
 }
 
 /// How many workers assemble the views of a listing. Most of the time goes by in waiting: for the

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::view;
+use super::{place, view};
 use crate::context::Context;
 use crate::domain::Console;
 use crate::error::{Fault, Kind};
@@ -63,6 +63,17 @@ pub fn wake(
     domain: &Domain,
     before: &Facts,
 ) -> Result<Woken> {
+    let woken = bring_up(context, name, domain, before)?;
+    place::confine(context, name, domain)?;
+    Ok(woken)
+}
+
+fn bring_up(
+    context: &Context,
+    name: &InstanceName,
+    domain: &Domain,
+    before: &Facts,
+) -> Result<Woken> {
     let woken = match before.power {
         Power::On | Power::Busy => {
             return Ok(match domain.lift_cpu_cap()? {
@@ -71,6 +82,15 @@ pub fn wake(
             });
         }
         Power::Frozen | Power::StuckOnDisk => {
+            if let (Power::StuckOnDisk, Some(why)) = (before.power, view::full_disk(context, name))
+            {
+                let hint = format!(
+                    "reset it, or raise the limit and power it off and on: cyyber instance stop {} {} --force, then start",
+                    name.lab, name.user
+                );
+                let message = format!("{name} cannot go on: {why}");
+                return Err(Fault::new(Kind::Capacity, message).hint(hint).into());
+            }
             domain.thaw()?;
             Woken::Thawed
         }

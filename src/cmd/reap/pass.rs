@@ -11,6 +11,7 @@ use super::look::{Lookout, Sight, Standing};
 use super::report::{Action, Report, Row};
 use super::step::{self, Outcome};
 use crate::cmd::instance::list::survey;
+use crate::cmd::instance::place;
 use crate::cmd::side_by_side::side_by_side;
 use crate::context::Context;
 use crate::hypervisor::Detail;
@@ -75,6 +76,11 @@ impl Pass {
                 .map(|(step, sight)| step.action(sight, &step.reason, Ok(())))
                 .collect();
             return Ok(report);
+        }
+        if let Err(error) = place::guard_host(context) {
+            context.output.warn(&format!(
+                "failed to keep instances from this host's addresses: {error:#}"
+            ));
         }
         let blind = lookout.blind().filter(|_| !sights.is_empty());
         let troubles = blind.into_iter().chain(trouble).collect();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
+use crate::cmd::instance::place;
 use crate::cmd::instance::traces::Traces;
 use crate::cmd::instance::wake::settled;
 use crate::context::Context;
@@ -20,6 +21,13 @@ pub fn destroy(context: &Context, traces: &Traces) -> Result<()> {
     activity::touch(&mark).with_context(|| format!("failed to mark {name}"))?;
     if let Some(domain) = context.hypervisor()?.find(name)? {
         remove_domain(&domain, name)?;
+    }
+    let uuid = traces.facts.as_ref().map(|facts| facts.uuid);
+    if let Err(error) = place::release(context, name, uuid) {
+        // It is found and given back when addresses run out.
+        context
+            .output
+            .detail(&format!("warning: {name} keeps its address: {error:#}"));
     }
     // An overlay is never removed under saved memory, which is gone by now.
     let files: [PathBuf; 7] = [
