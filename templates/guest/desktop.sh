@@ -49,7 +49,7 @@ is_known() { apt-cache madison "$1" 2>/dev/null | grep -q .; }
 install_xfce() {
     stage "Installing XFCE"
     apt install --no-install-recommends -- \
-        xserver-xorg-core xserver-xorg-input-libinput x11-xserver-utils dbus-x11 polkitd \
+        xserver-xorg-core xserver-xorg-input-libinput x11-xserver-utils dbus-user-session polkitd \
         lightdm lightdm-gtk-greeter xfce4 xfce4-terminal xfce4-notifyd thunar mousepad \
         xdg-user-dirs librsvg2-common at-spi2-core
     please_the_eye arc-theme elementary-xfce-icon-theme fonts-inter fonts-jetbrains-mono
@@ -78,9 +78,12 @@ install_gnome() {
 
 # Themes and fonts: where an archive lacks one, the desktop falls back to its own.
 please_the_eye() {
+    known=
     for package in "$@"; do
-        if is_known "$package"; then apt install --no-install-recommends -- "$package"; fi
+        if is_known "$package"; then known="$known $package"; fi
     done
+    # shellcheck disable=SC2086 # each name by itself
+    [ -z "$known" ] || apt install --no-install-recommends -- $known
 }
 
 # After logging out the student gets in again by choosing the name: there is no password to type.
