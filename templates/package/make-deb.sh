@@ -57,8 +57,9 @@ put_files() {
     cp -R --no-preserve=mode,ownership "$ROOT/templates/host" "$ROOT/templates/cloud-image" \
         "$ROOT/branding" "$stage/usr/share/cyyber/"
     rm "$stage"/usr/share/cyyber/host/cyyber{.cron,.logrotate,-reap.service,-reap.timer}
-    rm "$stage"/usr/share/cyyber/host/.shellcheckrc
-    chmod 755 "$stage"/usr/share/cyyber/*/*.sh
+    rm "$stage"/usr/share/cyyber/host/.shellcheckrc "$stage"/usr/share/cyyber/branding/{SHA256SUMS,render.sh}
+    # All but those that others read in.
+    find "$stage/etc/cyyber" "$stage/usr/share/cyyber" -name '*.sh' ! -path '*/steps/*' -exec chmod 755 {} +
     find "$stage/usr/share/man" -type f -exec gzip -9n {} +
 }
 
