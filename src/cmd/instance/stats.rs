@@ -204,7 +204,13 @@ impl Stats {
     }
 
     fn row(&self) -> Vec<Cell> {
-        let mib = |value: Option<u64>| Cell::from(value.map(|value| size(value * MIB)));
+        let mib = |value: Option<u64>| {
+            Cell::from(value.map(|value| match value {
+                // It was rounded down.
+                0 => "< 1 MiB".to_owned(),
+                value => size(value * MIB),
+            }))
+        };
         let idle = self.idle_seconds.map(jiff::SignedDuration::from_secs);
         vec![
             self.instance.as_str().into(),
