@@ -103,6 +103,7 @@ fn what_the_program_takes_fits_it() {
         with(json!({"lab_name": "Netz — ünd «so»", "motd": "\u{1b}[31mrot\n\t", "packages": []})),
         with(json!({"image": {"url": "images/a b.qcow2"}})),
         with(json!({"image": {"url": "https://example.org/a.img?x=1", "checksum": SUM}})),
+        with(json!({"image": {"url": "https://example.org/@a", "checksum": SUM}})),
         with(json!({"packages": ["g++", "libstdc++6", "7zip", "a.b"]})),
         with(
             json!({"policy": {"idle_after": "never", "destroy_after": "7d"}, "network": "isolated"}),
@@ -157,6 +158,7 @@ fn what_it_refuses_the_program_refuses() {
         with(json!({"limits": {"disk_iops": 0}})),
         with(json!({"image": {"url": "http://example.org/x"}})),
         with(json!({"image": {"url": "https://example.org/x"}})),
+        with(json!({"image": {"url": "https://me:secret@example.org/x", "checksum": SUM}})),
         with(json!({"image": {"url": "https://example.org/{{ isotime }}", "checksum": SUM}})),
         with(json!({"image": {"url": "x", "checksum": "md5:0"}})),
         with(json!({"image": {}})),

@@ -177,7 +177,7 @@ impl Default for Image {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(
-    extend("minLength" = 1, "anyOf" = [{"pattern": r#"^https://[^{}"\\$`<>\s]*$"#}, {"not": {"pattern": "://"}}])
+    extend("minLength" = 1, "anyOf" = [{"pattern": r#"^https://[^/?#@{}"\\$`<>\s]*([/?#][^{}"\\$`<>\s]*)?$"#}, {"not": {"pattern": "://"}}])
 )]
 pub enum ImageUrl {
     /// Downloaded by Packer, once.
@@ -191,7 +191,16 @@ impl TryFrom<String> for ImageUrl {
 
     fn try_from(s: String) -> Result<Self, String> {
         let allowed = "allowed is an https:// address or the path of a file";
-        if s.starts_with("https://") {
+        if let Some(rest) = s.strip_prefix("https://") {
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            if host.contains('@') {
+                // Without repeating it.
+                return Err(
+                    "an image address with a user and password, which logs would show: \
+                            download the image and give its path"
+                        .to_owned(),
+                );
+            }
             // Packer expands `{{ }}` in it, and it is shown to people.
             let plain = |b: u8| b.is_ascii_graphic() && !b"{}\"\\$`<>".contains(&b);
             return match s.bytes().all(plain) && s.len() < 2000 {

@@ -103,6 +103,13 @@ fn errors_name_the_place_and_what_is_allowed() {
             "defaults.motd: belongs to a lab",
         ),
         (
+            file(
+                r#", "image": {"url": "https://me:secret@example.org/x.img"}"#,
+                "",
+            ),
+            "labs[0].image.url: an image address with a user and password",
+        ),
+        (
             file(r#", "image": {"url": "https://example.org/x.img"}"#, ""),
             "labs[0].image: a download needs its",
         ),

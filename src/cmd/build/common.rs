@@ -1,8 +1,8 @@
 //! What the builds of one command share, and the running of Packer for one of them.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub struct Common<'a> {
     pub force: bool,
     pub stop: Arc<AtomicBool>,
     /// How many builds have their memory.
-    pub running: AtomicUsize,
+    pub running: Mutex<usize>,
 }
 
 /// One build for Packer.
@@ -136,20 +136,22 @@ impl Common<'_> {
         let not_enough = format!("not enough memory to build {}", job.name);
         let mut told = false;
         loop {
-            let others = self.running.load(Ordering::SeqCst);
+            // Held meanwhile: one that has its memory counts before another one finds too little.
+            let mut running = counted(&self.running);
             match admission::set_aside(self.context, &path, bytes, hypervisor, &not_enough) {
                 Ok(reservation) => {
-                    self.running.fetch_add(1, Ordering::SeqCst);
+                    *running += 1;
                     return Ok(Memory {
                         running: &self.running,
                         reservation: Some(reservation),
                         need: crate::capacity::need(bytes),
                     });
                 }
-                Err(error) if kind_of(&error) != Kind::Capacity || others == 0 => {
+                Err(error) if kind_of(&error) != Kind::Capacity || *running == 0 => {
                     return Err(error);
                 }
                 Err(_) => {
+                    drop(running);
                     self.check_interrupt()?;
                     if !std::mem::replace(&mut told, true) {
                         progress.stage("Waiting for memory");
@@ -163,7 +165,7 @@ impl Common<'_> {
 
 /// The memory of a build; given back when dropped.
 struct Memory<'a> {
-    running: &'a AtomicUsize,
+    running: &'a Mutex<usize>,
     reservation: Option<Reservation>,
     need: u64,
 }
@@ -180,10 +182,16 @@ impl Memory<'_> {
 
 impl Drop for Memory<'_> {
     fn drop(&mut self) {
-        // First, or one that waits would find that nobody has the memory that it cannot get.
+        // Together, or one that waits would find that nobody has the memory that it cannot get.
+        let mut running = counted(self.running);
         self.reservation = None;
-        self.running.fetch_sub(1, Ordering::SeqCst);
+        *running -= 1;
     }
+}
+
+/// A count is whole also where a thread that had it went down.
+fn counted(running: &Mutex<usize>) -> MutexGuard<'_, usize> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Fails as `packer` does without one.

@@ -8,7 +8,8 @@ mod progress;
 mod report;
 mod stage;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -58,7 +59,7 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
         dry_run: options.dry_run,
         force: options.force,
         stop,
-        running: AtomicUsize::new(0),
+        running: Mutex::new(0),
     };
     files::make_directory(context.paths.output(), directory::PUBLIC_DIRECTORY)?;
     let plan = Plan::make(&common, &labs);

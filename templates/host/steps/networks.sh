@@ -35,6 +35,10 @@ checksum_of() {
         sed -n "s/.*<cyyber:setup .*checksum=[\"']\([^\"']*\).*/\1/p" || true
 }
 
+places_of() {
+    on_libvirt net-dumpxml --inactive "$1" 2>/dev/null | grep "<host mac='" || true
+}
+
 listed() {
     local name=$1
     shift
@@ -50,15 +54,18 @@ may_restart() {
     return 1
 }
 
-# A definition under a known name must carry the UUID of that name.
+# A definition under a known name must carry the UUID of that name. Addresses that
+# are set aside for instances stay theirs, unless the range became another one.
 network_define() {
-    local name=$1 xml uuid
+    local name=$1 xml uuid places
     xml=$(<"$2")
     xml=${xml/checksum=\"unset\"/checksum=\"$3\"}
     if uuid=$(on_libvirt net-uuid "$name" 2>/dev/null); then
         xml=${xml/<\/name>/<\/name><uuid>$uuid<\/uuid>}
     fi
-    try_network "$name" net-define <(printf '%s\n' "$xml")
+    places=$(places_of "$name" | grep -vFf <(sed -n 's/.*<host mac="\([^"]*\).*/\1/p' "$2") || true)
+    on_libvirt net-define <(printf '%s\n' "${xml/<\/dhcp>/$places<\/dhcp>}") >/dev/null 2>&1 ||
+        try_network "$name" net-define <(printf '%s\n' "$xml")
 }
 
 network_autostart() { try_network "$1" net-autostart "$1"; }
