@@ -30,6 +30,9 @@ const URI: &str = "qemu:///system";
 /// Where disk images usually are, so that they are measured on the file system that serves them.
 const PLACE: &str = "/var/lib/libvirt/images";
 
+/// In a directory of a benchmark: the process it belongs to.
+const OWNER: &str = "bench.pid";
+
 /// How many times rival and ours take turns.
 const PAIRS: usize = 40;
 
@@ -382,12 +385,14 @@ impl Bench {
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
         }
+        sweep()?;
         // QEMU, which is another user, must be able to look into it.
         let dir = tempfile::Builder::new()
             .prefix("cyyber-bench-")
             .permissions(Permissions::from_mode(0o755))
             .tempdir_in(PLACE)
             .with_context(|| format!("{PLACE} is needed: run this as root on a libvirt host"))?;
+        std::fs::write(dir.path().join(OWNER), std::process::id().to_string())?;
         // Names that nobody else has.
         let lab = format!("bench-{}", std::process::id());
         let config = dir.path().join("labs-config.json");
@@ -512,24 +517,51 @@ impl Bench {
 
     /// Removes every domain of ours and what guards the files, which go with their directory.
     fn tear_down(&self) -> Result<()> {
-        let names = virsh().args(["list", "--all", "--name"]).output()?;
-        let prefix = format!("{}_user_", self.lab);
-        for name in String::from_utf8(names.stdout)?
-            .lines()
-            .filter(|name| name.starts_with(&prefix))
-        {
-            // Most are off, which `destroy` calls an error.
-            let _ = virsh().args(["destroy", name]).output()?;
-            done(virsh().args(["undefine", "--managed-save", name]))?;
-        }
-        for entry in std::fs::read_dir(self.paths.base_images())? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                done(Command::new("chattr").arg("-i").arg(entry.path()))?;
-            }
-        }
-        Ok(())
+        remove_domains(|name| name.starts_with(&format!("{}_user_", self.lab)))?;
+        unguard(self.paths.base_images())
     }
+}
+
+/// Removes what benchmarks left behind that were killed: their domains would be listed with ours.
+fn sweep() -> Result<()> {
+    let is_gone = |process: &str| !Path::new("/proc").join(process).exists();
+    remove_domains(|name| {
+        let process = name
+            .strip_prefix("bench-")
+            .and_then(|rest| rest.split_once("_user_"));
+        process.is_some_and(|(process, _)| is_gone(process))
+    })?;
+    for entry in std::fs::read_dir(PLACE)? {
+        let directory = entry?.path();
+        let owner = std::fs::read_to_string(directory.join(OWNER));
+        if owner.is_ok_and(|process| is_gone(&process)) {
+            unguard(&directory.join("storage/base-images"))?;
+            std::fs::remove_dir_all(directory)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_domains(go: impl Fn(&str) -> bool) -> Result<()> {
+    let names = virsh().args(["list", "--all", "--name"]).output()?;
+    let names = String::from_utf8(names.stdout)?;
+    for name in names.lines().filter(|name| go(name)) {
+        // Most are off, which `destroy` calls an error.
+        let _ = virsh().args(["destroy", name]).output()?;
+        done(virsh().args(["undefine", "--managed-save", name]))?;
+    }
+    Ok(())
+}
+
+/// Lets the base images in `directory` be removed.
+fn unguard(directory: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            done(Command::new("chattr").arg("-i").arg(entry.path()))?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Bench {
