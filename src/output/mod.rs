@@ -39,6 +39,20 @@ pub trait Report: Serialize {
     }
 }
 
+/// An error for a program.
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: Said<'a>,
+}
+
+/// Its fields, in the order in which the manual has them.
+#[derive(Serialize)]
+struct Said<'a> {
+    code: &'a str,
+    message: String,
+    hint: Option<&'a str>,
+}
+
 /// A report as it looks on `page`.
 fn shown(report: &impl Report, page: Page) -> String {
     report
@@ -124,12 +138,18 @@ impl Output {
                 }
             }
             Format::Json => {
-                let document = serde_json::json!({"error": {
-                    "code": kind_of(error).code(),
-                    "message": one_line(&format!("{error:#}")),
-                    "hint": hint_of(error),
-                }});
-                self.say(&document.to_string());
+                let message = one_line(&format!("{error:#}"));
+                let (code, hint) = (kind_of(error).code(), hint_of(error));
+                let document = Failure {
+                    error: Said {
+                        code,
+                        message,
+                        hint,
+                    },
+                };
+                if let Ok(document) = serde_json::to_string(&document) {
+                    self.say(&document);
+                }
             }
         }
     }
