@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::shape::{BUILT, assert_shape};
 use common::{Run, Sandbox, UNREACHABLE, files_below, lab, text};
+use cyyber::state::lock::Lock;
 use serde_json::{Value, json};
 
 /// Runs a command in a table and in JSON; both must fail with `code` and say `wanted`.
@@ -405,19 +406,58 @@ fn what_is_missing_or_unreachable_is_unavailable() {
     );
 }
 
+/// A failure for each row of the table of exit codes, for people and for programs. All are real: more
+/// memory than the host has, a lock that is held, an instance that is stopped.
 #[test]
-fn a_state_directory_that_cannot_be_used_is_a_plain_failure() {
-    let sandbox = Sandbox::new();
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn each_exit_code_has_its_error() {
+    let sandbox = Sandbox::with_guests(0);
+    sandbox.base(&sandbox.lab);
+    let lab = sandbox.lab.as_str();
+    // Done, and already so: 0.
+    for changed in [true, false] {
+        let created = sandbox.instance("create", "off", &[]).json();
+        assert_eq!(created["changed"], changed);
+    }
+    let large = json!({"labs": [common::lab(lab, &json!({"memory_mb": 1 << 20}))]});
+    fs::write(sandbox.path("large.json"), large.to_string()).unwrap();
     fs::write(sandbox.path("file"), "").unwrap();
-    fails(
-        || {
-            let mut command = sandbox.command(["instance", "create", &sandbox.lab, "7"]);
-            command.env("CYYBER_STATE_DIR", sandbox.path("file"));
-            command
-        },
-        1,
-        "failed to lock",
-    );
+    let lock = sandbox.path(format!("state/locks/{lab}_user_held.lock"));
+    let _held = Lock::try_take(&lock).unwrap();
+
+    let failures: [(&[&str], &str); 8] = [
+        (&["instance", "create", lab, "7"], "failed to lock"),
+        (&["instance", "create", "LAB", "7"], "bad lab id 'LAB'"),
+        (&["--config", "missing.json", "build"], "missing.json"),
+        (&["instance", "stop", lab, "7"], "no instance"),
+        (&["instance", "resume", lab, "off"], "is not paused"),
+        (&["instance", "start", lab, "held"], "in use by another"),
+        (
+            &["--config", "large.json", "instance", "start", lab, "7"],
+            "not enough memory",
+        ),
+        (&["-c", UNREACHABLE, "reap"], "failed to connect"),
+    ];
+    // At once: a command waits long for a lock.
+    let failing = failures.map(|(arguments, wanted)| {
+        ["table", "json"].map(|format| {
+            let mut command = sandbox.command(arguments);
+            if wanted == "failed to lock" {
+                command.env("CYYBER_STATE_DIR", sandbox.path("file"));
+            }
+            command.env("CYYBER_OUTPUT", format).spawn().unwrap()
+        })
+    });
+    let readme = include_str!("../README.md");
+    for (code, (failing, (_, wanted))) in (1..).zip(failing.into_iter().zip(failures)) {
+        let [table, json] = failing.map(Run::end_of);
+        let said = table.says(code, wanted).stderr;
+        let error = json.error_json(code);
+        let message = format!("error: {}\n", text(&error["message"]));
+        assert!(said.starts_with(&message), "{said}{error:#}");
+        let row = format!("| {code} | `{}` | ", common::CODES[code]);
+        assert!(readme.contains(&row), "{row}");
+    }
 }
 
 #[test]
