@@ -5,9 +5,12 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use common::{Run, Sandbox, files_below, text, virsh, wait_until};
+use cyyber::state::lock::Lock;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -195,6 +198,40 @@ fn an_interrupted_class_ends_between_two() {
     }
     let overlays = fs::read_dir(sandbox.path("storage/user-instances")).unwrap();
     assert_eq!(overlays.count(), made.len(), "nothing is left half-way");
+}
+
+/// How many locks of instances a process has open.
+fn locks_open(process: &Child) -> usize {
+    let open = fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    let files = open.flatten().map(|fd| fs::read_link(fd.path()));
+    files
+        .flatten()
+        .filter(|file| file.to_string_lossy().contains("_user_"))
+        .count()
+}
+
+#[test]
+fn so_many_are_worked_on_at_once_as_jobs_says() {
+    let sandbox = Sandbox::new();
+    sandbox.base(&sandbox.lab);
+    let file = class(&sandbox, "1\n2\n3\n4\n5\n6\n");
+    let file = file.to_str().unwrap();
+    // Other commands are at work on all of them, so that each of ours stays where it is.
+    let held: Vec<_> = (1..=6)
+        .map(|user| sandbox.path(format!("state/locks/{}_user_{user}.lock", sandbox.lab)))
+        .map(|lock| Lock::try_take(&lock).unwrap())
+        .collect();
+    for verb in ["create", "start", "pause", "resume", "stop"] {
+        for (options, count) in [(&["--jobs", "1"][..], 1), (&["--jobs=3"], 3), (&[], 4)] {
+            let mut child = command(&sandbox, verb, file, options).spawn().unwrap();
+            wait_until("they wait", || locks_open(&child) == count);
+            sleep(Duration::from_millis(200));
+            assert_eq!(locks_open(&child), count, "{verb} {options:?}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+    drop(held);
 }
 
 /// Memory that the host could give to new guests, in MiB.

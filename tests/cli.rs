@@ -598,6 +598,41 @@ fn standard_output_carries_the_answer_alone() {
 }
 
 #[test]
+fn a_short_option_is_a_long_one() {
+    let sandbox = Sandbox::new();
+    let run = |arguments: &[&str]| {
+        let run = sandbox.cyyber(arguments);
+        (run.code, run.stdout, run.stderr)
+    };
+    // A pass that looks for the first time has a thing to say that is not a failure.
+    let look = |option: &str| {
+        let _ = fs::remove_file(sandbox.path("state/reaper.json"));
+        run(&[option, "reap"])
+    };
+    for (short, long) in [("-q", "--quiet"), ("-v", "--verbose")] {
+        assert_eq!(look(short), look(long));
+    }
+    let (quiet, verbose) = (look("-q").2, look("-v").2);
+    assert_eq!(quiet, "");
+    assert!(!verbose.is_empty(), "nothing more is told");
+
+    assert_eq!(run(&["-V"]), run(&["--version"]));
+    let version = format!("cyyber {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run(&["-V"]).1, version);
+    for command in [&[][..], &["instance"], &["instance", "stop"]] {
+        let help = |option| run(&[command, &[option]].concat()).1;
+        let (short, long) = (help("-h"), help("--help"));
+        assert!(short.contains("Usage: cyyber"), "{short}");
+        assert!(long.len() > short.len(), "{long}");
+    }
+    let list = ["instance", "list"];
+    assert_eq!(
+        run(&[&["-o", "json", "-c", UNREACHABLE][..], &list].concat()),
+        run(&[&["--output", "json", "--connect", UNREACHABLE][..], &list].concat()),
+    );
+}
+
+#[test]
 fn a_reader_that_left_is_no_failure_and_a_full_disk_is_one() {
     let sandbox = Sandbox::new();
     let mut child = sandbox.command(["completions", "bash"]).spawn().unwrap();

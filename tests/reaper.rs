@@ -270,6 +270,42 @@ fn a_dry_run_tells_all_and_changes_nothing() {
 
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn so_many_steps_are_taken_at_once_as_jobs_says() {
+    let sandbox = sandbox(2);
+    sandbox.configure(&json!({"policy": {
+        "boot_timeout": "0s", "idle_after": "never", "pause_after": "never", "stop_after": "1m",
+    }}));
+    let mut at_once = Vec::new();
+    for jobs in ["1", "2"] {
+        for user in ["7", "8"] {
+            sandbox.instance("start", user, &[]).ok();
+            unused(&sandbox, user, 5);
+        }
+        // The first one only looks.
+        for _ in 0..2 {
+            let pass = ["reap", "--jobs", jobs, "--timeout", "2s"];
+            sandbox.cyyber(pass).ok();
+        }
+        // Each took the two seconds that its guest did not use.
+        let mut steps = ["7", "8"].map(|user| {
+            let event = journal(&sandbox, user).pop().unwrap();
+            assert_eq!(
+                (&event["who"], &event["to"]),
+                (&json!("reap"), &json!("stopped"))
+            );
+            let end = text(&event["time"]).parse::<Timestamp>().unwrap();
+            let took = event["duration_ms"].as_i64().unwrap();
+            assert!(took >= 2000, "{event}");
+            (end - SignedDuration::from_millis(took), end)
+        });
+        steps.sort();
+        at_once.push(steps[1].0 < steps[0].1 - SignedDuration::from_millis(1000));
+    }
+    assert_eq!(at_once, [false, true]);
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn signs_that_make_no_sense_are_use_and_who_is_not_ours_is_left() {
     let sandbox = sandbox(0);
     let users = [

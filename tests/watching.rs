@@ -80,6 +80,20 @@ fn json_is_one_document_a_line_until_a_signal() {
 }
 
 #[test]
+fn without_a_number_it_is_every_two_seconds() {
+    let (sandbox, uri) = with_instances(1);
+    let mut child = watch(&sandbox, &uri, &["-o", "json"]).spawn().unwrap();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    line(&mut reader);
+    let began = Instant::now();
+    line(&mut reader);
+    line(&mut reader);
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(3500), "two took {took:?}");
+    end(child, Signal::INT);
+}
+
+#[test]
 fn tables_follow_one_another_where_there_is_no_terminal() {
     let (sandbox, uri) = with_instances(1);
     let lab = sandbox.lab.as_str();
