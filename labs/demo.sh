@@ -24,12 +24,13 @@ die() {
 # The program by its short name, so that what is shown can be typed after `make install`.
 cyyber() { "$cyyber" "$@"; }
 
-state() { cyyber instance list --lab "$lab" --user "$user" -o json | sed -n 's/^ *"state": "\(.*\)",$/\1/p'; }
+# What is known of the one instance under this name: JSON is on one line, unless a person reads it.
+field() { cyyber instance list --lab "$lab" --user "$user" -o json | grep -Eo "\"$1\": ?\"[^\"]*" | cut -d '"' -f 4; }
 
 # Waits until the guest's agent has answered, for at most five minutes, as its boot timeout is.
 wait_until_running() {
     local began=$SECONDS
-    until [[ $(state) = running ]]; do
+    until [[ $(field state) = running ]]; do
         ((SECONDS - began < 330)) || die "$domain did not come up in time"
         sleep 2
     done
@@ -55,8 +56,7 @@ printf 'proved: %s\n' "$(grep -c '"version": "' "cyyber-labs-output/$lab-metadat
 step 'Give a student a VM of it'
 run cyyber instance start "$lab" "$user"
 printf 'proved: its disk holds %s of its own, the rest is the shared base image\n' \
-    "$(du -h --apparent-size "$(cyyber instance list -o json --lab "$lab" --user "$user" |
-        sed -n 's/^ *"disk_path": "\(.*\)",$/\1/p')" | cut -f1)"
+    "$(du -h --apparent-size "$(field disk_path)" | cut -f1)"
 
 step 'Wait until it has booted'
 wait_until_running
@@ -73,7 +73,7 @@ printf 'proved: it has a screen; see %s\n' "$PWD/$picture"
 
 step 'Shut it down'
 run cyyber instance stop "$lab" "$user" --timeout 2m
-[[ $(state) = stopped ]] || die "$domain is $(state) instead of stopped"
+[[ $(field state) = stopped ]] || die "$domain is $(field state) instead of stopped"
 printf 'proved: the guest shut down; its disk stays for the next start\n'
 
 # Run through sudo, the results belong to the person who did.

@@ -410,6 +410,7 @@ fn what_is_said_of_instances_is_as_documented() {
         let all = sandbox.cyyber(["-o", "json", "instance", verb]).ok();
         assert_shown(shown, &Doc::answer(&all), verb);
     }
+    demo_reads(&sandbox, "1");
     let one = sandbox.instance("stats", "1", &[]).ok();
     assert_named("cyyber-instance-stats", "JSON", &Doc::answer(&one));
     cleanup_of_every_kind(&sandbox, "1", &cleanup);
@@ -420,6 +421,22 @@ fn what_is_said_of_instances_is_as_documented() {
         "THE JOURNAL",
         &Doc::of(journal.lines().next().unwrap()),
     );
+}
+
+/// The demo reads JSON with what every shell has.
+fn demo_reads(sandbox: &Sandbox, user: &str) {
+    let demo = read("labs/demo.sh");
+    let field = demo.lines().find(|line| line.starts_with("field() {"));
+    let script = format!(
+        "cyyber() {{ '{}' \"$@\"; }}\n{}\nlab={} user={user}\nfield state; field disk_path",
+        env!("CARGO_BIN_EXE_cyyber"),
+        field.unwrap(),
+        sandbox.lab
+    );
+    let mut shell = tool("bash");
+    sandbox.confine(shell.args(["-euo", "pipefail", "-c", &script]));
+    let disk = sandbox.overlay(user);
+    assert_eq!(run(&mut shell), format!("stopped\n{}\n", disk.display()));
 }
 
 #[test]
