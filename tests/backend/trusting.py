@@ -6,7 +6,7 @@ most 64 of them.
 """
 
 from fastapi import Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 
 from app import app
 
@@ -16,3 +16,11 @@ async def login(request: Request, user: str, admin: bool = False) -> Response:
     request.session.clear()
     request.session.update(user=user, admin=admin)
     return Response(status_code=204)
+
+
+@app.get("/login")
+async def login_by_address(request: Request, user: str, lab: str) -> Response:
+    """To try it in a browser, where nothing else can be typed than an address."""
+    request.session.clear()
+    request.session.update(user=user, admin=False)
+    return RedirectResponse(f"/lab/{lab}", status_code=303)
