@@ -518,7 +518,7 @@ impl Bench {
     /// Removes every domain of ours and what guards the files, which go with their directory.
     fn tear_down(&self) -> Result<()> {
         remove_domains(|name| name.starts_with(&format!("{}_user_", self.lab)))?;
-        unguard(self.paths.base_images())
+        unguard(&self.paths.base_images())
     }
 }
 
