@@ -78,7 +78,8 @@ fn wait_for_state(sandbox: &Sandbox, user: &str, state: &str) {
 /// Where the instructor's file goes in the guest.
 const FLAG: &str = "/srv/a place/flag $(id) ü";
 
-/// The sandbox's lab with files and scripts of its instructor, and another one, on one stage.
+/// The sandbox's lab with files and scripts of its instructor, and another one with a larger disk,
+/// on one stage.
 fn configure_two_labs(sandbox: &Sandbox, packages: Value) {
     let scripts = [
         (
@@ -106,7 +107,10 @@ fn configure_two_labs(sandbox: &Sandbox, packages: Value) {
             &sandbox.lab,
             &lab(json!({"packages": packages, "provision": provision})),
         ),
-        common::lab(&sandbox.other_lab(), &lab(json!({"packages": ["sl"]}))),
+        common::lab(
+            &sandbox.other_lab(),
+            &lab(json!({"packages": ["sl"], "disk_size": "6G"})),
+        ),
     ];
     sandbox.write_config(&json!({"labs": labs}).to_string());
 }
