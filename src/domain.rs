@@ -245,56 +245,6 @@ pub fn disk_files(xml: &str) -> Result<Vec<Vec<PathBuf>>> {
     Ok(disks.into_iter().map(ImageXml::files).collect())
 }
 
-/// A domain's network card.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Card {
-    /// Its address.
-    pub mac: Mac,
-    /// The network it is in.
-    pub network: Option<String>,
-    /// What is let through: the name of libvirt's filter.
-    pub filter: Option<String>,
-    /// The address that the filter is for.
-    pub place: Option<Place>,
-}
-
-impl Card {
-    /// The network card in the definition `xml`.
-    pub fn of(xml: &str) -> Result<Card> {
-        let cards = parse(xml)?.devices.interfaces;
-        // A second one would be nobody's of ours, and not filtered.
-        let [card] = <[InterfaceXml; 1]>::try_from(cards)
-            .map_err(|cards| anyhow::anyhow!("the domain has {} network cards", cards.len()))?;
-        let parameters = card.filter.iter().flat_map(|filter| &filter.parameters);
-        let value = |name: &str| {
-            let mut all = parameters.clone();
-            all.find(|parameter| parameter.name == name)?
-                .value
-                .parse()
-                .ok()
-        };
-        Ok(Card {
-            mac: card.mac.address,
-            network: card.source.and_then(|source| source.network),
-            place: value("IP")
-                .zip(value("GATEWAY"))
-                .map(|(ip, gateway)| Place { ip, gateway }),
-            filter: card.filter.map(|filter| filter.filter),
-        })
-    }
-
-    /// The card that an instance in the network `mode` must have.
-    pub fn wanted(mode: NetworkMode, mac: Mac, place: Option<Place>) -> Card {
-        let network = mode.network().to_owned();
-        Card {
-            mac,
-            network: Some(network.clone()),
-            filter: Some(network),
-            place,
-        }
-    }
-}
-
 /// The UUID in the definition `xml`.
 pub fn uuid_of(xml: &str) -> Result<Uuid> {
     parse(xml)?.uuid.context("the definition has no UUID")
@@ -318,44 +268,6 @@ struct DevicesXml {
     graphics: Vec<GraphicsXml>,
     #[serde(default, rename = "disk")]
     disks: Vec<ImageXml>,
-    #[serde(default, rename = "interface")]
-    interfaces: Vec<InterfaceXml>,
-}
-
-#[derive(Deserialize)]
-struct InterfaceXml {
-    mac: MacXml,
-    source: Option<NetworkXml>,
-    #[serde(rename = "filterref")]
-    filter: Option<FilterXml>,
-}
-
-#[derive(Deserialize)]
-struct MacXml {
-    #[serde(rename = "@address")]
-    address: Mac,
-}
-
-#[derive(Deserialize)]
-struct NetworkXml {
-    #[serde(rename = "@network")]
-    network: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct FilterXml {
-    #[serde(rename = "@filter")]
-    filter: String,
-    #[serde(default, rename = "parameter")]
-    parameters: Vec<ParameterXml>,
-}
-
-#[derive(Deserialize)]
-struct ParameterXml {
-    #[serde(rename = "@name")]
-    name: String,
-    #[serde(rename = "@value")]
-    value: String,
 }
 
 /// A disk, or an image below one.
@@ -405,6 +317,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::cards::Card;
 
     fn lab(motd: &str) -> Lab {
         serde_json::from_value(serde_json::json!({

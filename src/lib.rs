@@ -15,6 +15,7 @@
 //! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
 //! | [`host`] | what memory the host has left, how busy it is, and its addresses |
+//! | [`firewall`] | the kernel's rules for frames |
 //! | [`interrupt`] | signals that ask us to end |
 //! | [`output`] | what reaches the terminal |
 //! | [`env`](mod@env) | what is read from the environment |
@@ -46,6 +47,7 @@ pub mod domain;
 pub mod env;
 pub mod error;
 pub mod files;
+pub mod firewall;
 pub mod host;
 pub mod hypervisor;
 pub mod images;

@@ -394,6 +394,18 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
         (&json!({}), &json!({})),
         "{found:#}"
     );
+    // As one does that is emptied as a whole: the next pass of the reaper sees it.
+    run(tool("ebtables").args(["-t", "nat", "-F"]));
+    run(tool("ebtables").args(["-t", "nat", "-X"]));
+    assert_eq!(rules(&anna.domain), 0);
+    let pass = sandbox.cyyber(["reap"]).ok();
+    assert!(
+        pass.stderr
+            .contains("the filters of 3 instances were not in force"),
+        "{pass:#?}"
+    );
+    assert_eq!(rules(&anna.domain), before);
+    assert_eq!(sandbox.cyyber(["reap"]).ok().stderr, "");
     restart_libvirtd();
     assert_eq!(rules(&anna.domain), before);
     assert_alone(&quick(&anna, &[HOST]), &anna.gateway, true);

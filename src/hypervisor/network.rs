@@ -1,12 +1,20 @@
 //! The lab networks and the filters on the network cards in them.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use virt::error::ErrorNumber;
 use virt::network::Network;
 use virt::sys;
 
 use super::{Hypervisor, failed, is};
+use crate::config::NetworkMode;
 use crate::network::{HOST_FILTER, Host, Plan};
+
+/// The filter that those of all lab networks refer to.
+const BASE_FILTER: &str = NetworkMode::Isolated.network();
+
+/// A rule that changes nothing: the address belongs to documentation (RFC 5737).
+const NO_MATTER: &str =
+    "<rule action='drop' direction='out' priority='900'><ip dstipaddr='192.0.2.1'/></rule>";
 
 /// One of the lab networks.
 #[derive(Debug)]
@@ -48,6 +56,21 @@ impl Hypervisor {
             .define_nwfilter_xml(&wanted)
             .map_err(|e| failed(&what, e))?;
         Ok(true)
+    }
+
+    /// Has libvirt make the rules of all filters anew for guests that run. It does so for a filter
+    /// that changes, and not for one that is defined as it was: so it is changed and changed back.
+    pub fn renew_filters(&self) -> Result<()> {
+        let Some(xml) = self.filter(BASE_FILTER)? else {
+            bail!("there is no filter {BASE_FILTER}");
+        };
+        let changed = xml.replace("</filter>", &format!("{NO_MATTER}</filter>"));
+        for xml in [&changed, &xml] {
+            self.conn
+                .define_nwfilter_xml(xml)
+                .map_err(|e| failed(&format!("renew the filter {BASE_FILTER}"), e))?;
+        }
+        Ok(())
     }
 }
 

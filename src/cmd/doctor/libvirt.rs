@@ -7,11 +7,11 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::finding::Finding;
-use crate::cards::{Card, cards, filters_below};
+use crate::cards::{cards, filters_below};
 use crate::config::NetworkMode;
 use crate::context::Context;
+use crate::firewall::FrameRules;
 use crate::hypervisor::{Account, Detail, Hypervisor, Version};
-use crate::process::Program;
 
 /// The first version with all that we ask of it: port isolation came with 6.1, the balloon's page
 /// reporting with 6.9.
@@ -35,7 +35,7 @@ pub fn check(context: &Context) -> (Vec<Finding>, Option<Account>) {
     findings.extend(networks(hypervisor, &expected));
     findings.extend(filters(hypervisor, &expected));
     if hypervisor.is_local() {
-        findings.extend(in_force(context, hypervisor, &expected));
+        findings.extend(in_force(context, hypervisor));
     }
     (findings, account)
 }
@@ -79,26 +79,17 @@ fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
     }
 }
 
-/// The cards that instances of the labs get: each has the filter of its network's name.
-fn expected(context: &Context) -> Vec<Card> {
+/// The networks that instances of the labs are in; the filter on each card has its network's name.
+fn expected(context: &Context) -> Vec<&'static str> {
     let labs = &context.config.labs;
     let modes = NetworkMode::ALL.into_iter();
     let used = modes.filter(|mode| labs.iter().any(|lab| lab.network == *mode));
-    used.map(|mode| Card {
-        network: Some(mode.network().to_owned()),
-        filter: Some(mode.network().to_owned()),
-        device: None,
-    })
-    .collect()
+    used.map(NetworkMode::network).collect()
 }
 
-fn networks(hypervisor: &Hypervisor, expected: &[Card]) -> Vec<Finding> {
-    let names: BTreeSet<_> = expected
+fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
+    let findings = expected
         .iter()
-        .filter_map(|card| card.network.as_ref())
-        .collect();
-    let findings = names
-        .into_iter()
         .map(|name| match hypervisor.network_facts(name) {
             Err(error) => Finding::error("networks", &error, SETUP),
             Ok(None) => Finding::failed("networks", format!("there is no network {name}"), SETUP),
@@ -121,9 +112,8 @@ fn networks(hypervisor: &Hypervisor, expected: &[Card]) -> Vec<Finding> {
 }
 
 /// Whether every filter on the cards is there, and every one that these refer to.
-fn filters(hypervisor: &Hypervisor, expected: &[Card]) -> Vec<Finding> {
-    let roots = expected.iter().filter_map(|card| card.filter.clone());
-    let mut open: Vec<String> = roots.collect();
+fn filters(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
+    let mut open: Vec<String> = expected.iter().map(|&name| name.to_owned()).collect();
     let mut seen = BTreeSet::new();
     let mut findings = Vec::new();
     while let Some(name) = open.pop() {
@@ -149,15 +139,11 @@ fn filters(hypervisor: &Hypervisor, expected: &[Card]) -> Vec<Finding> {
 }
 
 /// Whether the running instances are kept apart, as the kernel has it.
-fn in_force(context: &Context, hypervisor: &Hypervisor, expected: &[Card]) -> Option<Finding> {
+fn in_force(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
     let look = || -> Result<(usize, Vec<String>)> {
         let mut open = Vec::new();
         let mut count = 0;
-        let rules = rules();
-        let filters: BTreeSet<_> = expected
-            .iter()
-            .filter_map(|card| card.filter.as_ref())
-            .collect();
+        let rules = FrameRules::now();
         for (name, facts) in hypervisor.survey(Detail::Power)? {
             let (Some(_), Some(domain)) = (facts.id, hypervisor.find(&name)?) else {
                 continue;
@@ -169,11 +155,9 @@ fn in_force(context: &Context, hypervisor: &Hypervisor, expected: &[Card]) -> Op
                 if !is_isolated(device) {
                     open.push(format!("{name} sees the frames of others"));
                 }
-                if !filters.is_empty() && card.filter.is_none() {
+                if card.filter.is_none() || card.filter != card.network {
                     open.push(format!("{name} has no filter on its network card"));
-                } else if card.filter.is_some()
-                    && rules.as_ref().is_some_and(|rules| !mentions(rules, device))
-                {
+                } else if rules.as_ref().is_some_and(|rules| !rules.cover(device)) {
                     open.push(format!("the filter of {name} is not in force"));
                 }
             }
@@ -209,31 +193,4 @@ fn is_isolated(device: &str) -> bool {
         .join(device)
         .join("brport/isolated");
     plain && std::fs::read_to_string(flag).is_ok_and(|flag| flag.trim() == "1")
-}
-
-/// The kernel's rules for frames; `None` where they cannot be seen, as by whoever is not root.
-fn rules() -> Option<String> {
-    let ebtables = Program::find("ebtables", "ebtables").ok()?;
-    ebtables.run(["--concurrent", "-t", "nat", "-L"]).ok()
-}
-
-/// Whether a rule is about the port `device`.
-fn mentions(rules: &str, device: &str) -> bool {
-    rules.lines().any(|line| {
-        let mut words = line.split_ascii_whitespace();
-        words.any(|word| word == device)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rule_is_about_a_port_by_its_whole_name() {
-        let rules = "Bridge chain: PREROUTING, entries: 1, policy: ACCEPT\n\
-                     -i vnet12 -j libvirt-I-vnet12\n";
-        assert!(mentions(rules, "vnet12"));
-        assert!(!mentions(rules, "vnet1") && !mentions("", "vnet12"));
-    }
 }

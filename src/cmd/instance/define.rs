@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::{place, view};
+use crate::cards::Card;
 use crate::context::Context;
-use crate::domain::{self, Card, InstanceDomain};
+use crate::domain::{self, InstanceDomain};
 use crate::error::{Fault, Kind};
 use crate::hypervisor::Domain;
 use crate::images::base::Base;

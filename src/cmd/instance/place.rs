@@ -6,14 +6,17 @@ use std::net::Ipv4Addr;
 use anyhow::{Context as _, Result};
 use uuid::Uuid;
 
+use crate::cards::Card;
 use crate::config::NetworkMode;
 use crate::context::Context;
-use crate::domain::{Card, card_xml};
+use crate::domain::card_xml;
 use crate::error::{Fault, Kind};
+use crate::firewall::FrameRules;
 use crate::host;
 use crate::hypervisor::{Domain, LabNetwork};
 use crate::instance::InstanceName;
 use crate::network::{self, Host, Mac, Place};
+use crate::state::lock::Lock;
 
 /// The place of the card `mac` in `network`, where an address is set aside for it if there was none
 /// yet. `None` without such a network, where nothing can be powered on either.
@@ -131,7 +134,10 @@ fn attempt(context: &Context, name: &InstanceName, domain: &Domain) -> Result<()
         .find(|mode| mode.network() == network)
         .with_context(|| format!("it is in the network '{network}', which is none of the labs'"))?;
     let place = of(context, network, card.mac)?;
-    let wanted = Card::wanted(mode, card.mac, place);
+    let wanted = Card {
+        device: card.device.clone(),
+        ..Card::wanted(mode, card.mac, place)
+    };
     if card == wanted {
         return Ok(());
     }
@@ -150,4 +156,38 @@ pub fn guard_host(context: &Context) -> Result<bool> {
         return Ok(false);
     }
     hypervisor.guard_host(&network::host_filter(host::addresses()?))
+}
+
+/// Puts the filters on the network cards of `running` instances in force again where the kernel has
+/// no rules for them, as after something emptied its firewall; for how many that was so.
+pub fn guard_filters<'a>(
+    context: &Context,
+    running: impl ExactSizeIterator<Item = &'a InstanceName>,
+) -> Result<usize> {
+    let hypervisor = context.hypervisor()?;
+    if running.len() == 0 || !hypervisor.is_local() {
+        return Ok(0);
+    }
+    let Some(rules) = FrameRules::now().filter(|rules| rules.count() < running.len()) else {
+        return Ok(0);
+    };
+    let mut open = 0;
+    for name in running {
+        // One that a command is at work on may get its rules just now.
+        let Some(_lock) = Lock::try_take(&context.paths.instance_lock(name)) else {
+            continue;
+        };
+        let Some(domain) = hypervisor.find(name)? else {
+            continue;
+        };
+        let card = Card::of(&domain.xml()?)?;
+        let (Some(_), Some(device)) = (card.filter, card.device) else {
+            continue;
+        };
+        open += usize::from(!rules.cover(&device));
+    }
+    if open > 0 {
+        hypervisor.renew_filters()?;
+    }
+    Ok(open)
 }

@@ -82,6 +82,7 @@ impl Pass {
                 "failed to keep instances from this host's addresses: {error:#}"
             ));
         }
+        guard_filters(context, &sights);
         let blind = lookout.blind().filter(|_| !sights.is_empty());
         let troubles = blind.into_iter().chain(trouble).collect();
         self.warn(context, &lookout, &mut passes, troubles, &mut sights);
@@ -207,6 +208,24 @@ pub struct Planned {
     pub to: Rung,
     pub reason: String,
     idle_seconds: i64,
+}
+
+fn guard_filters(context: &Context, sights: &[(Sight, Seen)]) {
+    let running: Vec<_> = sights
+        .iter()
+        .filter(|(sight, _)| sight.facts.id.is_some())
+        .map(|(sight, _)| &sight.name)
+        .collect();
+    match place::guard_filters(context, running.into_iter()) {
+        Ok(0) => {}
+        Ok(count) => context.output.warn(&format!(
+            "the filters of {count} instances were not in force, as after nft flush ruleset; they \
+             are again. For libvirt's other rules: systemctl reload libvirtd"
+        )),
+        Err(error) => context.output.warn(&format!(
+            "failed to see whether the filters of instances are in force: {error:#}"
+        )),
+    }
 }
 
 fn planned(sight: &Sight) -> Option<(Planned, &Sight)> {

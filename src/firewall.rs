@@ -1,0 +1,48 @@
+//! The kernel's rules for frames, which libvirt makes of the filters on network cards.
+
+use crate::process::Program;
+
+/// The rules at one moment.
+#[derive(Debug)]
+pub struct FrameRules(String);
+
+impl FrameRules {
+    /// Those of this moment; `None` where they cannot be seen, as by whoever is not root.
+    pub fn now() -> Option<FrameRules> {
+        let ebtables = Program::find("ebtables", "ebtables").ok()?;
+        let rules = ebtables.run(["--concurrent", "-t", "nat", "-L"]).ok()?;
+        Some(FrameRules(rules))
+    }
+
+    /// Whether there is one about what comes in from the bridge's port `device`.
+    pub fn cover(&self, device: &str) -> bool {
+        self.ports().any(|port| port == device)
+    }
+
+    /// How many ports have a rule about what comes in from them.
+    pub fn count(&self) -> usize {
+        self.ports().count()
+    }
+
+    fn ports(&self) -> impl Iterator<Item = &str> {
+        self.0.lines().filter_map(|line| {
+            let (device, target) = line.trim().strip_prefix("-i ")?.split_once(' ')?;
+            target.starts_with("-j ").then_some(device)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_about_a_port_by_its_whole_name() {
+        let rules = "Bridge chain: PREROUTING, entries: 1, policy: ACCEPT\n\
+                     -i vnet12 -j libvirt-I-vnet12\n\n\
+                     Bridge chain: libvirt-I-vnet12, entries: 1, policy: ACCEPT\n-j DROP\n";
+        let rules = FrameRules(rules.to_owned());
+        assert!(rules.cover("vnet12") && !rules.cover("vnet1"));
+        assert_eq!(rules.count(), 1);
+    }
+}
