@@ -58,7 +58,7 @@ test: ## run every test but that of the desktop
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
 	@$(AS_ROOT) $(CARGO) test --locked --no-fail-fast -- --include-ignored --skip $(DESKTOP_TEST)
 
-# Installing a desktop takes a quarter of an hour under software emulation.
+# Installing a desktop takes half an hour under software emulation.
 DESKTOP_TEST = a_student_is_logged_in_to_the_desktop
 
 .PHONY: test-desktop
