@@ -20,7 +20,7 @@ use cyyber::config::Config;
 use cyyber::domain::{InstanceDomain, new_uuid};
 use cyyber::images::base::{self, Base};
 use cyyber::instance::{InstanceName, LabId};
-use cyyber::network::{Mac, Place};
+use cyyber::network::{HostPart, Mac, Place};
 use cyyber::output::{Cell, Column, Page, Table};
 use cyyber::paths::Paths;
 use tempfile::TempDir;
@@ -477,8 +477,8 @@ impl Bench {
             base: base.path.to_str().context("path")?,
             build: &base.build,
             largest: None,
-            mac: Mac::of(name),
-            // The guest never gets so far as to use it.
+            // The guest never gets so far as to use them.
+            mac: Mac::of(HostPart::STANDALONE),
             place: Some(Place {
                 ip: Ipv4Addr::new(10, 213, 0, 15),
                 gateway: Ipv4Addr::new(10, 213, 0, 1),

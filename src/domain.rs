@@ -13,7 +13,7 @@ use uuid::{Builder, Uuid};
 use crate::accelerator::Accelerator;
 use crate::config::{Lab, NetworkMode};
 use crate::instance::InstanceName;
-use crate::network::{Mac, Place};
+use crate::network::{HostPart, Mac, Place};
 
 /// The XML namespace of our facts in a domain's metadata.
 const NAMESPACE: &str = "https://cyyber.lab/instance/1";
@@ -130,7 +130,7 @@ pub fn standalone_xml(lab: &Lab, disk: &str, accelerator: Accelerator) -> Result
         name => lab.lab_id.as_str(),
         title => lab.lab_name.as_str(),
         disk,
-        mac => Mac::STANDALONE.to_string(),
+        mac => Mac::of(HostPart::STANDALONE).to_string(),
         network => lab.network.network(),
         vnc_listen => "127.0.0.1",
         vnc_usable => true,
@@ -404,7 +404,10 @@ mod tests {
         );
         let standalone = standalone_xml(&lab, "/images/lab01.qcow2", Accelerator::Tcg).unwrap();
         assert_eq!(Card::of(&standalone).unwrap().filter, None);
-        assert_eq!(Card::of(&standalone).unwrap().mac, Mac::STANDALONE);
+        assert_eq!(
+            Card::of(&standalone).unwrap().mac,
+            Mac::of(HostPart::STANDALONE)
+        );
         let more = xml.replace(
             "<interface",
             "<interface><mac address='52:00:00:00:00:02'/></interface><interface",

@@ -1,52 +1,69 @@
-//! The lab networks: the address that each instance's network card gets for good, and what of the
-//! host that card must not reach. No I/O.
+//! The lab networks: the addresses of the cards in them, and what of the host a card must not reach.
+//! No I/O.
 //!
-//! A card's MAC follows from the instance's name, and its IP address is set aside in the network's
-//! own definition. The filter on the card lets nothing else through, so that no instance can take
-//! the address of another one, nor be given it while that one is paused.
+//! `make setup` gives a network as many cards as it may ever have, each with a MAC and an IP address
+//! that belong together: the MAC ends with the host part of the IP address. An instance gets one of
+//! these cards for as long as it exists. So nothing about the network changes when an instance comes
+//! or goes, for which libvirt would take down its firewall rules for a moment. The filter on the card
+//! lets nothing else through, so that no instance can take the address of another one, nor be given
+//! it while that one is paused.
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
-use uuid::Uuid;
-
-use crate::instance::InstanceName;
 
 /// The filter of libvirt's that has the host's own public addresses.
 pub const HOST_FILTER: &str = "cyyber-host";
 
-/// Addresses at the beginning of a network that no instance gets.
-const RESERVED: u32 = 16;
+/// What MAC addresses of ours begin with: locally administered, and "cyy".
+const PREFIX: [u8; 4] = *b"Rcyy";
+
+/// What is the same in the IP address and in the MAC address of a card, and tells it from all others
+/// in its network: the host part of the one, the end of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPart(u16);
+
+impl HostPart {
+    /// Those of instances, as setup.sh makes them.
+    pub const OF_INSTANCES: RangeInclusive<u16> = 16..=2015;
+
+    /// That of the machine which a build's own domain definition describes.
+    pub const STANDALONE: HostPart = HostPart(2);
+
+    /// The host part `number`, if it is one that an instance can have.
+    pub fn of_instance(number: u16) -> Option<HostPart> {
+        HostPart::OF_INSTANCES
+            .contains(&number)
+            .then_some(HostPart(number))
+    }
+}
+
+impl fmt::Display for HostPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A network card's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac([u8; 6]);
 
 impl Mac {
-    /// That of the machine which a build's own domain definition describes; the definitions of the
-    /// networks have an IP address for it.
-    pub const STANDALONE: Mac = Mac(*b"Rcyybr");
-
-    /// That of an instance: the same for every disk and every domain that it ever has. Locally
-    /// administered, with 40 bits that differ.
-    pub fn of(name: &InstanceName) -> Mac {
-        let [a, b, c, d, e, ..]: [u8; 32] = Sha256::digest(name.to_string()).into();
-        Mac([0x52, a, b, c, d, e])
+    /// That of the card with this host part.
+    pub fn of(part: HostPart) -> Mac {
+        let ([a, b, c, d], [e, g]) = (PREFIX, part.0.to_be_bytes());
+        Mac([a, b, c, d, e, g])
     }
 
-    /// Whether this may have been made here; QEMU and libvirt make up others.
-    pub fn may_be_ours(self) -> bool {
-        self.0[0] == 0x52 && !self.0.starts_with(&[0x52, 0x54, 0x00])
-    }
-
-    /// That of an instance made by an earlier version, which went by the domain.
-    pub fn of_domain(uuid: Uuid) -> Mac {
-        let [.., a, b, c, d, e] = *uuid.as_bytes();
-        Mac([0x52, a, b, c, d, e])
+    /// The host part, if this is the card of an instance.
+    pub fn of_instance(self) -> Option<HostPart> {
+        let [.., a, b] = self.0;
+        let part = HostPart::of_instance(u16::from_be_bytes([a, b]))?;
+        self.0.starts_with(&PREFIX).then_some(part)
     }
 }
 
@@ -87,91 +104,33 @@ pub struct Place {
     pub gateway: Ipv4Addr,
 }
 
-/// The addresses of a network, and who has which.
-#[derive(Debug)]
-pub struct Plan {
+/// The range of addresses of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
     gateway: Ipv4Addr,
     mask: u32,
-    hosts: Vec<Host>,
 }
 
-/// An address that is set aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub struct Host {
-    /// For this card.
-    #[serde(rename = "@mac")]
-    pub mac: Mac,
-    /// The address.
-    #[serde(rename = "@ip")]
-    pub ip: Ipv4Addr,
-}
-
-impl Host {
-    /// As libvirt has it in a network's definition.
-    pub fn xml(&self) -> String {
-        format!("<host mac='{}' ip='{}'/>", self.mac, self.ip)
-    }
-}
-
-impl Plan {
-    /// The plan in the network definition `xml`.
-    pub fn of(xml: &str) -> Result<Plan> {
+impl Subnet {
+    /// That of the network with the definition `xml`.
+    pub fn of(xml: &str) -> Result<Subnet> {
         let network: NetworkXml = quick_xml::de::from_str(xml)
             .context("failed to understand the network's definition")?;
-        let found = network.ips.into_iter().find_map(|ip| {
-            Some((
-                ip.address.parse().ok()?,
-                ip.mask()?,
-                ip.dhcp.unwrap_or_default(),
-            ))
-        });
-        let (gateway, mask, dhcp) =
-            found.context("the network's definition has no IPv4 address and netmask")?;
-        Ok(Plan {
-            gateway,
-            mask,
-            // Others may have entries by name.
-            hosts: dhcp.hosts.iter().filter_map(HostXml::host).collect(),
-        })
+        let mut found = network.ips.iter().filter_map(IpXml::subnet);
+        found
+            .next()
+            .context("the network's definition has no IPv4 address and netmask")
     }
 
-    /// All addresses that are set aside.
-    pub fn hosts(&self) -> &[Host] {
-        &self.hosts
-    }
-
-    /// The place of the card `mac`, if it has one.
-    pub fn place_of(&self, mac: Mac) -> Option<Place> {
-        let host = self.hosts.iter().find(|host| host.mac == mac)?;
-        Some(self.place(host.ip))
-    }
-
-    /// The place of whoever has the address `ip`.
-    pub fn place(&self, ip: Ipv4Addr) -> Place {
-        Place {
+    /// The place of the card with this host part; `None` where the network is too small for it.
+    pub fn place(self, part: HostPart) -> Option<Place> {
+        let part = u32::from(part.0);
+        let ip = Ipv4Addr::from_bits(self.gateway.to_bits() & self.mask | part);
+        // All ones are for broadcasts.
+        (part < !self.mask && ip != self.gateway).then_some(Place {
             ip,
             gateway: self.gateway,
-        }
-    }
-
-    /// The addresses that are free for the card `mac`, the best one first: where nobody else has it
-    /// by now, a card gets the address that it had before.
-    pub fn free_for(&self, mac: Mac) -> impl Iterator<Item = Ipv4Addr> {
-        let first = (self.gateway.to_bits() & self.mask).saturating_add(RESERVED);
-        // Without the last one, which is for broadcasts.
-        let count = (self.gateway.to_bits() | !self.mask).saturating_sub(first);
-        let digest: [u8; 32] = Sha256::digest(mac.0).into();
-        let [a, b, c, d, ..] = digest;
-        let start = u32::from_be_bytes([a, b, c, d])
-            .checked_rem(count)
-            .unwrap_or(0);
-        (0..count)
-            .map(move |step| match step < count - start {
-                true => first + start + step,
-                false => first + (step - (count - start)),
-            })
-            .map(Ipv4Addr::from_bits)
-            .filter(|ip| *ip != self.gateway && !self.hosts.iter().any(|host| host.ip == *ip))
+        })
     }
 }
 
@@ -189,38 +148,16 @@ struct IpXml {
     netmask: Option<Ipv4Addr>,
     #[serde(rename = "@prefix")]
     prefix: Option<u32>,
-    dhcp: Option<DhcpXml>,
 }
 
 impl IpXml {
-    fn mask(&self) -> Option<u32> {
-        match (self.netmask, self.prefix) {
-            (Some(mask), _) => Some(mask.to_bits()),
-            (None, Some(prefix)) => Some(!u32::MAX.checked_shr(prefix).unwrap_or(0)),
-            (None, None) => None,
-        }
-    }
-}
-
-#[derive(Default, Deserialize)]
-struct DhcpXml {
-    #[serde(default, rename = "host")]
-    hosts: Vec<HostXml>,
-}
-
-#[derive(Deserialize)]
-struct HostXml {
-    #[serde(rename = "@mac")]
-    mac: Option<String>,
-    #[serde(rename = "@ip")]
-    ip: Option<Ipv4Addr>,
-}
-
-impl HostXml {
-    fn host(&self) -> Option<Host> {
-        Some(Host {
-            mac: self.mac.as_ref()?.parse().ok()?,
-            ip: self.ip?,
+    fn subnet(&self) -> Option<Subnet> {
+        Some(Subnet {
+            gateway: self.address.parse().ok()?,
+            mask: match (self.netmask, self.prefix) {
+                (Some(mask), _) => mask.to_bits(),
+                (None, prefix) => !u32::MAX.checked_shr(prefix?).unwrap_or(0),
+            },
         })
     }
 }
@@ -251,56 +188,59 @@ pub fn host_filter(mut addresses: Vec<Ipv4Addr>) -> String {
 mod tests {
     use super::*;
 
-    const NETWORK: &str = "<network connections='1'><name>cyyber-nat</name>\
-        <ip address='10.213.0.1' netmask='255.255.255.224'><dhcp><range start='10.213.0.2' end='10.213.0.30'/>\
-        <host mac='52:63:79:79:62:72' ip='10.213.0.2'/><host name='x' ip='10.213.0.20'/>\
-        <host mac='52:00:00:00:00:01' ip='10.213.0.17'/></dhcp></ip>\
-        <ip family='ipv6' address='fd00::1' prefix='64'/></network>";
-
-    fn mac(user: &str) -> Mac {
-        Mac::of(&format!("lab01_user_{user}").parse().unwrap())
+    fn part(number: u16) -> HostPart {
+        HostPart::of_instance(number).unwrap()
     }
 
     #[test]
-    fn a_mac_is_a_local_unicast_address_and_goes_by_the_name() {
-        assert_eq!(mac("7"), mac("7"));
-        assert_ne!(mac("7"), mac("8"));
-        for mac in [mac("7"), Mac::of_domain(Uuid::new_v4()), Mac::STANDALONE] {
+    fn a_mac_is_a_local_unicast_address_and_tells_the_host_part() {
+        for number in [16, 255, 256, 2015] {
+            let mac = Mac::of(part(number));
             assert_eq!(mac.0[0] & 0b11, 0b10, "{mac}");
             assert_eq!(mac.to_string().parse(), Ok(mac));
-            assert!(mac.may_be_ours() || mac.0[1..3] == [0x54, 0x00]);
+            assert_eq!(mac.of_instance(), Some(part(number)));
         }
-        assert!(!Mac([0x52, 0x54, 0, 1, 2, 3]).may_be_ours());
+        assert_eq!(Mac::of(part(515)).to_string(), "52:63:79:79:02:03");
+        assert_eq!(HostPart::of_instance(15), None);
+        assert_eq!(Mac::of(HostPart::STANDALONE).of_instance(), None);
+        assert_eq!(Mac([0x52, 0x54, 0, 1, 0, 99]).of_instance(), None);
         for bad in ["", "52:00", "52:00:00:00:00:00:00", "52:00:00:00:00:0g"] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn a_place_is_found_in_the_networks_definition() {
-        let plan = Plan::of(NETWORK).unwrap();
-        let place = plan.place_of("52:00:00:00:00:01".parse().unwrap());
-        assert_eq!(place, Some(plan.place("10.213.0.17".parse().unwrap())));
-        assert_eq!(
-            plan.place_of(Mac::STANDALONE).unwrap().ip.to_string(),
-            "10.213.0.2"
-        );
-        assert_eq!(plan.place_of(mac("7")), None);
+    fn a_place_follows_from_the_networks_range() {
+        let place = |ip: &str, number| {
+            let xml = format!(
+                "<network connections='1'><name>cyyber-nat</name><ip family='ipv6' address='fd00::1' \
+                 prefix='64'/>{ip}</network>"
+            );
+            let place = Subnet::of(&xml).unwrap().place(part(number));
+            place.map(|place| (place.ip.to_string(), place.gateway.to_string()))
+        };
+        let wide = "<ip address='10.213.0.1' netmask='255.255.240.0'><dhcp>\
+                    <host mac='52:63:79:79:00:02' ip='10.213.0.2'/></dhcp></ip>";
+        let at = |ip: &str, gateway: &str| Some((ip.to_owned(), gateway.to_owned()));
+        assert_eq!(place(wide, 16), at("10.213.0.16", "10.213.0.1"));
+        assert_eq!(place(wide, 2015), at("10.213.7.223", "10.213.0.1"));
+        let small = "<ip address='192.168.9.20' prefix='24'/>";
+        assert_eq!(place(small, 254), at("192.168.9.254", "192.168.9.20"));
+        for none in [20, 255, 256] {
+            assert_eq!(place(small, none), None, "{none}");
+        }
     }
 
     #[test]
-    fn free_addresses_are_all_those_that_nobody_has() {
-        let plan = Plan::of(NETWORK).unwrap();
-        let free: Vec<_> = plan.free_for(mac("7")).collect();
-        let mut all = free.clone();
-        all.sort_unstable();
-        all.dedup();
-        let last = |ip: &Ipv4Addr| ip.octets()[3];
-        let all: Vec<_> = all.iter().map(last).collect();
-        // 17 is another's; 20 is, by a name, and libvirt refuses it.
-        let wanted: Vec<_> = (16..=30).filter(|last| *last != 17).collect();
-        assert_eq!(all, wanted);
-        assert_eq!(free.first(), plan.free_for(mac("7")).next().as_ref());
+    fn setup_makes_the_cards_that_instances_get() {
+        let setup = include_str!("../templates/host/steps/networks.sh");
+        let (first, last) = HostPart::OF_INSTANCES.into_inner();
+        let of_instances = format!(
+            "-v alone={} -v first={first} -v last={last} ",
+            HostPart::STANDALONE
+        );
+        assert!(setup.contains(&of_instances), "{of_instances}");
+        assert!(setup.contains("52:63:79:79:%02x:%02x"));
     }
 
     #[test]
@@ -310,7 +250,7 @@ mod tests {
             "<network><ip address='fd00::1' prefix='64'/></network>",
             "<net",
         ] {
-            assert!(Plan::of(bad).is_err(), "{bad}");
+            assert!(Subnet::of(bad).is_err(), "{bad}");
         }
     }
 

@@ -187,6 +187,11 @@ impl Paths {
         self.state.join("locks").join(format!("_bases_{lab}.lock"))
     }
 
+    /// Which instance has which card in the lab networks: a file for each host part.
+    pub fn addresses(&self) -> PathBuf {
+        self.state.join("addresses")
+    }
+
     /// Where the marks of instances are that are being destroyed.
     pub fn marks(&self) -> PathBuf {
         self.state.join("destroying")

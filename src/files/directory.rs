@@ -1,15 +1,16 @@
 //! A directory that is held open, and what is done to the files in it by their names alone: nobody
 //! can put a link in its place meanwhile and have us act elsewhere.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, DirEntry, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -120,6 +121,35 @@ impl Directory {
             .and_then(|()| settle(&file))
             .and_then(|()| Ok(rustix::fs::renameat(&self.0, &*new, &self.0, name)?));
         done.inspect_err(|_| drop(self.remove(&*new)))
+    }
+
+    /// Puts a file with this `content` in it, as a whole and for good, unless there is something
+    /// called `name`; whether it did.
+    pub fn put_new(&self, name: &OsStr, content: &[u8], mode: u32) -> io::Result<bool> {
+        let new = format!(".new-{:016x}", rand::random::<u64>());
+        let mut file = self.make(&*new, mode)?;
+        let done = file
+            .write_all(content)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| {
+                let flags = RenameFlags::NOREPLACE;
+                match rustix::fs::renameat_with(&self.0, &*new, &self.0, name, flags) {
+                    Err(Errno::EXIST) => self.remove(&*new).map(|_| false),
+                    renamed => Ok(renamed.map(|()| true)?),
+                }
+            });
+        done.inspect_err(|_| drop(self.remove(&*new)))
+    }
+
+    /// The names of everything in it.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let entries = Dir::new(rustix::fs::openat(&self.0, c".", flags, Mode::empty())?)?;
+        let name = |entry: Result<DirEntry, Errno>| {
+            let name = entry?.file_name().to_bytes().to_vec();
+            Ok(OsString::from_vec(name))
+        };
+        entries.map(name).collect()
     }
 
     /// Removes a file in it, or a link itself, if it is there. Says whether it was something else

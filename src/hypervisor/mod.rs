@@ -29,7 +29,6 @@ pub use agent::{Answer, GuestUse};
 pub use apart::Errand;
 pub use cpu::CpuControl;
 pub use domain::Domain;
-pub use network::LabNetwork;
 pub use readiness::{Account, NetworkFacts, Version, Versions};
 pub use stats::{Detail, GuestMemory};
 

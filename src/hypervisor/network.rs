@@ -2,12 +2,10 @@
 
 use anyhow::{Result, bail};
 use virt::error::ErrorNumber;
-use virt::network::Network;
-use virt::sys;
 
 use super::{Hypervisor, failed, is};
 use crate::config::NetworkMode;
-use crate::network::{HOST_FILTER, Host, Plan};
+use crate::network::{HOST_FILTER, Subnet};
 
 /// The filter that those of all lab networks refer to.
 const BASE_FILTER: &str = NetworkMode::Isolated.network();
@@ -16,18 +14,15 @@ const BASE_FILTER: &str = NetworkMode::Isolated.network();
 const NO_MATTER: &str =
     "<rule action='drop' direction='out' priority='900'><ip dstipaddr='192.0.2.1'/></rule>";
 
-/// One of the lab networks.
-#[derive(Debug)]
-pub struct LabNetwork(Network);
-
 impl Hypervisor {
-    /// The network called `name`, if there is one.
-    pub fn network(&self, name: &str) -> Result<Option<LabNetwork>> {
-        match self.conn.lookup_network_by_name(name) {
-            Ok(network) => Ok(Some(LabNetwork(network))),
+    /// The range of addresses of the network called `name`, if there is one.
+    pub fn subnet(&self, name: &str) -> Result<Option<Subnet>> {
+        let ask = || match self.conn.lookup_network_by_name(name) {
             Err(e) if is(&e, ErrorNumber::NoNetwork) => Ok(None),
-            Err(e) => Err(failed(&format!("look up the network {name}"), e)),
-        }
+            network => network?.xml_desc(0).map(Some),
+        };
+        let xml = ask().map_err(|e| failed(&format!("look at the network {name}"), e))?;
+        xml.map(|xml| Subnet::of(&xml)).transpose()
     }
 
     /// Makes the filter of the host's own addresses be `wanted`, which takes effect at once, also
@@ -71,47 +66,5 @@ impl Hypervisor {
                 .map_err(|e| failed(&format!("renew the filter {BASE_FILTER}"), e))?;
         }
         Ok(())
-    }
-}
-
-impl LabNetwork {
-    /// Its addresses, and who has which.
-    pub fn plan(&self) -> Result<Plan> {
-        let xml = self.0.xml_desc(0);
-        Plan::of(&xml.map_err(|e| failed("read the network's definition", e))?)
-    }
-
-    /// Sets an address aside; `false` where it, or another one for this card, is already. libvirt
-    /// sees to it that nobody else gets it at the same moment.
-    pub fn reserve(&self, host: &Host) -> Result<bool> {
-        let command = sys::VIR_NETWORK_UPDATE_COMMAND_ADD_LAST;
-        match self.update(command, host) {
-            Ok(()) => Ok(true),
-            Err(e) if is(&e, ErrorNumber::OperationInvalid) => Ok(false),
-            Err(e) => Err(failed("set an address of the network aside", e)),
-        }
-    }
-
-    /// Gives an address back. One that is not set aside is fine.
-    pub fn release(&self, host: &Host) -> Result<()> {
-        match self.update(sys::VIR_NETWORK_UPDATE_COMMAND_DELETE, host) {
-            Err(e) if !is(&e, ErrorNumber::OperationInvalid) => {
-                Err(failed("give an address of the network back", e))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn update(
-        &self,
-        command: sys::virNetworkUpdateCommand,
-        host: &Host,
-    ) -> Result<(), virt::error::Error> {
-        let mut of = sys::VIR_NETWORK_UPDATE_AFFECT_CONFIG;
-        if self.0.is_active()? {
-            of |= sys::VIR_NETWORK_UPDATE_AFFECT_LIVE;
-        }
-        let section = sys::VIR_NETWORK_SECTION_IP_DHCP_HOST;
-        self.0.update(command, section, -1, &host.xml(), of)
     }
 }

@@ -1,6 +1,7 @@
-//! The program's own state: activity, records and locks.
+//! The program's own state: activity, records, addresses and locks.
 
 pub mod activity;
+pub mod addresses;
 pub mod journal;
 pub mod keep;
 pub mod lock;

@@ -34,7 +34,7 @@ pub fn define(
         saved: None,
         why: None,
     };
-    let xml = definition(context, name, overlay, &base.path, &record, Mac::of(name))?;
+    let xml = definition(context, name, overlay, &base.path, &record, None)?;
     // Before the domain exists, so that it is never seen without a sign of life.
     activity::touch(&context.paths.activity(name))
         .with_context(|| format!("failed to note the activity of {name}"))?;
@@ -49,7 +49,7 @@ pub fn define(
 }
 
 /// Makes the definition of `domain`, which is off, what the configuration says by now. Its disk and
-/// its network card stay. Where its lab is no longer configured the whole definition does, if only
+/// its address stay. Where its lab is no longer configured the whole definition does, if only
 /// its network card is filtered.
 pub fn renew(context: &Context, name: &InstanceName, domain: &Domain) -> Result<()> {
     let xml = domain.stored_xml()?;
@@ -57,7 +57,10 @@ pub fn renew(context: &Context, name: &InstanceName, domain: &Domain) -> Result<
     let noted = view::noted(context, name, domain.uuid()?)?;
     let (Ok(_), Some(record)) = (context.config.lab(&name.lab), noted) else {
         if card.filter.is_some() {
-            return place::keep(context, &card).with_context(|| format!("cannot power {name} on"));
+            let kept = place::keep(context, name, &card);
+            return kept
+                .map(drop)
+                .with_context(|| format!("cannot power {name} on"));
         }
         let message = format!("the network card of {name} is not filtered");
         return Err(Fault::new(Kind::Conflict, message)
@@ -66,7 +69,7 @@ pub fn renew(context: &Context, name: &InstanceName, domain: &Domain) -> Result<
     };
     let overlay = context.paths.overlay(name);
     let base = context.paths.base_build(&name.lab, &record.build);
-    let xml = definition(context, name, &overlay, &base, &record, card.mac)?;
+    let xml = definition(context, name, &overlay, &base, &record, Some(card.mac))?;
     context.hypervisor()?.define(&xml).map(drop)
 }
 
@@ -76,7 +79,7 @@ fn definition(
     overlay: &Path,
     base: &Path,
     record: &Record,
-    mac: Mac,
+    preferred: Option<Mac>,
 ) -> Result<String> {
     let utf8 = |path: &Path| {
         path.to_str()
@@ -86,6 +89,7 @@ fn definition(
     let lab = context.config.lab(&name.lab)?;
     let largest = overlay::provide_length(overlay, lab.limits.overlay_size)
         .with_context(|| format!("failed to limit the disk of {name}"))?;
+    let (mac, place) = place::of(context, lab.network.network(), name, preferred)?;
     InstanceDomain {
         name,
         uuid: record.uuid,
@@ -95,7 +99,7 @@ fn definition(
         build: &record.build,
         largest,
         mac,
-        place: place::of(context, lab.network.network(), mac)?,
+        place,
         accelerator: context.accelerator()?,
         vnc_listen: context.config.host.vnc_listen,
         created: record.created,

@@ -1,10 +1,8 @@
 //! The address of an instance in its lab's network, and the filter that holds it to it.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
-use uuid::Uuid;
 
 use crate::cards::Card;
 use crate::config::NetworkMode;
@@ -13,99 +11,87 @@ use crate::domain::card_xml;
 use crate::error::{Fault, Kind};
 use crate::firewall::FrameRules;
 use crate::host;
-use crate::hypervisor::{Domain, LabNetwork};
+use crate::hypervisor::Domain;
 use crate::instance::InstanceName;
-use crate::network::{self, Host, Mac, Place};
+use crate::network::{self, HostPart, Mac, Place};
+use crate::state::addresses::Addresses;
 use crate::state::lock::Lock;
 
-/// The place of the card `mac` in `network`, where an address is set aside for it if there was none
-/// yet. `None` without such a network, where nothing can be powered on either.
-pub fn of(context: &Context, network: &str, mac: Mac) -> Result<Option<Place>> {
-    let Some(network) = context.hypervisor()?.network(network)? else {
-        return Ok(None);
+/// The network card of the instance `name` in `network`: its MAC address, which is `preferred` where
+/// that can be, and its place. No place without such a network, where nothing can be powered on
+/// either.
+pub fn of(
+    context: &Context,
+    network: &str,
+    name: &InstanceName,
+    preferred: Option<Mac>,
+) -> Result<(Mac, Option<Place>)> {
+    let addresses = addresses(context)?;
+    let preferred = preferred.and_then(Mac::of_instance);
+    let reserve = || {
+        let reserved = addresses.reserve(name, preferred);
+        reserved.context("failed to set an address of the lab networks aside")
     };
-    let plan = network.plan()?;
-    if let Some(place) = plan.place_of(mac) {
-        return Ok(Some(place));
-    }
-    let ip = match reserve(&network, mac)? {
-        Some(ip) => ip,
+    let part = match reserve()? {
+        Some(part) => part,
         None => {
-            release_lost(context, &network)?;
-            reserve(&network, mac)?.ok_or_else(|| {
-                Fault::new(Kind::Capacity, "the lab network has no free address left")
-                    .hint("clean instances up, or give the network a larger range: see its file network-*.xml")
+            release_lost(context, &addresses)?;
+            reserve()?.ok_or_else(|| {
+                Fault::new(Kind::Capacity, "the lab networks have no free address left")
+                    .hint("destroy instances that nobody needs: cyyber instance cleanup --inactive-for 30d")
             })?
         }
     };
-    Ok(Some(plan.place(ip)))
+    Ok((Mac::of(part), place(context, network, part)?))
 }
 
-fn reserve(network: &LabNetwork, mac: Mac) -> Result<Option<Ipv4Addr>> {
-    let plan = network.plan()?;
-    for ip in plan.free_for(mac) {
-        if network.reserve(&Host { mac, ip })? {
-            return Ok(Some(ip));
-        }
-        // Another command may have set it aside meanwhile, for this card or for another one.
-        if let Some(place) = network.plan()?.place_of(mac) {
-            return Ok(Some(place.ip));
-        }
-    }
-    Ok(None)
+fn addresses(context: &Context) -> Result<Addresses> {
+    Addresses::open(&context.paths.addresses()).context("failed to read who has which address")
 }
 
-/// Sees to it that `card`, of which nothing else is known, still has its place for itself.
-pub fn keep(context: &Context, card: &Card) -> Result<()> {
-    let (Some(name), Some(place)) = (&card.network, card.place) else {
-        anyhow::bail!("its network card is in no network");
+fn place(context: &Context, network: &str, part: HostPart) -> Result<Option<Place>> {
+    let Some(subnet) = context.hypervisor()?.subnet(network)? else {
+        return Ok(None);
     };
-    let network = context.hypervisor()?.network(name)?;
-    let network = network.with_context(|| format!("there is no network {name}"))?;
-    let host = Host {
-        mac: card.mac,
-        ip: place.ip,
-    };
-    let has = network.plan()?.place_of(card.mac) == Some(place);
+    let place = subnet.place(part);
+    place
+        .with_context(|| format!("the network {network} has no address that ends with {part}"))
+        .map(Some)
+}
+
+/// Sees to it that the `card` of the instance `name` is its alone; its place.
+pub fn keep(context: &Context, name: &InstanceName, card: &Card) -> Result<Option<Place>> {
+    let part = card.mac.of_instance();
+    let part = part.with_context(|| {
+        format!(
+            "its network card has the address {}, which is none of the labs'",
+            card.mac
+        )
+    })?;
     anyhow::ensure!(
-        has || network.reserve(&host)?,
-        "its address {} was given to another instance",
-        place.ip
+        addresses(context)?.hold(name, part)?,
+        "the address of its network card was given to another instance"
     );
-    Ok(())
+    place(context, card.network.as_deref().unwrap_or_default(), part)
 }
 
-/// Gives the address of an instance back that is gone, and whose domain had the UUID `uuid`.
-pub fn release(context: &Context, name: &InstanceName, uuid: Option<Uuid>) -> Result<()> {
-    let cards: HashSet<Mac> = [Some(Mac::of(name)), uuid.map(Mac::of_domain)]
-        .into_iter()
-        .flatten()
-        .collect();
-    for mode in NetworkMode::ALL {
-        if let Some(network) = context.hypervisor()?.network(mode.network())? {
-            release_if(&network, |mac| cards.contains(&mac))?;
-        }
-    }
+/// Gives the address of an instance back that is gone.
+pub fn release(context: &Context, name: &InstanceName) -> Result<()> {
+    let name = name.to_string();
+    addresses(context)?.release(|_, owner| owner == name)?;
     Ok(())
 }
 
 /// Gives back what is set aside for instances that were removed by other means.
-fn release_lost(context: &Context, network: &LabNetwork) -> Result<()> {
-    let mut cards = HashSet::from([Mac::STANDALONE]);
-    for definition in context.hypervisor()?.definitions()? {
-        // A domain that is not ours may have none, or more than one.
-        cards.extend(Card::of(&definition.xml).map(|card| card.mac));
-    }
+fn release_lost(context: &Context, addresses: &Addresses) -> Result<()> {
+    let definitions = context.hypervisor()?.definitions()?;
+    // A domain that is not ours may have no card, or more than one.
+    let cards = definitions
+        .iter()
+        .filter_map(|definition| Card::of(&definition.xml).ok()?.mac.of_instance());
+    let used: HashSet<HostPart> = cards.collect();
     // One that is being made just now loses its address, and gets another one when it is started.
-    release_if(network, |mac| mac.may_be_ours() && !cards.contains(&mac))
-}
-
-fn release_if(network: &LabNetwork, goes: impl Fn(Mac) -> bool) -> Result<()> {
-    for host in network.plan()?.hosts() {
-        if goes(host.mac) {
-            network.release(host)?;
-        }
-    }
+    addresses.release(|part, _| !used.contains(&part))?;
     Ok(())
 }
 
@@ -123,9 +109,10 @@ pub fn confine(context: &Context, name: &InstanceName, domain: &Domain) -> Resul
 
 fn attempt(context: &Context, name: &InstanceName, domain: &Domain) -> Result<()> {
     let card = Card::of(&domain.xml()?)?;
+    let place = keep(context, name, &card)?;
     let Ok(lab) = context.config.lab(&name.lab) else {
         anyhow::ensure!(card.filter.is_some(), "its lab is no longer configured");
-        return keep(context, &card);
+        return Ok(());
     };
     // In the network that it is in: another one would be another cable.
     let network = card.network.as_deref().unwrap_or_default();
@@ -133,7 +120,6 @@ fn attempt(context: &Context, name: &InstanceName, domain: &Domain) -> Result<()
         .into_iter()
         .find(|mode| mode.network() == network)
         .with_context(|| format!("it is in the network '{network}', which is none of the labs'"))?;
-    let place = of(context, network, card.mac)?;
     let wanted = Card {
         device: card.device.clone(),
         ..Card::wanted(mode, card.mac, place)

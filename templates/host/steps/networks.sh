@@ -14,7 +14,7 @@ provide_networks() {
 
 provide_network() {
     local name=$1 file=$2 checksum steps=()
-    checksum=$(sha256sum <"$file" | cut -d' ' -f1)
+    checksum=$( (cat "$file"; cards "$file") | sha256sum | cut -d' ' -f1)
     [[ $(checksum_of "$name" --inactive) = "$checksum" ]] || steps+=(net-define)
     listed "$name" --all --autostart || steps+=(net-autostart)
     if ! listed "$name"; then
@@ -35,10 +35,6 @@ checksum_of() {
         sed -n "s/.*<cyyber:setup .*checksum=[\"']\([^\"']*\).*/\1/p" || true
 }
 
-places_of() {
-    on_libvirt net-dumpxml --inactive "$1" 2>/dev/null | grep "<host mac='" || true
-}
-
 listed() {
     local name=$1
     shift
@@ -54,18 +50,35 @@ may_restart() {
     return 1
 }
 
-# A definition under a known name must carry the UUID of that name. Addresses that
-# are set aside for instances stay theirs, unless the range became another one.
+# A definition under a known name must carry the UUID of that name.
 network_define() {
-    local name=$1 xml uuid places
+    local name=$1 xml uuid
     xml=$(<"$2")
     xml=${xml/checksum=\"unset\"/checksum=\"$3\"}
+    xml=${xml/<\/dhcp>/$(cards "$2")<\/dhcp>}
     if uuid=$(on_libvirt net-uuid "$name" 2>/dev/null); then
         xml=${xml/<\/name>/<\/name><uuid>$uuid<\/uuid>}
     fi
-    places=$(places_of "$name" | grep -vFf <(sed -n 's/.*<host mac="\([^"]*\).*/\1/p' "$2") || true)
-    on_libvirt net-define <(printf '%s\n' "${xml/<\/dhcp>/$places<\/dhcp>}") >/dev/null 2>&1 ||
-        try_network "$name" net-define <(printf '%s\n' "$xml")
+    try_network "$name" net-define <(printf '%s\n' "$xml")
+}
+
+# All cards that the network may have, as src/network.rs knows them: that of the
+# machine which a build's own domain definition describes, and those of instances.
+cards() {
+    sed -n 's/.*<ip address="\([0-9.]*\)" netmask="\([0-9.]*\)".*/\1.\2/p' "$1" |
+        awk -F. -v alone=2 -v first=16 -v last=2015 '
+            function card(part) {
+                ip = $1 "." $2 "." $3 - $3 % (256 - $7) + int(part / 256) "." part % 256
+                if (part < all_ones && ip != gateway)
+                    printf "<host mac=\"52:63:79:79:%02x:%02x\" ip=\"%s\"/>\n",
+                        int(part / 256), part % 256, ip
+            }
+            {
+                gateway = $1 "." $2 "." $3 "." $4
+                all_ones = ((255 - $5) * 256 + 255 - $6) * 65536 + (255 - $7) * 256 + 255 - $8
+                card(alone)
+                for (part = first; part <= last; part++) card(part)
+            }'
 }
 
 network_autostart() { try_network "$1" net-autostart "$1"; }

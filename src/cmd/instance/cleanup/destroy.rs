@@ -22,8 +22,7 @@ pub fn destroy(context: &Context, traces: &Traces) -> Result<()> {
     if let Some(domain) = context.hypervisor()?.find(name)? {
         remove_domain(&domain, name)?;
     }
-    let uuid = traces.facts.as_ref().map(|facts| facts.uuid);
-    if let Err(error) = place::release(context, name, uuid) {
+    if let Err(error) = place::release(context, name) {
         // It is found and given back when addresses run out.
         context
             .output

@@ -1,0 +1,152 @@
+//! Which instance has which address in the lab networks, for as long as it exists: one file for each
+//! host part that is taken, with the name of the instance in it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::Path;
+
+use crate::files::{self, Directory};
+use crate::instance::InstanceName;
+use crate::network::HostPart;
+
+/// Mode of the files.
+const MODE: u32 = 0o640;
+
+/// The addresses of a state directory.
+#[derive(Debug)]
+pub struct Addresses(Directory);
+
+impl Addresses {
+    /// Those in `directory`, which is made where it is missing.
+    pub fn open(directory: &Path) -> io::Result<Addresses> {
+        files::make_directory(directory, files::SHARED_DIRECTORY)?;
+        Ok(Addresses(Directory::open(directory)?))
+    }
+
+    /// Has `part` be that of the instance `name`; `false` where it is another one's.
+    pub fn hold(&self, name: &InstanceName, part: HostPart) -> io::Result<bool> {
+        let (file, name) = (part.to_string(), name.to_string());
+        Ok(self.0.put_new(file.as_ref(), name.as_bytes(), MODE)? || self.owner(part) == Some(name))
+    }
+
+    /// The one that the instance `name` has, or else one for it: `preferred`, if nobody has it.
+    /// `None` when all are taken.
+    pub fn reserve(
+        &self,
+        name: &InstanceName,
+        preferred: Option<HostPart>,
+    ) -> io::Result<Option<HostPart>> {
+        if let Some(part) = preferred
+            && self.hold(name, part)?
+        {
+            return Ok(Some(part));
+        }
+        let taken = self.taken()?;
+        let own = name.to_string();
+        if let Some((part, _)) = taken.iter().find(|(_, owner)| *owner == own) {
+            return Ok(Some(*part));
+        }
+        let (first, last) = HostPart::OF_INSTANCES.into_inner();
+        // Where nobody else has it by now, an instance gets the address that it had before.
+        let middle = first + (hash(&own) % u64::from(last - first + 1)) as u16;
+        let all = (middle..=last).chain(first..middle);
+        let free = all
+            .filter_map(HostPart::of_instance)
+            .filter(|part| !taken.iter().any(|(other, _)| other == part));
+        for part in free {
+            // Another command may have taken it meanwhile.
+            if self.hold(name, part)? {
+                return Ok(Some(part));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives back what the instances have that `gone` is told of by name.
+    pub fn release(&self, gone: impl Fn(HostPart, &str) -> bool) -> io::Result<()> {
+        for (part, owner) in self.taken()? {
+            if gone(part, &owner) {
+                self.0.remove(part.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn taken(&self) -> io::Result<Vec<(HostPart, String)>> {
+        let part = |name: &str| HostPart::of_instance(name.parse().ok()?);
+        let parts = self.0.names()?.into_iter();
+        Ok(parts
+            .filter_map(|name| part(name.to_str()?))
+            // What is unreadable is somebody's.
+            .map(|part| (part, self.owner(part).unwrap_or_default()))
+            .collect())
+    }
+
+    fn owner(&self, part: HostPart) -> Option<String> {
+        String::from_utf8(self.0.read(part.to_string()).ok()?).ok()
+    }
+}
+
+fn hash(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(user: usize) -> InstanceName {
+        format!("lab01_user_{user}").parse().unwrap()
+    }
+
+    #[test]
+    fn each_instance_has_one_and_keeps_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let addresses = Addresses::open(&directory.path().join("addresses")).unwrap();
+        let first = addresses.reserve(&name(1), None).unwrap().unwrap();
+        assert_eq!(addresses.reserve(&name(1), None).unwrap(), Some(first));
+        assert!(addresses.hold(&name(1), first).unwrap());
+        assert!(!addresses.hold(&name(2), first).unwrap());
+        let second = addresses.reserve(&name(2), Some(first)).unwrap().unwrap();
+        assert_ne!(second, first);
+        addresses
+            .release(|_, owner| owner == "lab01_user_1")
+            .unwrap();
+        assert!(addresses.hold(&name(3), first).unwrap());
+        assert_ne!(
+            addresses.reserve(&name(1), Some(first)).unwrap(),
+            Some(first)
+        );
+        assert_eq!(addresses.reserve(&name(2), None).unwrap(), Some(second));
+    }
+
+    #[test]
+    fn all_of_them_are_given_out_once_and_then_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let addresses = Addresses::open(directory.path()).unwrap();
+        // Two that cannot be told whose they are.
+        std::fs::write(directory.path().join("16"), b"\xff").unwrap();
+        std::os::unix::fs::symlink("lab01_user_0", directory.path().join("17")).unwrap();
+        let count = HostPart::OF_INSTANCES.len() - 2;
+        let mut all: Vec<_> = std::thread::scope(|scope| {
+            let half = |from: usize| {
+                let addresses = &addresses;
+                move || {
+                    (from..count)
+                        .step_by(2)
+                        .map(|user| addresses.reserve(&name(user), None).unwrap().unwrap())
+                        .collect::<Vec<_>>()
+                }
+            };
+            let (one, other) = (scope.spawn(half(0)), scope.spawn(half(1)));
+            [one.join().unwrap(), other.join().unwrap()].concat()
+        });
+        assert_eq!(addresses.reserve(&name(count), None).unwrap(), None);
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count);
+        assert!(all[0] > HostPart::of_instance(17).unwrap());
+    }
+}
