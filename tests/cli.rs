@@ -436,7 +436,10 @@ fn each_exit_code_has_its_error() {
             &["--config", "large.json", "instance", "start", lab, "7"],
             "not enough memory",
         ),
-        (&["-c", UNREACHABLE, "reap"], "failed to connect"),
+        (
+            &["-c", UNREACHABLE, "instance", "list"],
+            "failed to connect",
+        ),
     ];
     // At once: a command waits long for a lock.
     let failing = failures.map(|(arguments, wanted)| {
