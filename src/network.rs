@@ -53,8 +53,11 @@ impl fmt::Display for HostPart {
 pub struct Mac([u8; 6]);
 
 impl Mac {
+    /// That of the first card that an instance can have.
+    pub const FIRST: Mac = Mac::of(HostPart(*HostPart::OF_INSTANCES.start()));
+
     /// That of the card with this host part.
-    pub fn of(part: HostPart) -> Mac {
+    pub const fn of(part: HostPart) -> Mac {
         let ([a, b, c, d], [e, g]) = (PREFIX, part.0.to_be_bytes());
         Mac([a, b, c, d, e, g])
     }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use virt::error::ErrorNumber;
 
 use super::{Hypervisor, failed, is};
+use crate::network::Mac;
 
 /// Versions, as in `9.0.0`.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct NetworkFacts {
     pub active: bool,
     /// It will be there after a boot.
     pub autostart: bool,
+    /// It has the cards that instances get.
+    pub cards: bool,
 }
 
 /// A user and a group, by their numbers.
@@ -78,6 +81,8 @@ impl Hypervisor {
             Ok(Some(NetworkFacts {
                 active: network.is_active()?,
                 autostart: network.autostart()?,
+                // Of which a small network has not all.
+                cards: network.xml_desc(0)?.contains(&Mac::FIRST.to_string()),
             }))
         };
         ask().map_err(|e| failed(&format!("look at the network {name}"), e))

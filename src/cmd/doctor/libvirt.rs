@@ -103,6 +103,11 @@ fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
                 format!("the network {name} will be down after the next boot"),
                 format!("virsh net-autostart {name}"),
             ),
+            Ok(Some(facts)) if !facts.cards => Finding::failed(
+                "networks",
+                format!("the network {name} gives instances no addresses"),
+                SETUP,
+            ),
             Ok(Some(_)) => Finding::ok(
                 "networks",
                 format!("{name} is up, and will be after a boot"),
