@@ -22,8 +22,8 @@ const NAMESPACE: &str = "https://cyyber.lab/instance/1";
 const DOMAIN: &str = "domain.xml";
 const CARD: &str = "interface.xml";
 
-/// The period in which a CPU quota counts, in microseconds: libvirt's default.
-const CPU_PERIOD: u32 = 100_000;
+/// The period in which a quota of CPU time counts, in microseconds: libvirt's default.
+pub const CPU_PERIOD: u32 = 100_000;
 
 /// The first six bytes of every UUID that we give a domain. libvirt reports UUIDs with every
 /// listing, so that ours are told from others' at no cost. The rest is random: a UUID must not come

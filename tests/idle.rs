@@ -45,6 +45,27 @@ fn an_idle_guest_gets_half_and_is_let_go_again() {
 }
 
 #[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn half_is_half_of_what_the_lab_allows_down_to_what_libvirt_takes() {
+    let sandbox = Sandbox::with_guests(1);
+    sandbox.base(&sandbox.lab);
+    let name = sandbox.instance_name("7");
+    for (percent, allowed, idle) in [(40, 40_000, 20_000), (1, 1000, 1000)] {
+        sandbox.configure(&json!({"limits": {"cpu_percent": percent}}));
+        sandbox.instance("start", "7", &[]).ok();
+        assert_eq!(quota(&name), Some(allowed));
+        sandbox.make_idle("7");
+        assert_eq!(quota(&name), Some(idle));
+        let listed = sandbox.listed("7");
+        assert_eq!(listed["state"], "idle", "{listed}");
+        assert!(text(&listed["reason"]).contains("held to half"), "{listed}");
+        sandbox.instance("touch", "7", &[]).ok();
+        assert_eq!(quota(&name), Some(allowed));
+        sandbox.instance("stop", "7", &["--force"]).ok();
+    }
+}
+
+#[test]
 fn where_nothing_can_be_limited_it_is_idle_all_the_same() {
     let sandbox = Sandbox::new();
     let file = sandbox.path("node.xml");

@@ -9,9 +9,10 @@ use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 use super::{Domain, is};
+use crate::domain::CPU_PERIOD;
 
-/// The period in which a quota counts, in microseconds: libvirt's default.
-const PERIOD: u32 = 100_000;
+/// The smallest quota that libvirt takes, in microseconds.
+const SMALLEST: i64 = 1000;
 
 /// No limit. Zero would change nothing.
 const UNLIMITED: i64 = -1;
@@ -31,10 +32,10 @@ impl Domain {
         self.by_qemu("limit its CPU time", move |domain| {
             let capped = entitlement(domain).and_then(|entitled| {
                 let whole = match entitled {
-                    UNLIMITED => i64::from(PERIOD),
+                    UNLIMITED => i64::from(CPU_PERIOD),
                     quota => quota,
                 };
-                set_quota(domain, whole * i64::from(percent) / 100)
+                set_quota(domain, (whole * i64::from(percent) / 100).max(SMALLEST))
             });
             match capped {
                 Ok(()) => Ok(CpuControl::InForce),
@@ -80,7 +81,7 @@ fn quota(domain: &Inner, of: sys::virDomainModificationImpact) -> Result<i64, Er
 fn set_quota(domain: &Inner, quota: i64) -> Result<(), Error> {
     let limit = SchedulerInfo {
         vcpu_bw: SchedBandwidth {
-            period: Some(PERIOD.into()),
+            period: Some(CPU_PERIOD.into()),
             quota: Some(quota),
         },
         ..SchedulerInfo::default()

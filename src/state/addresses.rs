@@ -1,9 +1,10 @@
 //! Which instance has which address in the lab networks, for as long as it exists: one file for each
 //! host part that is taken, with the name of the instance in it.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 use crate::files::{self, Directory};
 use crate::instance::InstanceName;
@@ -48,7 +49,8 @@ impl Addresses {
         }
         let (first, last) = HostPart::OF_INSTANCES.into_inner();
         // Where nobody else has it by now, an instance gets the address that it had before.
-        let middle = first + (hash(&own) % u64::from(last - first + 1)) as u16;
+        let [a, b, ..]: [u8; 32] = Sha256::digest(&own).into();
+        let middle = first + u16::from_be_bytes([a, b]) % (last - first + 1);
         let all = (middle..=last).chain(first..middle);
         let free = all
             .filter_map(HostPart::of_instance)
@@ -62,7 +64,7 @@ impl Addresses {
         Ok(None)
     }
 
-    /// Gives back what the instances have that `gone` is told of by name.
+    /// Gives back each of which `gone` says so, told its owner's name.
     pub fn release(&self, gone: impl Fn(HostPart, &str) -> bool) -> io::Result<()> {
         for (part, owner) in self.taken()? {
             if gone(part, &owner) {
@@ -85,12 +87,6 @@ impl Addresses {
     fn owner(&self, part: HostPart) -> Option<String> {
         String::from_utf8(self.0.read(part.to_string()).ok()?).ok()
     }
-}
-
-fn hash(name: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

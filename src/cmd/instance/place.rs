@@ -146,12 +146,9 @@ pub fn guard_host(context: &Context) -> Result<bool> {
 
 /// Puts the filters on the network cards of `running` instances in force again where the kernel has
 /// no rules for them, as after something emptied its firewall; for how many that was so.
-pub fn guard_filters<'a>(
-    context: &Context,
-    running: impl ExactSizeIterator<Item = &'a InstanceName>,
-) -> Result<usize> {
+pub fn guard_filters(context: &Context, running: &[&InstanceName]) -> Result<usize> {
     let hypervisor = context.hypervisor()?;
-    if running.len() == 0 || !hypervisor.is_local() {
+    if running.is_empty() || !hypervisor.is_local() {
         return Ok(0);
     }
     let Some(rules) = FrameRules::now().filter(|rules| rules.count() < running.len()) else {

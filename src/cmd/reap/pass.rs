@@ -216,7 +216,7 @@ fn guard_filters(context: &Context, sights: &[(Sight, Seen)]) {
         .filter(|(sight, _)| sight.facts.id.is_some())
         .map(|(sight, _)| &sight.name)
         .collect();
-    match place::guard_filters(context, running.into_iter()) {
+    match place::guard_filters(context, &running) {
         Ok(0) => {}
         Ok(count) => context.output.warn(&format!(
             "the filters of {count} instances were not in force, as after nft flush ruleset; they \
