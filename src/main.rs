@@ -1,6 +1,6 @@
 //! Parses the command line, runs the command, and turns its outcome into words and an exit code.
 
-use std::process::ExitCode;
+use std::io::Write;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -8,12 +8,21 @@ use cyyber::cli::Cli;
 use cyyber::error::{Fault, Kind, kind_of};
 use cyyber::output::{Format, Output};
 
-fn main() -> ExitCode {
+fn main() {
+    let code = run();
+    let _ = std::io::stdout().flush();
+    // Without what libraries do at the end: OpenSSL, which libvirt brings along, takes away what a
+    // thread that is still ending, or in a call that hangs, goes on to use.
+    signal_hook::low_level::exit(code.into())
+}
+
+/// What the command line asks for; the exit code.
+fn run() -> u8 {
     // What we make is for the owner and the group, never for the world; modes that matter are set
     // where the files are made.
     rustix::process::umask(rustix::fs::Mode::RWXO);
     if cyyber::cmd::complete::answer(std::env::args_os()) {
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -29,22 +38,20 @@ fn main() -> ExitCode {
         .unwrap_or_default();
     let output = Output::new(chosen, cli.global.quiet, cli.global.verbose);
     match format.and_then(|_| cyyber::cmd::run(&cli, &output, cyyber::clock::Moment::now())) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             output.error(&error);
-            kind_of(&error).exit_code().into()
+            kind_of(&error).exit_code()
         }
     }
 }
 
 /// Help and version go to standard output; a wrong command line is an error like any other.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error) -> u8 {
     if !(error.use_stderr() && wants_json()) {
         // Nobody is left to tell when the terminal itself is gone.
         let _ = error.print();
-        return u8::try_from(error.exit_code())
-            .unwrap_or(Kind::Usage.exit_code())
-            .into();
+        return u8::try_from(error.exit_code()).unwrap_or(Kind::Usage.exit_code());
     }
     let text = error.render().to_string();
     let message = match error.kind() {
@@ -58,7 +65,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     };
     let fault = Fault::new(Kind::Usage, message).hint("see cyyber --help");
     Output::new(Format::Json, false, false).error(&fault.into());
-    Kind::Usage.exit_code().into()
+    Kind::Usage.exit_code()
 }
 
 /// Whether JSON was asked for on a command line that could not be read as a whole.
