@@ -8,9 +8,12 @@ pub struct FrameRules(String);
 
 impl FrameRules {
     /// Those of this moment; `None` where they cannot be seen, as by whoever is not root.
+    ///
+    /// Not by `ebtables -L`: where nftables is behind it, that writes as well, and rules that
+    /// libvirt makes at the same moment fail.
     pub fn now() -> Option<FrameRules> {
-        let ebtables = Program::find("ebtables", "ebtables").ok()?;
-        let rules = ebtables.run(["--concurrent", "-t", "nat", "-L"]).ok()?;
+        let ebtables_save = Program::find("ebtables-save", "iptables").ok()?;
+        let rules = ebtables_save.run::<[&str; 0], _>([]).ok()?;
         Some(FrameRules(rules))
     }
 
@@ -26,7 +29,7 @@ impl FrameRules {
 
     fn ports(&self) -> impl Iterator<Item = &str> {
         self.0.lines().filter_map(|line| {
-            let (device, target) = line.trim().strip_prefix("-i ")?.split_once(' ')?;
+            let (device, target) = line.strip_prefix("-A PREROUTING -i ")?.split_once(' ')?;
             target.starts_with("-j ").then_some(device)
         })
     }
@@ -38,9 +41,10 @@ mod tests {
 
     #[test]
     fn a_rule_is_about_a_port_by_its_whole_name() {
-        let rules = "Bridge chain: PREROUTING, entries: 1, policy: ACCEPT\n\
-                     -i vnet12 -j libvirt-I-vnet12\n\n\
-                     Bridge chain: libvirt-I-vnet12, entries: 1, policy: ACCEPT\n-j DROP\n";
+        let rules = "*nat\n:PREROUTING ACCEPT\n:libvirt-I-vnet12 ACCEPT\n\
+                     -A PREROUTING -i vnet12 -j libvirt-I-vnet12\n\
+                     -A POSTROUTING -o vnet12 -j libvirt-O-vnet12\n\
+                     -A libvirt-I-vnet12 -j DROP\n";
         let rules = FrameRules(rules.to_owned());
         assert!(rules.cover("vnet12") && !rules.cover("vnet1"));
         assert_eq!(rules.count(), 1);

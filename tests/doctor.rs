@@ -320,7 +320,7 @@ fn path_without(sandbox: &Sandbox, program: &str) -> OsString {
         "ss",
         "setpriv",
         "ssh-keygen",
-        "ebtables",
+        "ebtables-save",
     ] {
         if let (true, Ok(found)) = (name != program, which::which(name)) {
             symlink(found, directory.join(name)).unwrap();
@@ -356,21 +356,17 @@ fn a_filter_that_is_not_in_force_is_found() {
         .split('\'')
         .nth(1)
         .unwrap();
-    let table = || run(tool("ebtables").args(["--concurrent", "-t", "nat", "-L"]));
+    let table = || run(&mut tool("ebtables-save"));
     wait_until("the filter is in force", || table().contains(device));
     let found = text(&isolation()["message"]);
     assert!(!found.contains(&name), "{found}");
 
     // As a reload of the host's firewall does, for this card alone.
-    for chain in ["PREROUTING", "POSTROUTING"] {
-        let rules = table();
-        let rule = between(&rules, &format!("Bridge chain: {chain}"), "\n\n");
-        let jumps = rule
-            .lines()
-            .filter(|line| line.split(' ').any(|word| word == device));
-        for jump in jumps {
-            let delete = ["--concurrent", "-t", "nat", "-D", chain];
-            run(tool("ebtables").args(delete.into_iter().chain(jump.split_whitespace())));
+    for rule in table().lines().filter_map(|rule| rule.strip_prefix("-A ")) {
+        let mut words = rule.split(' ');
+        if rule.contains("ROUTING ") && words.any(|word| word == device) {
+            let delete = ["--concurrent", "-t", "nat", "-D"];
+            run(tool("ebtables").args(delete.into_iter().chain(rule.split(' '))));
         }
     }
     let found = isolation();

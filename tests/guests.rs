@@ -293,10 +293,12 @@ fn a_guest_whose_disk_cannot_grow_is_held_and_goes_on() {
         assert!(began.elapsed() < Duration::from_secs(290), "no agent");
         sleep(Duration::from_secs(1));
     }
+    // Held too early, by what its first boot still writes, it could not be told what to write.
+    guest::shell(&name, "cloud-init status --wait || true; sync");
     let ballast = disk.leave(50);
     guest::shell(
         &name,
-        "nohup sh -c 'head -c 300M /dev/urandom > /root/big; sync; sha256sum /root/big > /root/sum; sync' >/dev/null 2>&1 &",
+        "nohup sh -c 'sleep 5; head -c 300M /dev/urandom > /root/big; sync; sha256sum /root/big > /root/sum; sync' >/dev/null 2>&1 &",
     );
     wait_until("it is held", || sandbox.state("7") == "paused");
     let listed = sandbox.listed("7");

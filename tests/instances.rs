@@ -812,19 +812,20 @@ fn a_network_card_keeps_its_addresses_and_is_confined_to_them() {
         let tap = value("<target dev='");
         let isolated = fs::read_to_string(format!("/sys/class/net/{tap}/brport/isolated"));
         assert_eq!(isolated.unwrap().trim(), "1");
-        let rules = run(tool("ebtables").args([
-            "--concurrent",
-            "-t",
-            "nat",
-            "-L",
-            &format!("libvirt-I-{tap}"),
-        ]));
+        let chain = format!("-A libvirt-I-{tap} ");
+        let rules = run(&mut tool("ebtables-save"));
+        let rules: Vec<_> = rules
+            .lines()
+            .filter(|rule| rule.starts_with(&chain))
+            .collect();
         let (mac, ip) = (value("<mac address='"), value("name='IP' value='"));
         assert!(
-            rules.contains(&format!("-s {mac} --ip-src {ip} -j ACCEPT")),
-            "{rules}"
+            rules.contains(&&*format!(
+                "{chain}-p IPv4 -s {mac} --ip-src {ip} -j ACCEPT"
+            )),
+            "{rules:#?}"
         );
-        assert!(rules.trim_end().ends_with("-j DROP"), "{rules}");
+        assert!(rules.last().unwrap().ends_with("-j DROP"), "{rules:#?}");
         let network = virsh(["net-dumpxml", "cyyber-nat"]);
         assert!(
             network.contains(&format!("<host mac='{mac}' ip='{ip}'/>")),

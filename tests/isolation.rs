@@ -376,7 +376,7 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
 
     // Filters outlive a restart of libvirtd, and a firewall that is emptied.
     let rules = |of: &str| {
-        let all = run(tool("ebtables").args(["-t", "nat", "-L"]));
+        let all = run(&mut tool("ebtables-save"));
         let target = text_after(&virsh(["dumpxml", "--", of]), "<target dev='vnet");
         all.lines()
             .filter(|line| line.contains(&format!("vnet{target}")))

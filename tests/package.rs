@@ -24,9 +24,10 @@ mount --bind /dev "$scratch/root/dev"
 mount -t tmpfs tmpfs "$scratch/root/run"
 mount -t tmpfs tmpfs "$scratch/root/tmp"
 cp "$package" "$scratch/root/cyyber.deb"
-# What `make setup` and an earlier `make install` put on this host is not the package's.
+# What `make setup` and an earlier `make install` put on this host is not the package's. Base images
+# cannot be removed, not even up here.
+mount -t tmpfs -o mode=711 tmpfs "$scratch/root/var/lib/libvirt/images"
 rm -rf "$scratch"/root/var/lib/cyyber "$scratch"/root/var/cache/cyyber "$scratch"/root/etc/cyyber \
-    "$scratch"/root/var/lib/libvirt/images/cyyber-labs \
     "$scratch"/root/etc/cron.d/cyyber "$scratch"/root/etc/logrotate.d/cyyber
 # An index of all manual pages would be made after each step.
 rm -f "$scratch/root/var/lib/man-db/auto-update"

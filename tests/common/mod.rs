@@ -538,7 +538,10 @@ pub fn virsh<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String 
         .unwrap();
     match output.status.success() {
         true => String::from_utf8(output.stdout).unwrap(),
-        false => String::new(),
+        false => {
+            eprint!("{}", String::from_utf8_lossy(&output.stderr));
+            String::new()
+        }
     }
 }
 
