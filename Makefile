@@ -51,19 +51,23 @@ demo: setup image ## build a lab and run an instance of it
 	@$(SUDO) labs/demo.sh $(BINARY)
 
 .PHONY: test
-test: ## run every test but that of the desktop
+test: ## run every test but those of a desktop and of the labs that come along
 	@templates/host/setup.sh --with-tests
 	@$(SUDO) templates/cloud-image/make-image.sh
 	@$(CARGO) fmt --check
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
-	@$(AS_ROOT) $(CARGO) test --locked --no-fail-fast -- --include-ignored --skip $(DESKTOP_TEST)
+	@$(AS_ROOT) $(CARGO) test --locked --no-fail-fast -- --include-ignored $(LONG_TESTS:%=--skip %)
 
-# Installing a desktop takes half an hour under software emulation.
-DESKTOP_TEST = a_student_is_logged_in_to_the_desktop
+# Installing a desktop takes half an hour under software emulation, building five labs an hour.
+LONG_TESTS = a_student_is_logged_in_to_the_desktop every_lab_works_as_its_instructions_say
 
 .PHONY: test-desktop
 test-desktop: setup image ## build a lab with a desktop and look at its screen (target/tmp/*.png)
 	@$(AS_ROOT) $(CARGO) test --locked --test desktop -- --include-ignored
+
+.PHONY: test-labs
+test-labs: setup image ## build the labs that come along and do what their instructions say
+	@$(AS_ROOT) $(CARGO) test --locked --test shipped_labs -- --include-ignored
 
 .PHONY: bench
 bench: setup ## measure against named rivals and print every ratio
