@@ -45,7 +45,7 @@ rust_packages() {
     version=${version%%[^0-9.]*}
     if [[ -z $name ]] || ! printf '%s\n' "$minimum" "$version" | sort -VC; then
         die "no $wanted at hand: the newest that apt has is ${version:-none}" \
-            "install rustup (https://rustup.rs), run 'rustup default stable', then this again"
+            "have apt use the distribution's security archive too, where Debian keeps a newer one; or install rustup (https://rustup.rs), run 'rustup default stable', then this again"
     fi
     printf '%s %s\n' "$name" "${name/rustc/cargo}"
 }
