@@ -3,7 +3,8 @@
 set -eu
 
 rm -f /var/www/html/index.html
-sed -i 's/^Listen 80$/Listen 127.0.0.1:80/' /etc/apache2/ports.conf
+# On both: some tools know only the first address of localhost.
+sed -i 's/^Listen 80$/Listen 127.0.0.1:80\nListen [::1]:80/' /etc/apache2/ports.conf
 
 mkdir -p /var/lib/shop
 rm -f /var/lib/shop/shop.db
