@@ -9,37 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use common::builder::{GOOD, fake_builder};
 use common::shape::{BUILT, assert_null, assert_shape};
 use common::{Run, Sandbox, SmallDisk, UNREACHABLE, files_below, lab, run, text, tool};
 use cyyber::state::reservation::Reservation;
 use serde_json::{Value, json};
-
-/// Programs that stand in for Packer and QEMU. `build` is a shell script that does what Packer would
-/// do, in a build's directory; each run is noted.
-fn fake_builder(sandbox: &Sandbox, version: &str, build: &str) {
-    let runs = sandbox.path("packer-runs");
-    sandbox.fake(
-        "packer",
-        &format!(
-            "case $1 in version) echo 'Packer v{version}';; *) echo \"$PWD\" >>'{}'\n{build}\n;; esac",
-            runs.display()
-        ),
-    );
-    sandbox.fake(
-        "qemu-system-x86_64",
-        "echo 'QEMU emulator version 7.2.22 (Debian)'",
-    );
-    sandbox.fake(
-        "qemu-img",
-        "echo '{\"format\": \"qcow2\", \"virtual-size\": 1, \"actual-size\": 1}'",
-    );
-    fs::write(sandbox.path("cloud.img"), "a cloud image").unwrap();
-    sandbox.configure(&json!({"image": {"url": "cloud.img"}}));
-}
-
-/// What a build that goes well leaves: a disk, and a report on the archive or on what is installed.
-const GOOD: &str = "mkdir out; date +%s%N >out/disk.qcow2
-if [ -e cyyber/stage.sh ]; then printf 'nmap\\ngdb\\n' >report; else printf 'nmap\\t7.93\\n' >report; fi";
 
 const FAILING: &str = "echo '1,,ui,message,    qemu.lab: [cyyber] Installing packages'
 echo '1,,ui,error,==> qemu.lab: E: no such package: nmapp'

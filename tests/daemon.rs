@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use common::builder::{GOOD, fake_builder};
 use common::shape::STATES;
 use common::{Run, Sandbox, run, text, tool, virsh, wait_until};
 use rand::RngExt;
@@ -105,6 +106,7 @@ fn a_daemon_that_is_killed_takes_no_instance_with_it() {
 
     hang(&sandbox);
     kill_in_a_pass(&sandbox);
+    restart_in_a_build();
 
     // In the middle of a command.
     for round in 0..2 {
@@ -136,6 +138,25 @@ fn a_daemon_that_is_killed_takes_no_instance_with_it() {
             sandbox.instance(verb, "7", options).ok();
         }
     }
+}
+
+/// Restarted while a stage is built, which takes long enough for that: the lab is built as well.
+fn restart_in_a_build() {
+    let sandbox = Sandbox::with_guests(0);
+    let (begun, goes_on) = (sandbox.path("begun"), sandbox.path("goes-on"));
+    let slow = format!(
+        "touch '{}'\nwhile ! [ -e '{}' ]; do sleep 0.1; done\n{GOOD}",
+        begun.display(),
+        goes_on.display()
+    );
+    fake_builder(&sandbox, "1.6.6", &slow);
+    let build = sandbox.command(["-o", "json", "build"]).spawn().unwrap();
+    wait_until("the stage is built", || begun.exists());
+    kill();
+    start();
+    std::fs::write(goes_on, "").unwrap();
+    let built = Run::end_of(build).json();
+    assert_eq!(built["labs"][0]["result"], "built", "{built:#}");
 }
 
 /// Stopped, as by a fault that makes it hang: a pass gives up, and another one as well.

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod builder;
 pub mod guest;
 pub mod host;
 pub mod shape;

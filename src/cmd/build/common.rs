@@ -130,12 +130,14 @@ impl Common<'_> {
     fn wait_for_memory(&self, job: &Job, progress: &Progress) -> Result<Memory<'_>> {
         let path = self.context.paths.build_reservation(job.name);
         let bytes = u64::from(job.memory_mb) * MIB;
-        // A host that only builds needs no libvirt, and has no guests then.
-        let hypervisor = self.context.hypervisor().ok();
-        let hypervisor = hypervisor.filter(|hypervisor| hypervisor.is_local());
         let not_enough = format!("not enough memory to build {}", job.name);
         let mut told = false;
         loop {
+            // Connected anew: since the last time a whole build may have gone by, and libvirtd been
+            // upgraded. A host that only builds needs no libvirt, and has no guests then.
+            let now = self.context.beside();
+            let hypervisor = now.hypervisor().ok();
+            let hypervisor = hypervisor.filter(|hypervisor| hypervisor.is_local());
             // Held meanwhile: one that has its memory counts before another one finds too little.
             let mut running = counted(&self.running);
             match admission::set_aside(self.context, &path, bytes, hypervisor, &not_enough) {
