@@ -163,7 +163,8 @@ fn exploit_a_shop(student: &Student) {
     );
     let listening = student.types("ss -Hltn 'sport = :80'");
     let to_itself = |line: &str| line.contains(" 127.0.0.1:80 ") || line.contains(" [::1]:80 ");
-    assert!(listening.lines().all(to_itself), "{listening}");
+    assert_eq!(listening.lines().filter(|line| to_itself(line)).count(), 2);
+    assert_eq!(listening.lines().count(), 2, "{listening}");
 }
 
 fn find_passwords(student: &Student) {
@@ -212,5 +213,5 @@ fn read_a_program(student: &Student) {
         &format!("./crackme '{secret}'"),
         "Yes. You read the machine's mind.",
     );
-    student.sees("sudo find / -xdev -name crackme.c | wc -l", "0\n");
+    assert_eq!(student.types("sudo find / -xdev -name crackme.c"), "");
 }

@@ -135,8 +135,8 @@ impl Common<'_> {
         loop {
             // Connected anew: since the last time a whole build may have gone by, and libvirtd been
             // upgraded. A host that only builds needs no libvirt, and has no guests then.
-            let now = self.context.beside();
-            let hypervisor = now.hypervisor().ok();
+            let anew = self.context.beside();
+            let hypervisor = anew.hypervisor().ok();
             let hypervisor = hypervisor.filter(|hypervisor| hypervisor.is_local());
             // Held meanwhile: one that has its memory counts before another one finds too little.
             let mut running = counted(&self.running);
