@@ -336,6 +336,11 @@ fn look_at_the_branding(shell: &dyn Fn(&str) -> String) {
     );
     assert!(shell("hostnamectl").contains("Operating System: Cyyber Linux"));
     assert!(shell("cat /etc/issue").starts_with("Cyyber Linux "));
+    // The student's console has letters that the kernel's own font lacks: a dash, ł, я.
+    let letters = shell("setfont -C /dev/tty1 -O /run/font && psfgettable /run/font");
+    for letter in ["U+2014", "U+0142", "U+044f"] {
+        assert!(letters.contains(letter), "{letter}\n{letters}");
+    }
     // An upgrade of base-files writes its own beside ours.
     let theirs = shell("dpkg-divert --truename /usr/lib/os-release");
     assert_eq!(theirs, "/usr/lib/os-release.distribution\n");

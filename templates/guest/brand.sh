@@ -5,10 +5,12 @@
 
 brand() {
     stage "Branding"
+    lay_over every
     place_pictures
     name_the_system
     silence_the_distribution
     style_the_boot_menu
+    style_the_console
 }
 
 place_pictures() {
@@ -53,6 +55,8 @@ style_the_boot_menu() {
     command -v update-grub >/dev/null || return 0
     mkdir -p /boot/grub/themes/cyyber
     cp -r --no-preserve=mode,ownership "$here/branding/grub/." /boot/grub/themes/cyyber/
-    lay_over every
     update-grub
 }
+
+# Keeps the font that /etc/default/console-setup asks for where the next boot looks for it.
+style_the_console() { setupcon --save-only; }

@@ -30,10 +30,11 @@ upgrade() {
     apt upgrade --with-new-pkgs
 }
 
-# What every lab needs: the agent for clean shutdowns and readiness, logind for the power button.
+# What every lab needs: the agent for clean shutdowns and readiness, logind for the power button,
+# fonts for the text console.
 install_common_packages() {
     stage "Installing what every lab has"
-    apt install -- qemu-guest-agent dbus libpam-systemd sudo
+    apt install -- qemu-guest-agent dbus libpam-systemd sudo console-setup
 }
 
 # Lets the student capture packets without being root, in labs that install Wireshark.
