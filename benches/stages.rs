@@ -74,6 +74,17 @@ struct Bench {
     root: PathBuf,
 }
 
+impl Drop for Bench {
+    /// Base images are immutable, and would keep their directory.
+    fn drop(&mut self) {
+        // It also complains of links, which cannot be.
+        let _ = Command::new("chattr")
+            .args(["-f", "-R", "-i"])
+            .arg(&self.root)
+            .output();
+    }
+}
+
 impl Bench {
     fn configure(&self, desktop: &str) -> Result<()> {
         // The same but in name, so that what the stage took is the difference.
