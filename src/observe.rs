@@ -76,7 +76,6 @@ pub fn observe(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hypervisor::Usage;
     use crate::state::record::Run;
 
     fn facts(power: Power, saved: bool) -> Facts {
@@ -87,7 +86,7 @@ mod tests {
             power,
             saved,
             restored: false,
-            usage: Usage::default(),
+            usage: None,
         }
     }
 

@@ -116,7 +116,7 @@ fn savings(seen: &[(View, Facts)]) -> Vec<Metric> {
         .iter()
         .filter(|(_, facts)| facts.saved && facts.id.is_none());
     let memory: u64 = paused
-        .filter_map(|(_, facts)| facts.usage.memory_bytes)
+        .filter_map(|(_, facts)| facts.usage().memory_bytes)
         .sum();
     let size = |path: &PathBuf| images::allocated(path).unwrap_or(0);
     let bases = seen.iter().filter_map(|(view, _)| view.base_image.as_ref());
@@ -149,25 +149,25 @@ const FIGURES: [(Kind, &str, &str, Figure); 10] = [
         Kind::Gauge,
         "cyyber_instance_vcpus",
         "Virtual CPUs.",
-        |_, facts| facts.usage.vcpus.map(float),
+        |_, facts| facts.usage().vcpus.map(float),
     ),
     (
         Kind::Counter,
         "cyyber_instance_cpu_seconds_total",
         "CPU time since power-on.",
-        |_, facts| Some(std::time::Duration::from_nanos(facts.usage.cpu_time_ns?).as_secs_f64()),
+        |_, facts| Some(std::time::Duration::from_nanos(facts.usage().cpu_time_ns?).as_secs_f64()),
     ),
     (
         Kind::Gauge,
         "cyyber_instance_memory_bytes",
         "Memory that the guest may use.",
-        |_, facts| facts.usage.memory_bytes.map(float),
+        |_, facts| facts.usage().memory_bytes.map(float),
     ),
     (
         Kind::Gauge,
         "cyyber_instance_memory_resident_bytes",
         "Memory of the host that it takes at present.",
-        |_, facts| facts.usage.resident_bytes.map(float),
+        |_, facts| facts.usage().resident_bytes.map(float),
     ),
     (
         Kind::Gauge,
@@ -179,25 +179,25 @@ const FIGURES: [(Kind, &str, &str, Figure); 10] = [
         Kind::Counter,
         "cyyber_instance_disk_read_bytes_total",
         "Read from its disk since power-on.",
-        |_, facts| facts.usage.disk_read_bytes.map(float),
+        |_, facts| facts.usage().disk_read_bytes.map(float),
     ),
     (
         Kind::Counter,
         "cyyber_instance_disk_written_bytes_total",
         "Written to its disk since power-on.",
-        |_, facts| facts.usage.disk_write_bytes.map(float),
+        |_, facts| facts.usage().disk_write_bytes.map(float),
     ),
     (
         Kind::Counter,
         "cyyber_instance_network_receive_bytes_total",
         "Received by its network card since power-on.",
-        |_, facts| facts.usage.net_rx_bytes.map(float),
+        |_, facts| facts.usage().net_rx_bytes.map(float),
     ),
     (
         Kind::Counter,
         "cyyber_instance_network_transmit_bytes_total",
         "Sent by its network card since power-on.",
-        |_, facts| facts.usage.net_tx_bytes.map(float),
+        |_, facts| facts.usage().net_tx_bytes.map(float),
     ),
     (
         Kind::Gauge,

@@ -15,7 +15,7 @@ mod readiness;
 mod stats;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -82,8 +82,17 @@ pub struct Facts {
     pub saved: bool,
     /// It runs since its memory was restored, and nothing happened to it since.
     pub restored: bool,
-    /// What it uses, as far as it was asked for and is known.
-    pub usage: Usage,
+    /// What it uses, where libvirt says anything of that; a box, for a listing of a thousand domains
+    /// does not ask. See [`Facts::usage`].
+    pub usage: Option<Box<Usage>>,
+}
+
+impl Facts {
+    /// What the domain uses, as far as it was asked for and is known.
+    pub fn usage(&self) -> &Usage {
+        static UNKNOWN: LazyLock<Usage> = LazyLock::new(Usage::default);
+        self.usage.as_deref().unwrap_or(&UNKNOWN)
+    }
 }
 
 /// What a domain uses; `None` where libvirt does not say.
@@ -164,12 +173,14 @@ impl Hypervisor {
         let mut all = all.map_err(|e| failed("read the state of all domains", e))?;
         all.retain(|facts| is_ours(facts.uuid));
         let saved = saved.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let mut instances: Vec<_> = all
-            .into_iter()
-            // A domain with our UUID was renamed by hand if its name does not parse: no instance.
-            .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
-            .filter(|(name, _)| self.reach.covers(name))
-            .collect();
+        let mut instances = Vec::with_capacity(all.len());
+        instances.extend(
+            all.into_iter()
+                // A domain with our UUID was renamed by hand if its name does not parse: no
+                // instance.
+                .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
+                .filter(|(name, _)| self.reach.covers(name)),
+        );
         for (_, facts) in &mut instances {
             facts.saved = saved.contains(&facts.uuid);
         }
@@ -220,8 +231,8 @@ impl Hypervisor {
         let running = all.into_iter().filter(|facts| facts.id.is_some());
         Ok(running
             .map(|facts| Running {
-                memory: facts.usage.memory_bytes.unwrap_or(0),
-                resident: facts.usage.resident_bytes,
+                memory: facts.usage().memory_bytes.unwrap_or(0),
+                resident: facts.usage().resident_bytes,
                 name: facts.name,
             })
             .collect())

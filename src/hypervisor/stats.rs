@@ -130,7 +130,7 @@ unsafe fn facts(record: &sys::virDomainStatsRecord) -> Facts {
             sys::virDomainGetID(record.dom),
         )
     };
-    let (mut state, mut reason, mut usage) = (0, 0, Usage::default());
+    let (mut state, mut reason, mut usage) = (0, 0, None::<Box<Usage>>);
     for i in 0..usize::try_from(record.nparams).unwrap_or(0) {
         // SAFETY: `params` holds `nparams` parameters by the caller's promise.
         let param = unsafe { &*record.params.add(i) };
@@ -142,12 +142,12 @@ unsafe fn facts(record: &sys::virDomainStatsRecord) -> Facts {
         match field {
             "state.state" => state = u32::try_from(value).unwrap_or(0),
             "state.reason" => reason = u32::try_from(value).unwrap_or(0),
-            _ => usage.take(field, value),
+            _ => usage.get_or_insert_default().take(field, value),
         }
     }
     // libvirt says "none" by -1.
     let id = (id != u32::MAX).then_some(id);
-    if id.is_none() {
+    if let (None, Some(usage)) = (id, &mut usage) {
         // Of a guest that has ended libvirt tells what others have used meanwhile.
         usage.cpu_time_ns = None;
     }

@@ -129,15 +129,15 @@ impl Sample {
             .iter()
             .find(|(_, earlier)| earlier.uuid == facts.uuid && earlier.id == facts.id)?;
         let spent = facts
-            .usage
+            .usage()
             .cpu_time_ns?
-            .checked_sub(earlier.usage.cpu_time_ns?)?;
+            .checked_sub(earlier.usage().cpu_time_ns?)?;
         runs(facts).then_some(spent)
     }
 }
 
 fn runs(facts: &Facts) -> bool {
-    facts.id.is_some() && facts.usage.cpu_time_ns.is_some()
+    facts.id.is_some() && facts.usage().cpu_time_ns.is_some()
 }
 
 /// CPU time as a share of the time that went by, to a tenth.
@@ -160,7 +160,7 @@ const COLUMNS: [Column; 9] = [
 
 impl Stats {
     fn new(context: &Context, view: View, facts: &Facts, cpu_percent: Option<f64>) -> Stats {
-        let (usage, now) = (&facts.usage, context.time());
+        let (usage, now) = (facts.usage(), context.time());
         let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes / MIB);
         Stats {
             instance: view.instance,

@@ -243,18 +243,22 @@ fn assembled(
 ) -> Result<Vec<View>> {
     let share = instances.len().div_ceil(WORKERS).max(1);
     let shares: Vec<_> = instances.chunks(share).collect();
-    let views = side_by_side(&shares, WORKERS, |share| {
+    let views = side_by_side(&shares, WORKERS, |share| -> Result<Vec<View>> {
         let mut viewer = Viewer {
             asks,
             ..Viewer::new(context)
         };
-        share
-            .iter()
-            .map(|(name, facts)| viewer.view(name, facts))
-            .collect::<Result<Vec<View>>>()
+        let mut views = Vec::with_capacity(share.len());
+        for (name, facts) in *share {
+            views.push(viewer.view(name, facts)?);
+        }
+        Ok(views)
     });
-    let views: Vec<Vec<View>> = views.into_iter().collect::<Result<_>>()?;
-    Ok(views.into_iter().flatten().collect())
+    let mut all = Vec::with_capacity(instances.len());
+    for share in views {
+        all.append(&mut share?);
+    }
+    Ok(all)
 }
 
 /// The state of the instance `name`, as far as `facts` and the notes tell.
