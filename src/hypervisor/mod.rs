@@ -82,8 +82,8 @@ pub struct Facts {
     pub saved: bool,
     /// It runs since its memory was restored, and nothing happened to it since.
     pub restored: bool,
-    /// What it uses, where libvirt says anything of that; a box, for a listing of a thousand domains
-    /// does not ask. See [`Facts::usage`].
+    /// What [`Facts::usage`] tells, if libvirt said anything of it. Apart, for a listing of a thousand
+    /// domains does not ask, and would copy the room for it.
     pub usage: Option<Box<Usage>>,
 }
 
@@ -173,6 +173,7 @@ impl Hypervisor {
         let mut all = all.map_err(|e| failed("read the state of all domains", e))?;
         all.retain(|facts| is_ours(facts.uuid));
         let saved = saved.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        // Of what is filtered `collect` knows no size, and moves a thousand while it grows.
         let mut instances = Vec::with_capacity(all.len());
         instances.extend(
             all.into_iter()

@@ -248,6 +248,7 @@ fn assembled(
             asks,
             ..Viewer::new(context)
         };
+        // Of what may fail `collect` knows no size, and moves a thousand while it grows.
         let mut views = Vec::with_capacity(share.len());
         for (name, facts) in *share {
             views.push(viewer.view(name, facts)?);
