@@ -13,6 +13,7 @@ mod memory;
 mod network;
 mod readiness;
 mod stats;
+mod usage;
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
@@ -38,9 +39,6 @@ use crate::domain::is_ours;
 use crate::error::{Fault, Kind};
 use crate::instance::InstanceName;
 use crate::reach::Reach;
-
-/// How long the usage of all domains may take to read. A thousand take a fraction of it.
-const USAGE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// A connection to libvirt. Of instances that are out of reach it tells nothing.
 #[derive(Debug)]
@@ -155,15 +153,13 @@ impl Hypervisor {
     }
 
     /// All instances within reach with their facts, by name, in a number of calls that does not
-    /// depend on how many there are. Usage is left out, of all, where a guest's QEMU does not answer
-    /// in time.
+    /// depend on how many there are. Usage is left out of those whose QEMU does not answer in time.
     pub fn survey(&self, detail: Detail) -> Result<Vec<(InstanceName, Facts)>> {
         let answered = match detail {
             Detail::Power | Detail::Memory => None,
-            Detail::Usage => self
-                .side
-                .apart(USAGE_DEADLINE, move |conn| stats::of_all(conn, detail)),
+            Detail::Usage => usage::of_all(&self.side),
         };
+        let held_up = detail == Detail::Usage && answered.is_none();
         // Both at once: each has libvirt look at every domain.
         let (all, saved) = std::thread::scope(|scope| {
             let saved = scope.spawn(|| self.saved());
@@ -172,6 +168,9 @@ impl Hypervisor {
         });
         let mut all = all.map_err(|e| failed("read the state of all domains", e))?;
         all.retain(|facts| is_ours(facts.uuid));
+        if held_up {
+            usage::add(&self.side, &mut all, usage::SHOWN);
+        }
         let saved = saved.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         // Of what is filtered `collect` knows no size, and moves a thousand while it grows.
         let mut instances = Vec::with_capacity(all.len());
@@ -214,21 +213,7 @@ impl Hypervisor {
 
     /// The memory of all running guests, ours or not and within reach or not: they share the host.
     pub fn memory_of_running(&self) -> Result<Vec<Running>> {
-        // The first call may get stuck in a QEMU that does not answer; the second one passes that
-        // by, with what libvirt knows by itself.
-        let ask = || {
-            self.side
-                .apart(USAGE_DEADLINE, |conn| stats::of_all(conn, Detail::Memory))
-        };
-        let Some(all) = ask().or_else(ask) else {
-            return Err(Fault::new(
-                Kind::Unavailable,
-                "libvirt does not tell what memory the running guests have",
-            )
-            .hint("look for a QEMU process that hangs: cyyber instance stats")
-            .into());
-        };
-        let all = all.map_err(|e| failed("read the memory of all domains", e))?;
+        let all = usage::memory_of_all(&self.side, &self.conn)?;
         let running = all.into_iter().filter(|facts| facts.id.is_some());
         Ok(running
             .map(|facts| Running {

@@ -1,0 +1,88 @@
+//! What all domains use, also where the QEMU of one of them does not answer, or holds up libvirt
+//! while it starts: then each is asked by itself.
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use virt::connect::Connect;
+use virt::error::Error;
+
+use super::apart::Side;
+use super::{Detail, Facts, failed, stats};
+use crate::error::{Fault, Kind};
+
+/// How long one call for all of them may take where figures are shown. A thousand take a fraction of
+/// it.
+const TOGETHER: Duration = Duration::from_secs(1);
+
+/// The same where a start depends on it.
+const TOGETHER_FOR_A_START: Duration = Duration::from_secs(3);
+
+/// How long asking each by itself may take where figures are shown.
+pub(super) const SHOWN: Duration = Duration::from_millis(900);
+
+/// The same where a start depends on it: many that start at once hold each other up.
+const FOR_A_START: Duration = Duration::from_secs(20);
+
+/// How many are asked by themselves at once, each on a connection of its own.
+const AT_ONCE: usize = 8;
+
+/// All domains with their usage, in one call; `None` where one of them holds it up.
+pub(super) fn of_all(side: &Arc<Side>) -> Option<Result<Vec<Facts>, Error>> {
+    side.apart(TOGETHER, |conn| stats::of_all(conn, Detail::Usage))
+}
+
+/// All running domains with their memory.
+pub(super) fn memory_of_all(side: &Arc<Side>, conn: &Connect) -> Result<Vec<Facts>> {
+    let refused = |e| failed("read the memory of all domains", e);
+    let together = |conn: &Connect| stats::of_all(conn, Detail::Memory);
+    if let Some(all) = side.apart(TOGETHER_FOR_A_START, together) {
+        return all.map_err(refused);
+    }
+    let mut all = stats::of_all(conn, Detail::Power).map_err(refused)?;
+    add(side, &mut all, FOR_A_START);
+    all.retain(|facts| facts.id.is_some());
+    match all.iter().find(|facts| facts.usage.is_none()) {
+        None => Ok(all),
+        Some(silent) => Err(Fault::new(
+            Kind::Unavailable,
+            format!("libvirt does not tell what memory {} has", silent.name),
+        )
+        .hint("look for a QEMU process that hangs: cyyber instance stats")
+        .into()),
+    }
+}
+
+/// Adds the usage of the running ones, each asked by itself. Those that do not answer within
+/// `deadline` are left without.
+pub(super) fn add(side: &Arc<Side>, all: &mut [Facts], deadline: Duration) {
+    let began = Instant::now();
+    let running = all.iter().filter(|facts| facts.id.is_some());
+    let left: Vec<_> = running.map(|facts| facts.uuid).collect();
+    let workers = AT_ONCE.min(left.len());
+    let left = Arc::new(Mutex::new(left));
+    let (sender, answers) = channel();
+    for _ in 0..workers {
+        let (left, sender) = (Arc::clone(&left), sender.clone());
+        side.begin(move |conn| {
+            let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            while let Some(uuid) = next() {
+                let domain = conn.lookup_domain_by_uuid(uuid);
+                let now = domain.and_then(|it| stats::of_one(&it, Detail::Usage));
+                // Nobody waits any more for one that was held up.
+                let _ = sender.send((uuid, now.ok().flatten()));
+            }
+            Ok(())
+        });
+    }
+    drop(sender);
+    while let Ok((uuid, now)) = answers.recv_timeout(deadline.saturating_sub(began.elapsed())) {
+        if let Some(facts) = all.iter_mut().find(|facts| facts.uuid == uuid) {
+            // It may have ended meanwhile.
+            facts.id = now.as_ref().and_then(|now| now.id);
+            facts.usage = now.and_then(|now| now.usage);
+        }
+    }
+}
