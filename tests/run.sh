@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Prepares this host and runs the tests, and tells where the time went.
+#
+#     tests/run.sh [NAME]...        `make test`: what fits into twenty minutes, or the tests with
+#                                   one of these in their names
+#     tests/run.sh --all [NAME]...  `make test-all`: the same with more rounds and more labs
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+
+# By their targets: installing a desktop takes half an hour under software emulation, building five
+# labs an hour.
+readonly OTHER_TARGETS=(a_student_is_logged_in_to_the_desktop every_lab_works_as_its_instructions_say)
+# Each boots a guest for minutes, and for one thing more than another test of the same file.
+readonly ONLY_IN_ALL=(disks_survive_a_rebuild_a_full_disk_and_a_clean_stop_from_a_pause
+    a_guest_whose_disk_cannot_grow_is_held_and_goes_on)
+# Most tests wait for QEMU or libvirt most of the time.
+readonly AT_ONCE=8
+
+stages=() # a line each: seconds, name
+log=$(mktemp)
+trap 'rm -f -- "$log"' EXIT
+
+main() {
+    local name only skipped=("${OTHER_TARGETS[@]}")
+    case ${1-} in
+        --all)
+            export CYYBER_TEST_THOROUGH=1
+            shift
+            ;;
+        '') skipped+=("${ONLY_IN_ALL[@]}") ;;
+        -*)
+            sed -n '2,/^set/ { s/^# \{0,1\}//p }' "${BASH_SOURCE[0]}" >&2
+            exit 2
+            ;;
+    esac
+    only=("$@")
+    for name in "${skipped[@]}"; do only+=(--skip "$name"); done
+    stage setup templates/host/setup.sh --with-tests
+    stage image as_root templates/cloud-image/make-image.sh
+    stage 'quick guest' tests/quick-guest.sh
+    cargo=$(templates/host/find-cargo.sh) || exit
+    export PATH="${cargo%/*}:$PATH"
+    stage format cargo fmt --check
+    stage lint cargo clippy --locked --all-targets -- -D warnings
+    stage compile cargo test --quiet --locked --no-run
+    stage 'unit tests' cargo test --quiet --locked --lib --bins
+    stage 'tests of the program' suite "${only[@]}"
+    tell
+}
+
+# Runs one stage; a failure ends it all.
+stage() {
+    local name=$1 began=$SECONDS status=0
+    shift
+    "$@" || status=$?
+    stages+=("$(printf '%5d s  %s' $((SECONDS - began)) "$name")")
+    ((status == 0)) && return
+    echo "error: failed: $name" >&2
+    tell
+    exit 1
+}
+
+as_root() { if ((EUID == 0)); then "$@"; else sudo -- "$@"; fi; }
+
+# The real host is not touched by them: see world.sh. libtest tells the time of a test only to who
+# asks for what is not stable yet; this asks it alone, so that nothing is compiled anew.
+suite() {
+    CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='env RUSTC_BOOTSTRAP=1 tests/world.sh' \
+        cargo test --locked --test suite -- -Z unstable-options --report-time --format pretty \
+        --include-ignored --test-threads "$AT_ONCE" "$@" 2>&1 | tee -- "$log"
+}
+
+# The slowest tests, the stages, and last of all what failing tests said.
+tell() {
+    local slowest
+    slowest=$(sed -nE 's/^test (.*) \.\.\. .*<([0-9.]+)s>$/\2 s  \1/p' "$log" | sort -rn | head -n 10)
+    [[ -z $slowest ]] || printf '\nThe slowest tests:\n%s\n' "$slowest"
+    printf '\nThe stages:\n'
+    printf '%s\n' "${stages[@]}" "$(printf '%5d s  in all' "$SECONDS")"
+    sed -n '/^failures:$/,$p' "$log"
+}
+
+main "$@"

@@ -1,0 +1,8 @@
+//! Tests with guests that boot a real system, which takes most of a minute under software emulation.
+
+mod desktop;
+mod end_to_end;
+mod guests;
+mod isolation;
+mod reaper_guests;
+mod shipped_labs;

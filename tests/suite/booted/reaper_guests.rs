@@ -1,0 +1,191 @@
+//! Four guests and a policy of seconds: at one somebody looks, in one somebody types, for one the
+//! backend touches a file, and the fourth is nobody's. Two of them have booted.
+
+use crate::common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::host::{field, held_by_processes};
+use common::vnc::Client;
+use common::{Sandbox, guest, lab, text, wait_until};
+use serde_json::{Value, json};
+
+/// How often a pass is made.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the whole ladder may take on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A sandbox whose own lab boots, and whose other lab stays in the firmware.
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::with_booting_guests(2);
+    let policy = |boot_timeout: &str| {
+        json!({
+            "idle_after": "25s", "pause_after": "50s", "stop_after": "60s", "destroy_after": "70s",
+            "destroy_grace": "5s", "boot_timeout": boot_timeout,
+        })
+    };
+    let booted = json!({"memory_mb": 512, "policy": policy("10m")});
+    let firmware = json!({"policy": policy("0s")});
+    let labs = [
+        lab(&sandbox.lab, &booted),
+        lab(&sandbox.other_lab(), &firmware),
+    ];
+    sandbox.write_config(&json!({"labs": labs}).to_string());
+    let link = format!("storage/base-images/{}-base.qcow2", sandbox.lab);
+    fs::copy(guest::QUICK_IMAGE, sandbox.path(link)).unwrap();
+    sandbox.base(&sandbox.other_lab());
+    sandbox
+}
+
+/// Instances of the lab that stays in the firmware.
+fn other(sandbox: &Sandbox, verb: &str, user: &str) -> Value {
+    let lab = sandbox.other_lab();
+    let command = ["-o", "json", "instance", verb, &lab, user];
+    sandbox.cyyber(command).json()
+}
+
+/// The CPU time that a guest takes, in percent of one CPU.
+fn cpu_percent(sandbox: &Sandbox, user: &str) -> f64 {
+    let look = || {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            // On a host this busy its QEMU does not always answer in time.
+            let stats = sandbox.instance("stats", user, &[]).json();
+            if let Some(time) = stats["cpu_time_ns"].as_u64() {
+                return (Instant::now(), time);
+            }
+            assert!(Instant::now() < deadline, "its CPU time is never known");
+        }
+    };
+    let (then, before) = look();
+    sleep(Duration::from_secs(4));
+    let (now, after) = look();
+    (after - before) as f64 / now.duration_since(then).as_nanos() as f64 * 100.0
+}
+
+/// Makes a pass; what it did, by user.
+fn pass(sandbox: &Sandbox) -> Vec<(String, String)> {
+    let answer = sandbox.cyyber(["-o", "json", "reap"]).json();
+    let actions = answer["actions"].as_array().unwrap();
+    actions
+        .iter()
+        .map(|action| {
+            assert_eq!(action["ok"], true, "{action:#}");
+            let name = text(&action["instance"]);
+            println!(
+                "  {name}: {} to {}: {}",
+                action["from"], action["to"], action["reason"]
+            );
+            let (_, user) = name.split_once("_user_").unwrap();
+            (user.to_owned(), text(&action["to"]))
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "needs libvirt, QEMU and the cloud image: run by `make test`"]
+fn the_one_that_nobody_uses_walks_the_ladder_and_it_alone() {
+    let sandbox = sandbox();
+    for user in ["types", "nobody"] {
+        sandbox.instance("start", user, &[]).ok();
+    }
+    other(&sandbox, "start", "touched");
+    let viewed = other(&sandbox, "start", "views");
+    let port = viewed["vnc_port"].as_u64().unwrap().try_into().unwrap();
+    let (viewer, size) = Client::connect(port).enter(&text(&viewed["vnc_password"]));
+    println!("a screen of {size:?} is looked at");
+    let began = Instant::now();
+    while ["types", "nobody"]
+        .iter()
+        .any(|user| sandbox.state(user) != "running")
+    {
+        assert!(began.elapsed() < Duration::from_secs(400), "no agent");
+        sleep(Duration::from_secs(2));
+    }
+    println!("booted after {:?}", began.elapsed());
+    let types = sandbox.instance_name("types");
+    guest::shell(
+        &types,
+        "nohup sh -c 'while :; do :; done' >/dev/null 2>&1 &",
+    );
+    sleep(Duration::from_secs(2));
+    let free = cpu_percent(&sandbox, "types");
+
+    let pid = sandbox.qemu_pid("nobody").as_raw_nonzero();
+    let status = format!("/proc/{pid}/status");
+    let resident = field(&status, "RssAnon:") + field(&status, "RssShmem:");
+    let before = held_by_processes();
+    let mut freed = None;
+    let mut steps: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let (mut held, mut back) = (None, None);
+    let began = Instant::now();
+    for user in ["types", "nobody"] {
+        sandbox.instance("touch", user, &[]).ok();
+    }
+    while steps
+        .get("nobody")
+        .is_none_or(|steps| steps.last().unwrap() != "destroyed")
+    {
+        assert!(began.elapsed() < PATIENCE, "{steps:#?}");
+        other(&sandbox, "touch", "touched");
+        // What the other guests take meanwhile is no business of the pass.
+        let before_pass = held_by_processes();
+        let done = pass(&sandbox);
+        let did = |user: &str, to: &str| done.contains(&(user.to_owned(), to.to_owned()));
+        for (user, to) in &done {
+            println!("{:3} s: {user} is {to}", began.elapsed().as_secs());
+            steps.entry(user.clone()).or_default().push(to.clone());
+        }
+        if did("nobody", "paused") {
+            let gone = || !Path::new(&format!("/proc/{pid}")).exists();
+            wait_until("its QEMU has ended", gone);
+            freed = Some(before_pass.saturating_sub(held_by_processes()));
+        }
+        if held.is_some() && back.is_none() {
+            assert!(did("types", "running"), "back within a pass: {done:?}");
+            back = Some(cpu_percent(&sandbox, "types"));
+            // Others want the processor.
+            guest::shell(&types, "pkill -f '[w]hile :; do :'; true");
+        }
+        if did("types", "idle") && held.is_none() {
+            held = Some(cpu_percent(&sandbox, "types"));
+            // A terminal with somebody who types.
+            let typing = "(while :; do echo x; sleep 2; done) | script -qfc cat /dev/null";
+            let typing = format!("nohup sh -c '{typing}' >/dev/null 2>&1 &");
+            guest::shell(&types, &typing);
+        }
+        sleep(INTERVAL);
+    }
+    let (held, back, freed) = (held.unwrap(), back.unwrap(), freed.unwrap());
+    println!("one busy CPU: {free:.0} %, idle {held:.0} %, typed at {back:.0} %");
+    println!(
+        "memory held by processes: {before} MiB before, {freed} MiB less when the unused one, of \
+         {resident} MiB, was paused; {} MiB at the end",
+        held_by_processes()
+    );
+    let used: Vec<_> = steps.keys().map(String::as_str).collect();
+    assert_eq!(used, ["nobody", "types"], "{steps:#?}");
+    assert_eq!(steps["nobody"], ["idle", "paused", "stopped", "destroyed"]);
+    assert_eq!(steps["types"], ["idle", "running"]);
+    assert_eq!(sandbox.state("types"), "running");
+    for user in ["touched", "views"] {
+        let seen = sandbox
+            .cyyber(["-o", "json", "instance", "list", "--user", user])
+            .json();
+        assert_eq!(seen["instances"][0]["state"], "running", "{seen:#}");
+    }
+    assert!(sandbox.listed("nobody").is_null());
+    assert!(!sandbox.overlay("nobody").exists());
+    let journal = fs::read_to_string(sandbox.path("state/events.jsonl")).unwrap();
+    assert!(journal.contains("; shut down by its guest"), "{journal}");
+    // Half of one, and what QEMU's other threads take.
+    assert!(held < 75.0, "{held}");
+    assert!(back > held, "{back} after {held}");
+    assert!(freed * 100 >= resident * 80, "{freed} of {resident} MiB");
+    drop(viewer);
+}

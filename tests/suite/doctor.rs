@@ -1,0 +1,389 @@
+//! `cyyber doctor`: a host that is ready, and each thing that can be wrong with it. It looks at all
+//! of a host, so a test has one of its own.
+
+use crate::common;
+
+use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use common::world::{Guests, own_world};
+use common::{
+    Run, Sandbox, TEST_DRIVER, UNREACHABLE, files_below, run, text, tool, virsh, wait_until,
+};
+use cyyber::accelerator::Host;
+use serde_json::Value;
+
+/// A sandbox on a host that is ready, with a base image that is in use, and `guests` at most.
+fn ready(guests: usize) -> Sandbox {
+    let sandbox = Sandbox::with_guests(guests);
+    sandbox.base(&sandbox.lab);
+    sandbox.instance("create", "7", &[]).json();
+    let group = run(tool("getent").args(["group", "libvirt"]));
+    let group = group.split(':').nth(2).unwrap().parse().unwrap();
+    sandbox.as_set_up(group);
+    sandbox.cyyber(["reap"]).ok();
+    sandbox
+}
+
+/// What is found, by a command that may fail, but only for that.
+#[track_caller]
+fn findings(command: &mut Command) -> (bool, Vec<Value>) {
+    let run = Run::of(command.env("CYYBER_OUTPUT", "json"));
+    let document: Value =
+        serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}: {run:#?}"));
+    let findings = document["findings"].as_array().unwrap().clone();
+    for finding in &findings {
+        let (check, status) = (text(&finding["check"]), text(&finding["status"]));
+        assert!(!check.is_empty() && !text(&finding["message"]).is_empty());
+        let has_remedy = finding["remedy"].is_string();
+        assert_eq!(has_remedy, status != "ok", "{finding}");
+        assert!(["ok", "warning", "failed"].contains(&&*status), "{finding}");
+    }
+    let failed = findings.iter().any(|finding| finding["status"] == "failed");
+    assert_eq!(document["ready"], !failed);
+    if failed {
+        assert_eq!(run.code, Some(1), "{run:#?}");
+        let error: Value = serde_json::from_str(&run.stderr).unwrap();
+        assert_eq!(error["error"]["code"], "failed");
+    } else {
+        assert_eq!(run.code, Some(0), "{run:#?}");
+    }
+    (!failed, findings)
+}
+
+fn doctor(sandbox: &Sandbox, options: &[&str]) -> Command {
+    sandbox.command(["doctor"].iter().chain(options))
+}
+
+/// Asserts that `check` fails for `why`, with a remedy that says `remedy`, and that nothing else
+/// does.
+#[track_caller]
+fn fails(command: &mut Command, check: &str, why: &str, remedy: &str) {
+    let (ready, findings) = findings(command);
+    assert!(!ready, "{check}: {why}: it counts as ready");
+    let failed: Vec<_> = findings
+        .iter()
+        .filter(|it| it["status"] == "failed")
+        .collect();
+    let says = |finding: &&&Value, key: &str, wanted: &str| text(&finding[key]).contains(wanted);
+    let wanted = failed
+        .iter()
+        .any(|it| it["check"] == check && says(&it, "message", why) && says(&it, "remedy", remedy));
+    assert!(wanted, "{check}: {why}: {remedy}: {failed:#?}");
+    assert!(failed.iter().all(|it| it["check"] == check), "{failed:#?}");
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_host_that_is_ready_is_said_to_be() {
+    own_world!(|| Guests::firmware(1));
+    let sandbox = ready(1);
+    let before = files_below(&sandbox.path(""));
+    for options in [&[][..], &["--verify"]] {
+        let (is_ready, findings) = findings(&mut doctor(&sandbox, options));
+        assert!(is_ready, "{findings:#?}");
+        for check in [
+            "config",
+            "kvm",
+            "libvirt",
+            "qemu-user",
+            "networks",
+            "packer",
+            "qemu",
+            "programs",
+            "directories",
+            "memory",
+            "disk",
+            "images",
+            "reaper",
+        ] {
+            assert!(findings.iter().any(|it| it["check"] == check), "no {check}");
+        }
+    }
+    assert!(
+        files_below(&sandbox.path("")) == before,
+        "it changed something"
+    );
+    let table = Run::of(&mut doctor(&sandbox, &[])).ok();
+    assert!(table.stdout.starts_with("CHECK "), "{table:#?}");
+    assert_eq!(table.stderr, "");
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn what_is_wrong_is_told_with_its_remedy() {
+    own_world!(|| Guests::firmware(1));
+    let sandbox = ready(0);
+    let lab = sandbox.lab.clone();
+    let doctor = |options: &[&str]| doctor(&sandbox, options);
+
+    // Of a configuration that cannot be used nothing more is known; the host is looked at.
+    let config = fs::read_to_string(sandbox.path("labs-config.json")).unwrap();
+    sandbox.write_config(&config.replace("\"memory_mb\"", "\"memroy_mb\""));
+    fails(
+        &mut doctor(&[]),
+        "config",
+        "labs[0].memroy_mb: unknown field",
+        "labs-config.json",
+    );
+    fs::remove_file(sandbox.path("labs-config.json")).unwrap();
+    fails(&mut doctor(&[]), "config", "No such file", "--config");
+    sandbox.write_config(&config);
+
+    fails(
+        doctor(&[]).env("CYYBER_CONNECT", UNREACHABLE),
+        "libvirt",
+        "failed to connect",
+        "libvirtd",
+    );
+    let (_, on_test_driver) = findings(doctor(&[]).env("CYYBER_CONNECT", TEST_DRIVER));
+    let gone = on_test_driver
+        .iter()
+        .find(|it| it["check"] == "networks")
+        .unwrap();
+    assert!(
+        text(&gone["message"]).contains("there is no network cyyber-nat"),
+        "{gone}"
+    );
+    assert_eq!(gone["remedy"], "run `make setup`");
+
+    for (program, check, package) in [
+        ("packer", "packer", "packer"),
+        ("qemu-system-x86_64", "qemu", "qemu-system-x86"),
+        ("qemu-img", "programs", "qemu-utils"),
+        ("ss", "programs", "iproute2"),
+    ] {
+        let (why, path) = (
+            format!("{program} is not installed"),
+            path_without(&sandbox, program),
+        );
+        let mut command = doctor(&[]);
+        fails(
+            command.env("PATH", path),
+            check,
+            &why,
+            &format!("apt-get install {package}"),
+        );
+    }
+    if !Host::probe().cpu_flag {
+        let mut command = doctor(&[]);
+        fails(
+            command.env("CYYBER_ACCELERATOR", "kvm"),
+            "kvm",
+            "no vmx or svm flag",
+            "firmware",
+        );
+    }
+
+    let mode = |directory: &str, mode: u32| {
+        fs::set_permissions(sandbox.path(directory), Permissions::from_mode(mode)).unwrap();
+    };
+    mode("state", 0o2777);
+    fails(
+        &mut doctor(&[]),
+        "directories",
+        "open to everyone",
+        "chmod 2770",
+    );
+    mode("state", 0o2770);
+    mode("storage/user-instances", 0o2775);
+    fails(
+        &mut doctor(&[]),
+        "directories",
+        "open to everyone",
+        "chmod 2771",
+    );
+    mode("storage/user-instances", 0o2771);
+    mode("storage", 0o2770);
+    fails(
+        &mut doctor(&[]),
+        "directories",
+        "may not pass through",
+        "chmod o+x",
+    );
+    mode("storage", 0o2771);
+    chown(sandbox.path("state"), Some(65534), None).unwrap();
+    fails(
+        &mut doctor(&[]),
+        "directories",
+        "belongs to user 65534",
+        "chown root:libvirt",
+    );
+    chown(sandbox.path("state"), Some(0), None).unwrap();
+
+    let (activity, aside) = (sandbox.path("state/activity"), sandbox.path("aside"));
+    fs::rename(&activity, &aside).unwrap();
+    fails(
+        &mut doctor(&[]),
+        "directories",
+        "is not there",
+        "make setup",
+    );
+    symlink(&aside, &activity).unwrap();
+    fails(&mut doctor(&[]), "directories", "is a symbolic link", "");
+    fs::remove_file(&activity).unwrap();
+    fs::rename(&aside, &activity).unwrap();
+    for planted in [
+        "state/locks/x.lock",
+        "state/events",
+        "storage/user-instances/x",
+        "storage/base-images/x",
+    ] {
+        let planted = sandbox.path(planted);
+        symlink("/etc/shadow", &planted).unwrap();
+        fails(
+            &mut doctor(&[]),
+            "directories",
+            "links, pipes or devices",
+            "remove them",
+        );
+        fs::remove_file(&planted).unwrap();
+    }
+
+    let link = sandbox
+        .path("storage/base-images")
+        .join(format!("{lab}-base.qcow2"));
+    let build = link.with_file_name(fs::read_link(&link).unwrap());
+    fs::rename(&link, link.with_extension("aside")).unwrap();
+    fails(
+        &mut doctor(&[]),
+        "images",
+        "no base image yet",
+        &format!("cyyber build {lab}"),
+    );
+    fs::rename(link.with_extension("aside"), &link).unwrap();
+
+    changed_images(&sandbox, &build);
+    fs::remove_file(sandbox.path("state/reaper.json")).unwrap();
+    let (_, found) = findings(&mut doctor(&[]));
+    let reaper = found.iter().find(|it| it["check"] == "reaper").unwrap();
+    assert_ne!(reaper["status"], "ok", "{reaper}");
+}
+
+/// A base that was changed, or could be.
+fn changed_images(sandbox: &Sandbox, build: &Path) {
+    let doctor = |options: &[&str]| doctor(sandbox, options);
+    let _ = tool("chattr").arg("-i").arg(build).output();
+    for (owner, mode) in [(0, 0o644), (64055, 0o444)] {
+        chown(build, Some(owner), None).unwrap();
+        fs::set_permissions(build, Permissions::from_mode(mode)).unwrap();
+        fails(&mut doctor(&[]), "images", "is not closed", "chmod 444");
+    }
+    chown(build, Some(0), None).unwrap();
+    fs::set_permissions(build, Permissions::from_mode(0o444)).unwrap();
+    let (is_ready, _) = findings(&mut doctor(&["--verify"]));
+    assert!(is_ready);
+
+    // One byte of it, which neither its size nor `qemu-img check` shows.
+    let mut content = fs::read(build).unwrap();
+    let last = content.len() - 1;
+    content[last] ^= 1;
+    fs::write(build, &content).unwrap();
+    assert!(findings(&mut doctor(&[])).0, "its size is the same");
+    fails(
+        &mut doctor(&["--verify"]),
+        "images",
+        "was changed: its SHA-256",
+        "build it anew",
+    );
+    content.push(0);
+    fs::write(build, &content).unwrap();
+    fails(
+        &mut doctor(&[]),
+        "images",
+        "was changed: it has",
+        "build it anew",
+    );
+    content.pop();
+    content[last] ^= 1;
+    fs::write(build, &content).unwrap();
+    assert!(findings(&mut doctor(&["--verify"])).0);
+}
+
+/// A `PATH` with all programs of this machine but one.
+fn path_without(sandbox: &Sandbox, program: &str) -> OsString {
+    let directory = sandbox.path(format!("without-{program}"));
+    fs::create_dir_all(&directory).unwrap();
+    for name in [
+        "packer",
+        "qemu-system-x86_64",
+        "qemu-img",
+        "ss",
+        "setpriv",
+        "ssh-keygen",
+        "ebtables-save",
+    ] {
+        if let (true, Ok(found)) = (name != program, which::which(name)) {
+            symlink(found, directory.join(name)).unwrap();
+        }
+    }
+    directory.into()
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_filter_that_is_not_in_force_is_found() {
+    own_world!(|| Guests::firmware(1));
+    let sandbox = ready(1);
+    sandbox.instance("start", "7", &[]).json();
+    let name = sandbox.instance_name("7");
+    let isolation = || {
+        let (_, findings) = findings(&mut doctor(&sandbox, &[]));
+        let found = findings.into_iter().find(|it| it["check"] == "isolation");
+        found.expect("nothing on the instance that runs")
+    };
+    let xml = virsh(["dumpxml", &name]);
+    let card = between(&xml, "<interface", "</interface>");
+    if !card.contains("<filterref") {
+        // Without an address libvirt waits to learn one.
+        let filter = "<filterref filter='clean-traffic'><parameter name='IP' value='10.213.0.99'/>\
+                      </filterref></interface>";
+        let card = card.replace("</interface>", filter);
+        let file = sandbox.path("card.xml");
+        fs::write(&file, card).unwrap();
+        virsh(["update-device", "--live", &name, file.to_str().unwrap()]);
+    }
+    let device = between(card, "<target dev='", "'")
+        .split('\'')
+        .nth(1)
+        .unwrap();
+    let table = || run(&mut tool("ebtables-save"));
+    wait_until("the filter is in force", || table().contains(device));
+    let found = text(&isolation()["message"]);
+    assert!(!found.contains(&name), "{found}");
+
+    // As a reload of the host's firewall does, for this card alone.
+    for rule in table().lines().filter_map(|rule| rule.strip_prefix("-A ")) {
+        let mut words = rule.split(' ');
+        if rule.contains("ROUTING ") && words.any(|word| word == device) {
+            let delete = ["--concurrent", "-t", "nat", "-D"];
+            run(tool("ebtables").args(delete.into_iter().chain(rule.split(' '))));
+        }
+    }
+    let found = isolation();
+    let wanted = format!("the filter of {name} is not in force");
+    assert!(text(&found["message"]).contains(&wanted), "{found}");
+
+    // A port that is open to its neighbours.
+    let flag = format!("/sys/class/net/{device}/brport/isolated");
+    fs::write(&flag, "0").unwrap();
+    let found = isolation();
+    let wanted = format!("{name} sees the frames of others");
+    assert!(text(&found["message"]).contains(&wanted), "{found}");
+    assert_eq!(found["status"], "failed");
+}
+
+/// The first part of `text` from `begin` to `end`, both included.
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
+    let from = text
+        .find(begin)
+        .unwrap_or_else(|| panic!("no {begin} in {text}"));
+    let rest = &text[from..];
+    let length = rest[begin.len()..]
+        .find(end)
+        .map_or(rest.len(), |at| begin.len() + at + end.len());
+    &rest[..length]
+}

@@ -1,0 +1,43 @@
+//! The tests of the built program, one module a subject.
+//!
+//! One program, so that it is linked once and its tests run side by side: most of them wait for
+//! something most of the time. `tests/run.sh` gives it a host of its own (`tests/world.sh`).
+
+mod common;
+
+// First, because tests are begun in the order of their names: these take longest.
+mod booted;
+
+mod access;
+mod as_user;
+mod backend;
+mod branding;
+mod build;
+mod class;
+mod cleanup;
+mod cli;
+mod completions;
+mod daemon;
+mod doctor;
+mod examples;
+mod flags;
+mod full_disk;
+mod hanging;
+mod hostile;
+mod idle;
+mod installed;
+mod instances;
+mod interrupted;
+mod labs;
+mod lifecycle;
+mod listing;
+mod metrics;
+mod package;
+mod reaper;
+mod reaper_day;
+mod reference;
+mod saved_memory;
+mod schema;
+mod scripts;
+mod stress;
+mod watching;

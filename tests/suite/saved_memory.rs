@@ -1,0 +1,245 @@
+//! Memory saved to disk: it frees the RAM, comes back running, and never wakes up on a disk that it
+//! does not belong to.
+
+use crate::common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{Sandbox, text, virsh};
+use serde_json::Value;
+
+/// Where the system's libvirt keeps saved memory.
+const SAVES: &str = "/var/lib/libvirt/qemu/save";
+
+/// A sandbox with an instance whose memory is on disk.
+struct Paused(Sandbox);
+
+impl Paused {
+    fn new() -> Paused {
+        let sandbox = Sandbox::with_guests(1);
+        sandbox.base(&sandbox.lab);
+        sandbox.instance("start", "7", &[]).ok();
+        let paused = sandbox.instance("pause", "7", &[]).json();
+        assert_eq!(
+            (text(&paused["state"]), &paused["changed"]),
+            ("paused".to_owned(), &true.into())
+        );
+        Paused(sandbox)
+    }
+
+    fn file(&self) -> PathBuf {
+        Path::new(SAVES).join(format!("{}.save", self.0.instance_name("7")))
+    }
+
+    /// What was put aside.
+    fn aside(&self) -> Vec<PathBuf> {
+        let prefix = format!("{}.unusable-", self.0.instance_name("7"));
+        let entries = fs::read_dir(SAVES)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        entries
+            .filter(|path| {
+                path.file_name()
+                    .unwrap()
+                    .to_string_lossy()
+                    .starts_with(&prefix)
+            })
+            .collect()
+    }
+
+    /// Asserts that the memory is refused by `resume`, and put aside by `start`.
+    fn assert_unusable(&self) {
+        let before = fs::read(self.file()).ok();
+        let error = self.0.instance("resume", "7", &[]).error_json(5);
+        assert!(
+            text(&error["message"]).contains("cannot be restored"),
+            "{error:#}"
+        );
+        assert_eq!(
+            fs::read(self.file()).ok(),
+            before,
+            "resume changed something"
+        );
+        assert_eq!(self.0.state("7"), "paused");
+
+        let started = self.0.instance("start", "7", &[]).ok();
+        assert!(
+            started.stderr.contains("cannot be restored"),
+            "{started:#?}"
+        );
+        assert_eq!(started.json()["changed"], true);
+        assert!(
+            self.reason().starts_with("running (booted)"),
+            "{}",
+            self.reason()
+        );
+        let kept: Vec<_> = self
+            .aside()
+            .iter()
+            .map(|path| fs::read(path).unwrap())
+            .collect();
+        assert_eq!(kept, Vec::from_iter(before));
+        self.0.instance("stop", "7", &["--force"]).ok();
+        assert_eq!(self.0.state("7"), "stopped", "old memory is left");
+    }
+
+    fn reason(&self) -> String {
+        virsh(["domstate", "--reason", "--", &self.0.instance_name("7")])
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        for path in self.aside() {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn assert_state(answer: &Value, state: &str, changed: bool) {
+    assert_eq!(answer["state"], state, "{answer:#}");
+    assert_eq!(answer["changed"], changed, "{answer:#}");
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn paused_memory_is_on_disk_and_comes_back() {
+    let paused = Paused::new();
+    let sandbox = &paused.0;
+    assert!(paused.file().exists());
+    assert_eq!(paused.reason().trim(), "shut off (saved)");
+    assert_state(&sandbox.instance("pause", "7", &[]).json(), "paused", false);
+    assert_state(
+        &sandbox.instance("pause", "7", &["--keep-memory"]).json(),
+        "paused",
+        false,
+    );
+    sandbox.instance("console", "7", &[]).error_json(5);
+
+    let resumed = sandbox.instance("resume", "7", &[]).json();
+    assert_state(&resumed, "starting", true);
+    assert!(resumed["vnc_password"].is_string(), "{resumed:#}");
+    assert_eq!(paused.reason().trim(), "running (restored)");
+    assert!(!paused.file().exists());
+    assert_state(
+        &sandbox.instance("resume", "7", &[]).json(),
+        "starting",
+        false,
+    );
+    let console = sandbox.instance("console", "7", &[]).json();
+    assert_ne!(console["vnc_password"], resumed["vnc_password"]);
+
+    sandbox.instance("stop", "7", &["--force"]).ok();
+    for verb in ["pause", "resume", "console"] {
+        sandbox.instance(verb, "7", &[]).error_json(5);
+        sandbox.instance(verb, "8", &[]).error_json(4);
+    }
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_guest_frozen_first_wakes_up_running() {
+    let paused = Paused::new();
+    let (sandbox, name) = (&paused.0, paused.0.instance_name("7"));
+    sandbox.instance("resume", "7", &[]).ok();
+    assert_state(
+        &sandbox.instance("pause", "7", &["--keep-memory"]).json(),
+        "paused",
+        true,
+    );
+    assert!(paused.reason().starts_with("paused"), "{}", paused.reason());
+    assert_state(&sandbox.instance("pause", "7", &[]).json(), "paused", true);
+    assert!(paused.file().exists());
+    assert_state(
+        &sandbox.instance("start", "7", &[]).json(),
+        "starting",
+        true,
+    );
+    // By somebody else, who did not ask for it to wake up running.
+    virsh(["suspend", "--", &name]);
+    virsh(["managedsave", "--", &name]);
+    assert_state(
+        &sandbox.instance("resume", "7", &[]).json(),
+        "starting",
+        true,
+    );
+    assert!(
+        paused.reason().starts_with("running"),
+        "{}",
+        paused.reason()
+    );
+    assert!(paused.aside().is_empty());
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_damaged_file_is_put_aside() {
+    let damages: [fn(&Path); 3] = [
+        |file| {
+            fs::File::options()
+                .write(true)
+                .open(file)
+                .unwrap()
+                .set_len(100_000)
+                .unwrap()
+        },
+        |file| fs::File::create(file).map(drop).unwrap(),
+        |file| fs::remove_file(file).unwrap(),
+    ];
+    for damage in damages {
+        let paused = Paused::new();
+        damage(&paused.file());
+        paused.assert_unusable();
+    }
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn old_memory_does_not_wake_up_on_a_newer_disk() {
+    let paused = Paused::new();
+    let overlay = paused.0.overlay("7");
+    common::run(
+        common::tool("qemu-io")
+            .args(["-f", "qcow2", "-c", "write 0 4k"])
+            .arg(overlay),
+    );
+    paused.assert_unusable();
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_cap_that_comes_back_with_the_memory_is_lifted() {
+    let paused = Paused::new();
+    let name = paused.0.instance_name("7");
+    let quota = || {
+        let all = virsh(["schedinfo", "--live", "--", &name]);
+        let line = all
+            .lines()
+            .find(|line| line.starts_with("vcpu_quota"))
+            .unwrap();
+        line.split(':').nth(1).unwrap().trim().to_owned()
+    };
+    for lifting in ["touch", "start", "resume"] {
+        paused.0.instance("start", "7", &[]).ok();
+        virsh([
+            "schedinfo",
+            "--live",
+            "--set",
+            "vcpu_quota=50000",
+            "--",
+            &name,
+        ]);
+        paused.0.instance("pause", "7", &[]).ok();
+        if lifting == "touch" {
+            virsh(["start", "--", &name]);
+            assert_eq!(quota(), "50000", "libvirt restores the limit");
+        }
+        paused.0.instance(lifting, "7", &[]).ok();
+        assert!(
+            !["50000", "0"].contains(&quota().as_str()),
+            "{lifting}: {}",
+            quota()
+        );
+    }
+}

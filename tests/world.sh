@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Runs a command on a host of its own: own libvirtd, networks, network cards and
+# processes, own directories of cyyber and libvirt. What this host runs, a demo
+# or a class, is neither seen nor touched, and what is left behind ends with the
+# command. There is no way out of its network.
+#
+#     tests/world.sh COMMAND [ARGUMENT]...
+#
+# The command finds in its environment:
+#   CYYBER_WORLD  directory of this host
+#   CYYBER_SLOTS  files to lock, one for each guest that may run at once
+#   TMPDIR        room for its files
+# and in /run/outside the network of the real host, for what needs the package
+# mirrors: nsenter --net=/run/outside COMMAND.
+set -euo pipefail
+export PATH="$PATH:/usr/sbin:/sbin"
+
+HERE=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+readonly HERE
+
+# Directories of the host in whose place the command has empty ones. What QEMU
+# can do (/var/cache/libvirt) is found out once and shared.
+readonly OWN=(/var/lib/libvirt /etc/libvirt/qemu /etc/libvirt/nwfilter /var/log/libvirt
+    /var/lib/cyyber /etc/cyyber)
+
+main() {
+    if [[ ${1-} = --inside ]]; then
+        shift
+        inside "$@"
+    fi
+    (($#)) || {
+        echo "usage: $0 COMMAND [ARGUMENT]..." >&2
+        exit 2
+    }
+    ((EUID == 0)) || exec sudo --preserve-env -- "$0" "$@"
+    outside "$@"
+}
+
+outside() {
+    local status=0
+    world=$(mktemp -d "${TMPDIR:-/tmp}/cyyber-world-XXXXXX")
+    child=
+    trap remove EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    # QEMU's user passes through to its disks.
+    chmod 711 "$world"
+    mkdir -m 711 "$world/tmp"
+    if [[ -z ${CYYBER_SLOTS-} ]]; then
+        export CYYBER_SLOTS=$world/slots
+        mkdir "$CYYBER_SLOTS"
+    fi
+    export CYYBER_WORLD=$world TMPDIR=$world/tmp
+    # The first process in there collects what daemons leave behind, as a shell does while it waits.
+    unshare --mount --net --pid --ipc --fork --kill-child --mount-proc \
+        sh -c '"$@"; exit $?' sh "$HERE/world.sh" --inside "$@" 9</proc/self/ns/net </dev/null &
+    child=$!
+    wait "$child" || status=$?
+    child=
+    exit "$status"
+}
+
+# shellcheck disable=SC2317 # called by a trap
+remove() {
+    if [[ -n $child ]]; then
+        # unshare takes the namespace of processes with it.
+        kill -KILL "$child" 2>/dev/null || true
+        wait "$child" 2>/dev/null || true
+    fi
+    # Base images are immutable.
+    chattr -R -f -i "$world" || true
+    rm -rf --one-file-system -- "$world"
+}
+
+inside() {
+    local directory place
+    # The network cards of in here, with the control groups of the host.
+    mkdir "$CYYBER_WORLD/cgroup"
+    mount --rbind /sys/fs/cgroup "$CYYBER_WORLD/cgroup"
+    mount -t sysfs sysfs /sys
+    mount --rbind "$CYYBER_WORLD/cgroup" /sys/fs/cgroup
+    mount -t tmpfs -o mode=755 tmpfs /run
+    mkdir /run/lock
+    touch /run/outside
+    mount --bind /proc/self/fd/9 /run/outside
+    exec 9<&-
+    for directory in "${OWN[@]}"; do
+        place=$CYYBER_WORLD/own$directory
+        mkdir -p "$place"
+        chmod --reference="$directory" "$place"
+        chown --reference="$directory" "$place"
+        mount --bind "$place" "$directory"
+    done
+    mkdir -p /var/lib/libvirt/images
+    chmod 711 /var/lib/libvirt/images
+    ip link set lo up
+    "$HERE/../templates/host/setup.sh" --no-packages >"$CYYBER_WORLD/setup.log" 2>&1 || {
+        cat "$CYYBER_WORLD/setup.log" >&2
+        exit 1
+    }
+    exec "$@"
+}
+
+main "$@"
