@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use common::world::{freeze_available_memory, own_world};
 use common::{Run, Sandbox, files_below, text, virsh, wait_until};
 use cyyber::state::lock::Lock;
 use rustix::process::{Pid, Signal, kill_process};
@@ -261,7 +262,9 @@ fn more_memory_than_there_is_is_refused_before_anything_changes() {
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn two_at_once_do_not_share_the_memory_of_one() {
+    own_world!();
     let sandbox = Sandbox::with_guests(3);
+    freeze_available_memory(&sandbox);
     sandbox.base(&sandbox.lab);
     sandbox.configure(&json!({"memory_mb": (available() - 1200) * 6 / 10}));
     let file = class(&sandbox, "1\n2\n3\n");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::builder::{GOOD, fake_builder};
 use common::shape::STATES;
-use common::world::{Guests, own_world};
+use common::world::own_world;
 use common::{Run, Sandbox, is_thorough, run, text, tool, virsh, wait_until};
 use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process};
@@ -73,7 +73,7 @@ impl Drop for Daemon {
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn a_daemon_that_is_killed_takes_no_instance_with_it() {
-    own_world!(|| Guests::firmware(2));
+    own_world!();
     let sandbox = Sandbox::with_guests(2);
     let _daemon = Daemon;
     sandbox.base(&sandbox.lab);

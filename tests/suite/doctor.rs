@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use common::world::{Guests, own_world};
+use common::world::own_world;
 use common::{
     Run, Sandbox, TEST_DRIVER, UNREACHABLE, files_below, run, text, tool, virsh, wait_until,
 };
@@ -79,7 +79,7 @@ fn fails(command: &mut Command, check: &str, why: &str, remedy: &str) {
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn a_host_that_is_ready_is_said_to_be() {
-    own_world!(|| Guests::firmware(1));
+    own_world!();
     let sandbox = ready(1);
     let before = files_below(&sandbox.path(""));
     for options in [&[][..], &["--verify"]] {
@@ -115,7 +115,7 @@ fn a_host_that_is_ready_is_said_to_be() {
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn what_is_wrong_is_told_with_its_remedy() {
-    own_world!(|| Guests::firmware(1));
+    own_world!();
     let sandbox = ready(0);
     let lab = sandbox.lab.clone();
     let doctor = |options: &[&str]| doctor(&sandbox, options);
@@ -326,7 +326,7 @@ fn path_without(sandbox: &Sandbox, program: &str) -> OsString {
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn a_filter_that_is_not_in_force_is_found() {
-    own_world!(|| Guests::firmware(1));
+    own_world!();
     let sandbox = ready(1);
     sandbox.instance("start", "7", &[]).json();
     let name = sandbox.instance_name("7");

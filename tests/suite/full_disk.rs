@@ -7,7 +7,7 @@ use crate::common;
 use std::fs;
 use std::path::Path;
 
-use common::world::{Guests, own_world};
+use common::world::own_world;
 use common::{Sandbox, SmallDisk, text};
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ const SAVES: &str = "/var/lib/libvirt/qemu/save";
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn memory_that_cannot_be_saved_stays_and_the_guest_goes_on() {
-    own_world!(|| Guests::firmware(1));
+    own_world!();
     let sandbox = Sandbox::with_guests(1);
     sandbox.base(&sandbox.lab);
     sandbox.instance("start", "7", &[]).ok();

@@ -5,7 +5,7 @@ use crate::common;
 
 use std::time::Duration;
 
-use common::world::{Guests, own_world};
+use common::world::own_world;
 use common::{Run, Sandbox, text};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn a_qemu_that_hangs_holds_nobody_up_and_can_be_stopped() {
-    own_world!(|| Guests::firmware(2));
+    own_world!();
     let sandbox = Sandbox::with_guests(2);
     sandbox.base(&sandbox.lab);
     let now = "0s";

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use common::vnc::Client;
-use common::world::{Guests, own_world};
+use common::world::own_world;
 use common::{Run, Sandbox, files_below, run, text, tool, virsh};
 use cyyber::state::lock::Lock;
 use jiff::{SignedDuration, Timestamp};
@@ -660,7 +660,7 @@ fn ten_processes_write_whole_lines_and_lose_none_to_a_rotation() {
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn a_pass_asks_libvirt_as_often_for_many_as_for_few() {
     // Of instances that another configuration made it asks once more.
-    own_world!(|| Guests::firmware(1));
+    own_world!();
     let sandbox = sandbox(1);
     sandbox.instance("start", "7", &[]).ok();
     silent_pass(&sandbox);

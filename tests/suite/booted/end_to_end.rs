@@ -143,7 +143,7 @@ fn an_interrupted_build_leaves_its_stage(sandbox: &Sandbox) -> String {
 #[test]
 #[ignore = "needs libvirt, Packer and the cloud image: run by `make test`"]
 fn a_lab_is_built_and_its_instances_are_themselves() {
-    let sandbox = Sandbox::with_booting_guests(2);
+    let sandbox = Sandbox::with_booting_guests(if is_thorough() { 2 } else { 1 });
     configure_labs(&sandbox, json!(["hello"]));
 
     let begun = is_thorough().then(|| an_interrupted_build_leaves_its_stage(&sandbox));

@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::host::{field, held_by_processes};
-use common::world::{Guests, own_world};
+use common::world::own_world;
 use common::{Run, Sandbox, SmallDisk, guest, run, text, tool, virsh, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -41,6 +41,7 @@ impl Booted {
             sums: String::new(),
         };
         booted.wait_for_agent();
+        booted.sandbox.all_have_booted();
         booted.shell(&format!(
             "mkdir -p /mnt/held && mount -t tmpfs -o size=90% held /mnt/held &&
              head -c {held}M /dev/urandom > /mnt/held/memory &&
@@ -94,7 +95,7 @@ fn base_link(sandbox: &Sandbox) -> PathBuf {
 #[test]
 #[ignore = "needs libvirt, QEMU and the cloud image: run by `make test`"]
 fn a_pause_frees_the_memory_and_a_resume_brings_all_of_it_back() {
-    own_world!(|| Guests::booted(1));
+    own_world!();
     let booted = Booted::new(1024, 200);
     let (resident, before) = (booted.resident(), held_by_processes());
     let pid = booted.sandbox.qemu_pid("7");
@@ -224,7 +225,7 @@ fn kill_a_save(booted: &Booted) {
 #[test]
 #[ignore = "needs libvirt, QEMU and the cloud image: run by `make test`"]
 fn disks_survive_a_rebuild_a_full_disk_and_a_clean_stop_from_a_pause() {
-    own_world!(|| Guests::booted(1));
+    own_world!();
     let booted = Booted::new(768, 20);
     let sandbox = &booted.sandbox;
     let old = text(&sandbox.listed("7")["base_image"]);
@@ -293,7 +294,7 @@ fn disks_survive_a_rebuild_a_full_disk_and_a_clean_stop_from_a_pause() {
 #[test]
 #[ignore = "needs libvirt, QEMU and the cloud image: run by `make test`"]
 fn a_guest_whose_disk_cannot_grow_is_held_and_goes_on() {
-    own_world!(|| Guests::booted(1));
+    own_world!();
     let sandbox = Sandbox::with_booting_guests(1);
     sandbox.configure(&json!({"memory_mb": 512, "vcpus": 2}));
     fs::copy(guest::QUICK_IMAGE, base_link(&sandbox)).unwrap();
@@ -305,6 +306,7 @@ fn a_guest_whose_disk_cannot_grow_is_held_and_goes_on() {
         assert!(began.elapsed() < Duration::from_secs(290), "no agent");
         sleep(Duration::from_secs(1));
     }
+    sandbox.all_have_booted();
     // Held too early, by what its first boot still writes, it could not be told what to write.
     guest::shell(&name, "cloud-init status --wait || true; sync");
     let ballast = disk.leave(50);

@@ -14,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::vnc::Client;
-use common::world::{Guests, own_world};
+use common::world::own_world;
 use common::{Run, Sandbox, guest, run, text, tool, virsh, wait_until};
 use serde_json::{Value, json};
 
@@ -288,8 +288,7 @@ fn assert_alone(found: &Value, gateway: &str, internet: bool) {
 #[test]
 #[ignore = "needs libvirt, QEMU and the cloud image: run by `make test`"]
 fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbours() {
-    // Never more than two boot at once; the others wait for what they are sent.
-    own_world!(|| Guests::booted(2));
+    own_world!();
     let sandbox = Sandbox::with_booting_guests(2);
     let mut internet = Internet::new().serve();
     let services = Services::new();
@@ -314,6 +313,7 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
     wait_for_agents(&sandbox, &all[..2]);
     start(all[2]);
     wait_for_agents(&sandbox, &all);
+    sandbox.all_have_booted();
     println!("booted after {:?}", began.elapsed());
     passwords_expire(&sandbox, &by_anna);
     let [anna, ben, carl] = all.map(|(lab, user)| {

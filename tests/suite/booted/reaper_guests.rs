@@ -108,6 +108,7 @@ fn the_one_that_nobody_uses_walks_the_ladder_and_it_alone() {
         sleep(Duration::from_secs(2));
     }
     println!("booted after {:?}", began.elapsed());
+    sandbox.all_have_booted();
     let types = sandbox.instance_name("types");
     guest::shell(
         &types,

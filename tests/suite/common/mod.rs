@@ -17,9 +17,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{LazyLock, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -73,7 +73,7 @@ pub struct Sandbox {
     /// The lab that the configuration has unless a test writes another.
     pub lab: String,
     mounted: Option<PathBuf>,
-    _guests: Option<Guests>,
+    guests: Mutex<Option<Guests>>,
 }
 
 impl Sandbox {
@@ -88,9 +88,14 @@ impl Sandbox {
         Sandbox::on(QEMU, Some(Guests::firmware(count)))
     }
 
-    /// The same for guests that boot a real system.
+    /// The same for guests that boot a real system; see [`Sandbox::all_have_booted`].
     pub fn with_booting_guests(count: usize) -> Sandbox {
         Sandbox::on(QEMU, Some(Guests::booted(count)))
+    }
+
+    /// Lets guests of other tests boot: a guest that has booted takes little of the processor.
+    pub fn all_have_booted(&self) {
+        *self.guests.lock().unwrap() = None;
     }
 
     fn on(uri: &str, guests: Option<Guests>) -> Sandbox {
@@ -104,7 +109,7 @@ impl Sandbox {
             uri: uri.to_owned(),
             lab: format!("{name}-lab"),
             mounted: None,
-            _guests: guests,
+            guests: Mutex::new(guests),
         };
         // QEMU runs as a user of its own and must pass through to the images.
         for directory in [

@@ -2,12 +2,12 @@
 //! all of them together.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::{Run, tool};
+use super::{Run, Sandbox, run, tool};
 
 /// Set in a world, to the test that it was made for.
 const MADE_FOR: &str = "CYYBER_TEST_WORLD";
@@ -18,12 +18,10 @@ const BOOTED: usize = 3;
 
 /// Runs the rest of the test in a world that no other test sees, with a libvirtd, a firewall and
 /// directories that it may spoil: `own_world!()` as the first statement of a test.
-///
-/// Out here the test waits for that; `$guests` are then what it takes (see [`Guests`]).
 macro_rules! own_world {
-    ($guests:expr) => {
+    () => {
         fn here() {}
-        if !$crate::common::world::run_in_own(here, $guests) {
+        if !$crate::common::world::run_in_own(here) {
             return;
         }
     };
@@ -33,14 +31,13 @@ pub(crate) use own_world;
 /// Whether this is the world of the test that `here` is a function of. Elsewhere that test is run
 /// in a world of its own, and has passed when this returns.
 #[track_caller]
-pub fn run_in_own<F: Fn()>(_here: F, guests: impl FnOnce() -> Guests) -> bool {
+pub fn run_in_own<F: Fn()>(_here: F) -> bool {
     let path = std::any::type_name::<F>();
     let (_, test) = path.split_once("::").unwrap();
     let test = test.strip_suffix("::here").unwrap();
     if std::env::var(MADE_FOR).is_ok_and(|made_for| made_for == test) {
         return true;
     }
-    let _guests = guests();
     let mut command = Command::new(script());
     command
         .arg(std::env::current_exe().unwrap())
@@ -52,6 +49,16 @@ pub fn run_in_own<F: Fn()>(_here: F, guests: impl FnOnce() -> Guests) -> bool {
     assert_eq!(run.code, Some(0), "{test} failed in its world");
     assert!(run.stdout.contains("1 passed"), "{test} was not run");
     false
+}
+
+/// Has everybody in this world see the memory that is available now, whatever others take and give
+/// back meanwhile.
+pub fn freeze_available_memory(sandbox: &Sandbox) {
+    let now = sandbox.path("meminfo");
+    fs::write(&now, fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
+    run(tool("mount")
+        .arg("--bind")
+        .args([&now, Path::new("/proc/meminfo")]));
 }
 
 fn script() -> PathBuf {
@@ -88,15 +95,14 @@ impl Guests {
         Guests::take("firmware", count, FIRMWARE)
     }
 
-    /// Leave for guests that boot, which takes a processor each.
+    /// Leave for guests that boot, which takes a processor each: needed until they have booted.
     pub fn booted(count: usize) -> Guests {
         Guests::take("booted", count, BOOTED)
     }
 
-    /// Waits for it: locks on files, because a test in a world of its own is another process. That
-    /// one is given leave by who waits for it.
+    /// Waits for it: locks on files, because a test in a world of its own is another process.
     fn take(kind: &str, count: usize, of: usize) -> Guests {
-        if count == 0 || std::env::var_os(MADE_FOR).is_some() {
+        if count == 0 {
             return Guests(Vec::new());
         }
         let directory = match std::env::var_os("CYYBER_SLOTS") {
