@@ -75,9 +75,16 @@ impl Context {
         now: Moment,
     ) -> Result<Context> {
         let host = &config.host;
+        let state = overrides.state_dir.as_ref().unwrap_or(&host.state_dir);
+        // An administrator's link, which is looked through once. Of storage_dir the path stays, for
+        // domains and images have it.
+        let state = match state.is_symlink() {
+            true => &state.canonicalize().unwrap_or_else(|_| state.clone()),
+            false => state,
+        };
         let paths = Paths::new(
             overrides.storage_dir.as_ref().unwrap_or(&host.storage_dir),
-            overrides.state_dir.as_ref().unwrap_or(&host.state_dir),
+            state,
             overrides.output_dir.as_ref().unwrap_or(&host.output_dir),
         )?;
         Ok(Context {

@@ -239,10 +239,23 @@ impl Origin {
     }
 }
 
-/// The files of each disk in the definition `xml`: first its own, then those below it.
-pub fn disk_files(xml: &str) -> Result<Vec<Vec<PathBuf>>> {
+/// A disk in a definition.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// What it is plugged into, as `vda`.
+    pub target: String,
+    /// Its own file, then those below it; none where it is something else than a file.
+    pub files: Vec<PathBuf>,
+}
+
+/// The disks in the definition `xml`.
+pub fn disks(xml: &str) -> Result<Vec<Disk>> {
     let disks = parse(xml)?.devices.disks;
-    Ok(disks.into_iter().map(ImageXml::files).collect())
+    let disk = |mut image: ImageXml| Disk {
+        target: image.target.take().map(|it| it.dev).unwrap_or_default(),
+        files: image.files(),
+    };
+    Ok(disks.into_iter().map(disk).collect())
 }
 
 /// The UUID in the definition `xml`.
@@ -276,6 +289,13 @@ struct ImageXml {
     source: Option<SourceXml>,
     #[serde(rename = "backingStore")]
     below: Option<Box<ImageXml>>,
+    target: Option<TargetXml>,
+}
+
+#[derive(Deserialize)]
+struct TargetXml {
+    #[serde(rename = "@dev")]
+    dev: String,
 }
 
 #[derive(Deserialize)]
@@ -379,7 +399,11 @@ mod tests {
             "/images/user-instances/lab01_user_7.qcow2",
             "/images/base & co/lab01-base.1.qcow2",
         ];
-        assert_eq!(disk_files(&xml).unwrap(), [files.map(PathBuf::from)]);
+        let disk = Disk {
+            target: "vda".to_owned(),
+            files: files.map(PathBuf::from).into(),
+        };
+        assert_eq!(disks(&xml).unwrap(), [disk]);
         assert_eq!(Console::of(&xml).unwrap(), None, "no port before power-on");
     }
 

@@ -160,6 +160,9 @@ fn hint_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<&'static s
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("free disk space where that is, then try again")
         }
+        io::ErrorKind::Unsupported => {
+            Some("put that directory on another file system, as ext4, XFS or NFS")
+        }
         io::ErrorKind::ReadOnlyFilesystem => {
             Some("put that directory on a file system that can be written")
         }

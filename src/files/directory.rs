@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -22,6 +22,39 @@ const CAREFULLY: OFlags = OFlags::NOFOLLOW
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
 
+/// What is said of a link in the place of a directory.
+pub const A_LINK: &str =
+    "a symbolic link, which is not followed: put a directory there, and mount another disk on it";
+
+/// Renames within `directory`, never over something. Not every file system can do that in one step,
+/// NFS for one: there the file has both names for a moment.
+pub fn rename_new(
+    directory: impl AsFd + Copy,
+    from: impl Arg + Copy,
+    to: impl Arg + Copy,
+) -> io::Result<()> {
+    let flags = RenameFlags::NOREPLACE;
+    match rustix::fs::renameat_with(directory, from, directory, to, flags) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => link_new(directory, from, to),
+        renamed => Ok(renamed?),
+    }
+}
+
+fn link_new(
+    directory: impl AsFd + Copy,
+    from: impl Arg + Copy,
+    to: impl Arg + Copy,
+) -> io::Result<()> {
+    match rustix::fs::linkat(directory, from, directory, to, AtFlags::empty()) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+            let why = "its file system can put no file in place without replacing another";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+        linked => linked?,
+    }
+    Ok(rustix::fs::unlinkat(directory, from, AtFlags::empty())?)
+}
+
 /// A directory of ours.
 #[derive(Debug)]
 pub struct Directory(OwnedFd);
@@ -32,7 +65,7 @@ impl Directory {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
             Err(Errno::NOTDIR) if path.is_symlink() => {
-                Err(io::Error::other("its directory is a link"))
+                Err(io::Error::other(format!("its directory is {A_LINK}")))
             }
             opened => Ok(Directory(opened?)),
         }
@@ -131,12 +164,11 @@ impl Directory {
         let done = file
             .write_all(content)
             .and_then(|()| file.sync_all())
-            .and_then(|()| {
-                let flags = RenameFlags::NOREPLACE;
-                match rustix::fs::renameat_with(&self.0, &*new, &self.0, name, flags) {
-                    Err(Errno::EXIST) => self.remove(&*new).map(|_| false),
-                    renamed => Ok(renamed.map(|()| true)?),
+            .and_then(|()| match rename_new(&self.0, &*new, name) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.remove(&*new).map(|_| false)
                 }
+                renamed => renamed.map(|()| true),
             });
         done.inspect_err(|_| drop(self.remove(&*new)))
     }
@@ -182,5 +214,33 @@ fn sized(there: &Stat, largest: u64) -> io::Result<u64> {
     match u64::try_from(there.st_size) {
         Ok(size) if size <= largest => Ok(size),
         _ => Err(io::Error::other("it is too large")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_gets_its_name_in_both_ways_and_never_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name| dir.path().join(name);
+        let open = File::open(dir.path()).unwrap();
+        for by_link in [false, true] {
+            let put = |from: &str, to: &str| match by_link {
+                true => link_new(&open, from, to),
+                false => rename_new(&open, from, to),
+            };
+            for name in ["one", "other"] {
+                std::fs::write(path(name), name).unwrap();
+            }
+            put("one", "place").unwrap();
+            assert!(!path("one").exists());
+            let error = put("other", "place").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(std::fs::read(path("place")).unwrap(), b"one");
+            assert!(path("other").exists());
+            std::fs::remove_file(path("place")).unwrap();
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod directory;
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -12,7 +13,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use directory::Directory;
+pub use directory::{A_LINK, Directory, rename_new};
 
 /// For owner and group.
 pub const SHARED: u32 = 0o660;
@@ -31,8 +32,11 @@ pub const PASSABLE_DIRECTORY: u32 = 0o2771;
 pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
     match directory.symlink_metadata() {
         Ok(there) if there.is_dir() => return Ok(()),
-        Ok(_) => {
-            let error = io::Error::other("something else is in its place");
+        Ok(there) => {
+            let error = match there.is_symlink() {
+                true => io::Error::other(format!("it is {A_LINK}")),
+                false => io::Error::other("something else is in its place"),
+            };
             return Err(said(&error, "make", directory));
         }
         Err(_) => {}
@@ -78,6 +82,14 @@ pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
     Directory::of(path)
         .and_then(|(directory, name)| directory.make(name, mode))
         .map_err(|error| said(&error, "make", path))
+}
+
+/// Whether files can be put into `directory`, by the way that all of ours go.
+pub fn probe(directory: &Path) -> io::Result<()> {
+    let name = format!(".probe-{:016x}", rand::random::<u64>());
+    let directory = Directory::open(directory)?;
+    directory.put_new(OsStr::new(&name), &[], PRIVATE)?;
+    directory.remove(&*name).map(drop)
 }
 
 /// The whole of a small file of ours.
@@ -183,6 +195,18 @@ mod tests {
             "the link was followed"
         );
         assert!(read(&path("pipe")).is_err(), "must not wait for a writer");
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_files_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        probe(dir.path()).unwrap();
+        assert_eq!(
+            dir.path().read_dir().unwrap().count(),
+            0,
+            "it left something"
+        );
+        assert!(probe(Path::new("/proc")).is_err());
     }
 
     #[test]

@@ -64,6 +64,20 @@ impl Domain {
                 .hint("the host has not enough free memory for it")
                 .into();
             }
+            // Of its own disk, or of one below it.
+            if e.message().contains("Cannot access storage file")
+                || e.message().contains("Cannot access backing file")
+            {
+                let (kind, hint) = match e.message().contains("No such file") {
+                    true => (
+                        Kind::Conflict,
+                        "put that file back; where storage_dir was moved, put a link in its old place",
+                    ),
+                    false => (Kind::Failed, "`cyyber doctor` looks whether QEMU can reach the images"),
+                };
+                let message = format!("failed to start the domain: {}", e.message());
+                return Fault::new(kind, message).hint(hint).into();
+            }
             let networkless = is(&e, ErrorNumber::NoNetwork)
                 || is(&e, ErrorNumber::NoNwfilter)
                 || e.message().contains("filter 'cyyber-")

@@ -128,12 +128,13 @@ impl Domain {
         }
     }
 
-    /// Why its saved memory could not be restored, as far as the beginning of the file tells;
-    /// `None` where nothing speaks against it. libvirt would silently boot a domain whose file is
-    /// empty or half written, and fail for ever on one with garbage.
-    pub fn saved_memory_fault(&self) -> Result<Option<String>> {
+    /// The definition that is saved with its memory, and with which it will be restored; `None` where
+    /// it is not known. Or why it could not be restored, as far as the beginning of the file tells:
+    /// libvirt would silently boot a domain whose file is empty or half written, and fail for ever
+    /// on one with garbage.
+    pub fn saved_definition(&self) -> Result<Result<Option<String>, String>> {
         let Some(file) = self.saved_memory_file() else {
-            return Ok(None);
+            return Ok(Ok(None));
         };
         let uuid = self.uuid()?;
         let answer = self.side.apart(ABORTING, move |conn| {
@@ -144,9 +145,9 @@ impl Domain {
             Some(Err(e)) if super::is_lost(&e) => {
                 return Err(failed("look at the saved memory", e));
             }
-            Some(Err(e)) => Some(e.message().to_owned()),
-            Some(Ok(xml)) if domain::uuid_of(&xml).is_ok_and(|of| of == uuid) => None,
-            Some(Ok(_)) => Some("it is of another VM".to_owned()),
+            Some(Err(e)) => Err(e.message().to_owned()),
+            Some(Ok(xml)) if domain::uuid_of(&xml).is_ok_and(|of| of == uuid) => Ok(Some(xml)),
+            Some(Ok(_)) => Err("it is of another VM".to_owned()),
         })
     }
 

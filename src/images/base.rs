@@ -73,12 +73,14 @@ pub fn current(paths: &Paths, lab: &LabId) -> Result<Base> {
     let build = build_of(lab, &target)
         .with_context(|| format!("{} does not point at a build of this lab", link.display()))?;
     let path = paths.base_build(lab, build);
-    match path.try_exists() {
-        Ok(true) => Ok(Base {
+    match path.symlink_metadata() {
+        Ok(there) if there.is_file() => Ok(Base {
             build: build.to_owned(),
             path,
         }),
-        _ => Err(missing().into()),
+        Ok(_) => anyhow::bail!("the base image {} is no file", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing().into()),
+        Err(error) => Err(error).with_context(|| format!("failed to look at {}", path.display())),
     }
 }
 
@@ -130,25 +132,44 @@ pub(super) fn note_path(image: &Path) -> PathBuf {
     image.with_extension("json")
 }
 
+/// What is at the place of the link to the current build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing, or the link.
+    Link,
+    /// An image that was put there by hand.
+    ByHand,
+}
+
+/// What is at the place of the link of `lab`, which may be no directory, pipe or device.
+pub fn place(paths: &Paths, lab: &LabId) -> Result<Place> {
+    let link = paths.base_link(lab);
+    match link.symlink_metadata() {
+        Ok(there) if there.is_file() => Ok(Place::ByHand),
+        Ok(there) if !there.is_symlink() => {
+            let message = format!("{} is neither an image nor a link to one", link.display());
+            Err(Fault::new(Kind::Conflict, message)
+                .hint(format!(
+                    "move it away, and put an image there or build one: cyyber build {lab}"
+                ))
+                .into())
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("failed to look at {}", link.display()))
+        }
+        _ => Ok(Place::Link),
+    }
+}
+
 /// Gives an image that stands in the link's place a build name, and the link its place. Does nothing
 /// where there is none. There is no moment without a base, and each step may be repeated.
 pub fn adopt(paths: &Paths, lab: &LabId, _lock: &Lock) -> Result<()> {
     let link = paths.base_link(lab);
-    match link.symlink_metadata() {
-        Ok(there) if there.is_file() => {}
-        _ => return Ok(()),
+    if place(paths, lab)? == Place::Link {
+        return Ok(());
     }
     let adopt = || {
-        let info = info(&link)?;
-        anyhow::ensure!(
-            info.format == "qcow2",
-            "it is a {} image: convert it to qcow2",
-            info.format
-        );
-        anyhow::ensure!(
-            info.backing_filename.is_none(),
-            "it needs another image as its backing file: flatten it with qemu-img convert"
-        );
+        info(&link)?.ensure_whole()?;
         let there = link.metadata()?;
         let installation = Installation {
             lab,

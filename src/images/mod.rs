@@ -6,6 +6,8 @@
 
 pub mod base;
 pub mod builds;
+pub mod cloud;
+pub mod header;
 pub mod overlay;
 pub mod stages;
 
@@ -13,12 +15,12 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Fault, Kind};
-use crate::files::sync_directory_of;
+use crate::files::{self, sync_directory_of};
 use crate::process::Program;
 use crate::units::MIB;
 
@@ -60,7 +62,7 @@ pub fn require_room(directory: &Path, bytes: u64, what: &str) -> Result<()> {
 
 /// Renames within a file system, never over something.
 fn rename_new(from: &Path, to: &Path) -> Result<()> {
-    rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
+    files::rename_new(CWD, from, to)
         .with_context(|| format!("failed to put {} in place", to.display()))?;
     sync_directory_of(to)?;
     Ok(())
@@ -114,10 +116,60 @@ pub struct ImageInfo {
     /// The image below it.
     #[serde(rename = "backing-filename")]
     pub backing_filename: Option<String>,
+    #[serde(default)]
+    encrypted: bool,
+    #[serde(default, rename = "format-specific")]
+    specific: Specific,
 }
 
-/// Asks `qemu-img` about an image, which may be in use.
+/// What there is of a format alone.
+#[derive(Debug, Default, Deserialize)]
+struct Specific {
+    #[serde(default)]
+    data: SpecificData,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct SpecificData {
+    #[serde(rename = "data-file")]
+    data_file: Option<String>,
+    #[serde(default)]
+    corrupt: bool,
+}
+
+impl ImageInfo {
+    /// Fails unless it is a qcow2 image that is all there is of its disk, and that can be read as it
+    /// is.
+    pub fn ensure_whole(&self) -> Result<()> {
+        anyhow::ensure!(
+            self.format == "qcow2",
+            "it is a {} image: convert it to qcow2",
+            self.format
+        );
+        anyhow::ensure!(
+            self.backing_filename.is_none(),
+            "it needs another image as its backing file: flatten it with qemu-img convert"
+        );
+        anyhow::ensure!(
+            self.specific.data.data_file.is_none(),
+            "it keeps its content in another file: put it into one with qemu-img convert"
+        );
+        anyhow::ensure!(
+            !self.encrypted,
+            "it is encrypted: decrypt it with qemu-img convert"
+        );
+        anyhow::ensure!(
+            !self.specific.data.corrupt,
+            "it is marked as corrupt: repair it with qemu-img check"
+        );
+        Ok(())
+    }
+}
+
+/// Asks `qemu-img` about an image, which may be in use. It would wait for ever for a pipe.
 pub fn info(image: &Path) -> Result<ImageInfo> {
+    let there = fs_err::metadata(image)?;
+    anyhow::ensure!(there.is_file(), "{} is no file", image.display());
     let said = Program::find("qemu-img", "qemu-utils")?.run([
         "info".as_ref(),
         "-U".as_ref(),

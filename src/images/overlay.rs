@@ -7,6 +7,7 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use rustix::fs::OFlags;
 
 use super::base::Base;
+use super::header::Header;
 use super::{allocated, full_disk, rename_new, require_room};
 use crate::files::{self, sync_directory_of};
 use crate::instance::InstanceName;
@@ -28,9 +29,14 @@ const LAST_WRITE: u64 = 4 * MIB;
 ///
 /// An overlay that exists is an error here: it may hold somebody's work, and `qemu-img create`
 /// would empty it without a word.
-pub fn create(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBuf> {
+pub fn create(
+    paths: &Paths,
+    name: &InstanceName,
+    base: &Base,
+    wanted: ByteSize,
+) -> Result<PathBuf> {
     let overlay = paths.overlay(name);
-    let new = prepare(paths, name, base)?;
+    let new = prepare(paths, name, base, wanted)?;
     rename_new(&new, &overlay)
         .inspect_err(|_| discard(&new))
         .with_context(|| format!("failed to make the disk of {name}"))?;
@@ -38,8 +44,15 @@ pub fn create(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBuf
 }
 
 /// Makes a clean overlay beside the one that an instance has, to take its place by [`replace`]. The
-/// caller holds the instance's lock.
-pub fn prepare(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBuf> {
+/// caller holds the instance's lock. The disk is as large as `wanted`, or as its base where that is
+/// larger, which would lose its end otherwise.
+pub fn prepare(
+    paths: &Paths,
+    name: &InstanceName,
+    base: &Base,
+    wanted: ByteSize,
+) -> Result<PathBuf> {
+    let size = wanted.0.max(Header::of(&base.path)?.disk_size).to_string();
     let directory = paths.user_instances();
     files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
     require_room(
@@ -65,6 +78,7 @@ pub fn prepare(paths: &Paths, name: &InstanceName, base: &Base) -> Result<PathBu
                 "-b".as_ref(),
                 base.path.as_os_str(),
                 process::STDIN.as_ref(),
+                size.as_ref(),
             ],
         )
         .map_err(|error| full_disk(error, &directory))

@@ -171,11 +171,8 @@ pub fn is_about(metadata: &[u8], build: &str) -> bool {
 /// Checks that an image is whole and stands by itself.
 pub fn check(image: &Path) -> Result<ImageInfo> {
     let info = images::info(image)?;
-    anyhow::ensure!(
-        info.format == "qcow2" && info.backing_filename.is_none(),
-        "the built image {} is not a qcow2 image of its own",
-        image.display()
-    );
+    info.ensure_whole()
+        .with_context(|| format!("the built image {} cannot be used", image.display()))?;
     Program::find("qemu-img", "qemu-utils")?
         .run(["check".as_ref(), "-q".as_ref(), image.as_os_str()])
         .context("the built image is damaged")?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::render::SOURCE_LINK;
 use crate::config::{ImageUrl, Lab, Sha256};
 use crate::error::{Fault, Kind};
-use crate::images;
+use crate::images::{self, cloud};
 
 /// What a cloud image that is yet to be downloaded is taken to have, in bytes.
 const DOWNLOAD: u64 = 1 << 30;
@@ -32,6 +32,14 @@ impl Source {
             .as_ref()
             .map(|sum| sum.as_str().to_owned());
         let ImageUrl::Path(path) = &lab.image.url else {
+            if let ImageUrl::Https(url) = &lab.image.url
+                && let Some(what) = cloud::packed_by_name(url)
+            {
+                let message = format!("the cloud image of lab '{}' is {what}: {url}", lab.lab_id);
+                return Err(Fault::new(Kind::Config, message)
+                    .hint("fetch and unpack it by hand, and give its path as image.url")
+                    .into());
+            }
             return Ok(Source {
                 file: None,
                 identity: checksum.unwrap_or_default(),
@@ -70,6 +78,11 @@ impl Source {
         let Some(file) = &self.file else {
             return Ok(wanted.map(str::to_owned));
         };
+        cloud::check(file).map_err(|error| {
+            let hint = "unpack or fetch it anew, and correct image.url in the configuration";
+            let message = format!("the cloud image {} cannot be used", file.display());
+            error.context(Fault::new(Kind::Config, message).hint(hint))
+        })?;
         let found = images::sha256(file)?;
         if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
             let message = format!(

@@ -198,7 +198,7 @@ fn what_changed_is_told_and_no_more_is_built_than_that_needs() {
     both("changed: templates", 2);
     let installed = files_below(&sandbox.path("output/one.packer"));
     assert_eq!(installed[Path::new("cyyber/install.sh")], b"# mine");
-    fs::write(sandbox.path("cloud.img"), "another cloud image").unwrap();
+    fs::write(sandbox.path("cloud.img"), b"QFI\xfb: another cloud image").unwrap();
     both("changed: source image", 4);
     sandbox.fake("qemu-system-x86_64", "echo 'QEMU emulator version 9.0.0'");
     both("changed: tools", 4);
@@ -602,7 +602,7 @@ fn packer_accepts_a_cloud_image_whose_path_it_would_expand() {
     let directory = sandbox.path("{{ isotime }} ${file(\"x\")} $(id) 'ü");
     fs::create_dir(&directory).unwrap();
     let image = directory.join("cloud image.qcow2");
-    fs::write(&image, "a cloud image").unwrap();
+    fs::write(&image, b"QFI\xfb: a cloud image").unwrap();
     sandbox.configure(&json!({"image": {"url": image}}));
     sandbox.cyyber(["build", "--dry-run"]).ok();
     let of_stages = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('_');
@@ -617,6 +617,30 @@ fn packer_accepts_a_cloud_image_whose_path_it_would_expand() {
         .env("CHECKPOINT_DISABLE", "1")
         .current_dir(directory);
     run(&mut validate);
+}
+
+#[test]
+fn what_is_no_cloud_image_is_told_before_anything_is_run() {
+    let sandbox = Sandbox::new();
+    fake_builder(&sandbox, "1.6.6", GOOD);
+    for (content, why) in [
+        (&b""[..], "it is empty"),
+        (b"<!DOCTYPE html>\n<html>", "it is a web page"),
+        (b"\xfd7zXZ\0\0", "it is compressed with xz"),
+    ] {
+        fs::write(sandbox.path("cloud.img"), content).unwrap();
+        let run = sandbox.cyyber(["-q", "build"]).says(3, why);
+        assert!(run.stderr.contains("cloud.img"), "{run:#?}");
+    }
+    assert_eq!(packer_runs(&sandbox), [""; 0]);
+    let (url, checksum) = (
+        "https://example.org/a.img.gz",
+        format!("sha256:{}", "0".repeat(64)),
+    );
+    sandbox.configure(&json!({"image": {"url": url, "checksum": checksum}}));
+    sandbox
+        .cyyber(["build", "--dry-run"])
+        .says(3, "compressed with gzip");
 }
 
 #[test]

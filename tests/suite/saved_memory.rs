@@ -243,3 +243,185 @@ fn a_cap_that_comes_back_with_the_memory_is_lifted() {
         );
     }
 }
+
+/// Makes a snapshot of a running instance with libvirt's own client; the file that its guest writes
+/// to from then on.
+fn snapshot(sandbox: &Sandbox) -> PathBuf {
+    let name = sandbox.instance_name("7");
+    virsh([
+        "snapshot-create-as",
+        "--disk-only",
+        "--atomic",
+        "--",
+        &name,
+        "s1",
+    ]);
+    let made = sandbox.overlay("7").with_extension("s1");
+    assert!(made.exists());
+    made
+}
+
+fn qemu_io(command: &str, image: &Path) {
+    common::run(
+        common::tool("qemu-io")
+            .args(["-f", "qcow2", "-c", command])
+            .arg(image),
+    );
+}
+
+/// Asserts that nothing is done over the disks of an instance, and returns the hint of `start`.
+fn assert_left_alone(sandbox: &Sandbox, found: &str) -> String {
+    let mut hint = String::new();
+    for (verb, options) in [("reset", &["--yes"][..]), ("start", &[])] {
+        let error = sandbox.instance(verb, "7", options).error_json(5);
+        let message = text(&error["message"]);
+        assert!(message.contains(found), "{verb}: {error:#}");
+        hint = text(&error["hint"]);
+    }
+    let cleanup = [
+        "-o",
+        "json",
+        "instance",
+        "cleanup",
+        &sandbox.lab,
+        "7",
+        "--yes",
+    ];
+    let cleanup = sandbox.cyyber(cleanup);
+    assert_ne!(cleanup.code, Some(0), "{cleanup:#?}");
+    let said = format!("{}{}", cleanup.stdout, cleanup.stderr);
+    assert!(said.contains(found), "{cleanup:#?}");
+    assert_eq!(sandbox.state("7"), "stopped");
+    hint
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn an_instance_whose_disks_somebody_changed_is_not_defined_over() {
+    let paused = Paused::new();
+    let (sandbox, name) = (&paused.0, paused.0.instance_name("7"));
+    let overlay = sandbox.overlay("7");
+    sandbox.instance("start", "7", &[]).ok();
+    let snapshot = snapshot(sandbox);
+    sandbox.instance("stop", "7", &["--force"]).ok();
+    // As the guest would.
+    qemu_io("write -P 7 0 4k", &snapshot);
+    let hint = assert_left_alone(sandbox, &snapshot.display().to_string());
+
+    // What the hint says keeps what was written.
+    let commit = format!(
+        "qemu-img commit -b {} {}",
+        overlay.display(),
+        snapshot.display()
+    );
+    let undefine = format!("virsh undefine {name} --snapshots-metadata");
+    assert!(hint.contains(&commit) && hint.contains(&undefine), "{hint}");
+    for line in [commit, undefine] {
+        common::run(common::tool("sh").args(["-c", &line]));
+    }
+    sandbox.instance("create", "7", &[]).ok();
+    qemu_io("read -P 7 0 4k", &overlay);
+
+    let extra = sandbox.path("storage/extra.qcow2");
+    common::run(
+        common::tool("qemu-img")
+            .args(["create", "-q", "-f", "qcow2"])
+            .arg(&extra)
+            .arg("1M"),
+    );
+    let extra = extra.to_str().unwrap();
+    virsh(["attach-disk", "--config", "--", &name, extra, "vdb"]);
+    let hint = assert_left_alone(sandbox, "another one, vdb");
+    assert!(hint.contains("virsh detach-disk"), "{hint}");
+    virsh(["detach-disk", "--config", "--", &name, "vdb"]);
+    sandbox.instance("start", "7", &[]).ok();
+    sandbox.instance("stop", "7", &["--force"]).ok();
+
+    // Changed behind libvirt's back.
+    common::run(
+        common::tool("qemu-img")
+            .args(["rebase", "-u", "-b", ""])
+            .arg(&overlay),
+    );
+    let error = sandbox.instance("start", "7", &[]).error_json(5);
+    assert!(
+        text(&error["hint"]).contains("qemu-img rebase"),
+        "{error:#}"
+    );
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn memory_does_not_wake_up_on_a_changed_disk_under_or_in_a_snapshot() {
+    let paused = Paused::new();
+    let sandbox = &paused.0;
+    sandbox.instance("resume", "7", &[]).ok();
+    let snapshot = snapshot(sandbox);
+    sandbox.instance("pause", "7", &[]).ok();
+    assert_state(
+        &sandbox.instance("resume", "7", &[]).json(),
+        "starting",
+        true,
+    );
+    for changed in [&snapshot, &sandbox.overlay("7")] {
+        sandbox.instance("pause", "7", &[]).ok();
+        let before = filetime(changed);
+        fs::File::options()
+            .write(true)
+            .open(changed)
+            .unwrap()
+            .set_modified(std::time::SystemTime::now())
+            .unwrap();
+        let error = sandbox.instance("resume", "7", &[]).error_json(5);
+        let message = text(&error["message"]);
+        assert!(message.contains("the disk was changed"), "{error:#}");
+        // Not powered on with another disk either.
+        sandbox.instance("start", "7", &[]).error_json(5);
+        assert_eq!(sandbox.state("7"), "paused");
+        let file = fs::File::options().write(true).open(changed).unwrap();
+        file.set_modified(before).unwrap();
+        sandbox.instance("resume", "7", &[]).ok();
+    }
+}
+
+fn filetime(path: &Path) -> std::time::SystemTime {
+    path.metadata().unwrap().modified().unwrap()
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_paused_instance_whose_storage_was_moved_says_what_to_do() {
+    let paused = Paused::new();
+    let sandbox = &paused.0;
+    let (old, new) = (sandbox.path("storage"), sandbox.path("moved"));
+    fs::rename(&old, &new).unwrap();
+    let run = |verb: &str, options: &[&str]| {
+        let mut command = sandbox.instance_command(verb, "7", options);
+        common::Run::of(command.env("CYYBER_STORAGE_DIR", &new))
+    };
+    for verb in ["resume", "start", "stop"] {
+        let error = run(verb, &[]).error_json(5);
+        assert!(
+            text(&error["message"]).contains("which is gone"),
+            "{error:#}"
+        );
+        assert!(text(&error["hint"]).contains("a link"), "{error:#}");
+    }
+    std::os::unix::fs::symlink(&new, &old).unwrap();
+    assert_state(&run("resume", &[]).json(), "starting", true);
+    run("stop", &["--force"]).ok();
+    fs::remove_file(&old).unwrap();
+    // Off, it goes along.
+    run("start", &[]).ok();
+    run("stop", &["--force"]).ok();
+    // Two copies: one of them is out of date.
+    fs::create_dir_all(sandbox.path("storage/user-instances")).unwrap();
+    let stale = sandbox.overlay("7");
+    fs::copy(
+        new.join("user-instances").join(stale.file_name().unwrap()),
+        &stale,
+    )
+    .unwrap();
+    let error = sandbox.instance("start", "7", &[]).error_json(5);
+    assert!(text(&error["hint"]).contains("two copies"), "{error:#}");
+}

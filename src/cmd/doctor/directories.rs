@@ -8,7 +8,7 @@ use rustix::fs::Gid;
 
 use super::finding::Finding;
 use crate::context::Context;
-use crate::files::{PASSABLE_DIRECTORY, SHARED_DIRECTORY};
+use crate::files::{self, A_LINK, PASSABLE_DIRECTORY, SHARED_DIRECTORY};
 use crate::hypervisor::Account;
 
 /// The group whose members manage instances.
@@ -30,7 +30,9 @@ pub fn check(context: &Context, qemu: Option<Account>) -> Vec<Finding> {
         (&storage[..], PASSABLE_DIRECTORY),
         (&state[..], SHARED_DIRECTORY),
     ] {
-        findings.extend(directories.iter().map(|it| directory(it, mode)));
+        let named = [paths.storage(), paths.state()];
+        let each = directories.iter();
+        findings.extend(each.map(|it| directory(it, named.contains(&it.as_path()), mode)));
     }
     findings.extend(below(paths.state()));
     findings.extend(strangers(&paths.user_instances(), is_no_file));
@@ -41,21 +43,23 @@ pub fn check(context: &Context, qemu: Option<Account>) -> Vec<Finding> {
     findings
 }
 
-/// A directory that must be there, and be root's or whoever's this is, and the group's.
-fn directory(path: &Path, mode: u32) -> Finding {
+/// A directory that must be there, take files, and be root's or whoever's this is, and the group's.
+/// What the configuration names may be a link, as whoever wrote it wants it; below that, where a
+/// whole group may write, no link is followed.
+fn directory(path: &Path, named: bool, mode: u32) -> Finding {
     let place = path.display();
-    let there = match path.symlink_metadata() {
+    let there = match named {
+        true => path.metadata(),
+        false => path.symlink_metadata(),
+    };
+    let there = match there {
         Err(_) => {
             let message = format!("{place} is not there, or out of reach");
             return Finding::failed("directories", message, "run `make setup`");
         }
         Ok(there) if there.is_symlink() => {
-            let message = format!("{place} is a symbolic link: it is not followed");
-            return Finding::failed(
-                "directories",
-                message,
-                "put the directory itself in its place",
-            );
+            let remedy = "or, where all of it is to be elsewhere, set storage_dir or state_dir";
+            return Finding::failed("directories", format!("{place} is {A_LINK}"), remedy);
         }
         Ok(there) if !there.is_dir() => {
             let message = format!("{place} is no directory");
@@ -75,7 +79,17 @@ fn directory(path: &Path, mode: u32) -> Finding {
     // Others may pass where QEMU must, and nothing else.
     let loose = is & 0o007 & !(mode & 0o007) != 0;
     match (owner && !loose, is == mode && group) {
-        (true, true) => Finding::ok("directories", format!("{place} has mode {mode:o}")),
+        (true, true) => match path.canonicalize().and_then(|real| files::probe(&real)) {
+            Ok(()) => Finding::ok("directories", format!("{place} has mode {mode:o}")),
+            Err(error) => {
+                let error = anyhow::Error::from(error).context(format!("{place} takes no files"));
+                Finding::error(
+                    "directories",
+                    &error,
+                    "look at the file system that it is on",
+                )
+            }
+        },
         (false, _) => {
             let message = match loose {
                 true => format!("{place} is open to everyone: mode {is:o} instead of {mode:o}"),

@@ -3,10 +3,13 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use anyhow::Context as _;
+
 use super::finding::Finding;
+use crate::cmd::instance::disk;
 use crate::context::Context;
-use crate::images::base::{self, Base};
-use crate::images::{builds, sha256};
+use crate::images::base::{self, Base, Place};
+use crate::images::{builds, info, sha256};
 use crate::instance::LabId;
 
 /// Looks at the current build of each lab, and with `verify` at the content of every build that
@@ -16,7 +19,13 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
     let mut all: Vec<(LabId, Base)> = Vec::new();
     for lab in &context.config.labs {
         match current(context, &lab.lab_id) {
-            Ok(base) => all.push((lab.lab_id.clone(), base)),
+            Ok(base) => {
+                if let Ok(Some(why)) = disk::too_large(&lab.lab_id, &base, lab.disk_size) {
+                    let remedy = "put a smaller image there, or raise disk_size";
+                    findings.push(Finding::warning("images", why, remedy));
+                }
+                all.push((lab.lab_id.clone(), base));
+            }
             Err(finding) => findings.push(finding),
         }
     }
@@ -44,18 +53,21 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
 }
 
 fn current(context: &Context, lab: &LabId) -> Result<Base, Finding> {
-    let link = context.paths.base_link(lab);
-    let by_hand = link.symlink_metadata().is_ok_and(|there| there.is_file());
-    if by_hand {
+    let remedy = "look at the image or link, or build the lab anew";
+    let failed = |error: &_| Finding::error("images", error, remedy);
+    if base::place(&context.paths, lab).map_err(|e| failed(&e))? == Place::ByHand {
+        let link = context.paths.base_link(lab);
+        info(&link)
+            .and_then(|info| info.ensure_whole())
+            .with_context(|| format!("{} cannot be adopted", link.display()))
+            .map_err(|e| failed(&e))?;
         return Err(Finding::ok(
             "images",
             format!("{lab}: an image was put there by hand, and is adopted when it is first used"),
         ));
     }
     // It is no plain file, so that nothing is adopted here.
-    base::current(&context.paths, lab).map_err(|error| {
-        Finding::error("images", &error, "look at the link, or build the lab anew")
-    })
+    base::current(&context.paths, lab).map_err(|e| failed(&e))
 }
 
 /// Whether a build is closed, and the size and content that were noted when it was made.
@@ -83,6 +95,11 @@ fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
     }
     if !verify {
         return Finding::ok("images", format!("{name} has the size it was made with"));
+    }
+    // The hash is of this file alone. An earlier version adopted any.
+    if let Err(error) = info(&base.path).and_then(|info| info.ensure_whole()) {
+        let message = format!("{name} cannot be trusted: {error:#}");
+        return Finding::failed("images", message, anew);
     }
     match sha256(&base.path) {
         Ok(sum) if sum == note.sha256 => Finding::ok(

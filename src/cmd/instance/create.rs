@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::define::define;
+use super::disk;
 use super::references::References;
 use super::single::{self, Single, Was};
 use crate::context::Context;
@@ -32,6 +33,8 @@ pub fn ensure(context: &Context, name: &InstanceName) -> Result<(Domain, bool)> 
         .with_context(|| format!("failed to look for the disk of {name}"))?;
     if let Some(domain) = context.hypervisor()?.find(name)? {
         if !overlay_exists {
+            // It may be elsewhere.
+            disk::ensure_own(context, name, &domain.stored_xml()?)?;
             let message = format!("the disk of {name} is gone: {}", overlay.display());
             return Err(Fault::new(Kind::Conflict, message)
                 .hint(format!(
@@ -51,7 +54,8 @@ pub fn ensure(context: &Context, name: &InstanceName) -> Result<(Domain, bool)> 
     }
     let _held = builds::hold(&context.paths, &name.lab)?;
     let base = base::current(&context.paths, &name.lab)?;
-    let overlay = overlay::create(&context.paths, name, &base)?;
+    let size = disk::size(context, name, &base)?;
+    let overlay = overlay::create(&context.paths, name, &base, size)?;
     let domain = define(context, name, &overlay, &base) // libvirt may have made the domain all the same, before the connection to it was lost.
         .inspect_err(|_| {
             if matches!(context.hypervisor().map(|h| h.find(name)), Ok(Ok(None))) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::{place, view};
+use super::{disk, place, view};
 use crate::cards::Card;
 use crate::context::Context;
 use crate::domain::{self, InstanceDomain};
@@ -50,7 +50,8 @@ pub fn define(
 
 /// Makes the definition of `domain`, which is off, what the configuration says by now. Its disk and
 /// its address stay. Where its lab is no longer configured the whole definition does, if only
-/// its network card is filtered.
+/// its network card is filtered. Fails where its disks are not those that it was given: what it wrote
+/// would be out of sight.
 pub fn renew(context: &Context, name: &InstanceName, domain: &Domain) -> Result<()> {
     let xml = domain.stored_xml()?;
     let card = Card::of(&xml)?;
@@ -67,8 +68,10 @@ pub fn renew(context: &Context, name: &InstanceName, domain: &Domain) -> Result<
             .hint("its lab is not in the configuration: add it, and start the instance again")
             .into());
     };
+    disk::ensure_own(context, name, &xml)?;
     let overlay = context.paths.overlay(name);
     let base = context.paths.base_build(&name.lab, &record.build);
+    disk::ensure_stands_on(name, &overlay, &base)?;
     let xml = definition(context, name, &overlay, &base, &record, Some(card.mac))?;
     context.hypervisor()?.define(&xml).map(drop)
 }

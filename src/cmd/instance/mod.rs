@@ -6,6 +6,7 @@ pub(super) mod cleanup;
 mod console;
 mod create;
 mod define;
+pub(super) mod disk;
 pub mod idle;
 mod keep;
 pub(super) mod list;

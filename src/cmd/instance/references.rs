@@ -81,7 +81,8 @@ impl<'a> References<'a> {
         }
         let mut known = HashMap::new();
         for definition in self.context.hypervisor()?.definitions()? {
-            let files = domain::disk_files(&definition.xml)?.into_iter().flatten();
+            let disks = domain::disks(&definition.xml)?.into_iter();
+            let files = disks.flat_map(|disk| disk.files);
             for name in files.filter_map(|file| Some(file.file_name()?.to_owned())) {
                 known.insert(name, definition.domain.clone());
             }

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 
 use super::cleanup::destroy;
 use super::define;
+use super::disk;
 use super::references::References;
 use super::single::{self, Single, Was};
 use super::suggest;
@@ -31,8 +32,9 @@ pub fn run(context: &Context, name: &InstanceName, yes: bool) -> Result<Single> 
     });
     let _held = builds::hold(&context.paths, &name.lab)?;
     let base = base::current(&context.paths, &name.lab)?;
+    let size = disk::size(context, name, &base)?;
     // Ready before anything is given up, so that a full disk costs nothing.
-    let new = overlay::prepare(&context.paths, name, &base)?;
+    let new = overlay::prepare(&context.paths, name, &base, size)?;
     let replaced = give_up_old(context, &traces)
         .and_then(|()| overlay::replace(&context.paths, name, &new))
         .inspect_err(|_| overlay::discard(&new))

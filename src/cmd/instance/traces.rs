@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use super::disk;
 use super::list::survey;
 use super::references::References;
 use crate::context::Context;
@@ -124,17 +125,10 @@ impl Traces {
         let (name, overlay) = (&self.name, context.paths.overlay(&self.name));
         let hypervisor = context.hypervisor()?;
         if let Some(domain) = hypervisor.find(name)? {
-            let disks = domain::disk_files(&domain.xml()?)?;
-            return match disks.iter().find_map(|files| files.first()) {
-                Some(own) if *own != overlay => {
-                    let place = own.display();
-                    let message = format!("{name} has its disk in another place: {place}");
-                    Err(Fault::new(Kind::Conflict, message)
-                        .hint("use the configuration that it was made with")
-                        .into())
-                }
-                _ => Ok(()),
-            };
+            // It may run with others than it will be started with.
+            return [domain.xml()?, domain.stored_xml()?]
+                .iter()
+                .try_for_each(|xml| disk::ensure_own(context, name, xml));
         }
         if self.overlay {
             references.ensure_free(&overlay)?;

@@ -25,7 +25,7 @@ pub fn fake_builder(sandbox: &Sandbox, version: &str, build: &str) {
         "qemu-img",
         "echo '{\"format\": \"qcow2\", \"virtual-size\": 1, \"actual-size\": 1}'",
     );
-    fs::write(sandbox.path("cloud.img"), "a cloud image").unwrap();
+    fs::write(sandbox.path("cloud.img"), b"QFI\xfb: a cloud image").unwrap();
     sandbox.configure(&json!({"image": {"url": "cloud.img"}}));
 }
 

@@ -1,0 +1,120 @@
+//! Whether a file can be a cloud image at all, by how it begins: a VM would only sit there without a
+//! system, and be waited for.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// How disk images begin that `qemu-img` can convert.
+const IMAGES: [&[u8]; 8] = [
+    b"QFI\xfb",
+    b"QED\0",
+    b"KDMV",
+    b"COWD",
+    b"# Disk DescriptorFile",
+    b"<<< ",
+    b"conectix",
+    b"vhdxfile",
+];
+
+/// How files begin that have to be unpacked, the endings of their names, and what they are.
+const PACKED: [(&[u8], &[&str], &str); 8] = [
+    (b"\x1f\x8b", &[".gz", ".tgz"], "compressed with gzip"),
+    (b"\xfd7zXZ\0", &[".xz", ".txz"], "compressed with xz"),
+    (b"\x28\xb5\x2f\xfd", &[".zst"], "compressed with zstd"),
+    (b"BZh", &[".bz2"], "compressed with bzip2"),
+    (b"\x04\x22\x4d\x18", &[".lz4"], "compressed with lz4"),
+    (b"PK\x03\x04", &[".zip"], "a zip archive"),
+    (b"7z\xbc\xaf\x27\x1c", &[".7z"], "a 7z archive"),
+    (b"Rar!", &[".rar", ".tar", ".ova"], "an archive"),
+];
+
+/// The first sector of a disk, and what it ends with where a machine can boot from it.
+const SECTOR: usize = 512;
+const BOOTABLE: &[u8] = &[0x55, 0xaa];
+
+/// What a file whose name or address is `name` has to be unpacked from.
+pub fn packed_by_name(name: &str) -> Option<&'static str> {
+    let name = name.split(['?', '#']).next()?.to_ascii_lowercase();
+    let mut packed = PACKED.iter();
+    let (_, _, what) = packed.find(|(_, ends, _)| ends.iter().any(|end| name.ends_with(end)))?;
+    Some(what)
+}
+
+/// Fails where the plain file `image` is no disk image that a machine could boot from.
+pub fn check(image: &Path) -> Result<()> {
+    let mut head = Vec::new();
+    let file = File::open(image).with_context(|| format!("failed to open {}", image.display()))?;
+    file.take(SECTOR as u64).read_to_end(&mut head)?;
+    recognise(&head)?;
+    // Of a foreign image nothing else of this host may be read.
+    match head.starts_with(b"QFI") {
+        true => super::info(image)?.ensure_whole(),
+        false => Ok(()),
+    }
+}
+
+fn recognise(head: &[u8]) -> Result<()> {
+    ensure!(!head.is_empty(), "it is empty");
+    if let Some((_, _, what)) = PACKED.iter().find(|(begin, _, _)| head.starts_with(begin)) {
+        bail!("it is {what}");
+    }
+    let known = IMAGES.iter().any(|begin| head.starts_with(begin));
+    if known || head.get(SECTOR - 2..) == Some(BOOTABLE) {
+        return Ok(());
+    }
+    let text = head.trim_ascii_start();
+    match text.first() {
+        Some(b'<') => bail!("it is a web page"),
+        Some(_)
+            if text
+                .iter()
+                .all(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace()) =>
+        {
+            bail!("it is text")
+        }
+        _ => bail!("it is no disk image that a machine can boot from"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_boot_is_told_by_how_it_begins() {
+        let said = |head: &[u8]| recognise(head).err().map(|error| error.to_string());
+        let mut disk = vec![0; SECTOR];
+        assert!(said(&disk).unwrap().contains("no disk image"));
+        disk[SECTOR - 2..].copy_from_slice(BOOTABLE);
+        for good in [
+            &disk[..],
+            b"QFI\xfb\0\0\0\x03",
+            b"KDMV\x01",
+            b"<<< Oracle VM",
+        ] {
+            assert_eq!(said(good), None);
+        }
+        for (bad, why) in [
+            (&b""[..], "empty"),
+            (b"\n<!DOCTYPE html><html>", "web page"),
+            (b"404: not found\n", "text"),
+            (b"\x1f\x8b\x08", "gzip"),
+            (b"\xfd7zXZ\0\0", "xz"),
+            (b"PK\x03\x04", "zip"),
+            (b"\x01\x02", "no disk image"),
+        ] {
+            let said = said(bad).unwrap();
+            assert!(said.contains(why), "{why}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_download_is_known_to_be_packed_by_its_name() {
+        let packed = |url| packed_by_name(url).is_some();
+        assert!(packed("https://example.org/a.qcow2.XZ") && packed("https://example.org/a.gz?x=1"));
+        assert!(!packed("https://example.org/a.qcow2") && !packed("https://example.org/gz"));
+    }
+}
