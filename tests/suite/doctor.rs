@@ -214,6 +214,23 @@ fn what_is_wrong_is_told_with_its_remedy() {
     );
     chown(sandbox.path("state"), Some(0), None).unwrap();
 
+    for directory in ["storage/user-instances", "state"] {
+        let place = sandbox.path(directory);
+        let read_only = |options: &str| run(tool("mount").args(["-o", options]).arg(&place));
+        run(tool("mount").arg("--bind").args([&place, &place]));
+        read_only("remount,ro,bind");
+        let done = std::panic::catch_unwind(|| {
+            fails(
+                &mut doctor(&[]),
+                "directories",
+                "takes no files",
+                "file system",
+            );
+        });
+        run(tool("umount").arg(&place));
+        done.unwrap();
+    }
+
     let (activity, aside) = (sandbox.path("state/activity"), sandbox.path("aside"));
     fs::rename(&activity, &aside).unwrap();
     fails(

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::shape::{LISTED, SECRET, STATS, assert_null, assert_shape};
 use common::vnc::{self, Client};
@@ -405,8 +405,17 @@ fn what_is_no_golden_image_is_not_adopted() {
             .arg("1G"));
     };
     let other = sandbox.base(&sandbox.other_lab());
-    let cases: [(&[&str], &str); 2] = [
+    let data = format!("data_file={}", sandbox.path("data.raw").display());
+    let key = ["--object", "secret,id=k,data=secret"];
+    let luks = "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10";
+    let cases: [(&[&str], &str); 5] = [
         (&["-f", "raw"], "it is a raw image"),
+        (&["-f", "vmdk"], "it is a vmdk image"),
+        (&["-f", "qcow2", "-o", &data], "content in another file"),
+        (
+            &[key[0], key[1], "-f", "qcow2", "-o", luks],
+            "it is encrypted",
+        ),
         (
             &["-f", "qcow2", "-F", "qcow2", "-b", other.to_str().unwrap()],
             "backing file",
@@ -419,7 +428,96 @@ fn what_is_no_golden_image_is_not_adopted() {
         assert!(text(&error["message"]).contains(wanted), "{error:#}");
         assert!(fs::read(&link).unwrap() == before, "it is left as it was");
         assert!(!sandbox.overlay("7").exists());
+        let doctor = sandbox.cyyber(["-o", "json", "doctor"]);
+        assert!(doctor.stdout.contains(wanted), "{wanted}: {doctor:#?}");
     }
+}
+
+#[test]
+fn what_is_no_file_in_the_place_of_a_base_is_named_at_once() {
+    let sandbox = Sandbox::new();
+    let link = sandbox.path(format!("storage/base-images/{}-base.qcow2", sandbox.lab));
+    let build = link.with_file_name(format!("{}-base.1.qcow2", sandbox.lab));
+    let pipe = |path: &Path| run(tool("mkfifo").arg(path));
+    let cases: [&dyn Fn(); 4] = [
+        &|| fs::create_dir(&link).unwrap(),
+        &|| drop(pipe(&link)),
+        // A link to something like that.
+        &|| {
+            pipe(&build);
+            std::os::unix::fs::symlink(build.file_name().unwrap(), &link).unwrap();
+        },
+        &|| {
+            fs::create_dir(&build).unwrap();
+            std::os::unix::fs::symlink(build.file_name().unwrap(), &link).unwrap();
+        },
+    ];
+    for case in cases {
+        case();
+        let began = Instant::now();
+        let create = sandbox.instance("create", "7", &[]);
+        assert!(!["0", "6"].contains(&&*create.code.unwrap().to_string()));
+        assert!(create.stderr.contains("-base."), "{create:#?}");
+        let doctor = sandbox.cyyber(["-o", "json", "doctor", "--verify"]);
+        let found: Value = serde_json::from_str(&doctor.stdout).unwrap();
+        let findings = found["findings"].as_array().unwrap();
+        let bad = |it: &&Value| it["check"] == "images" && it["status"] == "failed";
+        assert!(findings.iter().any(|it| bad(&it)), "{found:#}");
+        assert!(began.elapsed() < Duration::from_secs(20), "it waited");
+        for path in [&link, &build] {
+            let _ = fs::remove_file(path);
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+#[test]
+fn a_disk_is_as_large_as_its_lab_wants_it_also_on_a_base_put_there_by_hand() {
+    let sandbox = Sandbox::new();
+    let base = sandbox.path(format!("storage/base-images/{}-base.qcow2", sandbox.lab));
+    let mut image = tool("qemu-img");
+    image.args(["create", "-q", "-f", "qcow2"]).arg(base);
+    run(image.arg("2G"));
+    let created = |user: &str, size: &str| {
+        sandbox.configure(&json!({"disk_size": size}));
+        let run = sandbox.instance("create", user, &[]).ok();
+        let size = image_info(&sandbox.overlay(user))["virtual-size"].as_u64();
+        (size.unwrap() >> 20, run.stderr)
+    };
+    let (size, said) = created("7", "20G");
+    assert_eq!((size, &*said), (20 << 10, ""));
+    // A smaller one would lose the end of the base's.
+    let (size, said) = created("8", "1G");
+    assert_eq!(size, 2 << 10);
+    assert!(said.contains("disk_size 1G does not apply"), "{said}");
+    let doctor = sandbox.cyyber(["-o", "json", "doctor"]).stdout;
+    assert!(doctor.contains("disk_size 1G does not apply"), "{doctor}");
+}
+
+#[test]
+fn directories_that_the_configuration_names_may_be_links_and_those_below_not() {
+    let sandbox = Sandbox::new();
+    sandbox.base(&sandbox.lab);
+    for name in ["storage", "state"] {
+        let real = sandbox.path(format!("real-{name}"));
+        fs::rename(sandbox.path(name), &real).unwrap();
+        std::os::unix::fs::symlink(&real, sandbox.path(name)).unwrap();
+    }
+    let created = sandbox.instance("create", "7", &[]).ok();
+    assert_eq!(created.stderr, "");
+    assert!(sandbox.path("real-state/events.jsonl").exists());
+    sandbox.cyyber(["reap"]).ok();
+    let doctor = || sandbox.cyyber(["-o", "json", "doctor"]).stdout;
+    assert!(!doctor().contains("symbolic link"), "{}", doctor());
+
+    let instances = sandbox.path("storage/user-instances");
+    fs::rename(&instances, sandbox.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(sandbox.path("elsewhere"), &instances).unwrap();
+    let wanted = "a symbolic link, which is not followed";
+    sandbox
+        .cyyber(["instance", "create", &sandbox.lab, "8"])
+        .says(1, wanted);
+    assert!(doctor().contains(wanted), "{}", doctor());
 }
 
 #[test]
