@@ -185,7 +185,8 @@ pub fn adopt(paths: &Paths, lab: &LabId, _lock: &Lock) -> Result<()> {
                 "another image has the name {}",
                 base.path.display()
             ),
-            made => made?,
+            // Without second names there would be a moment without a base.
+            made => made.context("it cannot have a second name: build the lab, or put storage_dir on a file system with hard links")?,
         }
         if note(&base).is_none() {
             installation.write_note(&base, None, there.len())?;

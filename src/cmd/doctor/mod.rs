@@ -1,4 +1,4 @@
-//! `cyyber doctor`: is this host ready? Looks, and changes nothing.
+//! `cyyber doctor`: is this host ready? Looks, and leaves everything as it was.
 
 mod directories;
 mod finding;
