@@ -216,6 +216,7 @@ fn stages_that_no_lab_wants_are_removed_but_for_the_last() {
     fake_builder(&sandbox, "1.6.6", GOOD);
     let mut said = Vec::new();
     for content in ["first", "second, longer", "third, longer still"] {
+        let content = [b"QFI\xfb", content.as_bytes()].concat();
         fs::write(sandbox.path("cloud.img"), content).unwrap();
         said.push(sandbox.cyyber(["build"]).ok().stderr);
     }
