@@ -6,7 +6,7 @@ use crate::common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Sandbox, text, virsh};
+use common::{Sandbox, run, text, tool, virsh};
 use serde_json::Value;
 
 /// Where the system's libvirt keeps saved memory.
@@ -199,11 +199,9 @@ fn a_damaged_file_is_put_aside() {
 fn old_memory_does_not_wake_up_on_a_newer_disk() {
     let paused = Paused::new();
     let overlay = paused.0.overlay("7");
-    common::run(
-        common::tool("qemu-io")
-            .args(["-f", "qcow2", "-c", "write 0 4k"])
-            .arg(overlay),
-    );
+    run(tool("qemu-io")
+        .args(["-f", "qcow2", "-c", "write 0 4k"])
+        .arg(overlay));
     paused.assert_unusable();
 }
 
@@ -262,11 +260,9 @@ fn snapshot(sandbox: &Sandbox) -> PathBuf {
 }
 
 fn qemu_io(command: &str, image: &Path) {
-    common::run(
-        common::tool("qemu-io")
-            .args(["-f", "qcow2", "-c", command])
-            .arg(image),
-    );
+    run(tool("qemu-io")
+        .args(["-f", "qcow2", "-c", command])
+        .arg(image));
 }
 
 /// Asserts that nothing is done over the disks of an instance, and returns the hint of `start`.
@@ -309,26 +305,23 @@ fn an_instance_whose_disks_somebody_changed_is_not_defined_over() {
     let hint = assert_left_alone(sandbox, &snapshot.display().to_string());
 
     // What the hint says keeps what was written.
-    let commit = format!(
-        "qemu-img commit -b {} {}",
-        overlay.display(),
-        snapshot.display()
-    );
+    let (own, place) = (overlay.display(), snapshot.display());
+    let commit = format!("qemu-img commit -b {own} {place} && rm {place}");
     let undefine = format!("virsh undefine {name} --snapshots-metadata");
     assert!(hint.contains(&commit) && hint.contains(&undefine), "{hint}");
-    for line in [commit, undefine] {
-        common::run(common::tool("sh").args(["-c", &line]));
-    }
+    let follow = |line: &str| run(tool("sh").args(["-c", line]));
+    follow(&undefine);
+    let error = sandbox.instance("create", "7", &[]).error_json(5);
+    assert!(text(&error["message"]).contains("stands on"), "{error:#}");
+    follow(&commit);
     sandbox.instance("create", "7", &[]).ok();
     qemu_io("read -P 7 0 4k", &overlay);
 
     let extra = sandbox.path("storage/extra.qcow2");
-    common::run(
-        common::tool("qemu-img")
-            .args(["create", "-q", "-f", "qcow2"])
-            .arg(&extra)
-            .arg("1M"),
-    );
+    run(tool("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&extra)
+        .arg("1M"));
     let extra = extra.to_str().unwrap();
     virsh(["attach-disk", "--config", "--", &name, extra, "vdb"]);
     let hint = assert_left_alone(sandbox, "another one, vdb");
@@ -338,11 +331,9 @@ fn an_instance_whose_disks_somebody_changed_is_not_defined_over() {
     sandbox.instance("stop", "7", &["--force"]).ok();
 
     // Changed behind libvirt's back.
-    common::run(
-        common::tool("qemu-img")
-            .args(["rebase", "-u", "-b", ""])
-            .arg(&overlay),
-    );
+    run(tool("qemu-img")
+        .args(["rebase", "-u", "-b", ""])
+        .arg(&overlay));
     let error = sandbox.instance("start", "7", &[]).error_json(5);
     assert!(
         text(&error["hint"]).contains("qemu-img rebase"),
@@ -395,12 +386,12 @@ fn a_paused_instance_whose_storage_was_moved_says_what_to_do() {
     let sandbox = &paused.0;
     let (old, new) = (sandbox.path("storage"), sandbox.path("moved"));
     fs::rename(&old, &new).unwrap();
-    let run = |verb: &str, options: &[&str]| {
+    let moved = |verb: &str, options: &[&str]| {
         let mut command = sandbox.instance_command(verb, "7", options);
         common::Run::of(command.env("CYYBER_STORAGE_DIR", &new))
     };
     for verb in ["resume", "start", "stop"] {
-        let error = run(verb, &[]).error_json(5);
+        let error = moved(verb, &[]).error_json(5);
         assert!(
             text(&error["message"]).contains("which is gone"),
             "{error:#}"
@@ -408,12 +399,12 @@ fn a_paused_instance_whose_storage_was_moved_says_what_to_do() {
         assert!(text(&error["hint"]).contains("a link"), "{error:#}");
     }
     std::os::unix::fs::symlink(&new, &old).unwrap();
-    assert_state(&run("resume", &[]).json(), "starting", true);
-    run("stop", &["--force"]).ok();
+    assert_state(&moved("resume", &[]).json(), "starting", true);
+    moved("stop", &["--force"]).ok();
     fs::remove_file(&old).unwrap();
     // Off, it goes along.
-    run("start", &[]).ok();
-    run("stop", &["--force"]).ok();
+    moved("start", &[]).ok();
+    moved("stop", &["--force"]).ok();
     // Two copies: one of them is out of date.
     fs::create_dir_all(sandbox.path("storage/user-instances")).unwrap();
     let stale = sandbox.overlay("7");

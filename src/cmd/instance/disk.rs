@@ -123,7 +123,8 @@ fn elsewhere(name: &InstanceName, disk: &Disk, own: &Path) -> anyhow::Error {
             &format!("a snapshot was made: it writes to {place}, above {own_place}"),
             &format!(
                 "put what was written since into its own disk: stop it, `qemu-img commit -b {below} \
-                 {place}`, `virsh undefine {name} --snapshots-metadata`, and start it again"
+                 {place} && rm {place}`, `virsh undefine {name} --snapshots-metadata`, and start it \
+                 again"
             ),
         );
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::domain;
 use crate::error::{Fault, Kind};
 use crate::images;
+use crate::images::header::Header;
 use crate::instance::InstanceName;
 use crate::paths::Paths;
 
@@ -31,9 +32,19 @@ impl<'a> References<'a> {
         }
     }
 
-    /// Fails where a domain stands on the disk `overlay`, whose own domain is gone.
+    /// Fails where a domain, or an image beside it, stands on the disk `overlay`, whose own domain is
+    /// gone.
     pub fn ensure_free(&self, overlay: &Path) -> Result<()> {
         let file = overlay.file_name().unwrap_or_default();
+        if let Some(above) = standing_on(overlay)? {
+            let (place, own) = (above.display(), overlay.display());
+            let message = format!("{place} stands on the disk {own}, as a snapshot does");
+            return Err(Fault::new(Kind::Conflict, message)
+                .hint(format!(
+                    "put what it has into the disk with `qemu-img commit {place}`, then remove it"
+                ))
+                .into());
+        }
         let Some(domain) = self.by_domains()?.get(file) else {
             return Ok(());
         };
@@ -89,4 +100,18 @@ impl<'a> References<'a> {
         }
         Ok(self.by_domains.get_or_init(|| known))
     }
+}
+
+/// An image beside `overlay` that would be spoiled if `overlay` was written to.
+fn standing_on(overlay: &Path) -> Result<Option<PathBuf>> {
+    let directory = overlay.parent().unwrap_or(Path::new("/"));
+    for entry in fs_err::read_dir(directory)? {
+        let path = entry?.path();
+        // What is no image stands on nothing.
+        let below = Header::of(&path).ok().and_then(|it| it.backing_file);
+        if below.is_some_and(|below| below.file_name() == overlay.file_name()) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
