@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{TypedValueParser, ValueParser};
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::ConnectUri;
 use crate::instance::{LabId, State, UserId};
 use crate::output::Format;
 use crate::units::{Duration, Interval, Until};
@@ -51,8 +52,8 @@ pub struct Global {
 
     /// The libvirt connection [default: host.connect of the configuration, which is qemu:///system
     /// unless set] [env: CYYBER_CONNECT]
-    #[arg(long, short = 'c', global = true, value_name = "URI")]
-    pub connect: Option<String>,
+    #[arg(long, short = 'c', global = true, value_name = "URI", value_parser = parsed::<ConnectUri>())]
+    pub connect: Option<ConnectUri>,
 
     /// What standard output carries [default: table] [env: CYYBER_OUTPUT]
     #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]

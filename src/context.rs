@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use crate::accelerator::{self, Accelerator};
 use crate::cli::Global;
 use crate::clock::Moment;
-use crate::config::{AcceleratorChoice, Config, Policy};
+use crate::config::{AcceleratorChoice, Config, ConnectUri, Policy};
 use crate::env::Overrides;
 use crate::error::{Fault, Kind};
+use crate::files::trust::Trust;
 use crate::hypervisor::Hypervisor;
 use crate::instance::{InstanceName, LabId, UserId};
 use crate::interrupt;
@@ -28,11 +29,13 @@ pub struct Context {
     pub config: Arc<Config>,
     /// Every path, with the environment's overrides.
     pub paths: Paths,
+    /// Whose files say what is to be done.
+    pub trust: Trust,
     /// Where words go.
     pub output: Output,
     began: (Moment, Instant),
     accelerator: AcceleratorChoice,
-    uri: String,
+    uri: ConnectUri,
     who: String,
     reach: Reach,
     warned: Arc<Once>,
@@ -46,7 +49,8 @@ impl Context {
     /// Settles everything by the contract's precedence: option, environment, file, default.
     pub fn new(global: &Global, output: Output, now: Moment) -> Result<Context> {
         let overrides = Overrides::read()?;
-        let config = Config::load(global.config.as_deref().or(overrides.config.as_deref()))?;
+        let file = global.config.as_deref().or(overrides.config.as_deref());
+        let config = Config::load_trusted(file, overrides.trust)?;
         Context::with(config, overrides, global, output, now)
     }
 
@@ -59,7 +63,7 @@ impl Context {
     ) -> Result<(Context, Option<anyhow::Error>)> {
         let overrides = Overrides::read()?;
         let file = global.config.as_deref().or(overrides.config.as_deref());
-        let (config, broken) = match Config::load(file) {
+        let (config, broken) = match Config::load_trusted(file, overrides.trust) {
             Ok(config) => (config, None),
             Err(error) => (Config::without_labs(), Some(error)),
         };
@@ -89,6 +93,7 @@ impl Context {
         )?;
         Ok(Context {
             paths,
+            trust: overrides.trust,
             output,
             began: (now, Instant::now()),
             accelerator: overrides.accelerator.unwrap_or(host.accelerator),
@@ -117,6 +122,7 @@ impl Context {
         Context {
             config: Arc::clone(&self.config),
             paths: self.paths.clone(),
+            trust: self.trust,
             output: self.output.clone(),
             began: self.began,
             accelerator: self.accelerator,
@@ -198,13 +204,13 @@ impl Context {
         if let Some(open) = self.hypervisor.get() {
             return Ok(open);
         }
-        let open = Hypervisor::open(&self.uri, self.reach.clone())?;
+        let open = Hypervisor::open(self.uri.as_str(), self.reach.clone())?;
         Ok(self.hypervisor.get_or_init(|| open))
     }
 
     /// Whether libvirt gives the simplest answer within `deadline`, or at least refuses to.
     pub fn libvirt_answers(&self, deadline: Duration) -> bool {
-        Hypervisor::answers(&self.uri, deadline)
+        Hypervisor::answers(self.uri.as_str(), deadline)
     }
 
     /// A flag that is raised when the program is asked to end. From the first call on, signals do
@@ -224,7 +230,7 @@ impl Context {
 
     /// The libvirt connection.
     pub fn uri(&self) -> &str {
-        &self.uri
+        self.uri.as_str()
     }
 
     /// The accelerator for a new guest.

@@ -8,18 +8,19 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::config::AcceleratorChoice;
+use crate::config::{AcceleratorChoice, ConnectUri};
 use crate::error::{Fault, Kind};
+use crate::files::trust::Trust;
 use crate::instance::UserId;
 use crate::output::Format;
 
 /// What the environment overrides of the configuration; options override it in turn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Overrides {
     /// `CYYBER_CONFIG`
     pub config: Option<PathBuf>,
     /// `CYYBER_CONNECT`
-    pub connect: Option<String>,
+    pub connect: Option<ConnectUri>,
     /// `CYYBER_STORAGE_DIR`
     pub storage_dir: Option<PathBuf>,
     /// `CYYBER_STATE_DIR`
@@ -28,6 +29,8 @@ pub struct Overrides {
     pub output_dir: Option<PathBuf>,
     /// `CYYBER_ACCELERATOR`
     pub accelerator: Option<AcceleratorChoice>,
+    /// Whose files say what is to be done: also those of whoever is behind `sudo`.
+    pub trust: Trust,
     /// `CYYBER_AS_USER`
     pub as_user: Option<UserId>,
 }
@@ -37,11 +40,12 @@ impl Overrides {
     pub fn read() -> Result<Overrides> {
         Ok(Overrides {
             config: set("CYYBER_CONFIG").map(PathBuf::from),
-            connect: set("CYYBER_CONNECT").map(|uri| uri.to_string_lossy().into_owned()),
+            connect: connect()?,
             storage_dir: set("CYYBER_STORAGE_DIR").map(PathBuf::from),
             state_dir: set("CYYBER_STATE_DIR").map(PathBuf::from),
             output_dir: set("CYYBER_OUTPUT_DIR").map(PathBuf::from),
             accelerator: choice("CYYBER_ACCELERATOR")?,
+            trust: Trust::new(set("SUDO_UID").and_then(|user| user.to_str()?.parse().ok())),
             as_user: as_user()?,
         })
     }
@@ -50,6 +54,15 @@ impl Overrides {
 /// `CYYBER_OUTPUT`, which is needed before anything else, for errors.
 pub fn output() -> Result<Option<Format>> {
     choice("CYYBER_OUTPUT")
+}
+
+fn connect() -> Result<Option<ConnectUri>> {
+    let Some(uri) = set("CYYBER_CONNECT") else {
+        return Ok(None);
+    };
+    let uri = uri.to_string_lossy().parse();
+    uri.map(Some)
+        .map_err(|error| Fault::new(Kind::Usage, format!("bad CYYBER_CONNECT: {error}")).into())
 }
 
 /// An empty value is a session without a user, and must not become leave to do anything.

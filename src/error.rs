@@ -13,7 +13,7 @@ pub enum Kind {
     Failed,
     /// Bad arguments or a bad id.
     Usage,
-    /// The configuration file is missing, unreadable or invalid.
+    /// The configuration file is missing, unreadable, invalid or not to be trusted.
     Config,
     /// No such lab, base image or instance.
     NotFound,
@@ -59,7 +59,9 @@ impl Kind {
         match self {
             Kind::Failed => "Anything not below; of several targets, some failed.",
             Kind::Usage => "Bad arguments or a bad id.",
-            Kind::Config => "The configuration is missing, unreadable or invalid.",
+            Kind::Config => {
+                "The configuration is missing, unreadable, invalid or not to be trusted."
+            }
             Kind::NotFound => "No such lab, base image or instance.",
             Kind::Conflict => "The present state does not allow it.",
             Kind::Busy => "Another command holds the instance and did not finish in time.",

@@ -3,6 +3,7 @@
 //! All that is wrong with the file is said here, before anything else happens: which file, which
 //! place in it, and what is allowed there.
 
+mod connect;
 mod custom;
 mod json;
 mod lab;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+pub use connect::ConnectUri;
 pub use custom::{Branding, FileMode, Owner, Provision, ProvisionFile, SourcePath, Target};
 pub use lab::{Desktop, Image, ImageUrl, Lab, Limits, NetworkMode, Policy};
 pub use schema::schema;
@@ -27,7 +29,8 @@ pub use text::{Line, PackageName, Sha256, Text};
 
 use json::{Object, Unambiguous};
 
-use crate::error::{Fault, Kind};
+use crate::error::{Fault, Kind, hint_of};
+use crate::files::trust::{Refusal, Trust};
 use crate::instance::LabId;
 use crate::nearest::nearest;
 
@@ -76,7 +79,7 @@ struct Outline {
 #[serde(deny_unknown_fields, default)]
 pub struct Host {
     /// The libvirt connection URI.
-    pub connect: String,
+    pub connect: ConnectUri,
     /// Base images and overlays.
     pub storage_dir: PathBuf,
     /// Activity, records and locks.
@@ -96,7 +99,7 @@ pub struct Host {
 impl Default for Host {
     fn default() -> Self {
         Host {
-            connect: "qemu:///system".to_owned(),
+            connect: ConnectUri::default(),
             storage_dir: "/var/lib/libvirt/images/cyyber-labs".into(),
             state_dir: "/var/lib/cyyber".into(),
             output_dir: "cyyber-labs-output".into(),
@@ -137,6 +140,11 @@ pub enum AcceleratorChoice {
 impl Config {
     /// Reads and checks the configuration at `given`, or at the first of [`SEARCHED`] that exists.
     pub fn load(given: Option<&Path>) -> Result<Config> {
+        Config::load_trusted(given, Trust::new(None))
+    }
+
+    /// As [`Config::load`], of those whose words `trust` takes.
+    pub fn load_trusted(given: Option<&Path>, trust: Trust) -> Result<Config> {
         let path = match given {
             Some(path) => path.to_owned(),
             None => SEARCHED
@@ -154,12 +162,14 @@ impl Config {
                     .hint("write a labs-config.json, or name one with --config or CYYBER_CONFIG")
                 })?,
         };
-        let text = read(&path).with_context(|| {
-            Fault::new(
+        let text = read(&path, trust).map_err(|error| {
+            let fault = Fault::new(
                 Kind::Config,
                 format!("failed to read the configuration {}", path.display()),
-            )
-            .hint("name the configuration with --config or CYYBER_CONFIG")
+            );
+            let hint = hint_of(&error).map(str::to_owned);
+            let other = "name the configuration with --config or CYYBER_CONFIG";
+            error.context(fault.hint(hint.unwrap_or_else(|| other.to_owned())))
         })?;
         parse(&text, &path).with_context(|| {
             Fault::new(
@@ -209,9 +219,11 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+fn read(path: &Path, trust: Trust) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    let read = fs_err::File::open(path)?
+    let file = trust.open(path);
+    let read = file
+        .map_err(|refusal| untrusted(refusal, path))?
         .take(LARGEST_FILE + 1)
         .read_to_end(&mut text)?;
     anyhow::ensure!(
@@ -220,6 +232,19 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         LARGEST_FILE >> 20
     );
     Ok(text)
+}
+
+/// A configuration, or what it names, that may be somebody else's words.
+pub fn untrusted(refusal: Refusal, path: &Path) -> anyhow::Error {
+    match refusal {
+        Refusal::Io(error) => error.into(),
+        Refusal::Untrusted(why) => Fault::new(
+            Kind::Config,
+            format!("{} is not to be trusted: {why}", path.display()),
+        )
+        .hint("have it and its directories belong to root or to you, writable by nobody else")
+        .into(),
+    }
 }
 
 fn parse(text: &[u8], path: &Path) -> Result<Config> {

@@ -37,7 +37,7 @@ fn the_smallest_file_gets_every_default() {
             .starts_with("https://cloud-images.ubuntu.com/")
     );
     assert!(lab.image.checksum.is_some());
-    assert_eq!(config.host.connect, "qemu:///system");
+    assert_eq!(config.host.connect.as_str(), "qemu:///system");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! not followed, and what is not a regular file is not read.
 
 mod directory;
+pub mod trust;
 
 use std::ffi::OsStr;
 use std::fs::File;

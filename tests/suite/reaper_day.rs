@@ -137,7 +137,7 @@ impl School {
 fn context(sandbox: &Sandbox, minute: i64) -> Context {
     let global = Global {
         config: Some(sandbox.path("labs-config.json")),
-        connect: Some(TEST_DRIVER.to_owned()),
+        connect: Some(TEST_DRIVER.parse().unwrap()),
         output: None,
         as_user: None,
         quiet: true,

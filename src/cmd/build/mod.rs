@@ -17,9 +17,9 @@ use anyhow::Result;
 use super::journal::{self, Entry};
 use super::side_by_side::side_by_side;
 use crate::cli::Build;
-use crate::config::Lab;
+use crate::config::{Lab, untrusted};
 use crate::context::Context;
-use crate::files;
+use crate::files::{self, trust::Refusal};
 use crate::images::stages;
 use crate::inputs::Why;
 use crate::instance::LabId;
@@ -55,7 +55,7 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
             .zip(qemu)
             .map(|(packer, qemu)| format!("packer {}, qemu {qemu}", packer.version)),
         packer,
-        templates: Templates::load(context.config.host.templates_dir.as_deref())?,
+        templates: templates(context)?,
         dry_run: options.dry_run,
         force: options.force,
         stop,
@@ -167,4 +167,16 @@ fn chosen<'a>(context: &'a Context, ids: &[LabId]) -> Result<Vec<&'a Lab>> {
         }
     }
     Ok(labs)
+}
+
+/// The templates to build from. Those of an instructor decide what Packer does, which is why they are
+/// to be trusted as the configuration is.
+fn templates(context: &Context) -> Result<Templates> {
+    let own = context.config.host.templates_dir.as_deref();
+    if let Some(own) = own
+        && let Err(refusal @ Refusal::Untrusted(_)) = context.trust.ensure_tree(own)
+    {
+        return Err(untrusted(refusal, own));
+    }
+    Templates::load(own)
 }

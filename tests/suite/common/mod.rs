@@ -310,7 +310,7 @@ impl Sandbox {
     pub fn context(&self, uri: &str) -> Context {
         let global = Global {
             config: Some(self.path("labs-config.json")),
-            connect: Some(uri.to_owned()),
+            connect: Some(uri.parse().unwrap()),
             output: None,
             as_user: None,
             quiet: true,

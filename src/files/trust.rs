@@ -1,0 +1,365 @@
+//! Whether what stands in a file was written by somebody whom we take orders from: root, or whoever
+//! runs the program. What a configuration says is done with all that they may do, so that one which
+//! somebody else can write is none, wherever it lies.
+//!
+//! As git does it for repositories and ssh for keys: by owner and mode of the file and of each
+//! directory and link on the way to it.
+
+use std::ffi::OsString;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::process::Program;
+
+/// The group whose members are as good as root by what libvirt lets them do.
+const MANAGERS: &str = "libvirt";
+
+/// No path goes through more links, and no tree is deeper.
+const MOST_LINKS: usize = 40;
+
+/// Why a file is not used.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It cannot be opened.
+    Io(io::Error),
+    /// It may be somebody else's words.
+    Untrusted(String),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Refusal::Io(error)
+    }
+}
+
+/// Whose words are taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Trust {
+    /// Whoever runs the program.
+    user: u32,
+    /// Whoever had `sudo` run it.
+    behind_sudo: Option<u32>,
+}
+
+impl Trust {
+    /// Those of root and of whoever runs the program. `sudo_user` is who is behind `sudo`, by the
+    /// environment; only root is believed in that.
+    pub fn new(sudo_user: Option<u32>) -> Trust {
+        let user = rustix::process::geteuid().as_raw();
+        Trust {
+            user,
+            behind_sudo: sudo_user.filter(|_| user == 0),
+        }
+    }
+
+    /// Opens the file at `path` if it is to be trusted. A pipe is not waited for.
+    pub fn open(&self, path: &Path) -> Result<File, Refusal> {
+        let (real, crowded) = self.resolve(path)?;
+        let kernels = real.starts_with("/proc");
+        let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // Of the kernel's own links the caller has the other end open.
+        flags.set(OFlags::NOFOLLOW, !kernels);
+        let opened = rustix::fs::open(&real, flags, Mode::empty());
+        let file: File = opened.map_err(io::Error::from)?.into();
+        let there = file.metadata()?;
+        self.check(&real, &there)?;
+        if crowded && there.is_file() && there.nlink() > 1 {
+            let what = real.display();
+            return Err(Refusal::Untrusted(format!(
+                "{what} has another name, and others can write to its directory"
+            )));
+        }
+        rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(io::Error::from)?;
+        Ok(file)
+    }
+
+    /// Fails unless what is in the directory at `path`, and below it, is to be trusted. Hidden files are
+    /// none of ours.
+    pub fn ensure_tree(&self, path: &Path) -> Result<(), Refusal> {
+        self.ensure_below(path, 0)
+    }
+
+    fn ensure_below(&self, path: &Path, depth: usize) -> Result<(), Refusal> {
+        if depth > MOST_LINKS {
+            return Err(io::Error::from(rustix::io::Errno::LOOP).into());
+        }
+        let (real, _) = self.resolve(path)?;
+        let there = real.symlink_metadata()?;
+        self.check(&real, &there)?;
+        if !there.is_dir() {
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(&real)? {
+            let entry = entry?;
+            if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+                self.ensure_below(&entry.path(), depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where `path` leads, if nobody else can have it lead elsewhere; and whether others can put
+    /// files of theirs beside what is there.
+    fn resolve(&self, path: &Path) -> Result<(PathBuf, bool), Refusal> {
+        let mut left = parts(&std::path::absolute(path)?);
+        let mut at = PathBuf::from("/");
+        let mut crowded = self.check(&at, &at.symlink_metadata()?).map(|()| false)?;
+        let mut links = 0;
+        while let Some(part) = left.pop() {
+            if part == ".." {
+                at.pop();
+                continue;
+            }
+            let place = at.join(&part);
+            let there = place.symlink_metadata()?;
+            if there.is_symlink() {
+                links += 1;
+                if links > MOST_LINKS {
+                    return Err(io::Error::from(rustix::io::Errno::LOOP).into());
+                }
+                if place.starts_with("/proc") {
+                    let rest = left.into_iter().rev();
+                    return Ok((rest.fold(place, |place, part| place.join(part)), false));
+                }
+                self.check_owner(&place, &there)?;
+                let target = std::fs::read_link(&place)?;
+                if target.is_absolute() {
+                    at = PathBuf::from("/");
+                }
+                left.extend(parts(&target));
+                continue;
+            }
+            if there.is_dir() {
+                self.check(&place, &there)?;
+                crowded = there.mode() & 0o022 != 0;
+            }
+            at = place;
+        }
+        Ok((at, crowded))
+    }
+
+    /// Whether only those who are trusted can write to what is at `place`.
+    fn check(&self, place: &Path, there: &Metadata) -> Result<(), Refusal> {
+        self.check_owner(place, there)?;
+        let (mode, kind) = (there.mode(), there.file_type());
+        // In a directory such as /tmp nobody can take away what another put there. Pipes and devices
+        // have no content of their own.
+        if kind.is_dir() && mode & 0o1000 != 0 || kind.is_fifo() || kind.is_char_device() {
+            return Ok(());
+        }
+        let what = place.display();
+        if mode & 0o002 != 0 {
+            let mode = mode & 0o7777;
+            let why = format!("{what} can be written by anybody: its mode is {mode:o}");
+            return Err(Refusal::Untrusted(why));
+        }
+        if mode & 0o020 != 0 {
+            let group = there.gid();
+            if has_access_list(place) {
+                let why = format!("{what} has an access list by which others can write it");
+                return Err(Refusal::Untrusted(why));
+            }
+            if group != 0 && !is_trusted_group(group, there.uid()) {
+                let why = format!("{what} can be written by the members of group {group}");
+                return Err(Refusal::Untrusted(why));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_owner(&self, place: &Path, there: &Metadata) -> Result<(), Refusal> {
+        let owner = there.uid();
+        match owner == 0 || owner == self.user || self.behind_sudo == Some(owner) {
+            true => Ok(()),
+            false => {
+                let what = place.display();
+                let why = format!("{what} belongs to user {owner}, not to root or to you");
+                Err(Refusal::Untrusted(why))
+            }
+        }
+    }
+}
+
+/// The parts of `path`, the first one last.
+fn parts(path: &Path) -> Vec<OsString> {
+    let parts = path.components().filter_map(|part| match part {
+        Component::Normal(part) => Some(part.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    let mut parts: Vec<_> = parts.collect();
+    parts.reverse();
+    parts
+}
+
+/// Whether others than owner and group may be allowed to write, as far as that can be seen.
+fn has_access_list(place: &Path) -> bool {
+    let none = [rustix::io::Errno::NODATA, rustix::io::Errno::NOTSUP];
+    let mut list = [0_u8; 0];
+    match rustix::fs::lgetxattr(place, "system.posix_acl_access", &mut list) {
+        Ok(size) => size > 0,
+        Err(error) => !none.contains(&error),
+    }
+}
+
+/// Whether nobody but root, those who are as good as it, and the user `owner` is in the group.
+/// Where that cannot be told, somebody may be.
+fn is_trusted_group(group: u32, owner: u32) -> bool {
+    let ask = |database: &str, id: u32| {
+        let entry = Program::find("getent", "libc-bin").and_then(|getent| {
+            let id = id.to_string();
+            getent.run([database, &id])
+        });
+        let entry = entry.unwrap_or_default();
+        entry.trim_end().split(':').map(str::to_owned).collect()
+    };
+    let entry: Vec<String> = ask("group", group);
+    let [name, _, _, members] = entry.as_slice() else {
+        return false;
+    };
+    if name == MANAGERS {
+        return true;
+    }
+    // Debian gives each user a group of the same name.
+    let user: Vec<String> = ask("passwd", owner);
+    let own =
+        user.first() == Some(name) && user.get(3).is_some_and(|own| *own == group.to_string());
+    own && members
+        .split(',')
+        .all(|member| member.is_empty() || member == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::io::Read;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use super::*;
+
+    fn as_root() -> Trust {
+        Trust {
+            user: rustix::process::geteuid().as_raw(),
+            behind_sudo: None,
+        }
+    }
+
+    fn why(trust: Trust, path: &Path) -> String {
+        match trust.open(path) {
+            Err(Refusal::Untrusted(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn with_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_others_can_write_is_not_trusted() {
+        let directory = tempfile::tempdir().unwrap();
+        let (inner, file) = (
+            directory.path().join("in"),
+            directory.path().join("in/file"),
+        );
+        fs::create_dir(&inner).unwrap();
+        fs::write(&file, "mine").unwrap();
+        with_mode(&file, 0o600);
+        let mut text = String::new();
+        as_root()
+            .open(&file)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "mine");
+        as_root().ensure_tree(&inner).unwrap();
+
+        with_mode(&file, 0o602);
+        assert!(why(as_root(), &file).contains("file can be written by anybody: its mode is 602"));
+        assert!(as_root().ensure_tree(directory.path()).is_err());
+        with_mode(&file, 0o644);
+        with_mode(&inner, 0o777);
+        assert!(why(as_root(), &file).contains("in can be written by anybody"));
+        assert!(as_root().ensure_tree(directory.path()).is_err());
+        // As /tmp is, in which others can make files, but not in the place of ours.
+        with_mode(&inner, 0o1777);
+        as_root().open(&file).unwrap();
+        fs::hard_link(&file, inner.join("also")).unwrap();
+        assert!(why(as_root(), &file).contains("another name"));
+        fs::remove_file(inner.join("also")).unwrap();
+        with_mode(&inner, 0o700);
+        with_mode(&file, 0o664);
+        // No such group is known.
+        if chown(&file, None, Some(4_000_000_001)).is_ok() {
+            assert!(why(as_root(), &file).contains("group 4000000001"));
+            with_mode(&file, 0o644);
+            as_root().open(&file).unwrap();
+        }
+    }
+
+    #[test]
+    fn links_are_followed_where_nobody_else_made_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("a")).unwrap();
+        fs::write(path("file"), "x").unwrap();
+        symlink("../file", path("a/link")).unwrap();
+        symlink(path("a"), path("b")).unwrap();
+        as_root().open(&path("b/link")).unwrap();
+        as_root().open(&path("b/../b/../file")).unwrap();
+        symlink("round", path("round")).unwrap();
+        assert!(matches!(
+            as_root().open(&path("round")),
+            Err(Refusal::Io(_))
+        ));
+        with_mode(&path("a"), 0o733);
+        assert!(why(as_root(), &path("b/link")).contains("a can be written"));
+    }
+
+    #[test]
+    fn only_root_believes_in_whoever_is_behind_sudo() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "x").unwrap();
+        let other = 4_000_000_001;
+        if chown(&file, Some(other), None).is_err() {
+            // Not root: nothing can be given away.
+            return;
+        }
+        assert!(why(as_root(), &file).contains("belongs to user 4000000001"));
+        let behind = Trust {
+            behind_sudo: Some(other),
+            ..as_root()
+        };
+        behind.open(&file).unwrap();
+        assert!(why(Trust::new(Some(5)), &file).contains("belongs to"));
+        std::os::unix::fs::lchown(&file, Some(0), None).unwrap();
+        symlink(&file, directory.path().join("link")).unwrap();
+        std::os::unix::fs::lchown(directory.path().join("link"), Some(other), None).unwrap();
+        assert!(why(as_root(), &directory.path().join("link")).contains("link belongs to"));
+    }
+
+    #[test]
+    fn what_the_caller_has_open_is_read_and_a_pipe_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, 0o600.into(), 0).unwrap();
+        let mut text = String::new();
+        as_root()
+            .open(&pipe)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        as_root().open(Path::new("/dev/null")).unwrap();
+        let open = File::open("/dev/null").unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&open);
+        as_root()
+            .open(Path::new(&format!("/dev/fd/{number}")))
+            .unwrap();
+    }
+}
