@@ -2,6 +2,7 @@
 //!
 //! A guest takes its memory from the host bit by bit as it uses it. What counts is therefore not
 //! only what is available now, but also what the guests that run already may still take of it.
+#![deny(clippy::arithmetic_side_effects)]
 
 use std::fmt;
 

@@ -378,8 +378,8 @@ pub struct Cleanup {
     /// Only instances in this state
     #[arg(long, value_enum)]
     pub state: Option<State>,
-    /// Only instances that were not used for this long, as in 24h or 7d; one whose last activity
-    /// is not known counts as used now
+    /// Only instances that were not used for this long, as in 24h or 7d, by the signs that the reaper
+    /// goes by; one that is kept, or whose last use is not known, stays
     #[arg(long, value_name = "DURATION", value_parser = parsed::<Duration>())]
     pub inactive_for: Option<Duration>,
     /// Say what would be destroyed, and destroy nothing

@@ -1,7 +1,9 @@
 //! The idle ladder: from what is known of an instance to the one step that is due. Pure.
 //!
 //! Whoever doubts is active: a sign that cannot be read, or that makes no sense, counts as use now.
-//! What an open connection is worth alone, or an agent that gives no answer, is bounded in time.
+//! What an open connection is worth alone, or what a guest says or leaves unsaid while nobody looks at
+//! its console, is bounded in time: the guest is a student's.
+#![deny(clippy::arithmetic_side_effects)]
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -79,6 +81,8 @@ pub struct Facts {
     pub touched: Sign,
     /// When somebody else than this program powered it on, as far as passes have seen.
     pub powered_on: Option<Timestamp>,
+    /// Since when it runs without a break, as far as passes have seen.
+    pub running_since: Option<Timestamp>,
     /// Its console.
     pub console: Option<Connection>,
     /// What its guest's agent says of logins and input.
@@ -107,6 +111,8 @@ pub enum Source {
     Clock,
     /// It is exempt.
     Kept,
+    /// It has run for as long as it may.
+    Runtime,
 }
 
 impl Source {
@@ -115,11 +121,20 @@ impl Source {
             Source::Touched => "its activity file",
             Source::Power => "powered on by something other than cyyber",
             Source::Console => "a client of its console",
-            Source::Guest => "its guest's agent",
+            Source::Guest => GUEST,
             Source::Clock => "the host's clock was set then",
             Source::Kept => "it is exempt",
+            Source::Runtime => "it has run for as long as it may",
         }
     }
+}
+
+/// With what doubts begin that a guest brings about.
+const GUEST: &str = "its guest's agent";
+
+/// Whether it is for its guest to end, or to have, this doubt.
+pub fn is_of_guest(doubt: &str) -> bool {
+    doubt.starts_with(GUEST)
 }
 
 /// What is to be done with an instance, and why.
@@ -146,7 +161,7 @@ pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
     let unused = now.duration_since(used).max(SignedDuration::ZERO);
     let mut reason = match (source, doubts.last()) {
         (_, Some(doubt)) if unused.is_zero() => format!("counts as active: {doubt}"),
-        _ if unused.is_zero() => format!("in use now: {}", source.described()),
+        _ if unused.as_secs() == 0 => format!("in use now: {}", source.described()),
         _ => format!("not used for {}: {}", age(unused), source.described()),
     };
     let kept = match &facts.keep {
@@ -165,6 +180,17 @@ pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
             step,
             next: None,
             reason: kept,
+            doubts,
+        };
+    }
+    let end = end_of_run(facts, policy);
+    if let Some((step, _)) = end.filter(|(_, at)| *at <= now) {
+        return Decision {
+            unused,
+            source: Source::Runtime,
+            step: Some(step),
+            next: end,
+            reason: format!("{}: policy.max_runtime", Source::Runtime.described()),
             doubts,
         };
     }
@@ -188,6 +214,7 @@ pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
         }
         Some((rung, at))
     });
+    let next = next.into_iter().chain(end).min_by_key(|(_, at)| *at);
     let step = next.and_then(|(rung, at)| (at <= now).then_some(rung));
     if let (Some((Rung::Destroyed, _)), None, true) = (next, step, is_due(Rung::Destroyed)) {
         reason.push_str("; not seen stopped for long enough yet");
@@ -233,11 +260,16 @@ fn last_use(
     match known(now, &facts.guest) {
         Ok(None) => {}
         Ok(Some(at)) => {
-            vouched = vouched.max(at);
-            consider(at, Source::Guest);
+            // Somebody was there to type.
+            if let Some(Connection { since, seen }) = facts.console
+                && since <= at
+            {
+                vouched = vouched.max(at.min(seen).min(now));
+            }
+            consider(bounded(vouched, at), Source::Guest);
         }
         Err(doubt) => {
-            doubts.push(format!("its guest's agent {doubt}"));
+            doubts.push(format!("{GUEST} {doubt}"));
             consider(bounded(vouched, now), Source::Guest);
         }
     }
@@ -256,13 +288,26 @@ fn last_use(
     last
 }
 
+/// What becomes of it when it has run for as long as it may, and when that is.
+fn end_of_run(facts: &Facts, policy: &Policy) -> Option<(Rung, Timestamp)> {
+    let (Rung::Running | Rung::Idle, Patience::After(limit)) = (facts.rung, policy.max_runtime)
+    else {
+        return None;
+    };
+    // A clock that was wrong may have said that it runs for years.
+    let since = Some(facts.running_since?).max(facts.trusted_from)?;
+    let mut down = [Rung::Paused, Rung::Stopped].into_iter();
+    let down = down.find(|rung| after(policy, *rung).is_some());
+    Some((down.unwrap_or(Rung::Stopped), plus(since, limit.0)))
+}
+
 /// The time that a sign gives; an error says what is wrong with it.
 fn known(now: Timestamp, sign: &Sign) -> Result<Option<Timestamp>, String> {
     match sign {
         Sign::Silent(_) => Ok(None),
         Sign::Unreadable(why) => Err(why.clone()),
         Sign::At(at) => match unused_for(Some(*at), now) {
-            Some(unused) => Ok(Some(plus(now, -unused))),
+            Some(_) => Ok(Some((*at).min(now))),
             None => Err(format!("has an absurd time, {at:.0}")),
         },
     }
@@ -306,6 +351,10 @@ fn plus(at: Timestamp, length: SignedDuration) -> Timestamp {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "what breaks off fails the test"
+)]
 mod tests {
     use proptest::prelude::*;
 
@@ -327,6 +376,7 @@ mod tests {
             rung,
             touched: Sign::At(touched),
             powered_on: None,
+            running_since: None,
             console: None,
             guest: Sign::Silent("not asked"),
             keep: Keep::No,
@@ -419,6 +469,86 @@ mod tests {
     }
 
     #[test]
+    fn a_guests_own_word_is_worth_no_more_than_a_viewer() {
+        let says_now = |touched, console| {
+            decided(&Facts {
+                guest: Sign::At(at(NOW)),
+                console,
+                ..on(Rung::Running, ago(touched))
+            })
+        };
+        let connection = |since, seen| {
+            Some(Connection {
+                since: ago(since),
+                seen: ago(seen),
+            })
+        };
+        let decision = says_now(249, None);
+        assert_eq!((decision.step, decision.source), (None, Source::Guest));
+        assert_eq!(says_now(250, None).step, Some(Rung::Idle));
+        assert_eq!(says_now(100_000, None).step, Some(Rung::Idle));
+        // Somebody looks on, or did until lately.
+        assert_eq!(says_now(100_000, connection(90_000, 0)).step, None);
+        assert_eq!(says_now(100_000, connection(90_000, 249)).step, None);
+        let left = says_now(100_000, connection(90_000, 250));
+        assert_eq!(left.step, Some(Rung::Idle));
+        // What was typed before that one came is the guest's word alone.
+        let before = Facts {
+            guest: Sign::At(ago(20)),
+            console: connection(10, 10),
+            ..on(Rung::Running, ago(100_000))
+        };
+        assert_eq!(decided(&before).unused, SignedDuration::from_mins(10));
+    }
+
+    #[test]
+    fn what_has_run_for_as_long_as_it_may_is_paused_whatever_its_signs_say() {
+        let policy = |pause_after, max_runtime| Policy {
+            pause_after,
+            max_runtime: Patience::After(Duration(SignedDuration::from_mins(max_runtime))),
+            ..Policy::default()
+        };
+        let in_use = |rung, running| Facts {
+            running_since: Some(ago(running)),
+            guest: Sign::At(at(NOW)),
+            ..on(rung, at(NOW))
+        };
+        let step = |facts: &Facts, policy: &Policy| decide(at(NOW), facts, policy).step;
+        let hour = policy(Policy::default().pause_after, 60);
+        assert_eq!(step(&in_use(Rung::Running, 59), &hour), None);
+        let decision = decide(at(NOW), &in_use(Rung::Running, 60), &hour);
+        assert_eq!(decision.step, Some(Rung::Paused));
+        assert_eq!(decision.source, Source::Runtime);
+        assert_eq!(step(&in_use(Rung::Idle, 60), &hour), Some(Rung::Paused));
+        assert_eq!(step(&in_use(Rung::Paused, 60), &hour), None);
+        let never = policy(Patience::Never, 60);
+        assert_eq!(
+            step(&in_use(Rung::Running, 60), &never),
+            Some(Rung::Stopped)
+        );
+        assert_eq!(
+            step(&in_use(Rung::Running, 100_000), &Policy::default()),
+            None
+        );
+        for spared in [
+            Facts {
+                keep: Keep::Until(ago(-1)),
+                ..in_use(Rung::Running, 100)
+            },
+            Facts {
+                trusted_from: Some(ago(5)),
+                ..in_use(Rung::Running, 100_000)
+            },
+            Facts {
+                running_since: None,
+                ..in_use(Rung::Running, 0)
+            },
+        ] {
+            assert_eq!(step(&spared, &hour), None, "{spared:?}");
+        }
+    }
+
+    #[test]
     fn a_kept_instance_is_let_go_and_left_alone() {
         let kept = |rung, keep| {
             step(&Facts {
@@ -485,6 +615,7 @@ mod tests {
         fn policies()(
             mut steps in prop::collection::vec(patience(), 4),
             max_connected in patience(),
+            max_runtime in patience(),
         ) -> Policy {
             // As the configuration's check wants it.
             let mut least = SignedDuration::ZERO;
@@ -500,6 +631,7 @@ mod tests {
                 stop_after: steps[2],
                 destroy_after: steps[3],
                 max_connected,
+                max_runtime,
                 ..Policy::default()
             }
         }
@@ -510,6 +642,7 @@ mod tests {
             rung in rungs(),
             touched in signs(),
             powered_on in prop::option::of(times()),
+            running_since in prop::option::of(times()),
             console in prop::option::of((times(), times())),
             guest in signs(),
             kept in prop::option::of(times()),
@@ -520,6 +653,7 @@ mod tests {
                 rung,
                 touched,
                 powered_on,
+                running_since,
                 console: console.map(|(since, seen)| Connection { since, seen }),
                 guest,
                 keep: kept.map_or(Keep::No, Keep::Until),
@@ -535,7 +669,11 @@ mod tests {
             facts in any_facts(), policy in policies(),
         ) {
             let rung = facts.rung;
-            if let Some(to) = decide(at(NOW), &facts, &policy).step {
+            let decision = decide(at(NOW), &facts, &policy);
+            if decision.source == Source::Runtime {
+                let ways = [Some(Rung::Paused), Some(Rung::Stopped)];
+                prop_assert!(rung <= Rung::Idle && ways.contains(&decision.step));
+            } else if let Some(to) = decision.step {
                 let between = [Rung::Idle, Rung::Paused, Rung::Stopped];
                 let skipped = between.iter().any(|r| rung < *r && *r < to && after(&policy, *r).is_some());
                 prop_assert!(!skipped, "{rung:?} to {to:?}");
@@ -549,6 +687,7 @@ mod tests {
             facts in any_facts(), policy in policies(), seconds in 0..600_i64,
         ) {
             let facts = Facts { touched: Sign::At(at(NOW - seconds)), ..facts };
+            let policy = Policy { max_runtime: Patience::Never, ..policy };
             let decision = decide(at(NOW), &facts, &policy);
             prop_assert!(decision.unused <= SignedDuration::from_secs(seconds));
             if let Some(to) = decision.step.filter(|to| *to > facts.rung) {
@@ -567,12 +706,33 @@ mod tests {
             ],
         ) {
             let facts = Facts { touched: bad, ..facts };
+            let policy = Policy { max_runtime: Patience::Never, ..policy };
             let decision = decide(at(NOW), &facts, &policy);
             prop_assert_eq!(decision.unused, SignedDuration::ZERO);
             prop_assert!(!decision.doubts.is_empty());
             if let Some(to) = decision.step.filter(|to| *to > facts.rung) {
                 prop_assert_eq!(after(&policy, to), Some(SignedDuration::ZERO));
             }
+        }
+
+        #[test]
+        fn nothing_that_a_guest_says_keeps_it_for_longer_than_a_viewer_would(
+            facts in any_facts(), policy in policies(), seconds in 0..200_000_i64,
+        ) {
+            let touched = at(NOW - seconds);
+            let facts = Facts {
+                touched: Sign::At(touched),
+                powered_on: None,
+                console: None,
+                trusted_from: None,
+                ..facts
+            };
+            let decision = decide(at(NOW), &facts, &policy);
+            if let Patience::After(limit) = policy.max_connected {
+                let least = SignedDuration::from_secs(seconds) - limit.0;
+                prop_assert!(decision.unused >= least, "{decision:?}");
+            }
+            prop_assert!(decision.reason.len() + decision.doubts.concat().len() < 500);
         }
 
         #[test]
@@ -591,6 +751,7 @@ mod tests {
             prop_assume!(!matches!(facts.touched, Sign::Silent(_)));
             prop_assume!(before(&facts.powered_on) && before(&facts.trusted_from));
             prop_assume!(before(&facts.console.map(|console| console.seen)));
+            // What may run no longer is paused at once, and is then on the ladder again.
             let ((sooner, high), (longer, low)) = (target(NOW), target(NOW + later));
             prop_assert!(longer >= sooner);
             prop_assert!(low >= high, "{high:?} and then {low:?}");

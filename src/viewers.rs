@@ -6,6 +6,7 @@
 //! password is sent 59 bytes and no more (RFC 6143, section 7.1: version 12, types of security 2,
 //! challenge 16, result 4, reason 4 and its 21 letters), and one that does know it gets the
 //! server's greeting with the domain's name after the first 34.
+#![deny(clippy::arithmetic_side_effects)]
 
 use std::collections::HashSet;
 

@@ -1,4 +1,5 @@
 //! `cyyber metrics`
+#![deny(clippy::arithmetic_side_effects)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -117,7 +118,7 @@ fn savings(seen: &[(View, Facts)]) -> Vec<Metric> {
         .filter(|(_, facts)| facts.saved && facts.id.is_none());
     let memory: u64 = paused
         .filter_map(|(_, facts)| facts.usage().memory_bytes)
-        .sum();
+        .fold(0, u64::saturating_add);
     let size = |path: &PathBuf| images::allocated(path).unwrap_or(0);
     let bases = seen.iter().filter_map(|(view, _)| view.base_image.as_ref());
     let distinct: BTreeSet<_> = bases.clone().collect();

@@ -7,6 +7,7 @@ mod completions;
 mod doctor;
 pub mod instance;
 mod journal;
+mod look;
 mod metrics;
 pub mod reap;
 mod side_by_side;

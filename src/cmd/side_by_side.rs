@@ -1,7 +1,10 @@
-//! Doing several things at once, but not too many.
+//! Doing several things at once, but not too many, and none at another's cost.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Result, anyhow};
 
 /// Runs `job` on every item, `most` at a time; the results are in the items' order.
 pub fn side_by_side<T: Sync, R: Send>(
@@ -32,9 +35,22 @@ pub fn side_by_side<T: Sync, R: Send>(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
+/// What `job` returns. Where it breaks off, that is an error of this job, and others go on.
+pub fn contained<R>(job: impl FnOnce() -> R) -> Result<R> {
+    // What it was at work on is looked at no more, or only read.
+    catch_unwind(AssertUnwindSafe(job)).map_err(|_| anyhow!("this is a fault in cyyber"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_that_breaks_off_is_the_only_one_that_fails() {
+        let items = [1_u64, 0, 4];
+        let divided = side_by_side(&items, 2, |n| contained(|| 8 / n).ok());
+        assert_eq!(divided, [Some(8), None, Some(2)]);
+    }
 
     #[test]
     fn results_keep_the_order_of_their_items() {

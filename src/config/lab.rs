@@ -301,8 +301,10 @@ pub struct Policy {
     pub destroy_after: Patience,
     /// Not destroyed before passes of the reaper have seen it stopped for this long.
     pub destroy_grace: Duration,
-    /// What a connected but silent console is worth.
+    /// What a connected but silent console is worth, or a guest's own word.
     pub max_connected: Patience,
+    /// How long it may run without a break, used or not.
+    pub max_runtime: Patience,
     /// An instance counts as `starting` no longer than this.
     pub boot_timeout: Duration,
 }
@@ -317,6 +319,7 @@ impl Default for Policy {
             destroy_after: Patience::After(minutes(24 * 60)),
             destroy_grace: minutes(60),
             max_connected: Patience::After(minutes(4 * 60)),
+            max_runtime: Patience::Never,
             boot_timeout: minutes(5),
         }
     }

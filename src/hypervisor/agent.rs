@@ -1,23 +1,27 @@
 //! What is asked of the agent inside a guest.
 //!
-//! The guest belongs to a student: whatever its agent says may be made up, and it may take any time
-//! to say it.
+//! The guest belongs to a student: its agent may say anything, which [`super::answer`] bounds, and may
+//! take any time to say it. libvirt waits for longer than it is told to: before a command it has the
+//! agent answer to a call of its own. So deadlines are held here, by the wall clock.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
+use anyhow::Result;
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use virt::connect::Connect;
+use virt::error::{Error, ErrorNumber};
 
-use super::{Domain, Errand, failed};
+use super::answer::{Begun, GuestUse, Login, Progress, Trouble, logged_in, returned, words};
+use super::{Domain, Errand, is, job};
 
 /// How long the guest's agent may take to set the clock, in a guest that has just come back.
 const CLOCK: Duration = Duration::from_secs(5);
+
+/// How long it may take to answer to a single question on the use of its guest.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// How often the agent is asked whether a command has ended.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -31,15 +35,6 @@ echo interrupts
 grep -E 'i8042|virtio[0-9]+-events' /proc/interrupts
 "#;
 
-/// What a guest's agent tells of the use of its guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct GuestUse {
-    /// For how long nobody typed at a terminal or logged in; `None` where nobody ever did.
-    pub unused: Option<SignedDuration>,
-    /// How often keyboard and pointer were heard since boot, where that is known.
-    pub input: Option<u64>,
-}
-
 /// What came of asking.
 #[derive(Debug)]
 pub enum Answer {
@@ -47,21 +42,44 @@ pub enum Answer {
     Nobody,
     /// This.
     Use(GuestUse),
-    /// There is one, and it gave no answer that makes sense.
-    None(anyhow::Error),
+    /// There is one, and it gave no answer that makes sense. With it what was said, by libvirt or by
+    /// the guest: not to be kept.
+    None(Trouble, String),
+}
+
+/// Why there is no answer.
+enum Silence {
+    /// There is no agent.
+    Absent,
+    /// It does not run commands.
+    Disabled,
+    /// It, or libvirt, says why.
+    Refused(String),
+    /// Another reason.
+    Trouble(Trouble),
+}
+
+impl From<Trouble> for Silence {
+    fn from(trouble: Trouble) -> Self {
+        Silence::Trouble(trouble)
+    }
 }
 
 impl Domain {
-    /// Whether the agent inside the guest answers within `deadline` (whole seconds, at least one).
+    /// Whether the agent inside the guest answers within `deadline`.
     pub fn agent_answers(&self, deadline: Duration) -> bool {
-        self.agent(r#"{"execute":"guest-ping"}"#, deadline).is_ok()
+        let until = Instant::now() + deadline;
+        self.agent(r#"{"execute":"guest-ping"}"#, until).is_ok()
     }
 
     /// Has the guest's agent shut the guest down. The agent does not answer to this, so whether it
     /// worked shows in the domain's state alone; libvirt's own call for it would wait a minute for
     /// that.
     pub fn shut_down_by_agent(&self) {
-        let _ = self.agent(r#"{"execute":"guest-shutdown"}"#, Duration::from_secs(1));
+        let _ = self.agent(
+            r#"{"execute":"guest-shutdown"}"#,
+            Instant::now() + Duration::from_secs(1),
+        );
     }
 
     /// Has the guest's agent set the guest's clock to `now`. A guest does not notice how long its
@@ -81,150 +99,96 @@ impl Domain {
         }))
     }
 
-    /// Asks the guest's agent when its guest was last used, for no longer than about `deadline`.
-    pub fn guest_use(&self, deadline: Duration) -> Answer {
+    /// Asks the guest's agent when its guest was last used, for no longer than `deadline`. The first
+    /// time in a run, libvirt is told to wait less for it: by itself it holds one of its workers for
+    /// five seconds, also after the deadline.
+    pub fn guest_use(&self, deadline: Duration, first: bool) -> Answer {
         let until = Instant::now() + deadline;
-        match self.look(until).or_else(|error| match is_refusal(&error) {
+        if first && let Ok(uuid) = self.uuid() {
+            let patience = i32::try_from(ANSWER.as_secs()).unwrap_or(1);
+            let hurry = move |conn: &Connect| {
+                job::wait_for_agent(&conn.lookup_domain_by_uuid(uuid)?, patience)
+            };
+            // One that knows no such call waits as long as it does.
+            self.side.apart(ANSWER, hurry);
+        }
+        let found = match self.look(until) {
             // Guests of some kinds run no commands for us.
-            true => self.logins(),
-            false => Err(error),
-        }) {
+            Err(Silence::Disabled) => self.logins(until),
+            found => found,
+        };
+        match found {
             Ok(found) => Answer::Use(found),
-            Err(error) if is_absent(&error) => Answer::Nobody,
-            Err(error) => Answer::None(error),
+            Err(Silence::Absent) => Answer::Nobody,
+            Err(Silence::Trouble(trouble)) => Answer::None(trouble, String::new()),
+            Err(Silence::Refused(why)) => Answer::None(Trouble::Failed, why),
+            Err(Silence::Disabled) => {
+                Answer::None(Trouble::Failed, "it runs no commands".to_owned())
+            }
         }
     }
 
-    fn look(&self, until: Instant) -> Result<GuestUse> {
-        #[derive(Deserialize)]
-        struct Started {
-            pid: i64,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        struct Status {
-            exited: bool,
-            out_data: Option<String>,
-        }
+    fn look(&self, until: Instant) -> Result<GuestUse, Silence> {
         let arguments = json!({"path": "/bin/sh", "arg": ["-c", LOOK], "capture-output": true});
-        let Started { pid } = self.ask("guest-exec", &arguments)?;
+        let Begun { pid } = self.ask("guest-exec", &arguments, until)?;
         loop {
-            let status: Status = self.ask("guest-exec-status", &json!({"pid": pid}))?;
-            if status.exited {
-                let said = BASE64_STANDARD.decode(status.out_data.unwrap_or_default())?;
-                return parse(&String::from_utf8_lossy(&said)).context("makes no sense");
+            let progress: Progress = self.ask("guest-exec-status", &json!({"pid": pid}), until)?;
+            if let Some(found) = progress.found()? {
+                return Ok(found);
             }
-            if Instant::now() > until {
-                bail!("takes too long");
+            if Instant::now() + INTERVAL > until {
+                return Err(Trouble::Slow.into());
             }
             sleep(INTERVAL);
         }
     }
 
-    fn logins(&self) -> Result<GuestUse> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        struct Login {
-            login_time: f64,
-        }
-        let now: i64 = self.ask("guest-get-time", &json!({}))?;
-        let logins: Vec<Login> = self.ask("guest-get-users", &json!({}))?;
-        let last = logins.iter().map(|login| login.login_time).reduce(f64::max);
-        #[allow(clippy::cast_precision_loss, reason = "seconds are enough")]
-        let unused = last.map(|last| now as f64 / 1e9 - last);
-        Ok(GuestUse {
-            unused: match unused.map(SignedDuration::try_from_secs_f64) {
-                Some(Ok(unused)) => Some(plausible(unused)?),
-                Some(Err(_)) => bail!("makes no sense"),
-                None => None,
-            },
-            input: None,
-        })
+    fn logins(&self, until: Instant) -> Result<GuestUse, Silence> {
+        let now: i64 = self.ask("guest-get-time", &json!({}), until)?;
+        let logins: Vec<Login> = self.ask("guest-get-users", &json!({}), until)?;
+        Ok(logged_in(now, &logins)?)
     }
 
-    fn ask<T: DeserializeOwned>(&self, command: &str, arguments: &serde_json::Value) -> Result<T> {
-        #[derive(Deserialize)]
-        struct Returned<T> {
-            #[serde(rename = "return")]
-            value: T,
-        }
+    fn ask<T: DeserializeOwned>(
+        &self,
+        command: &str,
+        arguments: &serde_json::Value,
+        until: Instant,
+    ) -> Result<T, Silence> {
         let question = json!({"execute": command, "arguments": arguments});
-        let answer = self.agent(&question.to_string(), Duration::from_secs(1))?;
-        let Returned { value } = serde_json::from_str(&answer).context("makes no sense")?;
-        Ok(value)
+        let until = until.min(Instant::now() + ANSWER);
+        Ok(returned(&self.agent(&question.to_string(), until)?)?)
     }
 
-    fn agent(&self, command: &str, deadline: Duration) -> Result<String> {
-        let seconds = i32::try_from(deadline.as_secs()).unwrap_or(i32::MAX).max(1);
-        self.inner
-            .qemu_agent_command(command, seconds, 0)
-            .map_err(|e| failed("ask the guest agent", e))
-    }
-}
-
-/// Whether there is no agent, in libvirt's words (`qemuDomainAgentAvailable`).
-fn is_absent(error: &anyhow::Error) -> bool {
-    let said = format!("{error:#}");
-    ["is not connected", "is not configured", "not supported"]
-        .iter()
-        .any(|absent| said.contains(absent))
-}
-
-/// Whether the agent does not run commands, in its own words.
-fn is_refusal(error: &anyhow::Error) -> bool {
-    let said = format!("{error:#}");
-    ["has been disabled", "has not been found"]
-        .iter()
-        .any(|refusal| said.contains(refusal))
-}
-
-/// Understands what [`LOOK`] prints.
-fn parse(said: &str) -> Result<GuestUse> {
-    let (times, interrupts) = said
-        .split_once("interrupts\n")
-        .ok_or_else(|| anyhow!("it is cut short"))?;
-    let mut times = times.lines().map(str::parse::<i64>);
-    let now = times.next().ok_or_else(|| anyhow!("it has no time"))??;
-    let last = times.try_fold(None, |last: Option<i64>, time| {
-        time.map(|time| last.max(Some(time)))
-    })?;
-    let unused = last.map(|last| SignedDuration::from_secs(now.saturating_sub(last)));
-    // A number, and then a count of each CPU.
-    let counts = interrupts.lines().flat_map(|line| {
-        let words = line.split_whitespace().skip(1);
-        words.map_while(|word| word.parse::<u64>().ok())
-    });
-    let input = counts.fold(0, u64::saturating_add);
-    Ok(GuestUse {
-        unused: unused.map(plausible).transpose()?,
-        input: Some(input),
-    })
-}
-
-/// A terminal was not used in the future; a clock is read before it by a moment.
-fn plausible(unused: SignedDuration) -> Result<SignedDuration> {
-    match unused < SignedDuration::from_secs(-10) {
-        true => bail!("speaks of the future"),
-        false => Ok(unused.max(SignedDuration::ZERO)),
+    /// What the agent answers to `command` until then.
+    fn agent(&self, command: &str, until: Instant) -> Result<String, Silence> {
+        let left = until.saturating_duration_since(Instant::now());
+        // libvirt counts whole seconds.
+        let seconds = i32::try_from(left.as_secs()).unwrap_or(i32::MAX).max(1);
+        let (uuid, command) = (
+            self.uuid().map_err(|_| Silence::Absent)?,
+            command.to_owned(),
+        );
+        let answer = self.side.apart(left, move |conn| {
+            conn.lookup_domain_by_uuid(uuid)?
+                .qemu_agent_command(&command, seconds, 0)
+        });
+        answer.ok_or(Trouble::Mute)?.map_err(|e| silence(&e))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_guest_prints_is_understood() {
-        let said = "1800000100\n1800000000\n1799990000\ninterrupts\n  \
-                    1:   9   3  IO-APIC   1-edge      i8042\n \
-                    12:  15   0  IO-APIC  12-edge      i8042\n";
-        let found = parse(said).unwrap();
-        assert_eq!(found.unused, Some(SignedDuration::from_secs(100)));
-        assert_eq!(found.input, Some(27));
-        let never = parse("1800000100\ninterrupts\n").unwrap();
-        assert_eq!((never.unused, never.input), (None, Some(0)));
-        for bad in ["", "x\ninterrupts\n", "5\n", "100\n2000\ninterrupts\n"] {
-            assert!(parse(bad).is_err(), "{bad:?}");
+/// What libvirt's refusal means: `qemuDomainAgentAvailable` says in words that there is no agent, and
+/// what the agent says itself comes after others.
+fn silence(error: &Error) -> Silence {
+    let said = error.message();
+    let contains = |any: &[&str]| any.iter().any(|words| said.contains(words));
+    match said.contains("unable to execute QEMU agent command") {
+        true if contains(&["has been disabled", "has not been found"]) => Silence::Disabled,
+        true => Silence::Refused(words(said)),
+        false if contains(&["is not connected", "is not configured", "not supported"]) => {
+            Silence::Absent
         }
+        false if is(error, ErrorNumber::AgentUnresponsive) => Trouble::Mute.into(),
+        false => Silence::Refused(words(said)),
     }
 }

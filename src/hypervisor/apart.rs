@@ -21,15 +21,15 @@ const REACHING_LIBVIRT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Side {
     uri: String,
-    /// One that its call came back on.
-    spare: Mutex<Option<Connect>>,
+    /// Those that their calls came back on.
+    spare: Mutex<Vec<Connect>>,
 }
 
 impl Side {
     pub(super) fn new(uri: &str) -> Side {
         Side {
             uri: uri.to_owned(),
-            spare: Mutex::new(None),
+            spare: Mutex::new(Vec::new()),
         }
     }
 
@@ -70,15 +70,15 @@ impl Side {
     }
 
     fn connection(&self) -> Result<Connect, Error> {
-        let spare = self.spare().take();
+        let spare = self.spare().pop();
         spare.map_or_else(|| Connect::open(Some(&self.uri)), Ok)
     }
 
     fn keep(&self, conn: Connect) {
-        *self.spare() = Some(conn);
+        self.spare().push(conn);
     }
 
-    fn spare(&self) -> std::sync::MutexGuard<'_, Option<Connect>> {
+    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Connect>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

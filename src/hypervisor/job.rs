@@ -1,4 +1,5 @@
-//! Ending what libvirt is doing to a domain, for which the `virt` crate has no binding.
+//! What libvirt is doing to a domain: ending it, and how long it may wait. The `virt` crate has no
+//! binding for either.
 #![allow(unsafe_code)]
 
 use virt::domain::Domain;
@@ -9,6 +10,16 @@ use virt::sys;
 pub(super) fn abort(domain: &Domain) -> Result<(), Error> {
     // SAFETY: the domain is valid for as long as `domain` lives.
     match unsafe { sys::virDomainAbortJob(domain.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(Error::last_error()),
+    }
+}
+
+/// Has libvirt wait no longer than `seconds` for signs of life of the agent in `domain`, for as long
+/// as it runs.
+pub(super) fn wait_for_agent(domain: &Domain, seconds: i32) -> Result<(), Error> {
+    // SAFETY: the domain is valid for as long as `domain` lives.
+    match unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) } {
         0 => Ok(()),
         _ => Err(Error::last_error()),
     }

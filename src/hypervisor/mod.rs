@@ -5,6 +5,7 @@
 //! such as `17` for an id.
 
 mod agent;
+mod answer;
 mod apart;
 mod cpu;
 mod domain;
@@ -26,7 +27,8 @@ use virt::enumutil::Enum;
 use virt::error::{ErrorDomain, ErrorNumber};
 use virt::sys;
 
-pub use agent::{Answer, GuestUse};
+pub use agent::Answer;
+pub use answer::{GuestUse, Trouble};
 pub use apart::Errand;
 pub use cpu::CpuControl;
 pub use domain::Domain;
@@ -290,7 +292,8 @@ fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {
 }
 
 fn failed(what: &str, error: virt::error::Error) -> anyhow::Error {
-    let message = format!("failed to {what}: {}", error.message());
+    // QEMU's words are among them, which a guest may have broken into.
+    let message = format!("failed to {what}: {}", answer::words(error.message()));
     match is_lost(&error) {
         true => Fault::new(Kind::Unavailable, message)
             .hint("the connection to libvirtd was lost; try again when it is back")

@@ -1,8 +1,10 @@
 //! The state and statistics of all domains in one call.
 //!
 //! The `virt` crate hands bulk statistics out as raw pointers only, so this file reads them by
-//! libvirt's own C interface.
+//! libvirt's own C interface. What is counted for a guest is counted by its QEMU, which may lie once
+//! its guest has broken into it.
 #![allow(unsafe_code)]
+#![deny(clippy::arithmetic_side_effects)]
 
 use std::ffi::CStr;
 use std::ptr;
@@ -183,12 +185,12 @@ impl Usage {
             |prefix: &str, suffix: &str| field.starts_with(prefix) && field.ends_with(suffix);
         // A guest may say anything.
         let kib = |value: u64| value.checked_mul(1024);
-        let add = |sum: &mut Option<u64>| *sum = Some(sum.unwrap_or(0) + value);
+        let add = |sum: &mut Option<u64>| *sum = Some(sum.unwrap_or(0).saturating_add(value));
         match field {
             "cpu.time" => self.cpu_time_ns = Some(value),
             "vcpu.maximum" => self.vcpus = Some(value),
-            "balloon.maximum" => self.memory_bytes = Some(value << 10),
-            "balloon.rss" => self.resident_bytes = Some(value << 10),
+            "balloon.maximum" => self.memory_bytes = kib(value),
+            "balloon.rss" => self.resident_bytes = kib(value),
             "balloon.available" => self.guest_memory.total_bytes = kib(value),
             "balloon.usable" => self.guest_memory.usable_bytes = kib(value),
             "balloon.unused" => self.guest_memory.free_bytes = kib(value),

@@ -1,5 +1,6 @@
 //! When an instance was last used: the modification time of an empty file, which the web backend
 //! may also touch by itself.
+#![deny(clippy::arithmetic_side_effects)]
 
 use std::io;
 use std::path::Path;
@@ -46,10 +47,14 @@ const SLACK: SignedDuration = SignedDuration::from_secs(2);
 pub fn unused_for(last: Option<Timestamp>, now: Timestamp) -> Option<SignedDuration> {
     let last = last.filter(|last| *last >= EARLIEST)?;
     let unused = now.duration_since(last);
-    (unused >= -SLACK).then(|| unused.max(SignedDuration::ZERO))
+    (unused.saturating_add(SLACK) >= SignedDuration::ZERO).then(|| unused.max(SignedDuration::ZERO))
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "what breaks off fails the test"
+)]
 mod tests {
     use super::*;
 

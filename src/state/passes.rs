@@ -1,7 +1,8 @@
 //! What one pass of the reaper leaves for the next.
 //!
 //! None of it is the truth: a pass that finds nothing here only looks, and what was not seen for
-//! long enough is not destroyed.
+//! long enough is not destroyed. Of each instance it is bounded, whatever its guest says.
+#![deny(clippy::arithmetic_side_effects)]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 use super::record::{self, Run};
 use crate::clock::Moment;
 use crate::files;
+use crate::hypervisor::Trouble;
 use crate::policy::Connection;
 
 /// A longer time without a pass is an outage: what was seen before it counts as unseen.
@@ -22,8 +24,13 @@ pub const LONGEST_GAP: SignedDuration = SignedDuration::from_mins(10);
 /// How far the clock may move against the time that went by before it counts as having been set.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(30);
 
-/// What passes remember is not larger than this: enough for a hundred thousand instances.
+/// What passes remember is not larger than this: enough for ten thousand instances of which all is
+/// remembered that can be, and for a hundred thousand others.
 const LARGEST: u64 = 64 << 20;
+
+/// How many doubts are remembered, and how many letters of each.
+const MOST_DOUBTS: usize = 4;
+const LONGEST_DOUBT: usize = 200;
 
 /// What passes remember.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -67,9 +74,15 @@ pub struct Seen {
     /// Its keyboard and pointer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Input>,
+    /// When its guest was last asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Timestamp>,
+    /// That it was asked in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
     /// What was last said to be wrong with it: that is said once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub doubts: Vec<String>,
+    doubts: Vec<String>,
 }
 
 /// How often keyboard and pointer of a run were heard, and when that was last seen to grow.
@@ -138,6 +151,12 @@ impl Passes {
         seen.unwrap_or_else(|| Seen::new(uuid))
     }
 
+    /// As [`Passes::take`], and it stays in the memory.
+    pub fn seen(&self, name: &str, uuid: Uuid) -> Seen {
+        let seen = self.seen.get(name).filter(|seen| seen.uuid == uuid);
+        seen.cloned().unwrap_or_else(|| Seen::new(uuid))
+    }
+
     /// Remembers these, and no others.
     pub fn put<'a>(&mut self, seen: impl Iterator<Item = (&'a str, &'a Seen)>) {
         self.seen = seen
@@ -154,6 +173,11 @@ impl Passes {
     }
 }
 
+/// As much of what is wrong as is remembered.
+pub fn bounded(text: &str) -> String {
+    text.chars().take(LONGEST_DOUBT).collect()
+}
+
 impl Last {
     fn at(now: &Moment) -> Last {
         Last {
@@ -165,9 +189,10 @@ impl Last {
 
     fn until(&self, this: &Last) -> Circumstances {
         let by_clock = this.at.duration_since(self.at);
-        let went_by = this.uptime - self.uptime;
-        if self.host_boot == this.host_boot && (by_clock - went_by).abs() > CLOCK_SLACK
-            || by_clock < -CLOCK_SLACK
+        let went_by = this.uptime.saturating_sub(self.uptime);
+        let differs = by_clock.saturating_sub(went_by).unsigned_abs();
+        if self.host_boot == this.host_boot && differs > CLOCK_SLACK.unsigned_abs()
+            || by_clock.saturating_add(CLOCK_SLACK) < SignedDuration::ZERO
         {
             return Circumstances::ClockSet;
         }
@@ -187,6 +212,8 @@ impl Seen {
             console: None,
             connected: false,
             input: None,
+            asked: None,
+            trouble: None,
             doubts: Vec::new(),
         }
     }
@@ -203,6 +230,9 @@ impl Seen {
             self.run = run.map(|run| (run, now));
             self.console = None;
             self.input = None;
+            self.asked = None;
+            self.trouble = None;
+            self.doubts.clear();
         }
         self.run.as_ref().map(|(_, at)| *at)
     }
@@ -215,6 +245,25 @@ impl Seen {
             self.console = Some(Connection { since, seen: now });
         }
         self.connected = connected;
+    }
+
+    /// Takes note of what is wrong with it; what of that was not said before. What its guest brings
+    /// about counts as said for as long as the guest runs, or else it could have somebody be told of
+    /// it in each pass.
+    pub fn doubted(
+        &mut self,
+        doubts: &[String],
+        is_of_guest: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let doubts = doubts.iter().map(|doubt| bounded(doubt));
+        let doubts: Vec<_> = doubts.take(MOST_DOUBTS).collect();
+        let is_new = |doubt: &&String| !self.doubts.contains(doubt);
+        let new = doubts.iter().filter(is_new).cloned().collect();
+        self.doubts
+            .retain(|doubt| is_of_guest(doubt) && !doubts.contains(doubt));
+        self.doubts.splice(0..0, doubts);
+        self.doubts.truncate(MOST_DOUBTS);
+        new
     }
 
     /// Takes note that keyboard and pointer were heard `count` times; when they were last used, as
@@ -232,6 +281,10 @@ impl Seen {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "what breaks off fails the test"
+)]
 mod tests {
     use super::*;
     use crate::domain::new_uuid;
@@ -326,6 +379,50 @@ mod tests {
         assert_eq!(seen.heard(6, at(120)), Some(at(120)));
         assert_eq!(seen.heard(6, at(180)), Some(at(120)));
         assert_eq!(seen.heard(2, at(240)), Some(at(240)), "it was rebooted");
+    }
+
+    #[test]
+    fn what_a_guest_brings_about_is_told_once_in_a_run_and_the_rest_once_each_time() {
+        let mut seen = Seen::new(new_uuid());
+        let doubts =
+            |texts: &[&str]| -> Vec<String> { texts.iter().map(ToString::to_string).collect() };
+        let mut new = |texts: &[&str]| {
+            let new = seen.doubted(&doubts(texts), |doubt| doubt.starts_with("guest"));
+            new.len()
+        };
+        assert_eq!(new(&["guest mute", "file"]), 2);
+        assert_eq!(new(&["guest mute", "file"]), 0);
+        assert_eq!(new(&["guest liar"]), 1);
+        for _ in 0..3 {
+            assert_eq!(new(&["guest mute"]), 0, "as before");
+            assert_eq!(new(&["guest liar"]), 0);
+            assert_eq!(new(&[]), 0);
+        }
+        assert_eq!(new(&["file"]), 1, "it was mended meanwhile");
+        seen.running(Some(Run::current(2)), moment(0, 0).time);
+        assert_eq!(seen.doubted(&doubts(&["guest mute"]), |_| true).len(), 1);
+    }
+
+    #[test]
+    fn what_is_remembered_of_one_is_bounded() {
+        let now = moment(0, 0).time;
+        let mut seen = Seen::new(new_uuid());
+        seen.running(Some(Run::current(u32::MAX - 1)), now);
+        seen.connected(true, now);
+        seen.heard(u64::MAX, now);
+        seen.heard(0, now);
+        (seen.asked, seen.trouble) = (Some(now), Some(Trouble::Nonsense));
+        for flood in 0..100 {
+            let doubts: Vec<_> = (0..100)
+                .map(|n| format!("{flood} {n}") + &"\u{1}".repeat(1 << 16))
+                .collect();
+            seen.doubted(&doubts, |_| true);
+        }
+        let size = serde_json::to_vec(&seen).unwrap().len() as u64;
+        assert!(size < LARGEST / 10_000, "{size}");
+        seen.doubts.clear();
+        let size = serde_json::to_vec(&seen).unwrap().len() as u64;
+        assert!(size + 128 < LARGEST / 100_000, "{size}");
     }
 
     #[test]

@@ -6,8 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use common::vnc::Client;
 use common::{Run, Sandbox, files_below, run, text, tool, virsh};
-use serde_json::Value;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 
 const SAVES: &str = "/var/lib/libvirt/qemu/save";
 
@@ -144,6 +146,59 @@ fn what_may_be_in_use_stays() {
     for user in all {
         assert_eq!(sandbox.overlay(user).exists(), user != "old", "{user}");
     }
+}
+
+/// As in an evening in which nobody touched anything for three hours.
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_cleanup_judges_use_as_the_reaper_does() {
+    let sandbox = Sandbox::with_guests(1);
+    sandbox.base(&sandbox.lab);
+    sandbox.configure(&json!({"policy": {"boot_timeout": "0s"}}));
+    for user in ["kept", "over", "plain"] {
+        sandbox.instance("create", user, &[]).ok();
+    }
+    let viewed = sandbox.instance("start", "viewed", &[]).json();
+    sandbox.instance("keep", "kept", &["--until", "3d"]).ok();
+    sandbox.instance("keep", "over", &["--until", "off"]).ok();
+    let port = viewed["vnc_port"].as_u64().unwrap().try_into().unwrap();
+    let viewer = Client::connect(port).enter(&text(&viewed["vnc_password"]));
+    let hour = Duration::from_secs(3600);
+    for user in ["kept", "over", "plain", "viewed"] {
+        age(&activity(&sandbox, user), 3 * hour);
+    }
+    let options = ["--inactive-for", "1h", "--dry-run"];
+    let dry = cleanup(&sandbox, &options);
+    assert_eq!(
+        users(&sandbox, &dry["destroyed"]),
+        ["over", "plain"],
+        "{dry:#}"
+    );
+    assert_eq!(users(&sandbox, &dry["kept"]), ["kept", "viewed"]);
+    let reason = |of: usize| text(&dry["kept"][of]["reason"]);
+    assert!(reason(0).starts_with("kept until "), "{}", reason(0));
+    assert_eq!(reason(1), "in use now: a client of its console");
+    drop(viewer);
+
+    // Passes saw that the host's clock was set, ten minutes ago.
+    let passes = |trusted_from: Timestamp| {
+        let passes = json!({"last": null, "trusted_from": trusted_from, "seen": {}});
+        fs::write(sandbox.path("state/reaper.json"), passes.to_string()).unwrap();
+    };
+    let now = Timestamp::now();
+    passes(now - SignedDuration::from_mins(10));
+    let dry = cleanup(&sandbox, &options);
+    assert_eq!(dry["destroyed"], json!([]), "{dry:#}");
+    passes(now - SignedDuration::from_hours(2));
+    let done = cleanup(&sandbox, &["--inactive-for", "1h", "--yes"]);
+    assert_eq!(
+        users(&sandbox, &done["destroyed"]),
+        ["over", "plain", "viewed"]
+    );
+    assert_eq!(users(&sandbox, &done["kept"]), ["kept"]);
+    // Whoever names it means it.
+    let done = cleanup(&sandbox, &["--user", "kept", "--yes"]);
+    assert_eq!(users(&sandbox, &done["destroyed"]), ["kept"]);
 }
 
 #[test]

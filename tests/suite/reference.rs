@@ -515,6 +515,7 @@ fn the_configurations_page_has_the_defaults_that_the_program_uses() {
             minutes(&Patience::After(lab.policy.destroy_grace)),
         ),
         ("max_connected", minutes(&lab.policy.max_connected)),
+        ("max_runtime", minutes(&lab.policy.max_runtime)),
         (
             "boot_timeout",
             minutes(&Patience::After(lab.policy.boot_timeout)),

@@ -1,4 +1,5 @@
 //! `cyyber instance stats`
+#![deny(clippy::arithmetic_side_effects)]
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -85,7 +86,10 @@ impl Sample {
         context.hypervisor()?;
         let began = Instant::now();
         let mut instances = survey(context, Detail::Usage)?;
-        let at = began + began.elapsed() / 2;
+        let half = began.elapsed().checked_div(2);
+        let at = half
+            .and_then(|half| began.checked_add(half))
+            .unwrap_or(began);
         if let Some(name) = name {
             instances.retain(|(other, _)| other == name);
             if instances.is_empty() {
@@ -111,7 +115,7 @@ impl Sample {
             .zip(&self.instances)
             .map(|(view, (_, facts))| {
                 let spent = before.cpu_since(facts);
-                let percent = spent.map(|spent| percent(spent, self.at - before.at));
+                let percent = spent.map(|spent| percent(spent, self.at.duration_since(before.at)));
                 Stats::new(context, view, facts, percent)
             })
             .collect();
@@ -186,19 +190,22 @@ impl Stats {
 
     /// What it takes of a host with `cpus` and `memory` in bytes, as a share of each.
     pub fn cost(&self, cpus: usize, memory: u64) -> f64 {
-        let cpu = self.cpu_percent.unwrap_or(0.0) / (100 * cpus) as f64;
+        let cpu = self.cpu_percent.unwrap_or(0.0) / (100.0 * cpus as f64);
         cpu + self.used() as f64 / memory as f64
     }
 
     /// The host's memory that it takes, in bytes.
     pub fn used(&self) -> u64 {
-        self.memory_used_mb.unwrap_or(0) * MIB
+        self.memory_used_mb.unwrap_or(0).saturating_mul(MIB)
     }
 
     /// What of the host's memory it would take at most if it were not paused, in bytes.
     pub fn spared(&self) -> u64 {
         match self.state {
-            State::Paused => (self.memory_mb.unwrap_or(0) * MIB).saturating_sub(self.used()),
+            State::Paused => {
+                let whole = self.memory_mb.unwrap_or(0).saturating_mul(MIB);
+                whole.saturating_sub(self.used())
+            }
             _ => 0,
         }
     }
@@ -208,7 +215,7 @@ impl Stats {
             Cell::from(value.map(|value| match value {
                 // It was rounded down.
                 0 => "< 1 MiB".to_owned(),
-                value => size(value * MIB),
+                value => size(value.saturating_mul(MIB)),
             }))
         };
         let idle = self.idle_seconds.map(jiff::SignedDuration::from_secs);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -23,8 +24,12 @@ use crate::state::keep;
 use crate::state::lock::Lock;
 use crate::state::record::{self, Boot, Record, Run};
 
+/// How many guests may fail to answer until the rest of a listing asks no more: some hundred that
+/// are mute must not hold it up.
+const MOST_MUTE: u8 = 2;
+
 /// How long a guest that is starting may take to answer; asked once for each listing.
-const PING: std::time::Duration = std::time::Duration::from_secs(1);
+const PING: Duration = Duration::from_secs(1);
 
 /// The instance object of the contract, without secrets.
 #[derive(Debug, Serialize)]
@@ -56,6 +61,7 @@ pub struct Viewer<'a> {
     keeps: Option<Directory>,
     /// Guests that are starting are asked whether they are ready.
     asks: bool,
+    mute: u8,
     current_builds: HashMap<LabId, Option<String>>,
 }
 
@@ -67,6 +73,7 @@ impl<'a> Viewer<'a> {
             activities: Directory::open(&context.paths.activities()).ok(),
             keeps: Directory::open(&context.paths.keeps()).ok(),
             asks: true,
+            mute: 0,
             current_builds: HashMap::new(),
         }
     }
@@ -94,6 +101,7 @@ impl<'a> Viewer<'a> {
         let (mut state, mut reason) = observe(facts, boot.as_ref(), boot_timeout, now);
         if let (State::Starting, Some(boot)) = (state, &mut boot)
             && self.asks
+            && self.mute < MOST_MUTE
             && self.agent_answers(name)
         {
             boot.ready = Some(now);
@@ -168,13 +176,20 @@ impl<'a> Viewer<'a> {
             .ok()
     }
 
-    fn agent_answers(&self, name: &InstanceName) -> bool {
+    fn agent_answers(&mut self, name: &InstanceName) -> bool {
         let found = self
             .context
             .hypervisor()
             .and_then(|hypervisor| hypervisor.find(name));
         let domain = self.known(name, found).flatten();
-        domain.is_some_and(|domain| domain.agent_answers(PING))
+        let began = Instant::now();
+        let answers = domain.is_some_and(|domain| domain.agent_answers(PING));
+        // Where there is no agent, libvirt says so at once.
+        self.mute = match answers || began.elapsed() < PING / 2 {
+            true => self.mute,
+            false => self.mute.saturating_add(1),
+        };
+        answers
     }
 
     fn console(&self, name: &InstanceName) -> Result<Option<Console>> {

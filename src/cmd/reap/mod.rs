@@ -1,6 +1,5 @@
 //! `cyyber reap`
 
-mod look;
 mod pass;
 mod report;
 mod step;

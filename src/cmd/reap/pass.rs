@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::look::{Lookout, Sight, Standing};
 use super::report::{Action, Report, Row};
 use super::step::{self, Outcome};
 use crate::cmd::instance::list::survey;
 use crate::cmd::instance::place;
-use crate::cmd::side_by_side::side_by_side;
+use crate::cmd::look::{Lookout, Sight, Standing};
+use crate::cmd::side_by_side::{contained, side_by_side};
 use crate::context::Context;
 use crate::hypervisor::Detail;
-use crate::policy::Rung;
-use crate::state::passes::{Circumstances, Passes, Seen};
+use crate::policy::{self, Rung};
+use crate::state::passes::{self, Circumstances, Passes, Seen};
 use crate::units;
 
 /// No step down is begun later than this in a pass: what is due then is left for the next one, which
@@ -62,7 +62,8 @@ impl Pass {
             })
             .collect();
         self.progress.fetch_add(1, Ordering::Relaxed);
-        let trouble = lookout.look_closer(&mut sights, self.dry_run);
+        let all = self.dry_run;
+        let trouble = lookout.look_closer(&mut sights, |sight| all || sight.is_unsure());
         self.progress.fetch_add(1, Ordering::Relaxed);
 
         let mut report = Report::new(self.dry_run);
@@ -84,7 +85,8 @@ impl Pass {
         }
         guard_filters(context, &sights);
         let blind = lookout.blind().filter(|_| !sights.is_empty());
-        let troubles = blind.into_iter().chain(trouble).collect();
+        let troubles = blind.into_iter().chain(trouble);
+        let troubles = troubles.map(|trouble| passes::bounded(&trouble)).collect();
         self.warn(context, &lookout, &mut passes, troubles, &mut sights);
         passes.put(
             sights
@@ -134,7 +136,8 @@ impl Pass {
                 (false, true) => Outcome::Left("this pass has taken long enough".to_owned()),
                 (false, false) => {
                     let seen = (*seen).clone();
-                    step::take(context, lookout, sight, seen, planned, self.timeout)
+                    contained(|| step::take(context, lookout, sight, seen, planned, self.timeout))
+                        .unwrap_or_else(Outcome::Failed)
                 }
             };
             self.progress.fetch_add(1, Ordering::Relaxed);
@@ -182,18 +185,15 @@ impl Pass {
         passes.troubles = troubles;
         let blind = lookout.blind().is_some();
         for (sight, seen) in sights {
-            let doubts = match &sight.standing {
-                Standing::On(_, decision) => decision.doubts.clone(),
-                Standing::Left(_) => Vec::new(),
-            };
+            let doubts = sight.doubts();
+            let new = seen.doubted(&doubts, policy::is_of_guest);
             for doubt in &doubts {
                 let text = format!("{}: {doubt}; it counts as active", sight.name);
-                match seen.doubts.contains(doubt) || blind {
+                match blind || !new.contains(&passes::bounded(doubt)) {
                     true => context.output.detail(&text),
                     false => context.output.warn(&text),
                 }
             }
-            seen.doubts = doubts;
             if sight.untouched {
                 lookout.touch(sight);
             }

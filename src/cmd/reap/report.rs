@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::look::{Sight, Standing};
+use crate::cmd::look::{Sight, Standing};
 use crate::error::{Kind, kind_of};
 use crate::instance::State;
 use crate::output::{self, Cell, Column, Table};

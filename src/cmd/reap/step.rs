@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::look::{Lookout, Sight, Standing};
 use super::pass::Planned;
 use crate::cmd::instance::cleanup::destroy;
 use crate::cmd::instance::references::References;
 use crate::cmd::instance::traces::Traces;
 use crate::cmd::instance::{self, idle, pause, stop, view};
 use crate::cmd::journal::{self, Entry};
+use crate::cmd::look::{Lookout, Sight, Standing};
 use crate::context::Context;
 use crate::error::{Kind, kind_of};
 use crate::hypervisor::{Detail, Domain};
@@ -106,7 +106,7 @@ fn attempt(
     let lookout = lookout.renewed();
     let now = lookout.glance(name.clone(), facts, &mut seen);
     let mut now = [(now, seen)];
-    lookout.look_closer(&mut now, false);
+    lookout.look_closer(&mut now, Sight::is_unsure);
     let [(now, _)] = now;
     match &now.standing {
         Standing::Left(why) => return not_due(why),

@@ -2,6 +2,7 @@
 
 mod builds;
 pub mod destroy;
+mod inactive;
 mod report;
 mod select;
 
@@ -22,6 +23,7 @@ use crate::error::{Fault, Kind};
 use crate::images::{self, base::Base};
 use crate::instance::{InstanceName, LabId, State};
 use crate::state::activity;
+use inactive::{Inactive, Uses};
 use report::{Collected, Destroyed, Failed, Kept, Report};
 use select::{Filter, Seen, Verdict};
 
@@ -124,10 +126,11 @@ fn plan(
     }
     let mut viewer = Viewer::new(context);
     let mut candidates = Vec::new();
-    for traces in all {
-        let seen = look(context, &mut viewer, &traces)?;
+    let inactive = inactive(context, filter, &all.iter().collect::<Vec<_>>());
+    for (traces, inactive) in all.into_iter().zip(inactive) {
+        let seen = look(context, &mut viewer, &traces, inactive)?;
         let name = &traces.name;
-        match filter.judge(&seen, made) {
+        match filter.judge(&seen) {
             Verdict::Ignore => {}
             Verdict::Keep(reason) => report.kept.push(Kept::new(name, reason)),
             Verdict::Destroy(reason) => match traces.ensure_ours(context, references) {
@@ -158,7 +161,23 @@ fn plan(
     })
 }
 
-fn look(context: &Context, viewer: &mut Viewer, traces: &Traces) -> Result<Seen> {
+/// For how long nobody used each of `all`, where that was asked for.
+fn inactive(context: &Context, filter: &Filter, all: &[&Traces]) -> Vec<Option<Inactive>> {
+    match filter.inactive_for {
+        Some(limit) => {
+            let inactive = Uses::new(context).of(all, limit);
+            inactive.into_iter().map(Some).collect()
+        }
+        None => vec![None; all.len()],
+    }
+}
+
+fn look(
+    context: &Context,
+    viewer: &mut Viewer,
+    traces: &Traces,
+    inactive: Option<Inactive>,
+) -> Result<Seen> {
     let half_destroyed = traces.half_destroyed;
     Ok(match &traces.facts {
         Some(facts) => {
@@ -170,6 +189,7 @@ fn look(context: &Context, viewer: &mut Viewer, traces: &Traces) -> Result<Seen>
                     false => "a VM without a disk".to_owned(),
                 },
                 last_activity: view.last_activity,
+                inactive,
                 half_destroyed,
             }
         }
@@ -177,6 +197,7 @@ fn look(context: &Context, viewer: &mut Viewer, traces: &Traces) -> Result<Seen>
             state: None,
             reason: traces.leftover().to_owned(),
             last_activity: activity::last(&context.paths.activity(&traces.name)),
+            inactive,
             half_destroyed,
         },
     })
@@ -265,9 +286,10 @@ fn destroy_one(
         // Another cleanup was faster.
         return Ok(Some(0));
     };
-    let seen = look(context, &mut Viewer::new(context), &traces)?;
+    let inactive = inactive(context, filter, &[&traces]).pop().flatten();
+    let seen = look(context, &mut Viewer::new(context), &traces, inactive)?;
     let used_since = seen.last_activity.is_some_and(|at| at > plan.made);
-    if used_since || !matches!(filter.judge(&seen, context.time()), Verdict::Destroy(_)) {
+    if used_since || !matches!(filter.judge(&seen), Verdict::Destroy(_)) {
         return Ok(None);
     }
     traces.ensure_ours(context, references)?;

@@ -1,9 +1,9 @@
 //! Which instances a cleanup destroys, and why. Pure.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use super::inactive::Inactive;
 use crate::instance::{InstanceName, LabId, State, UserId};
-use crate::state::activity;
 use crate::units::{Duration, age};
 
 /// What a cleanup was asked for.
@@ -23,6 +23,8 @@ pub struct Seen {
     /// Why it is in that state, or what is left of it.
     pub reason: String,
     pub last_activity: Option<Timestamp>,
+    /// For how long nobody used it, where that was asked for.
+    pub inactive: Option<Inactive>,
     /// An earlier cleanup began to destroy it, and it was not used since.
     pub half_destroyed: bool,
 }
@@ -46,7 +48,7 @@ impl Filter<'_> {
     }
 
     /// What becomes of an instance that was asked for by name.
-    pub fn judge(&self, seen: &Seen, now: Timestamp) -> Verdict {
+    pub fn judge(&self, seen: &Seen) -> Verdict {
         if seen.half_destroyed {
             return Verdict::Destroy("an earlier cleanup was interrupted".to_owned());
         }
@@ -56,40 +58,41 @@ impl Filter<'_> {
         let Some(limit) = self.inactive_for else {
             return Verdict::Destroy(seen.reason.clone());
         };
-        match activity::unused_for(seen.last_activity, now) {
-            None => Verdict::Keep("its last activity is not known: it counts as active".to_owned()),
-            Some(unused) if unused >= limit.0 => {
-                Verdict::Destroy(format!("inactive for {}", age(unused)))
+        let Some(inactive) = &seen.inactive else {
+            return Verdict::Keep("its last use is not known".to_owned());
+        };
+        match inactive.length {
+            Some(length) if length >= limit.0 => {
+                Verdict::Destroy(format!("inactive for {}", age(length)))
             }
-            Some(SignedDuration::ZERO) => Verdict::Keep("active now".to_owned()),
-            Some(unused) => Verdict::Keep(format!("active {} ago", age(unused))),
+            _ => Verdict::Keep(inactive.reason.clone()),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
 
-    fn seen(state: Option<State>, last_activity: Option<i64>) -> Seen {
+    fn seen(state: Option<State>, inactive: Option<Option<i64>>) -> Seen {
         Seen {
             state,
             reason: "because".to_owned(),
-            last_activity: last_activity.map(|second| Timestamp::from_second(second).unwrap()),
+            last_activity: None,
+            inactive: inactive.map(|minutes| Inactive {
+                length: minutes.map(SignedDuration::from_mins),
+                reason: "because of that".to_owned(),
+            }),
             half_destroyed: false,
         }
     }
 
-    fn now() -> Timestamp {
-        Timestamp::from_second(2_000_000_000).unwrap()
-    }
-
-    const AN_HOUR_AGO: i64 = 2_000_000_000 - 3600;
-
     #[test]
     fn without_limits_everything_goes() {
         for state in [None, Some(State::Running)] {
-            let verdict = Filter::default().judge(&seen(state, None), now());
+            let verdict = Filter::default().judge(&seen(state, None));
             assert_eq!(verdict, Verdict::Destroy("because".to_owned()));
         }
     }
@@ -100,7 +103,7 @@ mod tests {
             state: Some(State::Stopped),
             ..Filter::default()
         };
-        let judge = |state| filter.judge(&seen(state, None), now());
+        let judge = |state| filter.judge(&seen(state, None));
         assert_eq!(judge(Some(State::Running)), Verdict::Ignore);
         assert_eq!(judge(None), Verdict::Ignore);
         assert!(matches!(judge(Some(State::Stopped)), Verdict::Destroy(_)));
@@ -112,13 +115,14 @@ mod tests {
             inactive_for: Some(inactive_for.parse().unwrap()),
             ..Filter::default()
         };
-        let judge = |limit, last| filter(limit).judge(&seen(Some(State::Stopped), last), now());
-        let goes = |limit, last| matches!(judge(limit, last), Verdict::Destroy(_));
-        assert!(goes("1h", Some(AN_HOUR_AGO)));
-        assert!(!goes("61m", Some(AN_HOUR_AGO)));
-        for unknown in [None, Some(0), Some(-5), Some(2_000_000_100)] {
-            assert!(!goes("1h", unknown), "{unknown:?}");
+        let judge = |limit, inactive| filter(limit).judge(&seen(Some(State::Stopped), inactive));
+        let goes = |limit, inactive| matches!(judge(limit, inactive), Verdict::Destroy(_));
+        assert!(goes("1h", Some(Some(60))));
+        for stays in [None, Some(None), Some(Some(0)), Some(Some(59))] {
+            assert!(!goes("1h", stays), "{stays:?}");
         }
+        let why = Verdict::Keep("because of that".to_owned());
+        assert_eq!(judge("0s", Some(None)), why);
     }
 
     #[test]
@@ -132,6 +136,6 @@ mod tests {
             half_destroyed: true,
             ..seen(None, None)
         };
-        assert!(matches!(filter.judge(&half, now()), Verdict::Destroy(_)));
+        assert!(matches!(filter.judge(&half), Verdict::Destroy(_)));
     }
 }

@@ -1,0 +1,305 @@
+//! What a guest's agent says, and what of that is believed. Pure.
+//!
+//! The guest belongs to a student: whatever its agent says may be made up. Its words are bounded here,
+//! where they enter: in size, in range and in time. Nothing of them but numbers is kept or written
+//! down anywhere.
+#![deny(clippy::arithmetic_side_effects)]
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use jiff::SignedDuration;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// No honest answer is larger, of hundreds of terminals.
+const LARGEST: usize = 64 << 10;
+
+/// How many bytes of a guest's or a QEMU's words are shown.
+const LONGEST_WORDS: usize = 1000;
+
+/// No guest runs for so long without use: its clock is wrong, or it lies.
+const LONGEST_UNUSED: SignedDuration = SignedDuration::from_hours(24 * 10_000);
+
+/// A clock is read before a terminal by a moment.
+const EARLY: SignedDuration = SignedDuration::from_secs(-10);
+
+/// What a guest's agent tells of the use of its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GuestUse {
+    /// For how long nobody typed at a terminal or logged in; `None` where nobody ever did.
+    pub unused: Option<SignedDuration>,
+    /// How often keyboard and pointer were heard since boot, where that is known.
+    pub input: Option<u64>,
+}
+
+/// Why an agent was asked in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trouble {
+    /// It gave no answer.
+    Mute,
+    /// What it runs for us does not end.
+    Slow,
+    /// It gave an answer that cannot be true, or that is too large.
+    Nonsense,
+    /// It said that it cannot tell.
+    Failed,
+}
+
+impl Trouble {
+    /// In words that follow on "its guest's agent".
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Trouble::Mute => "does not answer",
+            Trouble::Slow => "takes too long to tell of its use",
+            Trouble::Nonsense => "tells what makes no sense",
+            Trouble::Failed => "does not tell of its use",
+        }
+    }
+}
+
+/// The start of `text` on one line: a guest or a QEMU that was broken into may say megabytes.
+pub fn words(text: &str) -> String {
+    let mut end = text.len().min(LONGEST_WORDS);
+    while !text.is_char_boundary(end) {
+        end = end.saturating_sub(1);
+    }
+    let (shown, rest) = text.split_at(end);
+    let shown = shown.replace(char::is_control, " ");
+    match rest.is_empty() {
+        true => shown,
+        false => format!("{shown}…"),
+    }
+}
+
+/// What the agent returned in `answer`.
+pub(super) fn returned<T: DeserializeOwned>(answer: &str) -> Result<T, Trouble> {
+    #[derive(Deserialize)]
+    struct Returned<T> {
+        #[serde(rename = "return")]
+        value: T,
+    }
+    if answer.len() > LARGEST {
+        return Err(Trouble::Nonsense);
+    }
+    let returned: Result<Returned<T>, _> = serde_json::from_str(answer);
+    // The parser's error would repeat the guest's words.
+    returned
+        .map(|returned| returned.value)
+        .map_err(|_| Trouble::Nonsense)
+}
+
+/// A command that the agent has begun.
+#[derive(Debug, Deserialize)]
+pub(super) struct Begun {
+    pub pid: i64,
+}
+
+/// How far a command is.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Progress {
+    exited: bool,
+    out_data: Option<String>,
+}
+
+impl Progress {
+    /// What the command, [`super::agent::LOOK`], has printed; `None` while it runs.
+    pub(super) fn found(&self) -> Result<Option<GuestUse>, Trouble> {
+        if !self.exited {
+            return Ok(None);
+        }
+        let printed = self.out_data.as_deref().unwrap_or_default();
+        let printed = BASE64_STANDARD.decode(printed);
+        let printed = printed.map_err(|_| Trouble::Nonsense)?;
+        let printed = String::from_utf8_lossy(&printed);
+        printed_use(&printed).ok_or(Trouble::Nonsense).map(Some)
+    }
+}
+
+/// Understands what [`super::agent::LOOK`] prints.
+fn printed_use(printed: &str) -> Option<GuestUse> {
+    let (times, interrupts) = printed.split_once("interrupts\n")?;
+    let mut times = times.lines().map(str::parse::<i64>);
+    let now = times.next()?.ok()?;
+    let last = times.try_fold(None, |last: Option<i64>, time| {
+        time.ok().map(|time| last.max(Some(time)))
+    })?;
+    // A number, and then a count of each CPU.
+    let counts = interrupts.lines().flat_map(|line| {
+        let counts = line.split_whitespace().skip(1);
+        counts.map_while(|word| word.parse::<u64>().ok())
+    });
+    Some(GuestUse {
+        unused: match last {
+            Some(last) => Some(plausible(SignedDuration::from_secs(
+                now.saturating_sub(last),
+            ))?),
+            None => None,
+        },
+        input: Some(counts.fold(0, u64::saturating_add)),
+    })
+}
+
+/// One who is logged in.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Login {
+    login_time: f64,
+}
+
+/// What the guest's time in nanoseconds, and who is logged in, tell.
+pub(super) fn logged_in(now: i64, logins: &[Login]) -> Result<GuestUse, Trouble> {
+    let last = logins.iter().map(|login| login.login_time).reduce(f64::max);
+    #[allow(clippy::cast_precision_loss, reason = "seconds are enough")]
+    let unused = last.map(|last| now as f64 / 1e9 - last);
+    let unused = unused.map(|unused| {
+        let unused = SignedDuration::try_from_secs_f64(unused).ok();
+        unused.and_then(plausible).ok_or(Trouble::Nonsense)
+    });
+    Ok(GuestUse {
+        unused: unused.transpose()?,
+        input: None,
+    })
+}
+
+/// A terminal was not used in the future, nor before there were any.
+fn plausible(unused: SignedDuration) -> Option<SignedDuration> {
+    let possible = EARLY..=LONGEST_UNUSED;
+    possible
+        .contains(&unused)
+        .then(|| unused.max(SignedDuration::ZERO))
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "what breaks off fails the test"
+)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_a_guest_prints_is_understood() {
+        let said = "1800000100\n1800000000\n1799990000\ninterrupts\n  \
+                    1:   9   3  IO-APIC   1-edge      i8042\n \
+                    12:  15   0  IO-APIC  12-edge      i8042\n";
+        let found = printed_use(said).unwrap();
+        assert_eq!(found.unused, Some(SignedDuration::from_secs(100)));
+        assert_eq!(found.input, Some(27));
+        let never = printed_use("1800000100\ninterrupts\n").unwrap();
+        assert_eq!((never.unused, never.input), (None, Some(0)));
+        for bad in [
+            "",
+            "x\ninterrupts\n",
+            "5\n",
+            "100\n2000\ninterrupts\n",
+            // The year 126,000.
+            "3913000000000\n1800000000\ninterrupts\n",
+            "9223372036854775807\n-9223372036854775808\ninterrupts\n",
+        ] {
+            assert_eq!(printed_use(bad), None, "{bad:?}");
+        }
+        let most = format!("7\ninterrupts\n1: {} {0}\n", u64::MAX);
+        assert_eq!(printed_use(&most).unwrap().input, Some(u64::MAX));
+    }
+
+    #[test]
+    fn an_answer_that_is_too_large_is_none() {
+        let answer = |length: usize| format!(r#"{{"return":"{}"}}"#, "x".repeat(length));
+        assert!(returned::<String>(&answer(60_000)).is_ok());
+        let large = returned::<String>(&answer(4 << 20));
+        assert_eq!(large.unwrap_err(), Trouble::Nonsense);
+    }
+
+    #[test]
+    fn words_of_a_guest_are_few_and_on_one_line() {
+        assert_eq!(words("not\nnow\u{7}"), "not now ");
+        let shown = words(&"ä\n".repeat(1 << 20));
+        assert!(shown.len() < 2 * LONGEST_WORDS && shown.ends_with('…'));
+    }
+
+    /// Numbers of all sizes, those at the ends of their types among them.
+    fn number() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<i64>().prop_map(|n| n.to_string()),
+            any::<u64>().prop_map(|n| n.to_string()),
+            (1_700_000_000..1_900_000_000_i64).prop_map(|n| n.to_string()),
+            (-400.0..400.0_f64).prop_map(|power| format!("{:e}", 10_f64.powf(power))),
+            "-?[0-9]{1,40}",
+        ]
+    }
+
+    /// What a liar's command prints.
+    fn printed() -> impl Strategy<Value = String> {
+        let line = prop_oneof![
+            4 => number(),
+            1 => Just("interrupts".to_owned()),
+            1 => "\\PC{0,20}",
+        ];
+        let count = (number(), prop::collection::vec(number(), 0..5))
+            .prop_map(|(irq, counts)| format!("{irq}: {} i8042", counts.join(" ")));
+        let lines = |line| prop::collection::vec(line, 0..6);
+        prop_oneof![
+            4 => (lines(number().boxed()), lines(count.boxed()))
+                .prop_map(|(times, counts)| {
+                    format!("{}\ninterrupts\n{}\n", times.join("\n"), counts.join("\n"))
+                }),
+            1 => lines(line.boxed()).prop_map(|lines| lines.join("\n")),
+        ]
+    }
+
+    /// What a liar's agent returns.
+    fn answers() -> impl Strategy<Value = String> {
+        let status = (printed(), any::<bool>()).prop_map(|(printed, whole)| {
+            let mut data = BASE64_STANDARD.encode(printed);
+            if !whole {
+                data.pop();
+            }
+            format!(r#"{{"return":{{"exited":true,"out-data":"{data}"}}}}"#)
+        });
+        let logins = prop::collection::vec(number(), 0..4).prop_map(|times| {
+            let logins = times.iter().map(|at| format!(r#"{{"login-time":{at}}}"#));
+            format!(r#"{{"return":[{}]}}"#, logins.collect::<Vec<_>>().join(","))
+        });
+        prop_oneof![
+            4 => status,
+            2 => logins,
+            2 => number().prop_map(|n| format!(r#"{{"return":{n}}}"#)),
+            1 => number().prop_map(|n| format!(r#"{{"return":{{"pid":{n}}}}}"#)),
+            1 => r#"\{"return":[\[\]{}",:0-9a-z-]{0,60}\}"#,
+            1 => "\\PC{0,80}",
+        ]
+    }
+
+    fn is_bounded(found: GuestUse) -> bool {
+        let range = SignedDuration::ZERO..=LONGEST_UNUSED;
+        found.unused.is_none_or(|unused| range.contains(&unused))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_an_agent_says_comes_to_bounded_numbers_or_to_nothing(
+            answer in answers(), now in number(), printed in printed(),
+        ) {
+            let _: Result<Begun, _> = returned(&answer);
+            if let Ok(progress) = returned::<Progress>(&answer)
+                && let Ok(Some(found)) = progress.found()
+            {
+                prop_assert!(is_bounded(found), "{found:?}");
+            }
+            let now = returned::<i64>(&format!(r#"{{"return":{now}}}"#)).unwrap_or(i64::MIN);
+            if let Ok(logins) = returned::<Vec<Login>>(&answer)
+                && let Ok(found) = logged_in(now, &logins)
+            {
+                prop_assert!(is_bounded(found), "{found:?}");
+            }
+            if let Some(found) = printed_use(&printed) {
+                prop_assert!(is_bounded(found), "{found:?}");
+            }
+            prop_assert!(words(&answer).len() <= 4 * LONGEST_WORDS);
+        }
+    }
+}
