@@ -31,6 +31,7 @@ fn lab(extra: Value) -> Value {
     let mut lab = json!({
         "image": {"url": CLOUD_IMAGE}, "packages": ["hello"], "motd": motd(),
         "instructions": "Say hello.", "memory_mb": 512, "disk_size": "4G",
+        "policy": {"boot_timeout": "15m"},
     });
     lab.as_object_mut()
         .unwrap()
@@ -70,7 +71,7 @@ fn wait_for_state(sandbox: &Sandbox, user: &str, state: &str) {
     let began = Instant::now();
     while sandbox.state(user) != state {
         assert!(
-            began.elapsed() < Duration::from_secs(290),
+            began.elapsed() < guest::BOOTING,
             "{user} is {}",
             sandbox.state(user)
         );

@@ -31,7 +31,8 @@ impl Booted {
     /// `memory` in MiB, of which `held` hold a file of random bytes.
     fn new(memory: u32, held: u32) -> Booted {
         let sandbox = Sandbox::with_booting_guests(1);
-        sandbox.configure(&json!({"memory_mb": memory, "vcpus": 2}));
+        let policy = json!({"boot_timeout": "15m"});
+        sandbox.configure(&json!({"memory_mb": memory, "vcpus": 2, "policy": policy}));
         fs::copy(guest::QUICK_IMAGE, base_link(&sandbox)).unwrap();
         sandbox.instance("start", "7", &[]).ok();
         let name = sandbox.instance_name("7");
@@ -62,7 +63,7 @@ impl Booted {
     fn wait_for_agent(&self) {
         let began = Instant::now();
         while self.sandbox.state("7") != "running" {
-            assert!(began.elapsed() < Duration::from_secs(290), "no agent");
+            assert!(began.elapsed() < guest::BOOTING, "no agent");
             sleep(Duration::from_secs(1));
         }
     }
@@ -296,14 +297,15 @@ fn disks_survive_a_rebuild_a_full_disk_and_a_clean_stop_from_a_pause() {
 fn a_guest_whose_disk_cannot_grow_is_held_and_goes_on() {
     own_world!();
     let sandbox = Sandbox::with_booting_guests(1);
-    sandbox.configure(&json!({"memory_mb": 512, "vcpus": 2}));
+    let policy = json!({"boot_timeout": "15m"});
+    sandbox.configure(&json!({"memory_mb": 512, "vcpus": 2, "policy": policy}));
     fs::copy(guest::QUICK_IMAGE, base_link(&sandbox)).unwrap();
     let disk = SmallDisk::on(&sandbox.path("storage/user-instances"), 1500);
     sandbox.instance("start", "7", &[]).ok();
     let name = sandbox.instance_name("7");
     let began = Instant::now();
     while sandbox.state("7") != "running" {
-        assert!(began.elapsed() < Duration::from_secs(290), "no agent");
+        assert!(began.elapsed() < guest::BOOTING, "no agent");
         sleep(Duration::from_secs(1));
     }
     sandbox.all_have_booted();

@@ -252,7 +252,7 @@ fn wait_for_agents(sandbox: &Sandbox, instances: &[(&str, &str)]) {
         instances.iter().map(list).collect()
     };
     while states().iter().any(|state| state != "running") {
-        assert!(began.elapsed() < Duration::from_secs(290), "no agent");
+        assert!(began.elapsed() < guest::BOOTING, "no agent");
         sleep(Duration::from_secs(2));
     }
 }
@@ -294,10 +294,12 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
     let services = Services::new();
     let (lab, other) = (sandbox.lab.clone(), sandbox.other_lab());
     let small = json!({
-        "memory_mb": 384, "disk_size": "3G", "network": "nat",
+        "memory_mb": 384, "disk_size": "3G", "network": "nat", "policy": {"boot_timeout": "15m"},
         "limits": {"overlay_size": "700M", "disk_bytes_per_second": "60M"},
     });
-    let isolated = json!({"memory_mb": 384, "disk_size": "3G", "network": "isolated"});
+    let isolated = json!({
+        "memory_mb": 384, "disk_size": "3G", "network": "isolated", "policy": {"boot_timeout": "15m"},
+    });
     let labs = [common::lab(&lab, &small), common::lab(&other, &isolated)];
     sandbox.write_config(&json!({ "labs": labs }).to_string());
     let link = |lab: &str| sandbox.path(format!("storage/base-images/{lab}-base.qcow2"));

@@ -14,6 +14,9 @@ use super::virsh;
 /// by `tests/quick-guest.sh`.
 pub const QUICK_IMAGE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/quick-guest.qcow2");
 
+/// How long a guest may take to boot on a busy machine, with `policy.boot_timeout` longer than that.
+pub const BOOTING: Duration = Duration::from_secs(800);
+
 /// Software emulation on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(240);
 
