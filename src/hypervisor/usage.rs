@@ -42,6 +42,7 @@ pub(super) fn memory_of_all(side: &Arc<Side>, conn: &Connect) -> Result<Vec<Fact
         return all.map_err(refused);
     }
     let mut all = stats::of_all(conn, Detail::Power).map_err(refused)?;
+    all.retain(|facts| facts.id.is_some());
     add(side, &mut all, FOR_A_START);
     all.retain(|facts| facts.id.is_some());
     match all.iter().find(|facts| facts.usage.is_none()) {
@@ -55,12 +56,13 @@ pub(super) fn memory_of_all(side: &Arc<Side>, conn: &Connect) -> Result<Vec<Fact
     }
 }
 
-/// Adds the usage of the running ones, each asked by itself. Those that do not answer within
-/// `deadline` are left without.
+/// Adds the usage of each, asked by itself, of the running ones first. Those that do not answer
+/// within `deadline` are left without.
 pub(super) fn add(side: &Arc<Side>, all: &mut [Facts], deadline: Duration) {
     let began = Instant::now();
-    let running = all.iter().filter(|facts| facts.id.is_some());
-    let left: Vec<_> = running.map(|facts| facts.uuid).collect();
+    let (running, off): (Vec<_>, Vec<_>) = all.iter().partition(|facts| facts.id.is_some());
+    // They are taken from the end.
+    let left: Vec<_> = off.iter().chain(&running).map(|it| it.uuid).collect();
     let workers = AT_ONCE.min(left.len());
     let left = Arc::new(Mutex::new(left));
     let (sender, answers) = channel();
