@@ -1,20 +1,26 @@
 //! The kernel's rules for frames, which libvirt makes of the filters on network cards.
 
+use std::io;
+
+use anyhow::Result;
+
 use crate::process::Program;
+
+/// The kernel's network devices; those that are ports of a bridge have a `brport`.
+const DEVICES: &str = "/sys/class/net";
 
 /// The rules at one moment.
 #[derive(Debug)]
 pub struct FrameRules(String);
 
 impl FrameRules {
-    /// Those of this moment; `None` where they cannot be seen, as by whoever is not root.
+    /// Those of this moment. Fails where they cannot be seen, as by whoever is not root.
     ///
     /// Not by `ebtables -L`: where nftables is behind it, that writes as well, and rules that
     /// libvirt makes at the same moment fail.
-    pub fn now() -> Option<FrameRules> {
-        let ebtables_save = Program::find("ebtables-save", "iptables").ok()?;
-        let rules = ebtables_save.run::<[&str; 0], _>([]).ok()?;
-        Some(FrameRules(rules))
+    pub fn now() -> Result<FrameRules> {
+        let ebtables_save = Program::find("ebtables-save", "iptables")?;
+        Ok(FrameRules(ebtables_save.run::<[&str; 0], _>([])?))
     }
 
     /// Whether there is one about what comes in from the bridge's port `device`.
@@ -22,9 +28,17 @@ impl FrameRules {
         self.ports().any(|port| port == device)
     }
 
-    /// How many ports have a rule about what comes in from them.
-    pub fn count(&self) -> usize {
-        self.ports().count()
+    /// The ports of the bridges that have none. A guest behind one may be anybody's.
+    pub fn open_ports(&self) -> io::Result<Vec<String>> {
+        let mut open = Vec::new();
+        for device in fs_err::read_dir(DEVICES)? {
+            let device = device?;
+            let name = device.file_name().to_string_lossy().into_owned();
+            if device.path().join("brport").exists() && !self.cover(&name) {
+                open.push(name);
+            }
+        }
+        Ok(open)
     }
 
     fn ports(&self) -> impl Iterator<Item = &str> {
@@ -47,6 +61,5 @@ mod tests {
                      -A libvirt-I-vnet12 -j DROP\n";
         let rules = FrameRules(rules.to_owned());
         assert!(rules.cover("vnet12") && !rules.cover("vnet1"));
-        assert_eq!(rules.count(), 1);
     }
 }

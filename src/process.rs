@@ -13,6 +13,9 @@ use crate::error::{Fault, Kind};
 /// The path by which a program opens anew what it has as its standard input.
 pub const STDIN: &str = "/proc/self/fd/0";
 
+/// Where Debian's packages put programs for administrators.
+const SBIN: &str = "/usr/local/sbin:/usr/sbin:/sbin";
+
 /// A program that was found on this machine.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -20,12 +23,16 @@ pub struct Program {
 }
 
 impl Program {
-    /// Finds `name` in `PATH`; `package` is the Debian package to advise when it is missing.
+    /// Finds `name` in `PATH`, or where Debian keeps programs for administrators, which is not in the
+    /// `PATH` of cron.
+    /// `package` is the Debian package to advise when it is missing.
     pub fn find(name: &str, package: &str) -> Result<Program> {
-        let path = which::which(name).map_err(|_| {
-            Fault::new(Kind::Unavailable, format!("{name} is not installed"))
-                .hint(format!("install it: apt-get install {package}"))
-        })?;
+        let path = which::which(name)
+            .or_else(|_| which::which_in(name, Some(SBIN), "/"))
+            .map_err(|_| {
+                Fault::new(Kind::Unavailable, format!("{name} is not installed"))
+                    .hint(format!("install it: apt-get install {package}"))
+            })?;
         Ok(Program { path })
     }
 

@@ -384,6 +384,38 @@ fn a_filter_that_is_not_in_force_is_found() {
     let wanted = format!("the filter of {name} is not in force");
     assert!(text(&found["message"]).contains(&wanted), "{found}");
 
+    // Somebody else's rule does not stand for it, and cron's PATH does not hide the program that
+    // tells: a pass puts it in force again.
+    let foreign = [
+        "--concurrent",
+        "-t",
+        "nat",
+        "-A",
+        "PREROUTING",
+        "-i",
+        "vnet999",
+    ];
+    run(tool("ebtables").args(foreign).args(["-j", "ACCEPT"]));
+    let mut pass = sandbox.command(["reap"]);
+    let pass = Run::of(pass.env("PATH", "/usr/bin:/bin")).ok();
+    let wanted = "the filters of 1 instances were not in force";
+    assert!(pass.stderr.contains(wanted), "{pass:#?}");
+    assert!(table().contains(device));
+    let mut look = doctor(&sandbox, &[]);
+    let (_, found) = findings(look.env("PATH", "/usr/bin:/bin"));
+    let found = found.into_iter().find(|it| it["check"] == "isolation");
+    assert_eq!(found.unwrap()["status"], "ok");
+
+    // What cannot be looked at is no good news.
+    let fake = sandbox.path("bin/ebtables-save");
+    sandbox.fake("ebtables-save", "echo 'not now' >&2; exit 1");
+    let found = isolation();
+    assert_eq!(found["status"], "warning", "{found}");
+    assert!(text(&found["message"]).contains("not now"), "{found}");
+    let pass = sandbox.cyyber(["reap"]).ok();
+    assert!(pass.stderr.contains("not now"), "{pass:#?}");
+    fs::remove_file(fake).unwrap();
+
     // A port that is open to its neighbours.
     let flag = format!("/sys/class/net/{device}/brport/isolated");
     fs::write(&flag, "0").unwrap();

@@ -70,7 +70,13 @@ fn passes_are_made_and_the_journal_is_rotated() {
         .lines()
         .filter(|line| !line.starts_with('#'))
         .collect();
-    let [line] = lines[..] else { panic!("{table}") };
+    let [path, line] = lines[..] else {
+        panic!("{table}")
+    };
+    assert!(
+        path.starts_with("PATH=") && path.contains("/usr/sbin"),
+        "{path}"
+    );
     let pass = line.strip_prefix("* * * * * root ").unwrap();
     let as_cron = |command: &str| {
         let mut cron = tool("env");

@@ -145,7 +145,7 @@ fn filters(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
 
 /// Whether the running instances are kept apart, as the kernel has it.
 fn in_force(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
-    let look = || -> Result<(usize, Vec<String>)> {
+    let look = || -> Result<(usize, Vec<String>, Option<anyhow::Error>)> {
         let mut open = Vec::new();
         let mut count = 0;
         let rules = FrameRules::now();
@@ -162,20 +162,27 @@ fn in_force(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
                 }
                 if card.filter.is_none() || card.filter != card.network {
                     open.push(format!("{name} has no filter on its network card"));
-                } else if rules.as_ref().is_some_and(|rules| !rules.cover(device)) {
+                } else if rules.as_ref().is_ok_and(|rules| !rules.cover(device)) {
                     open.push(format!("the filter of {name} is not in force"));
                 }
             }
         }
-        Ok((count, open))
+        Ok((count, open, rules.err()))
     };
     Some(match look() {
-        Ok((0, _)) => return None,
-        Ok((count, open)) if open.is_empty() => Finding::ok(
+        Ok((0, ..)) => return None,
+        Ok((count, open, Some(unseen))) if open.is_empty() => Finding::warning(
+            "isolation",
+            format!(
+                "whether the filters of {count} running instances are in force cannot be seen: {unseen:#}"
+            ),
+            "run `cyyber doctor` as root",
+        ),
+        Ok((count, open, None)) if open.is_empty() => Finding::ok(
             "isolation",
             format!("{count} running instances are kept apart"),
         ),
-        Ok((_, open)) => Finding::failed(
+        Ok((_, open, _)) => Finding::failed(
             "isolation",
             open.join("; "),
             "systemctl reload libvirtd puts rules in force again; stop and start what remains",

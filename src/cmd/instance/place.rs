@@ -151,9 +151,10 @@ pub fn guard_filters(context: &Context, running: &[&InstanceName]) -> Result<usi
     if running.is_empty() || !hypervisor.is_local() {
         return Ok(0);
     }
-    let Some(rules) = FrameRules::now().filter(|rules| rules.count() < running.len()) else {
+    let rules = FrameRules::now()?;
+    if rules.open_ports()?.is_empty() {
         return Ok(0);
-    };
+    }
     let mut open = 0;
     for name in running {
         // One that a command is at work on may get its rules just now.
