@@ -49,8 +49,12 @@ fn run() -> u8 {
 /// Help and version go to standard output; a wrong command line is an error like any other.
 fn usage(error: &clap::Error) -> u8 {
     if !(error.use_stderr() && wants_json()) {
-        // Nobody is left to tell when the terminal itself is gone.
-        let _ = error.print();
+        if let Err(failed) =
+            cyyber::output::of_parser(error).and_then(|()| Ok(std::io::stdout().flush()?))
+        {
+            Output::new(Format::Table, false, false).error(&failed);
+            return Kind::Failed.exit_code();
+        }
         return u8::try_from(error.exit_code()).unwrap_or(Kind::Usage.exit_code());
     }
     let text = error.render().to_string();

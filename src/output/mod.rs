@@ -243,12 +243,36 @@ fn write(bytes: &[u8]) -> Result<bool> {
 /// Text on one line, with nothing in it that a terminal would act on: names and words of guests and
 /// of files are not to be trusted with that.
 fn one_line(text: &str) -> String {
+    let in_a_line = |c: char| if matches!(c, '\n' | '\t') { ' ' } else { c };
+    harmless(&text.trim_end().chars().map(in_a_line).collect::<String>())
+}
+
+/// Lines with nothing in them that a terminal would act on.
+fn harmless(text: &str) -> String {
     let shown = |c: char| match c {
-        '\n' | '\t' => ' ',
+        '\n' => c,
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
         c => c,
     };
-    text.trim_end().chars().map(shown).collect()
+    text.chars().map(shown).collect()
+}
+
+/// Prints what the parser of the command line has to say: help and version on standard output, an
+/// error on standard error.
+pub fn of_parser(said: &clap::Error) -> Result<()> {
+    // It shows what was typed, which its own colours cannot be told from.
+    let typed =
+        std::env::args_os().any(|argument| argument.to_string_lossy().contains(char::is_control));
+    if said.use_stderr() && typed {
+        let _ = std::io::stderr().write_all(harmless(&said.render().to_string()).as_bytes());
+        return Ok(());
+    }
+    match said.print() {
+        // Nobody is left to tell when standard error itself is gone.
+        Err(_) if said.use_stderr() => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.context("failed to write to standard output"),
+    }
 }
 
 #[cfg(test)]

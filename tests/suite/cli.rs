@@ -784,12 +784,35 @@ fn a_reader_that_left_is_no_failure_and_a_full_disk_is_one() {
     let left = Run::end_of(child);
     assert_eq!((left.code, left.stderr.as_str()), (Some(0), ""));
 
-    let full = Stdio::from(File::options().write(true).open("/dev/full").unwrap());
-    let mut list = sandbox.command(["instance", "list"]);
-    let run = Run::end_of(list.stdout(full).spawn().unwrap());
-    assert_eq!(run.code, Some(1));
-    assert!(
-        run.stderr.contains("failed to write to standard output"),
-        "{run:#?}"
-    );
+    for words in [
+        &["instance", "list"][..],
+        &["--help"],
+        &["--version"],
+        &["instance", "--help"],
+    ] {
+        let full = Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+        let run = Run::end_of(sandbox.command(words).stdout(full).spawn().unwrap());
+        assert_eq!(run.code, Some(1), "{words:?}");
+        assert!(
+            run.stderr.contains("failed to write to standard output"),
+            "{run:#?}"
+        );
+    }
+}
+
+#[test]
+fn what_was_typed_reaches_the_terminal_without_its_escape_sequences() {
+    let sandbox = Sandbox::new();
+    for words in [
+        &["instance", "start", "lab01", "\x1b[2Jx"][..],
+        &["instance", "start", "\u{9b}2J", "7"],
+        &["\x1b]0;title\x07"],
+        &["instance", "list", "--state", "\x1b[31m"],
+        &["--config", "\x1b[2J", "instance", "list"],
+    ] {
+        let run = sandbox.cyyber(words);
+        assert_ne!(run.code, Some(0), "{run:#?}");
+        let harmful = |c: char| c.is_control() && c != '\n';
+        assert!(!run.stderr.contains(harmful), "{run:#?}");
+    }
 }

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::host::{field, held_by_processes};
+use common::host::{field, held_by_processes, idle_time};
 use common::world::own_world;
 use common::{Run, Sandbox, SmallDisk, guest, run, text, tool, virsh, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
@@ -147,10 +147,10 @@ fn hold_back_its_cpu(booted: &Booted) {
     let held = percent();
     assert!(capped());
     booted.sandbox.instance("touch", "7", &[]).ok();
-    let (before, began) = (idle_of_host(), Instant::now());
+    let (before, began) = (idle_time(), Instant::now());
     sleep(Duration::from_secs(2));
     let back = percent();
-    let idle = (idle_of_host() - before).div_duration_f64(began.elapsed());
+    let idle = (idle_time() - before).div_duration_f64(began.elapsed());
     assert!(!capped());
     booted.shell("pkill -f '[w]hile :'; true");
     println!("two busy CPUs: {free:.0} %, idle {held:.0} %, touched {back:.0} %");
@@ -161,13 +161,6 @@ fn hold_back_its_cpu(booted: &Booted) {
         back > held || idle < 0.1,
         "{back} after {held}, {idle} of a processor idle"
     );
-}
-
-/// How long the host's processors have had nothing to do, added up.
-fn idle_of_host() -> Duration {
-    let stat = fs::read_to_string("/proc/stat").unwrap();
-    let ticks: u64 = stat.split_whitespace().nth(4).unwrap().parse().unwrap();
-    Duration::from_millis(10 * ticks)
 }
 
 /// Ctrl-C while the memory is being written: it goes on running.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::host::{field, held_by_processes};
+use common::host::{field, held_by_processes, idle_time};
 use common::vnc::Client;
 use common::world::own_world;
 use common::{Sandbox, guest, lab, text, wait_until};
@@ -125,7 +125,7 @@ fn the_one_that_nobody_uses_walks_the_ladder_and_it_alone() {
     let before = held_by_processes();
     let mut freed = None;
     let mut steps: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let (mut held, mut back) = (None, None);
+    let (mut held, mut back, mut idle) = (None, None, 0.0);
     let began = Instant::now();
     for user in ["types", "nobody"] {
         sandbox.instance("touch", user, &[]).ok();
@@ -151,7 +151,9 @@ fn the_one_that_nobody_uses_walks_the_ladder_and_it_alone() {
         }
         if held.is_some() && back.is_none() {
             assert!(did("types", "running"), "back within a pass: {done:?}");
+            let (before, began) = (idle_time(), Instant::now());
             back = Some(cpu_percent(&sandbox, "types"));
+            idle = (idle_time() - before).div_duration_f64(began.elapsed());
             // Others want the processor.
             guest::shell(&types, "pkill -f '[w]hile :; do :'; true");
         }
@@ -188,7 +190,11 @@ fn the_one_that_nobody_uses_walks_the_ladder_and_it_alone() {
     assert!(journal.contains("; shut down by its guest"), "{journal}");
     // Half of one, and what QEMU's other threads take.
     assert!(held < 75.0, "{held}");
-    assert!(back > held, "{back} after {held}");
+    // On a host without a moment to spare it gets no more than others leave it.
+    assert!(
+        back > held || idle < 0.1,
+        "{back} after {held}, {idle} of a processor idle"
+    );
     assert!(freed * 100 >= resident * 80, "{freed} of {resident} MiB");
     drop(viewer);
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// A figure in MiB from a file of the kernel's, which has it in KiB.
 pub fn field(file: impl AsRef<Path>, name: &str) -> u64 {
@@ -24,4 +25,11 @@ pub fn held_by_processes() -> u64 {
     };
     let statuses = processes.filter_map(|it| fs::read_to_string(it.path().join("status")).ok());
     statuses.map(held).sum::<u64>() / 1024
+}
+
+/// How long the host's processors have had nothing to do, added up.
+pub fn idle_time() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap();
+    let ticks: u64 = stat.split_whitespace().nth(4).unwrap().parse().unwrap();
+    Duration::from_millis(10 * ticks)
 }
