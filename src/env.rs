@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use jiff::tz::TimeZone;
 
 use crate::config::{AcceleratorChoice, ConnectUri};
 use crate::error::{Fault, Kind};
@@ -54,6 +55,29 @@ impl Overrides {
 /// `CYYBER_OUTPUT`, which is needed before anything else, for errors.
 pub fn output() -> Result<Option<Format>> {
     choice("CYYBER_OUTPUT")
+}
+
+/// This host's time zone, or that of `TZ`. One that is not known is an error: it would be taken for
+/// UTC.
+pub fn time_zone() -> Result<TimeZone> {
+    let Some(name) = set("TZ") else {
+        return Ok(TimeZone::system());
+    };
+    let name = name.to_string_lossy();
+    // A path, which tzset(3) takes as well, is for the system's own reading.
+    let known = match name.trim_start_matches(':') {
+        path if path.starts_with('/') => Ok(TimeZone::system()),
+        name => TimeZone::get(name).or_else(|_| TimeZone::posix(name)),
+    };
+    known.map_err(|_| {
+        let message = format!(
+            "TZ names no time zone that is known here: '{}'",
+            name.escape_debug()
+        );
+        Fault::new(Kind::Usage, message)
+            .hint("correct it, install tzdata, or give the time in UTC, as in 2027-01-31T18:00:00Z")
+            .into()
+    })
 }
 
 fn connect() -> Result<Option<ConnectUri>> {

@@ -29,6 +29,7 @@
 //! | [`prometheus`] | the text format of metrics; pure |
 //! | [`reach`] | whose instances a command can reach; pure |
 //! | [`roster`] | lists of users from a file; pure |
+//! | [`text`] | text of files, in whatever encoding; pure |
 //! | [`nearest`] | what was meant by a name that is not there; pure |
 //! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
 //! | [`cards`] | network cards and their filters in definitions; pure |
@@ -67,5 +68,6 @@ pub mod reach;
 pub mod roster;
 pub mod secret;
 pub mod state;
+pub mod text;
 pub mod units;
 pub mod viewers;

@@ -6,12 +6,10 @@ use crate::error::{Fault, Kind};
 use crate::instance::UserId;
 
 /// The users in `text`, each once, in their order. Blank lines and what follows a `#` do not count;
-/// files of other systems, with a byte order mark and carriage returns, do as well. `source` is
-/// named in the error.
+/// the carriage returns of other systems do no harm. `source` is named in the error.
 pub fn parse(text: &str, source: &str) -> Result<Vec<UserId>, Fault> {
     let mut seen = HashSet::new();
     let mut users = Vec::new();
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in text.lines().enumerate() {
         let id = line.split('#').next().unwrap_or_default().trim();
         if id.is_empty() {
@@ -43,7 +41,7 @@ mod tests {
 
     #[test]
     fn each_user_once_in_order() {
-        let text = "\u{feff}# class 7b\r\nanna\r\n\r\n ben # from 7a\nanna\n7";
+        let text = "# class 7b\r\nanna\r\n\r\n ben # from 7a\nanna\n7";
         assert_eq!(ids(text), ["anna", "ben", "7"]);
     }
 

@@ -141,6 +141,8 @@ impl Interval {
 /// Until when something holds: a time, a length of time from now on, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
+    /// Until this host's clocks show that.
+    Local(civil::DateTime),
     /// Until then.
     At(Timestamp),
     /// For this long.
@@ -152,7 +154,7 @@ pub enum Until {
 impl FromStr for Until {
     type Err = String;
 
-    /// A time without a zone is one of this host's; a day lasts to its end.
+    /// A day lasts to its end.
     fn from_str(s: &str) -> Result<Self, String> {
         if s == "off" {
             return Ok(Until::Off);
@@ -173,10 +175,18 @@ impl FromStr for Until {
                 )
             })?,
         };
-        let at = local.to_zoned_datetime(TimeZone::system());
-        at.map(|at| Until::At(at.timestamp()))
-            .map_err(|error| error.to_string())
+        Ok(Until::Local(local))
     }
+}
+
+/// The time that clocks in `zone` call `local`; where they are set back, the later of the two.
+///
+/// # Errors
+///
+/// It is later than any time can be.
+pub fn latest(local: civil::DateTime, zone: &TimeZone) -> Result<Timestamp, String> {
+    let at = zone.to_ambiguous_timestamp(local).later();
+    at.map_err(|_| format!("{local} is too late: the last day is 9999-12-30"))
 }
 
 /// A step of the idle policy: after so long, or `never`.
@@ -201,6 +211,14 @@ impl TryFrom<String> for Patience {
                 .map(Patience::After)
                 .map_err(|error| format!("{error}, or never")),
         }
+    }
+}
+
+/// Where something listens: an IPv6 address stands in brackets before its port.
+pub fn endpoint(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
     }
 }
 
@@ -298,6 +316,32 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_comes_twice_is_the_later_one() {
+        let zone = |rule| TimeZone::posix(rule).unwrap();
+        let at = |s: &str| Ok(s.parse::<Timestamp>().unwrap());
+        // In Havana a Sunday's first hour comes twice, in Beirut a Saturday's last one.
+        let havana = zone("CST5CDT,M3.2.0/0,M11.1.0/1");
+        let midnight = civil::date(2027, 11, 7).at(0, 30, 0, 0);
+        assert_eq!(latest(midnight, &havana), at("2027-11-07T05:30:00Z"));
+        let end = civil::date(2027, 10, 30).at(23, 59, 59, 0);
+        let beirut = zone("EET-2EEST,M3.5.0/0,M10.5.0/0");
+        assert_eq!(latest(end, &beirut), at("2027-10-30T21:59:59Z"));
+        // One that is left out is as long after the hour before.
+        let skipped = civil::date(2027, 3, 28).at(2, 30, 0, 0);
+        let berlin = zone("CET-1CEST,M3.5.0,M10.5.0/3");
+        assert_eq!(latest(skipped, &berlin), at("2027-03-28T01:30:00Z"));
+        let last = civil::date(9999, 12, 31).at(23, 59, 59, 0);
+        let late = latest(last, &havana).unwrap_err();
+        assert!(late.contains("is too late"), "{late}");
+    }
+
+    #[test]
+    fn an_ipv6_address_stands_in_brackets() {
+        assert_eq!(endpoint("127.0.0.1", 5900), "127.0.0.1:5900");
+        assert_eq!(endpoint("::1", 5900), "[::1]:5900");
+    }
+
+    #[test]
     fn ends() {
         let parse = |s: &str| s.parse::<Until>();
         assert_eq!(parse("off"), Ok(Until::Off));
@@ -309,11 +353,8 @@ mod tests {
             at("2027-01-31T16:00:00Z")
         );
         let local = |y, m, d, hour, minute, second| {
-            let time = civil::date(y, m, d).at(hour, minute, second, 0);
-            Ok(Until::At(
-                time.to_zoned_datetime(TimeZone::system())
-                    .unwrap()
-                    .timestamp(),
+            Ok(Until::Local(
+                civil::date(y, m, d).at(hour, minute, second, 0),
             ))
         };
         assert_eq!(parse("2027-01-31T18:00"), local(2027, 1, 31, 18, 0, 0));

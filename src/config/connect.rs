@@ -81,6 +81,16 @@ impl TryFrom<String> for ConnectUri {
     }
 }
 
+/// The part of this host's own libvirt that `uri` is, `system` or `session`, in whichever way that is
+/// written; `None` for another host's, and for the test driver.
+pub fn local(uri: &str) -> Option<&str> {
+    let (scheme, rest) = uri.split_once("://")?;
+    let place = rest.split_once('?').map_or(rest, |(place, _)| place);
+    matches!(scheme, "qemu" | "qemu+unix")
+        .then(|| place.strip_prefix('/'))
+        .flatten()
+}
+
 /// Why `uri` is none that we know.
 fn refused(uri: &str) -> Option<String> {
     let known = || {
@@ -133,6 +143,25 @@ fn refused(uri: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_hosts_own_libvirt_is_known_however_it_is_written() {
+        for (uri, part) in [
+            ("qemu:///system", Some("system")),
+            ("qemu+unix:///system", Some("system")),
+            (
+                "qemu:///system?socket=/run/libvirt/libvirt-sock",
+                Some("system"),
+            ),
+            ("qemu+unix:///session?mode=legacy", Some("session")),
+            ("qemu+ssh://host/system", None),
+            ("qemu+tcp:///system", None),
+            ("qemu://host/system", None),
+            ("test:///default", None),
+        ] {
+            assert_eq!(local(uri), part, "{uri}");
+        }
+    }
 
     #[test]
     fn connections_that_name_a_program_are_none() {

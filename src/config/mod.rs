@@ -3,7 +3,7 @@
 //! All that is wrong with the file is said here, before anything else happens: which file, which
 //! place in it, and what is allowed there.
 
-mod connect;
+pub mod connect;
 mod custom;
 mod json;
 mod lab;
@@ -250,7 +250,8 @@ pub fn untrusted(refusal: Refusal, path: &Path) -> anyhow::Error {
 fn parse(text: &[u8], path: &Path) -> Result<Config> {
     // Twice through the text: first alone for syntax, which has a line and a column, then for
     // meaning, which has a place such as `labs[0].memory_mb`.
-    let Unambiguous(document) = serde_json::from_slice(text)?;
+    let text = crate::text::utf8(text.to_vec()).map_err(anyhow::Error::msg)?;
+    let Unambiguous(document) = serde_json::from_str(&text)?;
     let outline: Outline = typed(document, str::to_owned)?;
     outline.host.check().map_err(anyhow::Error::msg)?;
     anyhow::ensure!(!outline.labs.is_empty(), "labs: at least one lab is needed");

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use virt::sys;
 
 use super::{Domain, Hypervisor, failed, job};
+use crate::config::connect;
 use crate::domain;
 use crate::error::{Fault, Kind};
 
@@ -35,7 +36,7 @@ impl Hypervisor {
     /// The directory in which libvirt keeps saved memory; `None` where it is not known, as with a
     /// libvirt that is not this host's own.
     pub fn saved_memory_directory(&self) -> Option<PathBuf> {
-        (self.side.uri() == "qemu:///system").then(|| PathBuf::from(SYSTEM_DIRECTORY))
+        (connect::local(self.side.uri()) == Some("system")).then(|| PathBuf::from(SYSTEM_DIRECTORY))
     }
 
     /// The domain that a file in there has the name of, with its memory or with memory of it that

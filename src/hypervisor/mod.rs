@@ -37,6 +37,7 @@ pub use stats::{Detail, GuestMemory};
 
 use apart::Side;
 
+use crate::config::connect;
 use crate::domain::is_ours;
 use crate::error::{Fault, Kind};
 use crate::instance::InstanceName;
@@ -210,7 +211,7 @@ impl Hypervisor {
 
     /// Whether the guests run on this host.
     pub fn is_local(&self) -> bool {
-        self.side.uri().starts_with("qemu:///")
+        connect::local(self.side.uri()).is_some()
     }
 
     /// The memory of all running guests, ours or not and within reach or not: they share the host.

@@ -1,7 +1,7 @@
 //! An instructor's own files and scripts for a lab, made ready to be copied into the guest.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, ensure};
@@ -50,6 +50,7 @@ impl Provisioned {
         }
         for (number, script) in provision.scripts.iter().enumerate() {
             let identity = identity(script)
+                .and_then(|identity| ensure_unix(script).map(|()| identity))
                 .with_context(|| unusable(lab, &format!("scripts[{number}]"), script))?;
             let name = script.as_path().file_name().unwrap_or_default();
             let name = name.to_string_lossy();
@@ -73,6 +74,20 @@ fn unusable(lab: &Lab, key: &str, path: &SourcePath) -> Fault {
     Fault::new(Kind::Config, message).hint(
         "correct it in the configuration; a path is relative to the configuration's directory",
     )
+}
+
+/// Fails for a script whose lines end as those of Windows do: the guest finds no interpreter.
+fn ensure_unix(script: &SourcePath) -> Result<()> {
+    let mut begin = Vec::new();
+    File::open(script.as_path())?
+        .take(READ)
+        .read_to_end(&mut begin)?;
+    let has_crlf = begin.windows(2).any(|bytes| bytes == b"\r\n");
+    ensure!(
+        !(begin.starts_with(b"#!") && has_crlf),
+        "its lines end as those of Windows do (CRLF), which Linux takes for a part of them: dos2unix makes them right"
+    );
+    Ok(())
 }
 
 fn identity(path: &SourcePath) -> Result<String> {
@@ -136,11 +151,14 @@ mod tests {
     fn what_cannot_be_copied_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing");
+        let windows = directory.path().join("windows.sh");
+        std::fs::write(&windows, "#!/bin/sh\r\nid\r\n").unwrap();
         for (provision, wanted) in [
             (
                 json!({"scripts": [missing]}),
                 "provision.scripts[0] of lab 'lab01'",
             ),
+            (json!({"scripts": [windows]}), "(CRLF)"),
             (
                 json!({"files": [{"source": directory.path(), "target": "/x"}]}),
                 "it is not a regular file",

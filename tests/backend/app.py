@@ -150,7 +150,8 @@ async def console(lab_id: str, user: str = Depends(session_user)) -> Response:
     found = await cyyber.read(user, "instance", "list", f"--user={user}")
     for instance in found["instances"]:
         if instance["lab_id"] == lab_id and instance["novnc_port"] is not None:
-            address = f"{instance['vnc_host']}:{instance['novnc_port']}"
+            host = instance["vnc_host"]
+            address = f"{f'[{host}]' if ':' in host else host}:{instance['novnc_port']}"
             return Response(status_code=204, headers={"X-Console": address})
     raise Refused(403, "forbidden", "you have no VM of this lab that runs")
 

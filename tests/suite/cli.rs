@@ -801,6 +801,38 @@ fn a_reader_that_left_is_no_failure_and_a_full_disk_is_one() {
 }
 
 #[test]
+fn files_of_other_editors_are_read_or_named() {
+    let sandbox = Sandbox::new();
+    let config = fs::read_to_string(sandbox.path("labs-config.json")).unwrap();
+    sandbox.write_config(&format!("\u{feff}{config}"));
+    sandbox.cyyber(["instance", "list"]).ok();
+
+    let utf16: Vec<u8> = config.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(
+        sandbox.path("labs-config.json"),
+        [b"\xff\xfe", &utf16[..]].concat(),
+    )
+    .unwrap();
+    sandbox
+        .cyyber(["instance", "list"])
+        .says(3, "it is UTF-16 text: save it as UTF-8");
+    sandbox.write_config(&config);
+
+    for (name, content, wanted) in [
+        (
+            "utf16",
+            &b"\xff\xfea\0\n\0"[..],
+            "it is UTF-16 text: save it as UTF-8",
+        ),
+        ("latin1", b"anna\nzo\xeb\n", "line 2 is not UTF-8"),
+    ] {
+        fs::write(sandbox.path(name), content).unwrap();
+        let words = ["instance", "create", &sandbox.lab, "--users-from", name];
+        sandbox.cyyber(words).says(2, wanted);
+    }
+}
+
+#[test]
 fn what_was_typed_reaches_the_terminal_without_its_escape_sequences() {
     let sandbox = Sandbox::new();
     for words in [

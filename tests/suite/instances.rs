@@ -1254,3 +1254,27 @@ fn image_info(image: &Path) -> Value {
     command.args(["info", "-U", "--output=json"]).arg(image);
     serde_json::from_str(&run(&mut command)).unwrap()
 }
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn it_is_told_until_when_an_instance_is_kept() {
+    let sandbox = Sandbox::with_guests(0);
+    sandbox.base(&sandbox.lab);
+    sandbox.instance("create", "7", &[]).ok();
+    let keep = |until: &str, zone: &str| {
+        let words = ["instance", "keep", &sandbox.lab, "7", "--until", until];
+        Run::of(sandbox.command(words).env("TZ", zone))
+    };
+    // In Beirut that Saturday's last hour comes twice: the later one counts.
+    let kept = keep("2027-10-30", "EET-2EEST,M3.5.0/0,M10.5.0/0")
+        .ok()
+        .stdout;
+    assert!(kept.contains("until 2027-10-30 21:59:59 UTC"), "{kept}");
+    let list = sandbox.cyyber(["instance", "list"]).ok().stdout;
+    assert!(list.contains("KEPT"), "{list}");
+
+    keep("9999-12-31", "EST5").says(2, "is too late: the last day is 9999-12-30");
+    keep("2027-01-31", "No/Where").says(2, "TZ names no time zone that is known here");
+    keep("2027-01-31T18:00:00Z", "No/Where").ok();
+    keep("2020-01-31", "EST5").says(2, "--until is in the past");
+}

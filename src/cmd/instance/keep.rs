@@ -5,23 +5,28 @@ use anyhow::{Context as _, Result};
 use super::single::{self, Single};
 use super::{idle, view};
 use crate::context::Context;
+use crate::env;
 use crate::error::{Fault, Kind};
 use crate::files;
 use crate::hypervisor::Power;
 use crate::instance::{InstanceName, State};
 use crate::policy::Keep;
 use crate::state::keep;
-use crate::units::Until;
+use crate::units::{Until, latest};
 
 pub fn run(context: &Context, name: &InstanceName, until: &Until) -> Result<Single> {
     let now = context.time();
     let until = match until {
         Until::Off => None,
         Until::At(at) => Some(*at),
+        Until::Local(local) => Some(
+            latest(*local, &env::time_zone()?)
+                .map_err(|why| Fault::new(Kind::Usage, format!("bad --until: {why}")))?,
+        ),
         Until::For(length) => Some(now + length.0),
     };
     if let Some(past) = until.filter(|until| *until <= now) {
-        let message = format!("{past:.0} is over: nothing can be kept until then");
+        let message = format!("--until is in the past: {past:.0}");
         return Err(Fault::new(Kind::Usage, message)
             .hint("give a time to come, as in 2h, 3d or 2027-01-31T18:00:00Z")
             .into());

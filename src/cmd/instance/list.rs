@@ -44,7 +44,7 @@ struct List {
     now: Timestamp,
 }
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     Column::new("INSTANCE"),
     // Its name has both.
     Column::new("LAB").spare(6),
@@ -54,6 +54,8 @@ const COLUMNS: [Column; 9] = [
     Column::new("NOVNC").spare(4),
     Column::new("BASE").spare(3),
     Column::new("ACTIVE").number().spare(1),
+    // For how long still.
+    Column::new("KEPT").number().spare(7),
     Column::new("REASON").cut().spare(2),
 ];
 
@@ -76,6 +78,9 @@ impl Report for List {
                 port(view.novnc_port).into(),
                 view.base_is_current.map(base).into(),
                 active.map(|at| age(self.now.duration_since(at))).into(),
+                view.kept_until
+                    .map(|until| age(until.duration_since(self.now)))
+                    .into(),
                 view.reason.as_str().into(),
             ]
         });

@@ -17,6 +17,7 @@ use crate::hypervisor::Detail;
 use crate::instance::{InstanceName, LabId};
 use crate::output::{Report, Table};
 use crate::roster;
+use crate::text;
 
 /// No list of users is longer, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -98,10 +99,10 @@ fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName
 
 /// The text of a list, which is never long.
 fn whole(file: impl Read) -> std::io::Result<String> {
-    let mut text = String::new();
-    file.take(LONGEST + 1).read_to_string(&mut text)?;
-    match text.len() as u64 <= LONGEST {
-        true => Ok(text),
+    let mut bytes = Vec::new();
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 <= LONGEST {
+        true => text::utf8(bytes).map_err(std::io::Error::other),
         false => Err(std::io::Error::other("it is too long")),
     }
 }

@@ -11,6 +11,7 @@ use crate::hypervisor::Power;
 use crate::instance::{InstanceName, State};
 use crate::output::{Cell, Column, Report};
 use crate::secret::Secret;
+use crate::units::endpoint;
 
 /// The answer of a verb on one instance.
 #[derive(Debug, Serialize)]
@@ -121,9 +122,9 @@ impl Report for Single {
         let mut line =
             |label: &str, value: String| text.push_str(&format!("\n  {label:<10}{value}"));
         if let (Some(host), Some(port)) = (&self.view.vnc_host, self.view.vnc_port) {
-            line("VNC", format!("{host}:{port}"));
+            line("VNC", endpoint(host, port));
             if let Some(port) = self.view.novnc_port {
-                line("WebSocket", format!("{host}:{port}"));
+                line("WebSocket", endpoint(host, port));
             }
         }
         if let (Some(password), Some(expires)) = (&self.vnc_password, &self.vnc_password_expires) {
@@ -138,6 +139,9 @@ impl Report for Single {
         }
         if let Some(ip) = &self.view.ip {
             line("address", ip.clone());
+        }
+        if let Some(until) = &self.view.kept_until {
+            line("kept", until.strftime("until %F %H:%M:%S UTC").to_string());
         }
         text
     }

@@ -1,0 +1,53 @@
+//! What people write in files, in whatever their editor made of it; pure.
+
+/// The text in a file: UTF-8, with a byte order mark or without.
+///
+/// # Errors
+///
+/// Says what it seems to be instead, and what to do.
+pub fn utf8(bytes: Vec<u8>) -> Result<String, String> {
+    const MARK: &[u8] = b"\xef\xbb\xbf";
+    let in_utf16 = bytes.starts_with(b"\xff\xfe")
+        || bytes.starts_with(b"\xfe\xff")
+        // Letters of ASCII have a byte of nothing beside them there.
+        || bytes.iter().take(2).any(|byte| *byte == 0);
+    if in_utf16 {
+        return Err("it is UTF-16 text: save it as UTF-8".to_owned());
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let lines = error.as_bytes()[..valid]
+            .iter()
+            .filter(|byte| **byte == b'\n');
+        let line = lines.count() + 1;
+        format!("line {line} is not UTF-8, as in a file in Latin-1: save it as UTF-8")
+    })?;
+    if text.as_bytes().starts_with(MARK) {
+        text.drain(..MARK.len());
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_at_the_front_is_no_part_of_the_text() {
+        assert_eq!(utf8("\u{feff}{}".into()), Ok("{}".to_owned()));
+        assert_eq!(utf8("zoë\r\n".into()), Ok("zoë\r\n".to_owned()));
+        assert_eq!(utf8(Vec::new()), Ok(String::new()));
+    }
+
+    #[test]
+    fn other_encodings_are_told_by_name() {
+        for utf16 in [&b"\xff\xfea\0n\0"[..], b"\xfe\xff\0a", b"a\0n\0", b"\0a\0n"] {
+            assert!(utf8(utf16.to_vec()).unwrap_err().contains("UTF-16"));
+        }
+        let latin = utf8(b"anna\nzo\xeb\n".to_vec()).unwrap_err();
+        assert!(
+            latin.contains("line 2") && latin.contains("Latin-1"),
+            "{latin}"
+        );
+    }
+}
