@@ -10,8 +10,8 @@
 #   CYYBER_WORLD  directory of this host
 #   CYYBER_SLOTS  files to lock, one for each guest that may run at once
 #   TMPDIR        room for its files
-# and in /run/outside the network of the real host, for what needs the package
-# mirrors: nsenter --net=/run/outside COMMAND.
+# and in /run/outside the network of the host that it is on, for what needs the
+# package mirrors: nsenter --net=/run/outside COMMAND.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 
@@ -38,8 +38,12 @@ main() {
 
 outside() {
     local status=0
-    world=$(mktemp -d "${TMPDIR:-/tmp}/cyyber-world-XXXXXX")
     child=
+    remove_left_behind
+    world=$(mktemp -d "${TMPDIR:-/tmp}/cyyber-world-XXXXXX")
+    # Held for as long as anything runs in there.
+    exec 8>"$world/lock"
+    flock 8
     trap remove EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
@@ -60,6 +64,17 @@ outside() {
     wait "$child" || status=$?
     child=
     exit "$status"
+}
+
+# Worlds whose run was killed outright.
+remove_left_behind() {
+    local lock
+    for lock in "${TMPDIR:-/tmp}"/cyyber-world-*/lock; do
+        if [[ -e $lock ]] && flock -n "$lock" true; then
+            world=${lock%/lock}
+            remove
+        fi
+    done
 }
 
 # shellcheck disable=SC2317 # called by a trap

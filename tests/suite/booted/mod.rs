@@ -4,5 +4,6 @@ mod desktop;
 mod end_to_end;
 mod guests;
 mod isolation;
+mod lying_guest;
 mod reaper_guests;
 mod shipped_labs;

@@ -1,6 +1,7 @@
-//! Looking into a booted guest, by its agent, and at its screen.
+//! Looking into a booted guest, by its agent, and at its screen; and a guest whose agent lies.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::virsh;
+use super::{run, tool, virsh};
 
 /// A disk that boots quickly, with an agent that runs from the start: it can do without a build. Made
 /// by `tests/quick-guest.sh`.
@@ -62,12 +63,48 @@ fn agent(domain: &str, command: &Value) -> Value {
     answer["return"].clone()
 }
 
+/// Makes of the cloud image `image` one at `target` whose kernel starts an agent of ours and nothing
+/// else, which takes a few seconds even in software emulation.
+pub fn make_lying_image(image: &Path, target: &Path) {
+    let directory = tempfile::tempdir_in(target.parent().unwrap()).unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let convert = |format: &str, from: &Path, to: &Path| {
+        run(tool("qemu-img")
+            .args(["convert", "-O", format])
+            .args([from, to]));
+    };
+    convert("raw", image, &path("disk"));
+    // The image's only partition.
+    let disk = format!("{}?offset=1048576", path("disk").display());
+    let debugfs = |request: &str| run(tool("debugfs").args(["-w", "-R", request, &disk]));
+    let grub = debugfs("cat /boot/grub/grub.cfg");
+    assert!(grub.contains(" ro "), "{grub}");
+    fs::write(
+        path("grub.cfg"),
+        grub.replace(" ro ", " ro quiet init=/agent "),
+    )
+    .unwrap();
+    fs::write(path("agent"), include_str!("agent.py")).unwrap();
+    debugfs("rm /boot/grub/grub.cfg");
+    let write = |name: &str, to: &str| debugfs(&format!("write {} {to}", path(name).display()));
+    write("grub.cfg", "/boot/grub/grub.cfg");
+    write("agent", "/agent");
+    debugfs("set_inode_field /agent mode 0100755");
+    convert("qcow2", &path("disk"), target);
+}
+
+/// Has the agent of such a guest be of another kind; whether it heard that.
+pub fn be(domain: &str, kind: &str) -> bool {
+    let command = json!({"execute": "be", "arguments": {"like": kind}});
+    !virsh(["qemu-agent-command", "--", domain, &command.to_string()]).is_empty()
+}
+
 /// Width and height of what is on a guest's screen just now.
 #[track_caller]
 pub fn screen_size(domain: &str) -> (u32, u32) {
     let picture = tempfile::NamedTempFile::new().unwrap();
     screenshot(domain, picture.path());
-    let bytes = std::fs::read(picture.path()).unwrap();
+    let bytes = fs::read(picture.path()).unwrap();
     assert!(
         bytes.starts_with(b"\x89PNG\r\n\x1a\n"),
         "{domain}'s screen is no PNG"

@@ -1,0 +1,137 @@
+//! A guest whose agent lies, floods, is slow or mute, beside an innocent one that must be taken down on
+//! time.
+
+use crate::common;
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+
+use common::host::idle_time;
+use common::world::own_world;
+use common::{Sandbox, guest, lab, text};
+use serde_json::{Value, json};
+
+/// Instances of the lab that stays in the firmware.
+fn other(sandbox: &Sandbox, verb: &str, user: &str) -> Value {
+    let lab = sandbox.other_lab();
+    let command = ["-o", "json", "instance", verb, &lab, user];
+    sandbox.cyyber(command).json()
+}
+
+/// How long a pass may take beside a guest whose agent does not answer: that one has a second. libvirt
+/// by itself waits for five.
+const BESIDE_A_MUTE_ONE: Duration = Duration::from_millis(4500);
+
+#[test]
+#[ignore = "needs libvirt, QEMU and the cloud image: run by `make test`"]
+fn a_guest_that_lies_floods_or_is_mute_is_no_matter_of_its_neighbour() {
+    own_world!();
+    let sandbox = Sandbox::with_booting_guests(1);
+    let configure = |max_runtime: &str| {
+        let liar = json!({
+            "memory_mb": 512, "policy": {"boot_timeout": "0s", "max_runtime": max_runtime},
+        });
+        let innocent = json!({"policy": {"boot_timeout": "0s"}});
+        let labs = [
+            lab(&sandbox.lab, &liar),
+            lab(&sandbox.other_lab(), &innocent),
+        ];
+        sandbox.write_config(&json!({"labs": labs}).to_string());
+    };
+    configure("never");
+    let link = format!("storage/base-images/{}-base.qcow2", sandbox.lab);
+    guest::make_lying_image(Path::new(guest::QUICK_IMAGE), &sandbox.path(link));
+    sandbox.base(&sandbox.other_lab());
+    sandbox.instance("start", "liar", &[]).ok();
+    other(&sandbox, "start", "innocent");
+    let liar = sandbox.instance_name("liar");
+    let began = Instant::now();
+    while !guest::be(&liar, "honest") {
+        assert!(began.elapsed() < guest::BOOTING, "no agent");
+        sleep(Duration::from_secs(1));
+    }
+    println!("its agent is there after {:?}", began.elapsed());
+
+    let activity = |name: &str| sandbox.path("state/activity").join(name);
+    let unused = |name: &str, minutes: u64| {
+        let at = SystemTime::now() - Duration::from_secs(60 * minutes);
+        let file = fs::File::options().write(true).open(activity(name));
+        file.unwrap().set_modified(at).unwrap();
+    };
+    let innocent = format!("{}_user_innocent", sandbox.other_lab());
+    // The first pass only looks.
+    sandbox.cyyber(["reap"]).ok();
+    // A pass in which the innocent one is due; what it did to the liar, what it said and how long it
+    // took.
+    let beside = |kind: &str, minutes: u64| {
+        unused(&liar, minutes);
+        unused(&innocent, 11);
+        let (idle, began) = (idle_time(), Instant::now());
+        let pass = sandbox.cyyber(["-o", "json", "reap"]).ok();
+        let took = began.elapsed();
+        // On a host without a moment to spare time says nothing of the pass.
+        let idle = (idle_time() - idle).div_duration_f64(took);
+        let took = if idle < 0.1 { Duration::ZERO } else { took };
+        let answer: Value = serde_json::from_str(&pass.stdout).unwrap();
+        println!("{kind}: {:?}: {answer} {}", began.elapsed(), pass.stderr);
+        let actions = answer["actions"].as_array().unwrap();
+        let to = |name: &str| {
+            let action = actions.iter().find(|action| action["instance"] == name);
+            action.map(|action| text(&action["to"]))
+        };
+        assert_eq!(to(&innocent).as_deref(), Some("idle"), "{kind}");
+        let kept = fs::metadata(sandbox.path("state/reaper.json"))
+            .unwrap()
+            .len();
+        assert!(kept < 4096, "{kind}: {kept}");
+        assert!(pass.stdout.len() + pass.stderr.len() < 2048, "{kind}");
+        other(&sandbox, "touch", "innocent");
+        (to(&liar), pass.stderr, took)
+    };
+    let be = |kind: &str| assert!(guest::be(&liar, kind), "it does not hear");
+
+    be("far");
+    let (to, said, _) = beside("far", 11);
+    assert_eq!(to, None, "in doubt it is in use");
+    assert!(
+        said.contains("its guest's agent tells what makes no sense"),
+        "{said}"
+    );
+    for kind in ["flood", "refuse", "refuse"] {
+        be(kind);
+        let (to, said, _) = beside(kind, 11);
+        assert_eq!(to, None);
+        // Told once of each kind, and never in the guest's words.
+        assert!(
+            said.lines().count() <= 1 && !said.contains("nono"),
+            "{said}"
+        );
+    }
+    be("far");
+    assert_eq!(beside("far", 11).1, "", "that was said");
+    be("slow");
+    let (to, _, took) = beside("slow", 11);
+    assert_eq!(to, None);
+    assert!(took < Duration::from_millis(7500), "{took:?}");
+
+    be("busy");
+    assert_eq!(beside("busy", 60).0, None);
+    // Nobody looks at its console, and its own word is worth four hours.
+    assert_eq!(beside("busy", 5 * 60).0.as_deref(), Some("idle"));
+    assert_eq!(beside("busy", 11).0.as_deref(), Some("running"));
+    configure("1s");
+    assert_eq!(beside("busy", 0).0.as_deref(), Some("paused"));
+    configure("never");
+    sandbox.instance("resume", "liar", &[]).ok();
+
+    be("mute");
+    // The second time libvirt knows of its silence, and would wait for a sign of life.
+    for _ in 0..2 {
+        let (to, _, took) = beside("mute", 11);
+        assert_eq!(to, None);
+        assert!(took < BESIDE_A_MUTE_ONE, "{took:?}");
+    }
+    assert_eq!(beside("mute", 5 * 60).0.as_deref(), Some("idle"));
+}
