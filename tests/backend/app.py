@@ -6,14 +6,17 @@ has to put there.
 """
 
 import os
+import re
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.sessions import SessionMiddleware
 
-from cyyber import Cyyber, CyyberError, Document
+from cyyber import Cyyber, CyyberError, Document, TooManyError
 
 # What an exit code of cyyber becomes.
 STATUS = {
@@ -26,7 +29,7 @@ STATUS = {
     7: 507,  # capacity
     8: 503,  # unavailable
 }
-RETRY_AFTER = {423: "5", 503: "30", 504: "30", 507: "60"}
+RETRY_AFTER = {423: "5", 429: "5", 503: "30", 504: "30", 507: "60"}
 
 # What is said in the place of cyyber's own words, which tell of paths and of the host. Those are in
 # the server's log.
@@ -38,13 +41,28 @@ IN_OTHER_WORDS = {
     507: "the lab server is full: try again later",
 }
 
+# What a student need not know of the server: its paths, as fields of their own and within sentences.
+HIDDEN_FIELDS = {"disk_path", "base_image"}
+PATH = re.compile(r"(?<![\w.])(?:/[\w.@+~-]+)+/?")
+
+# A page loads nothing from other hosts, and stands in no frame of theirs. Consoles have own ports.
+CONTENT_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; connect-src 'self' ws: wss:; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'self'"
+)
+
 cyyber = Cyyber(
     program=os.environ.get("BACKEND_CYYBER", "cyyber"),
     at_once=int(os.environ.get("BACKEND_AT_ONCE", "4")),
+    # Of one user; a page has one or two under way.
+    waiting=int(os.environ.get("BACKEND_WAITING", "20")),
     # More than the longest wait of cyyber itself: 45 s for another command, then its own work.
     timeout=float(os.environ.get("BACKEND_TIMEOUT", "120")),
 )
-app = FastAPI(title="Labs")
+# Without the pages that FastAPI adds: they describe all endpoints to anybody, with scripts from
+# another host.
+app = FastAPI(title="Labs", openapi_url=None)
 app.add_middleware(
     SessionMiddleware,
     # Taken out, so that the programs we start do not have it.
@@ -64,6 +82,22 @@ class Refused(Exception):
         self.status = status
         self.code = code
         self.message = message
+
+
+@app.middleware("http")
+async def own_pages_only(request: Request, call_next: Any) -> Response:
+    """Other sites' pages change nothing here: browsers send the page's origin with each change."""
+    if request.method not in {"GET", "HEAD"} and not from_own_page(request):
+        return failure(403, "forbidden", "this was not asked for by a page of this site")
+    response: Response = await call_next(request)
+    response.headers["Content-Security-Policy"] = CONTENT_POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def from_own_page(request: Request) -> bool:
+    """Whether the page that sends this came from here. A web server in front passes on `Host`."""
+    return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host")
 
 
 def session_user(request: Request) -> str:
@@ -144,9 +178,13 @@ async def cleanup(
 
 
 @app.get("/vm/console/{lab_id}")
-async def console(lab_id: str, user: str = Depends(session_user)) -> Response:
+async def console(
+    request: Request, lab_id: str, user: str = Depends(session_user)
+) -> Response:
     """For a web server in front: where the screen is that this user may see. nginx takes nothing
     but 401 and 403 for a no."""
+    if "origin" in request.headers and not from_own_page(request):
+        raise Refused(403, "forbidden", "this was not asked for by a page of this site")
     found = await cyyber.read(user, "instance", "list", f"--user={user}")
     for instance in found["instances"]:
         if instance["lab_id"] == lab_id and instance["novnc_port"] is not None:
@@ -170,7 +208,19 @@ def answer(document: Document, status: int = 200) -> Response:
     headers = {"Cache-Control": "no-store"}
     if status in RETRY_AFTER:
         headers["Retry-After"] = RETRY_AFTER[status]
-    return JSONResponse(document, status_code=status, headers=headers)
+    return JSONResponse(without_paths(document), status_code=status, headers=headers)
+
+
+def without_paths(value: Any) -> Any:
+    """The same without the server's paths."""
+    match value:
+        case dict():
+            return {k: without_paths(v) for k, v in value.items() if k not in HIDDEN_FIELDS}
+        case list():
+            return [without_paths(item) for item in value]
+        case str():
+            return PATH.sub("…", value)
+    return value
 
 
 def failure(status: int, code: str, message: str) -> Response:
@@ -184,6 +234,11 @@ async def on_error(_: Request, error: CyyberError) -> Response:
         return answer(error.report, 207)
     status = STATUS.get(error.exit_code, 500)
     return failure(status, error.code, IN_OTHER_WORDS.get(status, error.message))
+
+
+@app.exception_handler(TooManyError)
+async def on_too_many(_: Request, __: TooManyError) -> Response:
+    return failure(429, "too_many", "too many requests at once: wait for the answers")
 
 
 @app.exception_handler(TimeoutError)

@@ -9,9 +9,10 @@ import logging
 import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from contextlib import suppress
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
-from weakref import WeakValueDictionary
 
 Document = dict[str, Any]
 
@@ -29,30 +30,60 @@ class CyyberError(Exception):
         self.report = report
 
 
-class Cyyber:
-    """The program, run a bounded number of times at once. Raises CyyberError or TimeoutError.
+class TooManyError(Exception):
+    """A user has more requests under way than a page ever needs."""
 
-    Reading takes milliseconds and acting up to a minute, so they have bounds of their own. Of one
-    user one action runs at a time: a second click finds the work of the first one done, and nobody
-    takes the places of everybody by clicking.
+
+class Queue:
+    """Runs a bounded number at once, of each user one: a second click finds the work of the first
+    one done, and nobody takes the places of everybody by clicking."""
+
+    def __init__(self, at_once: int, waiting: int):
+        self._places = asyncio.Semaphore(at_once)
+        self._waiting = waiting
+        self._turns: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._present: Counter[str | None] = Counter()
+
+    @asynccontextmanager
+    async def place(self, user: str | None) -> AsyncIterator[None]:
+        """Waits for this user's turn, and for a place. Raises TooManyError."""
+        if self._present[user] > self._waiting:
+            raise TooManyError
+        self._present[user] += 1
+        try:
+            async with self._turns[user], self._places:
+                yield
+        finally:
+            self._present[user] -= 1
+            if not self._present[user]:
+                del self._present[user], self._turns[user]
+
+
+class Cyyber:
+    """The program, run a bounded number of times at once. Raises CyyberError, TooManyError or
+    TimeoutError.
+
+    Reading takes milliseconds and acting up to a minute, so they have queues of their own.
     """
 
-    def __init__(self, program: str, at_once: int, timeout: float):
+    def __init__(self, program: str, at_once: int, waiting: int, timeout: float):
         self._program = program
         self._timeout = timeout
-        self._reading = asyncio.Semaphore(at_once)
-        self._acting = asyncio.Semaphore(at_once)
-        self._turns: WeakValueDictionary[str | None, asyncio.Lock] = WeakValueDictionary()
+        self._reading = Queue(at_once, waiting)
+        self._acting = Queue(at_once, waiting)
 
     async def read(self, user: str | None, *arguments: str) -> Document:
         """Runs a command that changes nothing. For a user, nothing of anyone else exists."""
-        async with asyncio.timeout(self._timeout), self._reading:
-            return await self._run(user, arguments)
+        return await self._take_turn(self._reading, user, arguments)
 
     async def act(self, user: str | None, *arguments: str) -> Document:
-        """Runs a command that changes something, when it is this user's turn."""
-        turn = self._turns.setdefault(user, asyncio.Lock())
-        async with asyncio.timeout(self._timeout), turn, self._acting:
+        """Runs a command that changes something."""
+        return await self._take_turn(self._acting, user, arguments)
+
+    async def _take_turn(
+        self, queue: Queue, user: str | None, arguments: tuple[str, ...]
+    ) -> Document:
+        async with asyncio.timeout(self._timeout), queue.place(user):
             return await self._run(user, arguments)
 
     async def _run(self, user: str | None, arguments: tuple[str, ...]) -> Document:

@@ -7,13 +7,16 @@ mod webdriver;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common;
-use common::shape::{LISTED, SECRET, STATS, assert_null, assert_shape};
+use common::shape::{LISTED, SECRET, STATS, Type, assert_null, assert_shape};
 use common::vnc::Client;
-use common::{CODES, Sandbox, UNREACHABLE, lab, text, virsh, wait_until};
+use common::{CODES, Sandbox, UNREACHABLE, lab, run, text, virsh, wait_until};
 use serde_json::{Value, json};
 use server::{AT_ONCE, Backend};
 
@@ -59,7 +62,7 @@ fn every_endpoint_answers_with_what_its_command_does() {
     anna.get(&path("stats")).fails(404, "not_found");
 
     let started = anna.post(&path("start")).ok();
-    assert_shape(&started, LISTED);
+    assert_shape(&started, &shown());
     assert_shape(&started, SECRET);
     assert_eq!(fields(&documented()), fields(&started));
     assert_eq!(
@@ -70,7 +73,7 @@ fn every_endpoint_answers_with_what_its_command_does() {
     assert!(console.accepts(&text(&started["vnc_password"])));
 
     let status = anna.get(&path("status")).ok();
-    assert_shape(&status, LISTED);
+    assert_shape(&status, &shown());
     assert!(status.get("vnc_password").is_none(), "{status:#}");
     assert_eq!(users(&anna.get("/vm/list").ok()["instances"]), [&*name]);
     let stats = anna.get(&path("stats")).ok();
@@ -373,9 +376,16 @@ fn documented() -> Value {
     let example = examples.find(|example| example.contains("\"vnc_password\""));
     let (example, _) = example.unwrap().split_once("```").unwrap();
     let example = serde_json::from_str(example).unwrap();
-    assert_shape(&example, LISTED);
+    assert_shape(&example, &shown());
     assert_shape(&example, SECRET);
     example
+}
+
+/// What a user is told of an instance: all but the server's paths.
+fn shown() -> Vec<(&'static str, Type)> {
+    let mut shown = LISTED.to_vec();
+    shown.retain(|(name, _)| !["base_image", "disk_path"].contains(name));
+    shown
 }
 
 /// The names of an object's fields.
@@ -385,11 +395,125 @@ fn fields(object: &Value) -> BTreeSet<&str> {
 }
 
 #[test]
+#[ignore = "needs libvirt, QEMU and FastAPI: run by `make test`"]
+fn pages_of_other_sites_change_nothing() {
+    let sandbox = sandbox(0);
+    let lab = &sandbox.lab;
+    let backend = Backend::serve(&sandbox, &[]);
+    let mut anna = backend.log_in("anna");
+    sandbox.instance("create", "anna", &[]).ok();
+    for origin in [
+        None,
+        Some("null"),
+        Some("https://labs.example.org"),
+        Some(&*(backend.url.clone() + "0")),
+    ] {
+        anna.origin = origin.map(str::to_owned);
+        for verb in ["start", "stop", "pause", "resume"] {
+            anna.post(&format!("/vm/{verb}/{lab}"))
+                .fails(403, "forbidden");
+        }
+        anna.delete("/vm/cleanup").fails(403, "forbidden");
+        anna.post("/login?user=ben").fails(403, "forbidden");
+        if origin.is_some() {
+            anna.get(&format!("/vm/console/{lab}"))
+                .fails(403, "forbidden");
+        }
+    }
+    assert_eq!(sandbox.state("anna"), "stopped");
+
+    let page = anna.get(&format!("/lab/{lab}"));
+    let policy = page.content_policy.unwrap();
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    for described in ["/docs", "/redoc", "/openapi.json"] {
+        assert_eq!(anna.get(described).status, 404, "{described}");
+    }
+}
+
+#[test]
+#[ignore = "needs libvirt, QEMU and FastAPI: run by `make test`"]
+fn the_servers_paths_are_told_to_nobody() {
+    let sandbox = sandbox(0);
+    let lab = &sandbox.lab;
+    let backend = Backend::serve(&sandbox, &[]);
+    let anna = backend.log_in("anna");
+    sandbox.instance("create", "anna", &[]).ok();
+    assert!(!anna.get("/vm/list").text.contains('/'));
+    let domain = sandbox.instance_name("anna");
+    let other = sandbox.path("other.qcow2");
+    fs::copy(sandbox.overlay("anna"), &other).unwrap();
+    virsh([
+        "attach-disk",
+        "--config",
+        "--",
+        &domain,
+        &other.to_string_lossy(),
+        "vdb",
+    ]);
+    // cyyber's own words name the disk's file.
+    let refused = sandbox.instance("start", "anna", &[]).fails(5).stderr;
+    assert!(refused.contains("other.qcow2"), "{refused}");
+    anna.post(&format!("/vm/start/{lab}"))
+        .fails(409, "conflict");
+}
+
+#[test]
+#[ignore = "needs libvirt and FastAPI: run by `make test`"]
+fn one_users_reads_hold_up_nobody_elses() {
+    let sandbox = sandbox(0);
+    // A server that is slow today.
+    let slow = sandbox.path("slow");
+    let script = format!(
+        "#!/bin/sh\nsleep 1\nexec {} \"$@\"\n",
+        env!("CARGO_BIN_EXE_cyyber")
+    );
+    fs::write(&slow, script).unwrap();
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
+    let slow = slow.to_string_lossy();
+    let settings = [("BACKEND_CYYBER", &*slow), ("BACKEND_WAITING", "12")];
+    let backend = Backend::serve(&sandbox, &settings);
+    let [anna, eve] = ["anna", "eve"].map(|user| backend.log_in(user));
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let hers: Vec<_> = (0..30)
+            .map(|_| {
+                scope.spawn(|| {
+                    let answer = eve.get("/vm/list");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    answer
+                })
+            })
+            .collect();
+        wait_until("what is too much is refused", || {
+            answered.load(Ordering::Relaxed) >= 17
+        });
+        let before = answered.load(Ordering::Relaxed);
+        anna.get("/vm/list").ok();
+        let meanwhile = answered.load(Ordering::Relaxed) - before;
+        // One after the other, and hers beside them.
+        assert!(meanwhile <= 3, "{meanwhile} of Eve's were answered before");
+        let statuses = hers.into_iter().map(|answer| answer.join().unwrap());
+        let (good, refused): (Vec<_>, Vec<_>) = statuses.partition(|answer| answer.status == 200);
+        assert_eq!((good.len(), refused.len()), (13, 17));
+        for answer in refused {
+            answer.fails(429, "too_many");
+        }
+    });
+}
+
+#[test]
 #[ignore = "needs FastAPI: run by `make test`"]
 fn the_readme_has_every_endpoint() {
-    let backend = Backend::serve(&Sandbox::new(), &[]);
-    let schema = backend.with_cookie("").get("/openapi.json");
-    let schema: Value = serde_json::from_str(&schema.text).unwrap();
+    let mut python = Command::new("/usr/bin/python3");
+    python
+        .args([
+            "-c",
+            "import json, trusting; print(json.dumps(trusting.app.openapi()))",
+        ])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/backend"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("BACKEND_SECRET", "known to the tests");
+    let schema: Value = serde_json::from_str(&run(&mut python)).unwrap();
     let paths = schema["paths"].as_object().unwrap();
     assert!(paths.len() > 8, "{schema:#}");
     for (path, methods) in paths.iter().filter(|(path, _)| *path != "/login") {

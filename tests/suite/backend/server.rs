@@ -84,6 +84,7 @@ impl Backend {
         Session {
             backend: self,
             cookie: cookie.to_owned(),
+            origin: Some(self.url.clone()),
         }
     }
 
@@ -113,6 +114,8 @@ impl Drop for Backend {
 pub struct Session<'a> {
     backend: &'a Backend,
     pub cookie: String,
+    /// Whose page it is that sends the requests.
+    pub origin: Option<String>,
 }
 
 impl Session<'_> {
@@ -141,17 +144,20 @@ impl Session<'_> {
             retry_after: header("retry-after"),
             cache: header("cache-control"),
             console: header("x-console"),
+            content_policy: header("content-security-policy"),
             text: response.as_str().unwrap().to_owned(),
         }
     }
 
     fn send(&self, method: &str, path: &str) -> Response {
         let url = format!("{}{path}", self.backend.url);
-        minreq::Request::new(Method::Custom(method.to_owned()), url)
+        let mut request = minreq::Request::new(Method::Custom(method.to_owned()), url)
             .with_header("cookie", &self.cookie)
-            .with_timeout(LONGEST)
-            .send()
-            .unwrap()
+            .with_timeout(LONGEST);
+        if let Some(origin) = &self.origin {
+            request = request.with_header("origin", origin);
+        }
+        request.send().unwrap()
     }
 }
 
@@ -163,6 +169,7 @@ pub struct Answer {
     pub retry_after: Option<String>,
     pub cache: Option<String>,
     pub console: Option<String>,
+    pub content_policy: Option<String>,
     pub text: String,
 }
 
@@ -201,6 +208,6 @@ impl Answer {
             !message.is_empty() && !message.contains('/'),
             "{what}: {body}"
         );
-        assert_eq!(later, [423, 503, 504, 507].contains(&status), "{what}");
+        assert_eq!(later, [423, 429, 503, 504, 507].contains(&status), "{what}");
     }
 }

@@ -105,7 +105,7 @@ fn a_student_sees_the_lab_in_a_browser_and_types_into_it() {
     let page = |what: &str| browser.script(&format!("return {what}"));
     let state = || page("document.body.dataset.state");
 
-    browser.open(&format!("{}/openapi.json", backend.url));
+    browser.open(&format!("{}/novnc/package.json", backend.url));
     let login = "fetch('/login?user=anna', {method: 'POST'}).then((answer) => answer.status)";
     assert_eq!(page(login), 204);
     browser.open(&format!("{}/lab/{}", backend.url, sandbox.lab));
