@@ -2,7 +2,7 @@
 //! is asked at each power-on.
 
 use std::ffi::OsString;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,15 @@ use rustix::fs::OFlags;
 /// What a qcow2 image begins with.
 const MAGIC: &[u8] = b"QFI\xfb";
 
+/// That the content is in another file: a bit of the incompatible features, which come with version 3
+/// (<https://www.qemu.org/docs/master/interop/qcow2.html>).
+const EXTERNAL_DATA: u64 = 1 << 2;
+
 /// The longest name that it may have for the image it stands on.
 const LONGEST_NAME: u64 = 1023;
+
+/// How much of it matters here, in bytes. An image has a cluster at least.
+const HEAD: u64 = 80;
 
 /// The header of a qcow2 image.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +30,8 @@ pub struct Header {
     pub backing_file: Option<PathBuf>,
     /// The size of the disk that a guest sees, in bytes.
     pub disk_size: u64,
+    /// The content is in another file.
+    has_external_data: bool,
 }
 
 impl Header {
@@ -35,9 +44,12 @@ impl Header {
                 .custom_flags(flags.bits().cast_signed())
                 .open(path)?;
             ensure!(file.metadata()?.is_file(), "it is no file");
-            let mut head = [0; 32];
-            file.read_exact(&mut head)?;
-            ensure!(head.starts_with(MAGIC), "it is no qcow2 image");
+            let mut head = Vec::new();
+            file.by_ref().take(HEAD).read_to_end(&mut head)?;
+            ensure!(
+                head.starts_with(MAGIC) && head.len() as u64 == HEAD,
+                "it is no qcow2 image: convert it with qemu-img convert"
+            );
             let number = |from: usize, to: usize| {
                 let bytes = head.get(from..to).unwrap_or_default();
                 let add = |sum, byte: &u8| sum << 8 | u64::from(*byte);
@@ -53,9 +65,19 @@ impl Header {
             Ok(Header {
                 backing_file: (at != 0).then(|| PathBuf::from(OsString::from_vec(name))),
                 disk_size: number(24, 32),
+                has_external_data: number(4, 8) >= 3 && number(72, 80) & EXTERNAL_DATA != 0,
             })
         };
         read().with_context(|| format!("failed to read the image {}", path.display()))
+    }
+
+    /// Fails where its content is in another file.
+    pub fn ensure_own_data(&self) -> Result<()> {
+        ensure!(
+            !self.has_external_data,
+            "it keeps its content in another file: put it into one with qemu-img convert"
+        );
+        Ok(())
     }
 }
 
@@ -70,19 +92,24 @@ mod tests {
             std::fs::write(file.path(), bytes).unwrap();
             Header::of(file.path())
         };
-        let mut image = [0; 40];
+        let mut image = [0; 80];
         image[..4].copy_from_slice(MAGIC);
         image[30] = 2;
         let alone = Header {
             backing_file: None,
             disk_size: 512,
+            has_external_data: false,
         };
         assert_eq!(header(&image).unwrap(), alone);
         (image[15], image[19]) = (32, 4);
         image[32..36].copy_from_slice(b"base");
         let below = header(&image).unwrap().backing_file;
         assert_eq!(below, Some(PathBuf::from("base")));
-        image[15] = 39;
+        image[79] = 4;
+        assert!(header(&image).unwrap().ensure_own_data().is_ok());
+        image[7] = 3;
+        assert!(header(&image).unwrap().ensure_own_data().is_err());
+        image[15] = 79;
         assert!(header(&image).is_err(), "the name ends after the file");
         image[16] = 1;
         assert!(header(&image).is_err(), "the name is too long");

@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 
 use super::base::Base;
 use super::header::Header;
-use super::{allocated, full_disk, rename_new, require_room};
+use super::{full_disk, rename_new, require_room};
 use crate::files::{self, sync_directory_of};
 use crate::instance::InstanceName;
 use crate::paths::Paths;
@@ -125,9 +125,11 @@ pub fn provide_length(overlay: &Path, largest: Option<ByteSize>) -> Result<Optio
     Ok(Some(wanted))
 }
 
-/// Whether an overlay has no room left within the limit `largest`.
+/// Whether an overlay has no room left within the limit `largest`, which holds for the length of the
+/// file: what is taken on disk may be less, as after a guest trimmed.
 pub fn is_full(overlay: &Path, largest: ByteSize) -> bool {
-    allocated(overlay).is_some_and(|bytes| bytes.saturating_add(LAST_WRITE) >= largest.0)
+    let is_full = |bytes: u64| bytes.saturating_add(LAST_WRITE) >= largest.0;
+    fs_err::symlink_metadata(overlay).is_ok_and(|file| is_full(file.len()))
 }
 
 /// Puts a prepared overlay in the place of the one that an instance has, whose content is gone

@@ -174,7 +174,13 @@ pub fn check(image: &Path) -> Result<ImageInfo> {
     info.ensure_whole()
         .with_context(|| format!("the built image {} cannot be used", image.display()))?;
     Program::find("qemu-img", "qemu-utils")?
-        .run(["check".as_ref(), "-q".as_ref(), image.as_os_str()])
+        .run([
+            "check".as_ref(),
+            "-q".as_ref(),
+            "-f".as_ref(),
+            "qcow2".as_ref(),
+            image.as_os_str(),
+        ])
         .context("the built image is damaged")?;
     Ok(info)
 }

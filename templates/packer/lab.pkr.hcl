@@ -14,6 +14,9 @@ variable "memory_mb" { type = number }
 variable "cpus" { type = number }
 variable "accelerator" { type = string }
 variable "cpu" { type = string }
+# The user and group (UID:GID) that QEMU runs as once it has opened its files; empty for whoever
+# runs Packer.
+variable "run_as" { type = string }
 
 source "qemu" "lab" {
   # The image, copied and grown.
@@ -30,19 +33,24 @@ source "qemu" "lab" {
   accelerator = var.accelerator
   memory      = var.memory_mb
   cpus        = var.cpus
-  headless    = true
   boot_wait   = "1s"
 
-  # cloud-init reads http/user-data, which lets our key in as root. Neither it nor the SSH port nor
-  # the screen can be reached from another machine.
+  # Nobody looks at the screen, and no other user of this host shall.
+  headless    = true
+  disable_vnc = true
+
+  # cloud-init reads http/user-data, which lets our key in as root. Neither it nor the SSH port can
+  # be reached from another machine.
   http_directory    = "http"
   http_bind_address = "127.0.0.1"
-  vnc_bind_address  = "127.0.0.1"
-  qemuargs = [
+  qemuargs = concat([
+    ["-display", "none"],
+    ["-vnc", "none"],
+    ["-sandbox", "on,obsolete=deny,spawn=deny,resourcecontrol=deny"],
     ["-cpu", var.cpu],
     ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],
     ["-smbios", "type=1,serial=ds=nocloud-net;s=http://{{ .HTTPIP }}:{{ .HTTPPort }}/"],
-  ]
+  ], [for user in compact([var.run_as]) : ["-runas", user]])
 
   communicator         = "ssh"
   ssh_username         = "root"

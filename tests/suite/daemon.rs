@@ -223,10 +223,8 @@ fn kill_in_a_pass(sandbox: &Sandbox) {
         );
         assert!(matches!(ended.code, Some(0 | 1 | 8)), "{ended:#?}");
         start();
-        for _ in 0..2 {
-            sandbox.cyyber(["reap"]).ok();
-        }
-        assert_eq!(sandbox.state("7"), "paused");
+        let passes = [0, 1].map(|_| sandbox.cyyber(["-v", "reap"]).ok());
+        assert_eq!(sandbox.state("7"), "paused", "{passes:#?}");
         assert!(sandbox.overlay("7").exists());
     }
     sandbox.configure(&json!({}));

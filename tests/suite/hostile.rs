@@ -379,6 +379,7 @@ fn made_of(lab: &Lab) -> (Vec<String>, Files, Vec<String>) {
         accelerator: Accelerator::Tcg,
         cpus: 1,
         memory_mb: 512,
+        run_as: None,
     };
     let variables = variables(Step::Lab, "/image", None, lab.disk_size, machine);
     let variables: Value = serde_json::from_slice(&variables).unwrap();

@@ -410,8 +410,8 @@ fn what_is_no_golden_image_is_not_adopted() {
     // Not LUKS, which measures the processor first and refuses a busy one.
     let aes = "encrypt.format=aes,encrypt.key-secret=k";
     let cases: [(&[&str], &str); 5] = [
-        (&["-f", "raw"], "it is a raw image"),
-        (&["-f", "vmdk"], "it is a vmdk image"),
+        (&["-f", "raw"], "it is no qcow2 image"),
+        (&["-f", "vmdk"], "it is no qcow2 image"),
         (&["-f", "qcow2", "-o", &data], "content in another file"),
         (
             &[key[0], key[1], "-f", "qcow2", "-o", aes],

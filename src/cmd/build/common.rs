@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::geteuid;
 
 use super::progress::Progress;
 use crate::accelerator::Accelerator;
@@ -71,6 +72,7 @@ impl Common<'_> {
             accelerator: self.accelerator,
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_CPUS)),
             memory_mb,
+            run_as: geteuid().is_root().then_some(render::NOBODY),
         }
     }
 
@@ -105,7 +107,7 @@ impl Common<'_> {
     pub fn run(&self, packer: &Packer, job: &Job, progress: &Progress) -> Result<()> {
         let paths = &self.context.paths;
         files::make_directory(job.storage, files::PASSABLE_DIRECTORY)?;
-        let cache = paths.download_cache(rustix::process::geteuid().as_raw());
+        let cache = paths.download_cache(geteuid().as_raw());
         // One by one: neither may be a link.
         for place in cache.parent().into_iter().chain([&*cache]) {
             files::make_directory(place, files::SHARED_DIRECTORY)?;

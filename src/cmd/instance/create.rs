@@ -12,7 +12,8 @@ use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::Domain;
 use crate::images::base::{self, Base};
-use crate::images::{self, builds, overlay};
+use crate::images::header::Header;
+use crate::images::{builds, overlay};
 use crate::instance::InstanceName;
 
 pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
@@ -67,8 +68,9 @@ pub fn ensure(context: &Context, name: &InstanceName) -> Result<(Domain, bool)> 
 
 /// The base build that an overlay says it stands on.
 fn base_of(context: &Context, name: &InstanceName, overlay: &Path) -> Result<Base> {
-    let backing = images::info(overlay)?.backing_filename;
-    base::at(&context.paths, &name.lab, backing.as_deref()).with_context(|| {
+    let backing = Header::of(overlay)?.backing_file;
+    let backing = backing.as_deref().and_then(Path::to_str);
+    base::at(&context.paths, &name.lab, backing).with_context(|| {
         Fault::new(
             Kind::Conflict,
             format!("cannot use the disk {}, which has no VM", overlay.display()),

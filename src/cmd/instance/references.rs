@@ -11,7 +11,6 @@ use anyhow::{Context as _, Result};
 use crate::context::Context;
 use crate::domain;
 use crate::error::{Fault, Kind};
-use crate::images;
 use crate::images::header::Header;
 use crate::instance::InstanceName;
 use crate::paths::Paths;
@@ -78,9 +77,9 @@ impl<'a> References<'a> {
             if !entry.file_type()?.is_file() || !counts(instance) {
                 continue;
             }
-            let info = images::info(&entry.path())
+            let header = Header::of(&entry.path())
                 .context("cannot tell which base images are still in use")?;
-            let below = info.backing_filename.as_deref().map(Path::new);
+            let below = header.backing_file.as_deref();
             used.extend(below.and_then(Path::file_name).map(OsString::from));
         }
         Ok(used)

@@ -476,7 +476,7 @@ fn fill_the_disk(sandbox: &Sandbox, anna: &Machine, ben: &Machine) {
     let began = Instant::now();
     let listed = || sandbox.listed("anna");
     while listed()["state"] != "paused" {
-        assert!(began.elapsed() < Duration::from_secs(200), "it is not held");
+        assert!(began.elapsed() < guest::BOOTING, "it is not held");
         sleep(Duration::from_secs(1));
     }
     let reason = text(&listed()["reason"]);

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -93,10 +94,16 @@ pub fn make_lying_image(image: &Path, target: &Path) {
     convert("qcow2", &path("disk"), target);
 }
 
-/// Has the agent of such a guest be of another kind; whether it heard that.
-pub fn be(domain: &str, kind: &str) -> bool {
-    let command = json!({"execute": "be", "arguments": {"like": kind}});
-    !virsh(["qemu-agent-command", "--", domain, &command.to_string()]).is_empty()
+/// Has the agent of such a guest be of another kind. libvirt does not talk to it for a while after an
+/// answer that came late.
+#[track_caller]
+pub fn be(domain: &str, kind: &str) {
+    let command = json!({"execute": "be", "arguments": {"like": kind}}).to_string();
+    let began = Instant::now();
+    while virsh(["qemu-agent-command", "--", domain, &command]).is_empty() {
+        assert!(began.elapsed() < BOOTING, "it does not hear");
+        sleep(Duration::from_secs(1));
+    }
 }
 
 /// Width and height of what is on a guest's screen just now.

@@ -12,6 +12,9 @@ use super::{Run, Sandbox, run, tool};
 /// Set in a world, to the test that it was made for.
 const MADE_FOR: &str = "CYYBER_TEST_WORLD";
 
+/// What a test says at its end in a world of its own.
+const PASSED: &str = "passed in a world of its own";
+
 /// How many guests of a kind a small machine runs at once.
 const FIRMWARE: usize = 6;
 const BOOTED: usize = 3;
@@ -21,22 +24,36 @@ const BOOTED: usize = 3;
 macro_rules! own_world {
     () => {
         fn here() {}
-        if !$crate::common::world::run_in_own(here) {
+        let Some(_world) = $crate::common::world::run_in_own(here) else {
             return;
-        }
+        };
     };
 }
 pub(crate) use own_world;
 
-/// Whether this is the world of the test that `here` is a function of. Elsewhere that test is run
-/// in a world of its own, and has passed when this returns.
+/// The test that a world was made for. It has passed when this is dropped, and the process ends then:
+/// at its usual end, handlers of libvirt's libraries may meet threads that still run.
+#[derive(Debug)]
+pub struct Test;
+
+impl Drop for Test {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            println!("{PASSED}");
+            signal_hook::low_level::exit(0);
+        }
+    }
+}
+
+/// The test that `here` is a function of, if this world was made for it. Elsewhere that test is run in
+/// a world of its own, and has passed when this returns.
 #[track_caller]
-pub fn run_in_own<F: Fn()>(_here: F) -> bool {
+pub fn run_in_own<F: Fn()>(_here: F) -> Option<Test> {
     let path = std::any::type_name::<F>();
     let (_, test) = path.split_once("::").unwrap();
     let test = test.strip_suffix("::here").unwrap();
     if std::env::var(MADE_FOR).is_ok_and(|made_for| made_for == test) {
-        return true;
+        return Some(Test);
     }
     let mut command = Command::new(script());
     command
@@ -47,8 +64,8 @@ pub fn run_in_own<F: Fn()>(_here: F) -> bool {
     print!("{}", run.stdout);
     eprint!("{}", run.stderr);
     assert_eq!(run.code, Some(0), "{test} failed in its world");
-    assert!(run.stdout.contains("1 passed"), "{test} was not run");
-    false
+    assert!(run.stdout.contains(PASSED), "{test} was not run");
+    None
 }
 
 /// Has everybody in this world see the memory that is available now, whatever others take and give
