@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use crate::hypervisor::{Facts, Power};
 use crate::instance::State;
-use crate::state::record::Boot;
+use crate::state::record::{Boot, ReadyBy};
 use crate::units::{Duration, age};
 
 /// The state of an instance and the reason for it.
@@ -32,10 +32,7 @@ pub fn observe(
             "libvirt is starting, saving or stopping it".to_owned(),
         ),
         Power::On => match boot {
-            None => (
-                State::Running,
-                "powered on by something other than cyyber".to_owned(),
-            ),
+            None => (State::Running, up(ReadyBy::Found).to_owned()),
             Some(Boot {
                 idle: Some(idle), ..
             }) => {
@@ -46,9 +43,11 @@ pub fn observe(
                 };
                 (State::Idle, format!("idle for {since}: {cpu}"))
             }
-            Some(Boot { ready: Some(_), .. }) => {
-                (State::Running, "the guest agent answered".to_owned())
-            }
+            Some(Boot {
+                ready: Some(_),
+                ready_by,
+                ..
+            }) => (State::Running, up(*ready_by).to_owned()),
             Some(Boot { powered_on, .. }) => {
                 let since = now.duration_since(*powered_on);
                 if since < boot_timeout.0 {
@@ -70,6 +69,15 @@ pub fn observe(
                 }
             }
         },
+    }
+}
+
+/// That a guest is up, by how that was learned.
+fn up(by: ReadyBy) -> &'static str {
+    match by {
+        ReadyBy::Agent => "the guest agent answered",
+        ReadyBy::Pause => "it goes on from a pause; when it was powered on is not noted",
+        ReadyBy::Found => "powered on by something other than cyyber, or the note on it was lost",
     }
 }
 
@@ -95,6 +103,7 @@ mod tests {
             run: Run::current(1),
             powered_on: Timestamp::UNIX_EPOCH,
             ready: ready.then_some(Timestamp::UNIX_EPOCH),
+            ready_by: ReadyBy::Agent,
             console: None,
             idle: None,
         }
@@ -119,6 +128,28 @@ mod tests {
         assert_eq!(state(Power::On, false, Some(false), 300), State::Running);
         assert_eq!(state(Power::On, false, Some(true), 1), State::Running);
         assert_eq!(state(Power::On, false, None, 1), State::Running);
+    }
+
+    #[test]
+    fn nobody_is_said_to_have_answered_who_did_not() {
+        let old = r#"{"run":{"host_boot":"x","domain_id":1},"powered_on":"1970-01-01T00:00:00Z",
+            "ready":"1970-01-01T00:00:00Z","console":null}"#;
+        let old: Boot = serde_json::from_str(old).unwrap();
+        let reason = |boot: &Boot| {
+            let facts = facts(Power::On, false);
+            let now = Timestamp::UNIX_EPOCH;
+            let (state, reason) = observe(&facts, Some(boot), "5m".parse().unwrap(), now);
+            assert_eq!(state, State::Running);
+            reason
+        };
+        assert_eq!(reason(&old), "the guest agent answered");
+        for ready_by in [ReadyBy::Pause, ReadyBy::Found] {
+            let boot = Boot {
+                ready_by,
+                ..old.clone()
+            };
+            assert!(!reason(&boot).contains("agent"), "{ready_by:?}");
+        }
     }
 
     #[test]

@@ -53,13 +53,29 @@ pub struct Boot {
     pub run: Run,
     /// When the power came on.
     pub powered_on: Timestamp,
-    /// When the guest's agent was first heard.
+    /// When the guest was first known to be up.
     pub ready: Option<Timestamp>,
+    /// How that was learned.
+    #[serde(default)]
+    pub ready_by: ReadyBy,
     /// Where its console is.
     pub console: Option<Console>,
     /// That nobody uses it, and what was done about that.
     #[serde(default)]
     pub idle: Option<Idle>,
+}
+
+/// How it was learned that a guest is up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadyBy {
+    /// Its agent answered.
+    #[default]
+    Agent,
+    /// It was paused, and of its start nothing is noted.
+    Pause,
+    /// It ran, and of its start nothing is noted.
+    Found,
 }
 
 /// A note on a run that nobody uses.

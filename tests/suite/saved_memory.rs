@@ -172,6 +172,37 @@ fn a_guest_frozen_first_wakes_up_running() {
     assert!(paused.aside().is_empty());
 }
 
+/// These guests have no agent.
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_guest_whose_notes_are_lost_is_not_said_to_have_answered() {
+    let paused = Paused::new();
+    let sandbox = &paused.0;
+    let lose = || fs::remove_dir_all(sandbox.path("state/instances")).unwrap();
+    let goes_on = |answer: &Value| {
+        assert_state(answer, "running", true);
+        let reason = text(&answer["reason"]);
+        assert!(reason.starts_with("it goes on from a pause"), "{reason}");
+        // What is noted now says the same.
+        assert_eq!(sandbox.listed("7")["reason"], answer["reason"]);
+    };
+    lose();
+    goes_on(&sandbox.instance("resume", "7", &[]).json());
+    // A pause keeps how it was learned.
+    sandbox.instance("pause", "7", &[]).ok();
+    goes_on(&sandbox.instance("resume", "7", &[]).json());
+    sandbox.instance("pause", "7", &["--keep-memory"]).ok();
+    lose();
+    goes_on(&sandbox.instance("resume", "7", &[]).json());
+    lose();
+    let reason = text(&sandbox.listed("7")["reason"]);
+    assert!(reason.contains("the note on it was lost"), "{reason}");
+    sandbox.make_idle("7");
+    let touched = sandbox.instance("start", "7", &[]).json();
+    assert_state(&touched, "running", true);
+    assert_eq!(text(&touched["reason"]), reason);
+}
+
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn a_damaged_file_is_put_aside() {

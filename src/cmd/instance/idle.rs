@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::{CpuControl, Domain, Facts, Power};
 use crate::instance::InstanceName;
-use crate::state::record::{self, Boot, Idle, Record, Run};
+use crate::state::record::{self, Boot, Idle, ReadyBy, Record, Run};
 
 /// What is left to an idle instance of the CPU time that it is entitled to.
 const SHARE: u8 = 50;
@@ -90,7 +90,8 @@ pub fn present(context: &Context, name: &InstanceName, facts: &Facts) -> Result<
     Ok(Some(noted.filter(|boot| boot.run == run).unwrap_or(Boot {
         run,
         powered_on: context.time(),
-        ready: None,
+        ready: Some(context.time()),
+        ready_by: ReadyBy::Found,
         console: None,
         idle: None,
     })))

@@ -22,7 +22,7 @@ use crate::policy::Keep;
 use crate::state::activity;
 use crate::state::keep;
 use crate::state::lock::Lock;
-use crate::state::record::{self, Boot, Record, Run};
+use crate::state::record::{self, Boot, ReadyBy, Record, Run};
 
 /// How many guests may fail to answer until the rest of a listing asks no more: some hundred that
 /// are mute must not hold it up.
@@ -104,7 +104,7 @@ impl<'a> Viewer<'a> {
             && self.mute < MOST_MUTE
             && self.agent_answers(name)
         {
-            boot.ready = Some(now);
+            (boot.ready, boot.ready_by) = (Some(now), ReadyBy::Agent);
             (state, reason) = observe(facts, Some(boot), boot_timeout, now);
             self.note(name, record.as_ref(), boot);
         }

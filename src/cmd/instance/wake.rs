@@ -11,7 +11,7 @@ use crate::domain::Console;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::{Domain, Errand, Facts, Power};
 use crate::instance::InstanceName;
-use crate::state::record::{self, Boot, Record, Run};
+use crate::state::record::{self, Boot, ReadyBy, Record, Run};
 
 /// How long libvirt may take to be done with what it is doing to a domain. A large guest that is
 /// being saved takes a while.
@@ -141,20 +141,24 @@ pub fn note(
     let now = context.time();
     let last = record.boot.as_ref();
     let known = last.filter(|boot| boot.run == run);
-    let (powered_on, ready) = match (woken, last, known) {
-        (Woken::Booted, _, _) => (now, None),
-        (Woken::Restored, Some(last), _) => (last.powered_on, last.ready),
-        // What came back had been up, or else we would know of its start.
-        (Woken::Restored, None, _) => (now, Some(now)),
-        (_, _, Some(known)) => (known.powered_on, known.ready),
+    let as_noted = |boot: &Boot| (boot.powered_on, boot.ready, boot.ready_by);
+    let (powered_on, ready, ready_by) = match (woken, last, known) {
+        (Woken::Booted, _, _) => (now, None, ReadyBy::Agent),
+        (Woken::Restored, Some(last), _) => as_noted(last),
+        (_, _, Some(known)) => as_noted(known),
+        // What comes back had been up, or else we would know of its start.
+        (Woken::Restored | Woken::Thawed, _, None) => (now, Some(now), ReadyBy::Pause),
+        // Nobody limits a guest that is starting.
+        (Woken::Uncapped, _, None) => (now, Some(now), ReadyBy::Found),
         // Powered on by somebody else, or by a command that was killed before it could note that.
-        (_, _, None) => (now, None),
+        (Woken::Already, _, None) => (now, None, ReadyBy::Agent),
     };
     let was_idle = known.is_some_and(|boot| boot.idle.is_some());
     let boot = Some(Boot {
         run,
         powered_on,
         ready,
+        ready_by,
         console: Some(console.clone()),
         idle: None,
     });
