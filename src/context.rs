@@ -21,6 +21,7 @@ use crate::interrupt;
 use crate::output::Output;
 use crate::paths::Paths;
 use crate::reach::{Reach, missing};
+use crate::state::coverage::Coverage;
 
 /// The surroundings of a command.
 #[derive(Debug)]
@@ -41,6 +42,7 @@ pub struct Context {
     warned: Arc<Once>,
     warned_of_cpu: Arc<Once>,
     warned_of_console: Arc<Once>,
+    warned_of_reaper: Arc<Once>,
     hypervisor: OnceLock<Hypervisor>,
     stop: OnceLock<Arc<AtomicBool>>,
 }
@@ -111,6 +113,7 @@ impl Context {
             warned: Arc::new(Once::new()),
             warned_of_cpu: Arc::new(Once::new()),
             warned_of_console: Arc::new(Once::new()),
+            warned_of_reaper: Arc::new(Once::new()),
             hypervisor: OnceLock::new(),
             stop: OnceLock::new(),
         })
@@ -132,6 +135,7 @@ impl Context {
             warned: Arc::clone(&self.warned),
             warned_of_cpu: Arc::clone(&self.warned_of_cpu),
             warned_of_console: Arc::clone(&self.warned_of_console),
+            warned_of_reaper: Arc::clone(&self.warned_of_reaper),
             hypervisor: OnceLock::new(),
             stop: self.stop.clone(),
         }
@@ -254,6 +258,25 @@ impl Context {
             self.output.warn(&format!(
                 "consoles listen on {listen}, where passwords are weak and what is seen and typed is not encrypted"
             ));
+        });
+    }
+
+    /// Says, once, that what is started of `lab` stays on until somebody stops it.
+    pub fn warn_of_no_reaper(&self, lab: &LabId) {
+        if !self.policy(lab).takes_down() {
+            return;
+        }
+        self.warned_of_reaper.call_once(|| {
+            let gap = match Coverage::read(&self.paths.coverage()) {
+                Ok(coverage) => coverage.gap(lab.as_str(), &self.moment()),
+                Err(error) => Some(format!("its passes are not known: {error}")),
+            };
+            if let Some(why) = gap {
+                self.output.warn(&format!(
+                    "no reaper looks after instances of {lab}, which use memory until \
+                     they are stopped: {why}; see `cyyber doctor`"
+                ));
+            }
         });
     }
 

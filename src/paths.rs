@@ -140,6 +140,11 @@ impl Paths {
         self.state.join("reaper.json")
     }
 
+    /// Which labs passes of the reaper know.
+    pub fn coverage(&self) -> PathBuf {
+        self.state.join("reaper-labs.json")
+    }
+
     /// The lock of a pass of the reaper.
     pub fn reaper_lock(&self) -> PathBuf {
         self.state.join("locks").join("_reaper.lock")

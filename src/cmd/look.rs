@@ -180,7 +180,7 @@ impl<'a> Lookout<'a> {
                 Some(_) => Rung::Running,
                 None => Rung::Stopped,
             }),
-            (Err(_), Ok(_)) if !self.all => Err("its lab is not configured"),
+            (Err(_), _) if !self.all => Err("its lab is not configured"),
             (_, rung) => rung,
         };
         let rung = match rung {

@@ -326,6 +326,18 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// Whether any instance is ever taken down.
+    pub fn takes_down(&self) -> bool {
+        let steps = [
+            self.idle_after,
+            self.pause_after,
+            self.stop_after,
+            self.destroy_after,
+            self.max_runtime,
+        ];
+        steps.iter().any(|after| *after != Patience::Never)
+    }
+
     /// A rung is not reached before the one above it. An error is the key's place in the lab, and
     /// what is wrong.
     fn check(&self) -> Result<(), (&'static str, String)> {

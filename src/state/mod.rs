@@ -2,6 +2,7 @@
 
 pub mod activity;
 pub mod addresses;
+pub mod coverage;
 pub mod journal;
 pub mod keep;
 pub mod lock;

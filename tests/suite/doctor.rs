@@ -280,6 +280,73 @@ fn what_is_wrong_is_told_with_its_remedy() {
     assert_ne!(reaper["status"], "ok", "{reaper}");
 }
 
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn it_is_told_which_configuration_passes_read() {
+    own_world!();
+    let sandbox = ready(0);
+    run(tool("mount").args(["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/etc/cron.d"]));
+    let reaper = |command: &mut Command| {
+        let (_, found) = findings(command);
+        let found = found.into_iter().find(|it| it["check"] == "reaper");
+        let found = found.unwrap();
+        (text(&found["status"]), text(&found["message"]))
+    };
+    let look = || reaper(&mut doctor(&sandbox, &[]));
+    let says = |status: &str, message: &str| {
+        let (found, told) = look();
+        assert_eq!(found, status, "{told}");
+        assert!(told.contains(message), "wanted: {message}: {told}");
+    };
+    says("ok", "the last pass");
+    let ours = fs::read_to_string(sandbox.path("labs-config.json")).unwrap();
+    let theirs = sandbox.path("theirs.json");
+    fs::write(&theirs, ours.replace(&sandbox.lab, &sandbox.other_lab())).unwrap();
+    let notes = sandbox.path("state/reaper-labs.json");
+    fs::remove_file(&notes).unwrap();
+    sandbox
+        .cyyber(["--config", theirs.to_str().unwrap(), "reap"])
+        .ok();
+    let wanted = format!(
+        "instances of {}: `cyyber reap` reads {}",
+        sandbox.lab,
+        theirs.display()
+    );
+    says("warning", &wanted);
+    fs::write(&notes, "{").unwrap();
+    says("warning", "cannot be told");
+
+    // Without a pass: by what should make them.
+    fs::remove_file(sandbox.path("state/reaper.json")).unwrap();
+    says("failed", "nothing calls `cyyber reap`");
+    let calls = |config: &Path| {
+        let line = format!("* * * * * root cyyber --config {} reap\n", config.display());
+        fs::write("/etc/cron.d/cyyber", line).unwrap();
+    };
+    calls(&sandbox.path("labs-config.json"));
+    says("warning", "but there was no pass yet");
+    calls(&theirs);
+    says("warning", &format!("where {} is missing", sandbox.lab));
+    fs::write(
+        &theirs,
+        ours.replace(sandbox.path("state").to_str().unwrap(), "/elsewhere"),
+    )
+    .unwrap();
+    says("warning", "whose state_dir is another: /elsewhere");
+    fs::write(&theirs, "{").unwrap();
+    says("warning", "which cannot be used");
+
+    fs::set_permissions("/etc/cron.d", Permissions::from_mode(0o700)).unwrap();
+    let plain = doctor(&sandbox, &[]);
+    let mut nobody = tool("setpriv");
+    nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    nobody.arg(plain.get_program()).args(plain.get_args());
+    sandbox.confine(&mut nobody);
+    let (status, told) = reaper(&mut nobody);
+    assert_eq!(status, "warning", "{told}");
+    assert!(told.contains("/etc/cron.d (Permission denied"), "{told}");
+}
+
 /// A base that was changed, or could be.
 fn changed_images(sandbox: &Sandbox, build: &Path) {
     let doctor = |options: &[&str]| doctor(sandbox, options);

@@ -208,6 +208,56 @@ fn an_instance_that_nobody_uses_walks_the_whole_ladder() {
 
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_start_warns_where_no_pass_knows_its_lab_and_a_pass_tells_whom_it_leaves() {
+    let sandbox = sandbox(1);
+    let start = || {
+        let started = sandbox.instance("start", "7", &[]).ok();
+        let document: Value = serde_json::from_str(&started.stdout).unwrap();
+        assert_eq!(document["lab_id"], *sandbox.lab);
+        started.stderr
+    };
+    let warning = start();
+    assert!(warning.contains("no reaper looks after"), "{warning}");
+    assert!(warning.contains("there was no pass"), "{warning}");
+    let name = sandbox.instance_name("7");
+    let pass = reap(&sandbox, &["-v"]).ok();
+    let wanted = format!("{name}: left: not used for");
+    assert!(pass.stderr.contains(&wanted), "{pass:#?}");
+    assert_eq!(start(), "");
+
+    // Passes by the configuration of others.
+    let ours = fs::read_to_string(sandbox.path("labs-config.json")).unwrap();
+    let theirs = ours.replace(&sandbox.lab, &sandbox.other_lab());
+    let file = sandbox.path("theirs.json");
+    fs::write(&file, theirs).unwrap();
+    let pass = reap(&sandbox, &["-v", "--config", file.to_str().unwrap()]).ok();
+    let wanted = format!("{name}: left: its lab is not configured");
+    assert!(pass.stderr.contains(&wanted), "{pass:#?}");
+    assert_eq!(start(), "", "ours made one a moment ago");
+    let notes = sandbox.path("state/reaper-labs.json");
+    let mut noted: Value = serde_json::from_slice(&fs::read(&notes).unwrap()).unwrap();
+    let our_file = sandbox.path("labs-config.json");
+    noted[our_file.to_str().unwrap()]["at"] = hours_ago(1).into();
+    fs::write(&notes, noted.to_string()).unwrap();
+    let warning = start();
+    assert!(
+        warning.contains(&format!("reads {}, where it is not", file.display())),
+        "{warning}"
+    );
+    fs::write(&notes, "{").unwrap();
+    let warning = start();
+    assert!(warning.contains("its passes are not known"), "{warning}");
+
+    // Nobody is ever taken down.
+    let steps = ["idle_after", "pause_after", "stop_after", "destroy_after"];
+    let never = steps.map(|step| (step.to_owned(), json!("never")));
+    let never: serde_json::Map<_, _> = never.into_iter().collect();
+    sandbox.configure(&json!({"policy": never}));
+    assert_eq!(start(), "");
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn a_dry_run_tells_all_and_changes_nothing() {
     let sandbox = sandbox(1);
     sandbox.instance("start", "7", &[]).ok();

@@ -1,16 +1,21 @@
-//! Whether `cyyber reap` is called every minute or so.
+//! Whether `cyyber reap` is called every minute or so, and by which configuration.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
 
 use super::finding::Finding;
+use crate::config::{Config, SEARCHED};
 use crate::context::Context;
+use crate::state::coverage::Coverage;
 use crate::state::passes::{LONGEST_GAP, Passes};
 use crate::units::age;
 
 /// Where cron and systemd are told to do something.
-const SCHEDULES: [&str; 5] = [
+const SCHEDULES: [&str; 6] = [
+    "/etc/crontab",
     "/etc/cron.d",
     "/var/spool/cron/crontabs",
     "/etc/systemd/system",
@@ -21,26 +26,99 @@ const SCHEDULES: [&str; 5] = [
 pub fn check(context: &Context) -> Finding {
     let last = Passes::read(&context.paths.passes()).last();
     let since = last.map(|last| context.time().duration_since(last));
-    let scheduled = scheduled();
-    let by = scheduled.as_ref().map(|path| path.display());
-    match (since, by) {
-        (Some(since), _) if recent(since) => {
-            Finding::ok("reaper", format!("the last pass was {} ago", age(since)))
+    if let Some(since) = since.filter(|since| recent(*since)) {
+        return match left_out(context) {
+            None => Finding::ok("reaper", format!("the last pass was {} ago", age(since))),
+            Some(why) => Finding::warning("reaper", why, remedy(context)),
+        };
+    }
+    let mut unseen = Vec::new();
+    let Some((file, config)) = scheduled(&mut unseen) else {
+        if !unseen.is_empty() {
+            let unseen = unseen.join(", ");
+            let message =
+                format!("there was no pass of late; what calls it cannot be seen: {unseen}");
+            return Finding::warning("reaper", message, "run doctor as root");
         }
-        (_, Some(by)) => Finding::warning(
-            "reaper",
-            match since {
-                Some(since) => format!("{by} calls it, but the last pass was {} ago", age(since)),
-                None => format!("{by} calls it, but there was no pass yet"),
-            },
-            "wait a minute; then look whether cron or the timer runs, and what `cyyber reap` says",
-        ),
-        (_, None) => Finding::failed(
+        return Finding::failed(
             "reaper",
             "nothing calls `cyyber reap`: instances that nobody uses keep their memory",
-            "echo '* * * * * root /usr/local/bin/cyyber -q reap' > /etc/cron.d/cyyber",
-        ),
+            format!("echo '{}' > /etc/cron.d/cyyber", line(context)),
+        );
+    };
+    let file = format!("{} calls it with {}", file.display(), config.display());
+    if let Some(why) = other(context, &config) {
+        return Finding::warning("reaper", format!("{file}, {why}"), remedy(context));
     }
+    let but = match since {
+        Some(since) => format!("the last pass was {} ago", age(since)),
+        None => "there was no pass yet".to_owned(),
+    };
+    Finding::warning(
+        "reaper",
+        format!("{file}, but {but}"),
+        "wait a minute; then look whether cron or the timer runs, and what `cyyber reap` says",
+    )
+}
+
+fn remedy(context: &Context) -> String {
+    format!(
+        "have all labs in one configuration, or a line of cron for this one too: {}",
+        line(context)
+    )
+}
+
+/// What cron is told to make passes.
+fn line(context: &Context) -> String {
+    let config = std::path::absolute(&context.config.path);
+    let config = config.as_ref().unwrap_or(&context.config.path).display();
+    format!("* * * * * root /usr/local/bin/cyyber --config {config} -q reap")
+}
+
+/// Which labs are not looked after by the passes that are made.
+fn left_out(context: &Context) -> Option<String> {
+    let coverage = match Coverage::read(&context.paths.coverage()) {
+        Ok(coverage) => coverage,
+        Err(error) => {
+            return Some(format!(
+                "which labs its passes know cannot be told: {error}"
+            ));
+        }
+    };
+    let now = context.moment();
+    let gaps = context.config.labs.iter().filter_map(|lab| {
+        let gap = coverage.gap(lab.lab_id.as_str(), &now)?;
+        Some((lab.lab_id.as_str(), gap))
+    });
+    let (labs, gaps): (Vec<_>, Vec<_>) = gaps.unzip();
+    let why = gaps.first()?;
+    Some(format!(
+        "nothing looks after instances of {}: {why}",
+        labs.join(", ")
+    ))
+}
+
+/// In what a configuration that passes read is about something else than this command's.
+fn other(context: &Context, path: &Path) -> Option<String> {
+    let same = |a: &Path, b: &Path| a.canonicalize().ok() == b.canonicalize().ok();
+    if same(path, &context.config.path) {
+        return None;
+    }
+    let config = match Config::load_trusted(Some(path), context.trust) {
+        Ok(config) => config,
+        Err(error) => return Some(format!("which cannot be used: {error:#}")),
+    };
+    let labs = context.config.labs.iter().map(|lab| &lab.lab_id);
+    let missing: Vec<_> = labs
+        .filter(|lab| config.lab(lab).is_err())
+        .map(|lab| lab.as_str())
+        .collect();
+    if !missing.is_empty() {
+        return Some(format!("where {} is missing", missing.join(", ")));
+    }
+    let state = &config.host.state_dir;
+    (!same(state, context.paths.state()))
+        .then(|| format!("whose state_dir is another: {}", state.display()))
 }
 
 /// A pass of the future is no sign of anything.
@@ -48,22 +126,60 @@ fn recent(since: SignedDuration) -> bool {
     (SignedDuration::from_secs(-60)..=LONGEST_GAP).contains(&since)
 }
 
-/// The file that has cron or systemd call it.
-fn scheduled() -> Option<PathBuf> {
-    let files = SCHEDULES.iter().flat_map(|directory| {
-        let entries = std::fs::read_dir(directory).into_iter().flatten();
-        entries.filter_map(|entry| Some(entry.ok()?.path()))
-    });
-    let own = Path::new("/etc/crontab").to_owned();
-    let mut files = files.filter(|path| path.is_file()).chain([own]);
-    files.find(|path| std::fs::read_to_string(path).is_ok_and(|text| calls_it(&text)))
+/// The file that has cron or systemd call it, and the configuration that it reads then. Where that
+/// cannot be looked for is added to `unseen`.
+fn scheduled(unseen: &mut Vec<String>) -> Option<(PathBuf, PathBuf)> {
+    for place in SCHEDULES.map(Path::new) {
+        let files = match fs::read_dir(place) {
+            Ok(entries) => entries.filter_map(|it| Some(it.ok()?.path())).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => vec![place.to_owned()],
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                unseen.push(format!("{} ({error})", place.display()));
+                continue;
+            }
+        };
+        for file in files.into_iter().filter(|file| file.is_file()) {
+            match fs::read(&file) {
+                Ok(text) => {
+                    if let Some(config) = calls_it(&String::from_utf8_lossy(&text)) {
+                        return Some((file, config));
+                    }
+                }
+                Err(error) => unseen.push(format!("{} ({error})", file.display())),
+            }
+        }
+    }
+    None
 }
 
-fn calls_it(text: &str) -> bool {
-    text.lines()
+/// The configuration that `cyyber reap` reads where `text` has it called.
+fn calls_it(text: &str) -> Option<PathBuf> {
+    let lines = text
+        .lines()
         .map(str::trim)
-        .filter(|line| !line.starts_with(['#', ';']))
-        .any(|line| line.contains("cyyber") && line.split_whitespace().any(|word| word == "reap"))
+        .filter(|line| !line.starts_with(['#', ';']));
+    let line = lines.clone().find(|line| {
+        line.contains("cyyber") && line.split_whitespace().any(|word| word == "reap")
+    })?;
+    let unquoted = |word: &str| word.trim_matches(['"', '\'']).to_owned();
+    let option = line.split_once("--config").and_then(|(_, rest)| {
+        let rest = rest.trim_start_matches([' ', '\t', '=']);
+        rest.split_whitespace().next().map(unquoted)
+    });
+    // By a line of its own, as systemd and cron have them, or before the command.
+    let variable = || {
+        let mut words = lines.flat_map(str::split_whitespace).map(unquoted);
+        words.find_map(|word| {
+            let word = word.strip_prefix("Environment=").map_or(&*word, |it| it);
+            let value = word
+                .trim_matches(['"', '\''])
+                .strip_prefix("CYYBER_CONFIG=")?;
+            Some(unquoted(value))
+        })
+    };
+    let config = option.or_else(variable);
+    Some(config.map_or_else(|| SEARCHED[1].into(), PathBuf::from))
 }
 
 #[cfg(test)]
@@ -71,19 +187,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_calls_it_is_known() {
-        for text in [
-            "* * * * * root /usr/local/bin/cyyber -q reap\n",
-            "[Service]\nExecStart=/usr/bin/cyyber reap --jobs 2\n",
+    fn a_line_that_calls_it_is_known_and_so_is_its_configuration() {
+        for (text, config) in [
+            (
+                "* * * * * root /usr/local/bin/cyyber -q reap\n",
+                "/etc/cyyber/labs-config.json",
+            ),
+            (
+                "[Service]\nExecStart=/usr/bin/cyyber --config /a.json reap --jobs 2\n",
+                "/a.json",
+            ),
+            ("* * * * * root cyyber --config=\"/a.json\" reap", "/a.json"),
+            (
+                "[Service]\nEnvironment=\"CYYBER_CONFIG=/a.json\"\nExecStart=cyyber reap\n",
+                "/a.json",
+            ),
+            (
+                "#CYYBER_CONFIG=/b.json\nCYYBER_CONFIG=/a.json\n* * * * * root cyyber reap\n",
+                "/a.json",
+            ),
         ] {
-            assert!(calls_it(text), "{text}");
+            assert_eq!(calls_it(text), Some(config.into()), "{text}");
         }
         for text in [
             "",
             "# * * * * * root cyyber reap\n",
             "* * * * * root reaper cyyber\n",
         ] {
-            assert!(!calls_it(text), "{text}");
+            assert_eq!(calls_it(text), None, "{text}");
         }
     }
 }

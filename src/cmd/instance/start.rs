@@ -121,5 +121,6 @@ fn up(
     let was_idle = wake::note(context, name, woken, &after, &console)?;
     let access = access::grant(context, domain, &console)?;
     let changed = changed || woken != Woken::Already || was_idle;
+    context.warn_of_no_reaper(&name.lab);
     Ok(single::answer(context, name, changed, None, Some(access))?.after(was))
 }

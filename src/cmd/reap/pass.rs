@@ -16,6 +16,7 @@ use crate::cmd::side_by_side::{contained, side_by_side};
 use crate::context::Context;
 use crate::hypervisor::Detail;
 use crate::policy::{self, Rung};
+use crate::state::coverage::Coverage;
 use crate::state::passes::{self, Circumstances, Passes, Seen};
 use crate::units;
 
@@ -95,8 +96,12 @@ impl Pass {
         );
         let noted = passes
             .write(&file)
+            .and_then(|()| note_coverage(context))
             .context("failed to note what this pass saw");
 
+        for (sight, _) in &sights {
+            tell_if_left(context, sight);
+        }
         let mut due: Vec<_> = sights
             .iter()
             .filter_map(|(sight, seen)| planned(sight).map(|(step, sight)| (step, sight, seen)))
@@ -208,6 +213,24 @@ pub struct Planned {
     pub to: Rung,
     pub reason: String,
     idle_seconds: i64,
+}
+
+/// Says why nothing is done to an instance.
+fn tell_if_left(context: &Context, sight: &Sight) {
+    let why = match &sight.standing {
+        Standing::Left(why) => why,
+        Standing::On(_, decision) if decision.step.is_none() => &decision.reason,
+        Standing::On(..) => return,
+    };
+    let name = &sight.name;
+    context.output.detail(&format!("{name}: left: {why}"));
+}
+
+fn note_coverage(context: &Context) -> std::io::Result<()> {
+    let config = &context.config;
+    let labs = config.labs.iter().map(|lab| lab.lab_id.as_str());
+    let path = context.paths.coverage();
+    Coverage::note(&path, &config.path, labs, &context.moment())
 }
 
 fn guard_filters(context: &Context, sights: &[(Sight, Seen)]) {
