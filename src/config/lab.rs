@@ -109,21 +109,38 @@ impl Lab {
         }
         let limits = &self.limits;
         let bytes = |size: Option<ByteSize>| size.map(|size| size.0);
-        for (place, limit) in [
+        for (place, limit, most) in [
             (
                 "limits.disk_bytes_per_second",
                 bytes(limits.disk_bytes_per_second),
+                // QEMU takes a little less than 1000 times as much.
+                ByteSize(1 << 40),
             ),
-            ("limits.disk_iops", limits.disk_iops.map(u64::from)),
+            (
+                "limits.disk_iops",
+                limits.disk_iops.map(u64::from),
+                ByteSize(u64::MAX),
+            ),
             (
                 "limits.network_bytes_per_second",
                 bytes(limits.network_bytes_per_second),
+                // What may come at once in a second is a number of 32 bits to tc.
+                ByteSize(4095 << 20),
             ),
         ] {
             if limit == Some(0) {
                 return Err((
                     place,
                     "0 is not allowed: leave the key out for no limit".to_owned(),
+                ));
+            }
+            if let Some(limit) = limit
+                && limit > most.0
+            {
+                let limit = ByteSize(limit);
+                return Err((
+                    place,
+                    format!("{limit} is out of range: allowed is 1K to {most}"),
                 ));
             }
         }

@@ -137,6 +137,15 @@ fn errors_name_the_place_and_what_is_allowed() {
             file(r#", "limits": {"overlay_size": "1M"}"#, ""),
             "labs[0].limits.overlay_size: 1M is out of range: allowed is 64M to 16T",
         ),
+        // Which QEMU and tc refuse when an instance is started.
+        (
+            file(r#", "limits": {"disk_bytes_per_second": "1000T"}"#, ""),
+            "labs[0].limits.disk_bytes_per_second: 1000T is out of range: allowed is 1K to 1T",
+        ),
+        (
+            file(r#", "limits": {"network_bytes_per_second": "4G"}"#, ""),
+            "labs[0].limits.network_bytes_per_second: 4G is out of range: allowed is 1K to 4095M",
+        ),
         (file("", r#", "hots": {}"#), "hots: unknown field `hots`"),
         (
             file(r#", "limits": {"disk_iops": 0}"#, ""),

@@ -93,6 +93,17 @@ pub fn probe(directory: &Path) -> io::Result<()> {
     directory.remove(&*name).map(drop)
 }
 
+/// Whether a file in `directory` can be `length` bytes long. It takes no space.
+pub fn probe_length(directory: &Path, length: u64) -> io::Result<()> {
+    let name = format!(".probe-{:016x}", rand::random::<u64>());
+    let directory = Directory::open(directory)?;
+    let grown = directory
+        .make(&*name, PRIVATE)
+        .and_then(|file| file.set_len(length));
+    directory.remove(&*name)?;
+    grown
+}
+
 /// The whole of a small file of ours.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let (directory, name) = Directory::of(path)?;

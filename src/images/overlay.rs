@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 use super::base::Base;
 use super::header::Header;
 use super::{full_disk, rename_new, require_room};
+use crate::error::{Fault, Kind};
 use crate::files::{self, sync_directory_of};
 use crate::instance::InstanceName;
 use crate::paths::Paths;
@@ -119,7 +120,11 @@ pub fn provide_length(overlay: &Path, largest: Option<ByteSize>) -> Result<Optio
             .write(true)
             .custom_flags(flags.bits().cast_signed())
             .open(overlay)?;
-        file.set_len(wanted)?;
+        file.set_len(wanted).with_context(|| {
+            let message = format!("the disk cannot grow to its limits.overlay_size of {largest}");
+            Fault::new(Kind::Failed, message)
+                .hint("lower the limit to what the file system lets a file be, or use another one")
+        })?;
         file.sync_all()?;
     }
     Ok(Some(wanted))

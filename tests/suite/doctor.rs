@@ -11,10 +11,11 @@ use std::process::Command;
 
 use common::world::own_world;
 use common::{
-    Run, Sandbox, TEST_DRIVER, UNREACHABLE, files_below, run, text, tool, virsh, wait_until,
+    Run, Sandbox, SmallDisk, TEST_DRIVER, UNREACHABLE, files_below, run, text, tool, virsh,
+    wait_until,
 };
 use cyyber::accelerator::Host;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A sandbox on a host that is ready, with a base image that is in use, and `guests` at most.
 fn ready(guests: usize) -> Sandbox {
@@ -345,6 +346,56 @@ fn it_is_told_which_configuration_passes_read() {
     let (status, told) = reaper(&mut nobody);
     assert_eq!(status, "warning", "{told}");
     assert!(told.contains("/etc/cron.d (Permission denied"), "{told}");
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn limits_that_this_host_cannot_keep_are_found() {
+    own_world!();
+    let sandbox = ready(1);
+    let limits = |extra: Value| {
+        sandbox.configure(&json!({"limits": extra}));
+        let (_, found) = findings(&mut doctor(&sandbox, &[]));
+        let found = found.into_iter().filter(|it| it["check"] == "limits");
+        found.collect::<Vec<_>>()
+    };
+    assert!(limits(json!({"disk_iops": 100})).is_empty());
+    let found = limits(json!({"overlay_size": "1G"}));
+    assert_eq!(found[0]["status"], "ok", "{found:#?}");
+    {
+        let _disk = SmallDisk::on(&sandbox.path("storage/user-instances"), 600);
+        let found = limits(json!({"overlay_size": "16T"}));
+        assert_eq!(found[0]["status"], "failed", "{found:#?}");
+        let message = text(&found[0]["message"]);
+        assert!(
+            message.contains("can be 16T long: File too large"),
+            "{message}"
+        );
+        let error = sandbox.instance("start", "8", &[]).error_json(1);
+        let said = text(&error["message"]);
+        assert!(said.contains("limits.overlay_size of 16T"), "{said}");
+        assert!(text(&error["hint"]).contains("lower the limit"), "{error}");
+    }
+
+    // What doctor says is what comes of a start, whichever kernel this is.
+    let found = limits(json!({"network_bytes_per_second": "1M"}));
+    let started = sandbox.instance("start", "7", &[]);
+    let wanted = if started.code == Some(0) {
+        "ok"
+    } else {
+        "failed"
+    };
+    assert_eq!(found[0]["status"], wanted, "{found:#?} {started:#?}");
+
+    sandbox.fake("tc", "echo 'no such thing' >&2; exit 1");
+    let found = limits(json!({"network_bytes_per_second": "1M"}));
+    assert_eq!(found[0]["status"], "failed", "{found:#?}");
+    let message = text(&found[0]["message"]);
+    assert!(message.contains("no such thing"), "{message}");
+    sandbox.fake("unshare", "echo 'not now' >&2; exit 1");
+    let found = limits(json!({"network_bytes_per_second": "1M"}));
+    assert_eq!(found[0]["status"], "warning", "{found:#?}");
+    assert!(text(&found[0]["message"]).contains("not now"), "{found:#?}");
 }
 
 /// A base that was changed, or could be.

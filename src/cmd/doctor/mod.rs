@@ -4,6 +4,7 @@ mod directories;
 mod finding;
 mod images;
 mod libvirt;
+mod limits;
 mod machine;
 mod reaper;
 
@@ -26,6 +27,7 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
     findings.extend(libvirt);
     findings.extend(machine::programs());
     findings.extend(directories::check(context, account));
+    findings.extend(limits::check(context));
     findings.extend(machine::room(context));
     findings.extend(images::check(context, options.verify));
     findings.push(reaper::check(context));

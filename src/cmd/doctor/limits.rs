@@ -1,0 +1,119 @@
+//! Whether this host can keep the limits that the configuration sets.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+
+use anyhow::{Context as _, Result};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::finding::Finding;
+use crate::config::Lab;
+use crate::context::Context;
+use crate::files;
+use crate::process::Program;
+use crate::units::ByteSize;
+
+/// What libvirt has tc make for a limited card, by what it needs of the kernel.
+const NEEDED: [(&str, &str); 4] = [
+    (
+        "htb",
+        "qdisc add dev lo root handle 1: htb default 1\n\
+         class add dev lo parent 1: classid 1:1 htb rate 100kbps quantum 8\n",
+    ),
+    ("sfq", "qdisc add dev lo root handle 2: sfq perturb 10\n"),
+    (
+        "fw",
+        "qdisc add dev lo root handle 1: htb default 1\n\
+         filter add dev lo parent 1:0 protocol all prio 1 handle 1 fw flowid 1\n",
+    ),
+    (
+        "ingress, u32 or police",
+        "qdisc add dev lo ingress\n\
+         filter add dev lo parent ffff: protocol all u32 match u32 0 0 \
+         police rate 100kbps burst 100kb mtu 64kb drop flowid :1\n",
+    ),
+];
+
+pub fn check(context: &Context) -> Vec<Finding> {
+    let overlay = largest(context, |lab| lab.limits.overlay_size);
+    let network = largest(context, |lab| lab.limits.network_bytes_per_second);
+    let overlay = overlay.map(|(lab, size)| length(context, lab, size));
+    let network = network.map(|(lab, _)| bandwidth(lab));
+    overlay.into_iter().chain(network).collect()
+}
+
+/// The lab with the largest of a limit.
+fn largest(
+    context: &Context,
+    limit: impl Fn(&Lab) -> Option<ByteSize>,
+) -> Option<(&Lab, ByteSize)> {
+    let labs = context.config.labs.iter();
+    labs.filter_map(|lab| Some((lab, limit(lab)?)))
+        .max_by_key(|(_, size)| *size)
+}
+
+/// An overlay is as long a file as its limit from the beginning.
+fn length(context: &Context, lab: &Lab, size: ByteSize) -> Finding {
+    let directory = context.paths.user_instances();
+    let (lab, place) = (&lab.lab_id, directory.display());
+    let real = directory.canonicalize();
+    match real.and_then(|real| files::probe_length(&real, size.0)) {
+        Ok(()) => Finding::ok("limits", format!("{place} has files of up to {size}")),
+        Err(error) => Finding::failed(
+            "limits",
+            format!("limits.overlay_size of {lab}: no file in {place} can be {size} long: {error}"),
+            "lower it, or use another file system",
+        ),
+    }
+}
+
+/// A limited card wants what not each kernel has. It is tried where nobody else's network is.
+fn bandwidth(lab: &Lab) -> Finding {
+    let lab = &lab.lab_id;
+    let key = "limits.network_bytes_per_second";
+    let found = || -> Result<(Program, Program)> {
+        let unshare = Program::find("unshare", "util-linux")?;
+        unshare.run(["--net", "true"])?;
+        Ok((unshare, Program::find("tc", "iproute2")?))
+    };
+    let (unshare, tc) = match found() {
+        Ok(found) => found,
+        Err(error) => {
+            let message = format!("whether {key} of {lab} can be kept was not seen: {error:#}");
+            return Finding::warning("limits", message, "run doctor as root");
+        }
+    };
+    let mut missing = Vec::new();
+    for (name, batch) in NEEDED {
+        let tried = batched(batch).and_then(|batch| {
+            let words = ["--net".as_ref(), tc.path().as_os_str()];
+            unshare.run_on(
+                batch,
+                words.into_iter().chain(["-batch".as_ref(), "-".as_ref()]),
+            )
+        });
+        if let Err(error) = tried {
+            missing.push(format!("{name} ({:#})", error));
+        }
+    }
+    if missing.is_empty() {
+        return Finding::ok("limits", "the kernel can limit network cards");
+    }
+    Finding::failed(
+        "limits",
+        format!(
+            "{key} of {lab} keeps its instances from starting: the kernel has no {}",
+            missing.join("; ")
+        ),
+        "boot a kernel with sch_htb, sch_sfq, sch_ingress, cls_fw, cls_u32 and act_police (Ubuntu: \
+         linux-modules-extra), or leave the limit out",
+    )
+}
+
+/// A file with `text`, which has no name.
+fn batched(text: &str) -> Result<File> {
+    let mut file = File::from(memfd_create("tc", MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind().context("failed to hand lines to tc")?;
+    Ok(file)
+}
