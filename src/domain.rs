@@ -258,6 +258,21 @@ pub fn disks(xml: &str) -> Result<Vec<Disk>> {
     Ok(disks.into_iter().map(disk).collect())
 }
 
+/// A label by which libvirt confines a domain.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct SecurityLabel {
+    /// By what, as `dac`.
+    #[serde(rename = "@model")]
+    pub model: Option<String>,
+    /// As whom, as `+64055:+64055`.
+    pub label: Option<String>,
+}
+
+/// The labels in the definition `xml` of a domain as a whole.
+pub fn security_labels(xml: &str) -> Result<Vec<SecurityLabel>> {
+    Ok(parse(xml)?.labels)
+}
+
 /// The UUID in the definition `xml`.
 pub fn uuid_of(xml: &str) -> Result<Uuid> {
     parse(xml)?.uuid.context("the definition has no UUID")
@@ -268,6 +283,8 @@ struct DomainXml {
     uuid: Option<Uuid>,
     metadata: Option<MetadataXml>,
     devices: DevicesXml,
+    #[serde(default, rename = "seclabel")]
+    labels: Vec<SecurityLabel>,
 }
 
 #[derive(Deserialize)]

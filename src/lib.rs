@@ -32,6 +32,7 @@
 //! | [`text`] | text of files, in whatever encoding; pure |
 //! | [`nearest`] | what was meant by a name that is not there; pure |
 //! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
+//! | [`qemu_user`] | the user that an instance's QEMU has for itself; pure |
 //! | [`cards`] | network cards and their filters in definitions; pure |
 //! | [`secret`] | what is not to be seen by accident; pure |
 //! | [`instance`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
@@ -64,6 +65,7 @@ pub mod paths;
 pub mod policy;
 pub mod process;
 pub mod prometheus;
+pub mod qemu_user;
 pub mod reach;
 pub mod roster;
 pub mod secret;

@@ -40,6 +40,11 @@ impl HostPart {
             .contains(&number)
             .then_some(HostPart(number))
     }
+
+    /// Its number.
+    pub const fn number(self) -> u16 {
+        self.0
+    }
 }
 
 impl fmt::Display for HostPart {

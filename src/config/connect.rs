@@ -91,6 +91,11 @@ pub fn local(uri: &str) -> Option<&str> {
         .flatten()
 }
 
+/// Whether `uri` is the libvirt of this host's system.
+pub fn is_system(uri: &str) -> bool {
+    local(uri) == Some("system")
+}
+
 /// Why `uri` is none that we know.
 fn refused(uri: &str) -> Option<String> {
     let known = || {

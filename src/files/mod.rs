@@ -7,8 +7,9 @@ mod directory;
 pub mod trust;
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -24,6 +25,9 @@ pub const PRIVATE: u32 = 0o600;
 
 /// A directory for owner and group, whose files belong to the group.
 pub const SHARED_DIRECTORY: u32 = 0o2770;
+
+/// A directory for the owner alone.
+pub const PRIVATE_DIRECTORY: u32 = 0o700;
 
 /// As [`SHARED_DIRECTORY`], and the QEMU user may pass through to a file that it knows of.
 pub const PASSABLE_DIRECTORY: u32 = 0o2771;
@@ -157,10 +161,41 @@ pub struct Identity {
 impl Identity {
     /// The present one of the file at `path`; a link is not followed.
     pub fn of(path: &Path) -> io::Result<Identity> {
-        let there = path.symlink_metadata()?;
+        Identity::try_from(&path.symlink_metadata()?)
+    }
+}
+
+impl TryFrom<&Metadata> for Identity {
+    type Error = io::Error;
+
+    fn try_from(there: &Metadata) -> io::Result<Identity> {
         Ok(Identity {
             size: there.len(),
             modified: Timestamp::try_from(there.modified()?).map_err(io::Error::other)?,
+        })
+    }
+}
+
+/// Tells a file from any other, also from one with the same name, size and times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exact {
+    /// Its number in its file system. That has a number too, but another one after a boot.
+    pub inode: u64,
+    /// When anything of it changed, its content or its names. Nobody can set that.
+    pub changed: Timestamp,
+    /// Whose it is.
+    pub owner: u32,
+}
+
+impl TryFrom<&Metadata> for Exact {
+    type Error = io::Error;
+
+    fn try_from(there: &Metadata) -> io::Result<Exact> {
+        let nanoseconds = i32::try_from(there.ctime_nsec()).map_err(io::Error::other)?;
+        Ok(Exact {
+            inode: there.ino(),
+            changed: Timestamp::new(there.ctime(), nanoseconds).map_err(io::Error::other)?,
+            owner: there.uid(),
         })
     }
 }

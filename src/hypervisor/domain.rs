@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use uuid::Uuid;
-use virt::error::ErrorNumber;
+use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 use super::apart::Side;
-use super::{Detail, Facts, Power, failed, is, stats};
+use super::{Detail, Facts, Power, answer, failed, is, stats};
 use crate::error::{Fault, Kind};
 
 /// How long a QEMU may take to answer. One on a busy host takes a second.
@@ -53,45 +53,17 @@ impl Domain {
             .map_err(|e| failed("read the domain's stored definition", e))
     }
 
+    /// The stored definition with everything in it: its console's password too, without which a
+    /// console would be open to everyone.
+    pub fn whole_xml(&self) -> Result<String> {
+        self.inner
+            .xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE)
+            .map_err(|e| failed("read the domain's whole definition", e))
+    }
+
     /// Powers it on, or restores its saved memory.
     pub fn start(&self) -> Result<()> {
-        self.inner.create().map_err(|e| {
-            if e.message().contains("Cannot allocate memory") {
-                return Fault::new(
-                    Kind::Capacity,
-                    format!("failed to start the domain: {}", e.message()),
-                )
-                .hint("the host has not enough free memory for it")
-                .into();
-            }
-            // Of its own disk, or of one below it.
-            if e.message().contains("Cannot access storage file")
-                || e.message().contains("Cannot access backing file")
-            {
-                let (kind, hint) = match e.message().contains("No such file") {
-                    true => (
-                        Kind::Conflict,
-                        "put that file back; where storage_dir was moved, put a link in its old place",
-                    ),
-                    false => (Kind::Failed, "`cyyber doctor` looks whether QEMU can reach the images"),
-                };
-                let message = format!("failed to start the domain: {}", e.message());
-                return Fault::new(kind, message).hint(hint).into();
-            }
-            let networkless = is(&e, ErrorNumber::NoNetwork)
-                || is(&e, ErrorNumber::NoNwfilter)
-                || e.message().contains("filter 'cyyber-")
-                || e.message().contains("is not active") && e.message().contains("network");
-            match networkless {
-                true => Fault::new(
-                    Kind::Unavailable,
-                    format!("failed to start the domain: {}", e.message()),
-                )
-                .hint("`make setup` defines and starts the lab networks, and their filters")
-                .into(),
-                false => failed("start the domain", e),
-            }
-        })
+        self.inner.create().map_err(start_failed)
     }
 
     /// Holds it still, with its memory in RAM.
@@ -192,5 +164,57 @@ impl Domain {
             .iter()
             .flat_map(|interface| &interface.addrs)
             .find_map(|address| address.addr.parse().ok())
+    }
+}
+
+/// The error of a domain that did not come up.
+pub(super) fn start_failed(e: Error) -> anyhow::Error {
+    if e.message().contains("Cannot allocate memory") {
+        return Fault::new(
+            Kind::Capacity,
+            format!("failed to start the domain: {}", e.message()),
+        )
+        .hint("the host has not enough free memory for it")
+        .into();
+    }
+    // Of its own disk, or of one below it.
+    if e.message().contains("Cannot access storage file")
+        || e.message().contains("Cannot access backing file")
+    {
+        let (kind, hint) = match e.message().contains("No such file") {
+            true => (
+                Kind::Conflict,
+                "put that file back; where storage_dir was moved, put a link in its old place",
+            ),
+            false => (
+                Kind::Failed,
+                "`cyyber doctor` looks whether QEMU can reach the images",
+            ),
+        };
+        let message = format!("failed to start the domain: {}", e.message());
+        return Fault::new(kind, message).hint(hint).into();
+    }
+    if is(&e, ErrorNumber::ConfigUnsupported) {
+        let message = format!("failed to start the domain: {}", answer::words(e.message()));
+        return Fault::new(Kind::Conflict, message)
+            .hint(
+                "a device or limit was changed by other means since its memory was saved: change its \
+                 stored definition likewise (virsh edit), or give the memory up: cyyber instance stop \
+                 LAB USER --force",
+            )
+            .into();
+    }
+    let networkless = is(&e, ErrorNumber::NoNetwork)
+        || is(&e, ErrorNumber::NoNwfilter)
+        || e.message().contains("filter 'cyyber-")
+        || e.message().contains("is not active") && e.message().contains("network");
+    match networkless {
+        true => Fault::new(
+            Kind::Unavailable,
+            format!("failed to start the domain: {}", e.message()),
+        )
+        .hint("`make setup` defines and starts the lab networks, and their filters")
+        .into(),
+        false => failed("start the domain", e),
     }
 }

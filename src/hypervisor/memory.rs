@@ -1,21 +1,33 @@
 //! A guest's memory on disk, which libvirt calls its managed save.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use rustix::fs::{AtFlags, CWD, linkat};
 use uuid::Uuid;
+use virt::connect::Connect;
 use virt::sys;
 
+use super::domain::start_failed;
 use super::{Domain, Hypervisor, failed, job};
 use crate::config::connect;
 use crate::domain;
 use crate::error::{Fault, Kind};
+use crate::files;
 
 /// Where the QEMU driver of the system's libvirt keeps saved memory: `saveDir` of its
 /// `qemu_conf.c`. Only root may look into it.
 const SYSTEM_DIRECTORY: &str = "/var/lib/libvirt/qemu/save";
+
+/// Where saved memory has another name while it is restored: in a directory of root's, in one of
+/// root's, and on the file system that libvirt's directory is on as a rule.
+const RESTORING: &str = "/var/lib/libvirt/cyyber";
 
 /// What follows a domain's name in the name of a file with memory that was put aside.
 const UNUSABLE: &str = ".unusable-";
@@ -36,7 +48,7 @@ impl Hypervisor {
     /// The directory in which libvirt keeps saved memory; `None` where it is not known, as with a
     /// libvirt that is not this host's own.
     pub fn saved_memory_directory(&self) -> Option<PathBuf> {
-        (connect::local(self.side.uri()) == Some("system")).then(|| PathBuf::from(SYSTEM_DIRECTORY))
+        self.is_system().then(|| PathBuf::from(SYSTEM_DIRECTORY))
     }
 
     /// The domain that a file in there has the name of, with its memory or with memory of it that
@@ -48,6 +60,9 @@ impl Hypervisor {
 
     /// The UUID of the domain whose memory is in `file`; `None` where that cannot be told.
     pub fn saved_memory_owner(&self, file: &Path) -> Option<Uuid> {
+        if file.symlink_metadata().ok()?.uid() != 0 {
+            return None;
+        }
         let file = file.to_str()?.to_owned();
         let answer = self
             .side
@@ -60,7 +75,7 @@ impl Domain {
     /// The file with its saved memory, there or not; `None` where it is not known.
     pub fn saved_memory_file(&self) -> Option<PathBuf> {
         let name = self.inner.name().ok()?;
-        (self.side.uri() == "qemu:///system")
+        connect::is_system(self.side.uri())
             .then(|| PathBuf::from(SYSTEM_DIRECTORY).join(format!("{name}.save")))
     }
 
@@ -129,13 +144,56 @@ impl Domain {
         }
     }
 
-    /// The definition that is saved with its memory, and with which it will be restored; `None` where
-    /// it is not known. Or why it could not be restored, as far as the beginning of the file tells:
-    /// libvirt would silently boot a domain whose file is empty or half written, and fail for ever
-    /// on one with garbage.
-    pub fn saved_definition(&self) -> Result<Result<Option<String>, String>> {
+    /// Restores its saved memory with `definition` in place of the one that is in the file; `memory` is
+    /// that file, where it can be opened. The domain wakes up running.
+    ///
+    /// What is opened is what libvirt reads: it gets a name that nobody but root can give to another
+    /// file. Where it cannot have one, its own definition is replaced, and libvirt looks for the file
+    /// by its old name.
+    pub fn restore(&self, memory: Option<&File>, definition: &str) -> Result<()> {
+        let Some(path) = self.saved_memory_file() else {
+            return self.start();
+        };
+        let conn = self.inner.connect();
+        let conn = conn.map_err(|e| failed("restore the domain", e))?;
+        let own = memory.map(|memory| OwnName::of(memory, &path));
+        match own.transpose() {
+            Ok(Some(own)) => {
+                let file = own.0.to_string_lossy();
+                let running = sys::VIR_DOMAIN_SAVE_RUNNING;
+                conn.restore_domain_flags(&file, Some(definition), running)
+                    .map_err(start_failed)?;
+                drop(own);
+                self.drop_saved_memory()
+            }
+            Ok(None) => self.restore_by_name(&conn, &path, definition),
+            // Another file system than that of the names, or another user than root.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::CrossesDevices | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                self.restore_by_name(&conn, &path, definition)
+            }
+            Err(error) => Err(anyhow::Error::from(error)
+                .context("failed to give the saved memory a name for root alone")),
+        }
+    }
+
+    fn restore_by_name(&self, conn: &Connect, path: &Path, definition: &str) -> Result<()> {
+        let file = path.to_string_lossy();
+        conn.save_image_define_xml(&file, definition, sys::VIR_DOMAIN_SAVE_RUNNING)
+            .map_err(start_failed)?;
+        self.start()
+    }
+
+    /// Why its saved memory could not be restored, as far as the beginning of the file tells: libvirt
+    /// would silently boot a domain whose file is empty or half written, and fail for ever on one with
+    /// garbage.
+    pub fn check_saved_memory(&self) -> Result<Result<(), String>> {
         let Some(file) = self.saved_memory_file() else {
-            return Ok(Ok(None));
+            return Ok(Ok(()));
         };
         let uuid = self.uuid()?;
         let answer = self.side.apart(ABORTING, move |conn| {
@@ -146,8 +204,8 @@ impl Domain {
             Some(Err(e)) if super::is_lost(&e) => {
                 return Err(failed("look at the saved memory", e));
             }
-            Some(Err(e)) => Err(e.message().to_owned()),
-            Some(Ok(xml)) if domain::uuid_of(&xml).is_ok_and(|of| of == uuid) => Ok(Some(xml)),
+            Some(Err(e)) => Err(super::answer::words(e.message())),
+            Some(Ok(xml)) if domain::uuid_of(&xml).is_ok_and(|of| of == uuid) => Ok(()),
             Some(Ok(_)) => Err("it is of another VM".to_owned()),
         })
     }
@@ -191,6 +249,34 @@ impl Domain {
         };
         self.drop_saved_memory()?;
         Ok(kept)
+    }
+}
+
+/// A second name of a file, gone with this.
+struct OwnName(PathBuf);
+
+impl OwnName {
+    /// One that has the last part of `path`.
+    fn of(file: &File, path: &Path) -> io::Result<OwnName> {
+        files::make_directory(Path::new(RESTORING), files::PRIVATE_DIRECTORY)?;
+        let there = Path::new(RESTORING).symlink_metadata()?;
+        if there.uid() != 0 || there.mode() & 0o077 != 0 {
+            let open = format!("{RESTORING} is not for root alone");
+            return Err(io::Error::other(open));
+        }
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let own = OwnName(Path::new(RESTORING).join(name));
+        // What a command left that was killed.
+        files::remove(&own.0)?;
+        let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+        linkat(CWD, descriptor, CWD, &own.0, AtFlags::SYMLINK_FOLLOW)?;
+        Ok(own)
+    }
+}
+
+impl Drop for OwnName {
+    fn drop(&mut self) {
+        let _ = files::remove(&self.0);
     }
 }
 

@@ -214,6 +214,11 @@ impl Hypervisor {
         connect::local(self.side.uri()).is_some()
     }
 
+    /// Whether that is the system's libvirt, which runs each guest as whom it is told.
+    pub fn is_system(&self) -> bool {
+        connect::is_system(self.side.uri())
+    }
+
     /// The memory of all running guests, ours or not and within reach or not: they share the host.
     pub fn memory_of_running(&self) -> Result<Vec<Running>> {
         let all = usage::memory_of_all(&self.side, &self.conn)?;

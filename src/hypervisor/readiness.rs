@@ -71,6 +71,14 @@ impl Hypervisor {
         account(&capabilities.map_err(|e| failed("read the capabilities of libvirt", e))?)
     }
 
+    /// The ways in which libvirt confines QEMU, as `dac` and `apparmor`.
+    pub fn security_models(&self) -> Result<Vec<String>> {
+        let capabilities = self.conn.capabilities();
+        let all =
+            models(&capabilities.map_err(|e| failed("read the capabilities of libvirt", e))?)?;
+        Ok(all.into_iter().map(|it| it.model).collect())
+    }
+
     /// Facts about the network called `name`, if there is one.
     pub fn network_facts(&self, name: &str) -> Result<Option<NetworkFacts>> {
         let ask = || {
@@ -98,8 +106,20 @@ impl Hypervisor {
     }
 }
 
-/// From the base label of libvirt's security model "dac": `+64055:+64055`.
-fn account(capabilities: &str) -> Result<Option<Account>> {
+#[derive(Deserialize)]
+struct Model {
+    model: String,
+    #[serde(default, rename = "baselabel")]
+    labels: Vec<Label>,
+}
+
+#[derive(Deserialize)]
+struct Label {
+    #[serde(default, rename = "$text")]
+    text: String,
+}
+
+fn models(capabilities: &str) -> Result<Vec<Model>> {
     #[derive(Deserialize)]
     struct Capabilities {
         host: Host,
@@ -109,20 +129,14 @@ fn account(capabilities: &str) -> Result<Option<Account>> {
         #[serde(default, rename = "secmodel")]
         models: Vec<Model>,
     }
-    #[derive(Deserialize)]
-    struct Model {
-        model: String,
-        #[serde(default, rename = "baselabel")]
-        labels: Vec<Label>,
-    }
-    #[derive(Deserialize)]
-    struct Label {
-        #[serde(default, rename = "$text")]
-        text: String,
-    }
     let capabilities: Capabilities = quick_xml::de::from_str(capabilities)
         .context("failed to understand the capabilities of libvirt")?;
-    let models = capabilities.host.models.into_iter();
+    Ok(capabilities.host.models)
+}
+
+/// From the base label of libvirt's security model "dac": `+64055:+64055`.
+fn account(capabilities: &str) -> Result<Option<Account>> {
+    let models = models(capabilities)?.into_iter();
     let mut labels = models
         .filter(|model| model.model == "dac")
         .flat_map(|model| model.labels);

@@ -1,25 +1,66 @@
 //! Whether saved memory still belongs to the disk it would wake up on.
 //!
 //! libvirt restores any whole file, also an old one over a newer disk, which wrecks the guest's
-//! file system; and it keeps no checksum. So the size and modification time of both files are noted
-//! when the memory is saved, and compared before it is restored. Pure.
+//! file system; and it keeps no checksum. So what both files are is noted when the memory is saved,
+//! and compared before it is restored. Pure.
+//!
+//! libvirt's directory of saved memory belongs to the user that QEMU has by default, who can put
+//! another file of its own, or of root's, in the place of ours.
 
+use std::fs::Metadata;
+use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::Identity;
+use crate::files::{Exact, Identity};
 
 /// What was noted when a guest's memory was saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     /// The file with the memory; `None` where it could not be looked at.
-    pub file: Option<Identity>,
+    pub file: Option<Memory>,
     /// The file that the guest writes to.
     pub disk: Identity,
     /// Those below it, and those of other disks; none in a note by an earlier version.
     #[serde(default)]
     pub others: Vec<(PathBuf, Identity)>,
+}
+
+/// A file with saved memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    #[serde(flatten)]
+    content: Identity,
+    /// None in a note by an earlier version.
+    #[serde(flatten)]
+    exact: Option<Exact>,
+}
+
+impl TryFrom<&Metadata> for Memory {
+    type Error = io::Error;
+
+    fn try_from(there: &Metadata) -> io::Result<Memory> {
+        Ok(Memory {
+            content: there.try_into()?,
+            exact: Some(there.try_into()?),
+        })
+    }
+}
+
+impl Memory {
+    /// Why it is none that libvirt saved: those are root's.
+    pub fn strange(&self) -> Option<&'static str> {
+        let owner = self.exact.map_or(0, |exact| exact.owner);
+        (owner != 0).then_some("its file was put there by another user than root")
+    }
+
+    /// Why it is not the one that was `noted`.
+    pub fn altered(&self, noted: &Memory) -> Option<&'static str> {
+        let same =
+            self.content == noted.content && (noted.exact.is_none() || noted.exact == self.exact);
+        (!same).then_some("its file was changed after it was saved")
+    }
 }
 
 impl Saved {
@@ -32,7 +73,7 @@ impl Saved {
         let others = self.others.iter().map(|(_, disk)| disk);
         self.file.is_some_and(|file| {
             let mut disks = others.chain([&self.disk]);
-            disks.any(|disk| disk.modified > file.modified)
+            disks.any(|disk| disk.modified > file.content.modified)
         })
     }
 }
@@ -43,13 +84,20 @@ impl Saved {
 /// Without a note, as when somebody else saved it, no disk may be younger than the memory.
 pub fn misfit(noted: Option<&Saved>, now: &Saved) -> Option<&'static str> {
     let (file, younger_disk) = (now.file, now.has_younger_disk());
+    if let Some(why) = file.and_then(|file| file.strange()) {
+        return Some(why);
+    }
+    let altered = |noted: &Saved| file?.altered(noted.file.as_ref()?);
     match noted {
-        Some(noted) if noted.has_disks_of(now) => {
-            let touched = file.is_some() && noted.file.is_some() && file != noted.file;
-            touched.then_some("its file was changed after it was saved")
-        }
+        Some(noted) if noted.has_disks_of(now) => altered(noted),
         // Saved anew by somebody else, after a run that is not noted.
-        Some(noted) if file.is_some() && file != noted.file && !younger_disk => None,
+        Some(noted)
+            if file.is_some()
+                && (noted.file.is_none() || altered(noted).is_some())
+                && !younger_disk =>
+        {
+            None
+        }
         Some(_) => Some("the disk was changed after it was saved"),
         None => younger_disk.then_some("the disk was changed after it was saved"),
     }
@@ -67,17 +115,65 @@ mod tests {
         }
     }
 
+    fn memory(size: u64, second: i64) -> Memory {
+        let changed = Timestamp::from_second(second).unwrap();
+        Memory {
+            content: identity(size, second),
+            exact: Some(Exact {
+                inode: 7,
+                changed,
+                owner: 0,
+            }),
+        }
+    }
+
+    #[test]
+    fn another_file_of_the_same_size_and_time_is_noticed() {
+        let noted = memory(100, 20);
+        let with = |change: &dyn Fn(&mut Exact)| {
+            let mut exact = noted.exact.unwrap();
+            change(&mut exact);
+            Memory {
+                exact: Some(exact),
+                ..noted
+            }
+        };
+        assert_eq!(noted.altered(&noted), None);
+        let others = [
+            with(&|it| it.inode = 8),
+            with(&|it| it.changed = Timestamp::MAX),
+        ];
+        assert!(others.iter().all(|other| other.altered(&noted).is_some()));
+        assert!(others.iter().all(|other| other.strange().is_none()));
+        let planted = with(&|it| it.owner = 64055);
+        let saved = |file| Saved {
+            file: Some(file),
+            disk: identity(50, 10),
+            others: Vec::new(),
+        };
+        for noted in [None, Some(&saved(noted)), Some(&saved(planted))] {
+            let why = misfit(noted, &saved(planted)).unwrap();
+            assert!(why.contains("another user"), "{why}");
+        }
+        // By an earlier version.
+        let earlier = r#"{"size":100,"modified":"1970-01-01T00:00:20Z"}"#;
+        let earlier: Memory = serde_json::from_str(earlier).unwrap();
+        assert_eq!(others[0].altered(&earlier), None);
+        let written = serde_json::to_string(&noted).unwrap();
+        assert_eq!(serde_json::from_str::<Memory>(&written).unwrap(), noted);
+    }
+
     #[test]
     fn memory_wakes_up_only_on_the_disk_it_knew() {
-        let (file, disk) = (identity(100, 20), identity(50, 10));
+        let (file, disk) = (memory(100, 20), identity(50, 10));
         let saved = |file, disk, others: &[_]| Saved {
             file,
             disk,
             others: others.to_vec(),
         };
         let noted = saved(Some(file), disk, &[]);
-        let (later_file, later_disk) = (identity(100, 40), identity(50, 30));
-        let truncated = identity(99, 20);
+        let (later_file, later_disk) = (memory(100, 40), identity(50, 30));
+        let truncated = memory(99, 20);
         // noted, file, disk, does it fit
         for (noted, file, disk, fits) in [
             (Some(&noted), Some(&file), &disk, true),

@@ -33,7 +33,8 @@ main() {
     fi
     if [[ $packages_only = no ]]; then
         start_libvirt
-        open_kvm
+        confine_qemu
+        admit_instances
         make_folders
         admit_caller
         provide_filters

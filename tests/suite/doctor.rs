@@ -91,6 +91,8 @@ fn a_host_that_is_ready_is_said_to_be() {
             "kvm",
             "libvirt",
             "qemu-user",
+            "instance-users",
+            "svirt",
             "networks",
             "packer",
             "qemu",

@@ -12,6 +12,7 @@ mod access;
 mod as_user;
 mod backend;
 mod branding;
+mod broken_out;
 mod build;
 mod class;
 mod cleanup;

@@ -1,5 +1,6 @@
 //! `cyyber doctor`: is this host ready? Looks, and leaves everything as it was.
 
+mod confinement;
 mod directories;
 mod finding;
 mod images;
@@ -25,7 +26,11 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
     findings.extend(machine::virtualisation(context));
     let (libvirt, account) = libvirt::check(context);
     findings.extend(libvirt);
+    if let Ok(hypervisor) = context.hypervisor() {
+        findings.extend(confinement::check(context, hypervisor));
+    }
     findings.extend(machine::programs());
+    let account = account.map(|shared| confinement::account(context, shared));
     findings.extend(directories::check(context, account));
     findings.extend(limits::check(context));
     findings.extend(machine::room(context));

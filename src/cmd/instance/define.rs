@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::{disk, place, view};
+use super::{disk, own_user, place, view};
 use crate::cards::Card;
 use crate::context::Context;
 use crate::domain::{self, InstanceDomain};
@@ -59,9 +59,12 @@ pub fn renew(context: &Context, name: &InstanceName, domain: &Domain) -> Result<
     let (Ok(_), Some(record)) = (context.config.lab(&name.lab), noted) else {
         if card.filter.is_some() {
             let kept = place::keep(context, name, &card);
-            return kept
-                .map(drop)
-                .with_context(|| format!("cannot power {name} on"));
+            kept.with_context(|| format!("cannot power {name} on"))?;
+            let Some(user) = own_user::of(context, card.mac) else {
+                return Ok(());
+            };
+            let xml = user.put_into(&domain.whole_xml()?)?;
+            return context.hypervisor()?.define(&xml).map(drop);
         }
         let message = format!("the network card of {name} is not filtered");
         return Err(Fault::new(Kind::Conflict, message)
@@ -93,7 +96,7 @@ fn definition(
     let largest = overlay::provide_length(overlay, lab.limits.overlay_size)
         .with_context(|| format!("failed to limit the disk of {name}"))?;
     let (mac, place) = place::of(context, lab.network.network(), name, preferred)?;
-    InstanceDomain {
+    let xml = InstanceDomain {
         name,
         uuid: record.uuid,
         lab,
@@ -107,5 +110,9 @@ fn definition(
         vnc_listen: context.config.host.vnc_listen,
         created: record.created,
     }
-    .xml()
+    .xml()?;
+    match own_user::of(context, mac) {
+        Some(user) => user.put_into(&xml),
+        None => Ok(xml),
+    }
 }

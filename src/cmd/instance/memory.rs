@@ -1,11 +1,15 @@
 //! Saved memory: noted when it was saved, checked before it is restored.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use rustix::fs::OFlags;
 
-use super::view;
+use super::{own_user, place, view};
+use crate::cards::Card;
 use crate::context::Context;
 use crate::domain;
 use crate::error::{Fault, Kind};
@@ -13,12 +17,11 @@ use crate::files::Identity;
 use crate::hypervisor::Domain;
 use crate::instance::InstanceName;
 use crate::state::record::{self, Record};
-use crate::state::saved::{Saved, misfit};
+use crate::state::saved::{Memory, Saved, misfit};
 
 /// Notes what the saved memory of `name` and its disk look like now.
 pub fn note(context: &Context, name: &InstanceName, domain: &Domain) -> Result<()> {
-    let definition = domain.saved_definition()?.ok().flatten();
-    let saved = look(context, name, domain, definition)?;
+    let saved = look(context, name, domain)?;
     renote(context, name, domain, Some(saved))
 }
 
@@ -45,13 +48,60 @@ fn renote(
 
 /// Why the saved memory of `name` cannot be restored; `None` where nothing speaks against it.
 pub fn unusable(context: &Context, name: &InstanceName, domain: &Domain) -> Result<Option<String>> {
-    let definition = match domain.saved_definition()? {
-        Ok(definition) => definition,
-        Err(why) => return Ok(Some(why)),
+    // Before libvirt reads it, which has the program that is named in it tell what it can do.
+    let noted = noted(context, name, domain)?;
+    match misfit(noted.as_ref(), &look(context, name, domain)?) {
+        Some(why) => Ok(Some(why.to_owned())),
+        None => Ok(domain.check_saved_memory()?.err()),
+    }
+}
+
+/// Restores the saved memory of `name`, with the definition that libvirt keeps of it. The one in the
+/// file is not used: whoever could write to that file could name another program in it, or another
+/// user to run it.
+pub fn restore(context: &Context, name: &InstanceName, domain: &Domain) -> Result<()> {
+    let Some(path) = domain.saved_memory_file() else {
+        return domain.start();
     };
-    let noted = view::noted(context, name, domain.uuid()?)?.and_then(|record| record.saved);
-    let why = misfit(noted.as_ref(), &look(context, name, domain, definition)?);
-    Ok(why.map(str::to_owned))
+    let mut definition = domain.whole_xml()?;
+    let card = Card::of(&definition)?;
+    place::hold(context, name, &card)?;
+    if let Some(user) = own_user::of(context, card.mac) {
+        definition = user.put_into(&definition)?;
+    }
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(&path);
+    let file = match file {
+        Ok(file) => Some(file),
+        // It is for root to see.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+        Err(error) => {
+            let failed = format!("failed to open the saved memory of {name}");
+            return Err(anyhow::Error::from(error).context(failed));
+        }
+    };
+    if let Some(file) = &file {
+        // Once more, of the file that is used: the name may be another one's by now.
+        let now = Memory::try_from(&file.metadata()?)?;
+        let noted = noted(context, name, domain)?.and_then(|saved| saved.file);
+        if let Some(why) = now.strange().or_else(|| now.altered(noted.as_ref()?)) {
+            return Err(refused(name, why));
+        }
+    }
+    // Restoring changes times of the file, also where it fails.
+    forget(context, name, domain)?;
+    domain.restore(file.as_ref(), &definition).inspect_err(|_| {
+        // It is checked less closely without.
+        let _ = note(context, name, domain);
+    })
+}
+
+fn noted(context: &Context, name: &InstanceName, domain: &Domain) -> Result<Option<Saved>> {
+    Ok(view::noted(context, name, domain.uuid()?)?.and_then(|record| record.saved))
+}
+
+fn memory_at(path: &Path) -> Option<Memory> {
+    Memory::try_from(&path.symlink_metadata().ok()?).ok()
 }
 
 /// That saved memory cannot be restored, where nothing else will do.
@@ -80,17 +130,10 @@ pub fn set_aside(context: &Context, name: &InstanceName, domain: &Domain, why: &
     Ok(())
 }
 
-/// The saved memory and the disks that it needs, as they are now: those that it knows by its own
-/// `definition`, or else those of the domain.
-fn look(
-    context: &Context,
-    name: &InstanceName,
-    domain: &Domain,
-    definition: Option<String>,
-) -> Result<Saved> {
+/// The saved memory and the disks that it will be restored with, as they are now.
+fn look(context: &Context, name: &InstanceName, domain: &Domain) -> Result<Saved> {
     let file = domain.saved_memory_file();
-    let definition = definition.map_or_else(|| domain.stored_xml(), Ok)?;
-    let disks = domain::disks(&definition)?.into_iter();
+    let disks = domain::disks(&domain.stored_xml()?)?.into_iter();
     let mut paths = disks.flat_map(|disk| disk.files);
     let disk = paths.next().unwrap_or_else(|| context.paths.overlay(name));
     let mut others = Vec::new();
@@ -99,7 +142,7 @@ fn look(
         others.push((path, identity));
     }
     Ok(Saved {
-        file: file.and_then(|file| Identity::of(&file).ok()),
+        file: file.as_deref().and_then(memory_at),
         disk: disk_at(name, &disk)?,
         others,
     })

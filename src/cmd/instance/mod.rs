@@ -12,6 +12,7 @@ mod keep;
 pub(super) mod list;
 mod many;
 mod memory;
+pub mod own_user;
 pub(super) mod pause;
 pub(super) mod place;
 pub(super) mod references;

@@ -61,6 +61,12 @@ fn place(context: &Context, network: &str, part: HostPart) -> Result<Option<Plac
 
 /// Sees to it that the `card` of the instance `name` is its alone; its place.
 pub fn keep(context: &Context, name: &InstanceName, card: &Card) -> Result<Option<Place>> {
+    let part = hold(context, name, card)?;
+    place(context, card.network.as_deref().unwrap_or_default(), part)
+}
+
+/// Sees to it that the `card` of the instance `name` is its alone; what tells it from all others.
+pub fn hold(context: &Context, name: &InstanceName, card: &Card) -> Result<HostPart> {
     let part = card.mac.of_instance();
     let part = part.with_context(|| {
         format!(
@@ -72,7 +78,7 @@ pub fn keep(context: &Context, name: &InstanceName, card: &Card) -> Result<Optio
         addresses(context)?.hold(name, part)?,
         "the address of its network card was given to another instance"
     );
-    place(context, card.network.as_deref().unwrap_or_default(), part)
+    Ok(part)
 }
 
 /// Gives the address of an instance back that is gone.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{place, view};
+use super::{memory, place, view};
 use crate::context::Context;
 use crate::domain::Console;
 use crate::error::{Fault, Kind};
@@ -95,10 +95,11 @@ fn bring_up(
             Woken::Thawed
         }
         Power::Off | Power::Crashed => {
-            domain.start()?;
             if !before.saved {
+                domain.start()?;
                 return Ok(Woken::Booted);
             }
+            memory::restore(context, name, domain)?;
             let after = super::facts(domain, name)?;
             if after.power == Power::Frozen {
                 // Saved by somebody else, while it was frozen.

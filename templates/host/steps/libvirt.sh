@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # shares variables with setup.sh
-# Step of setup.sh: libvirt runs, and QEMU may use KVM.
+# Step of setup.sh: libvirt runs, and the QEMU of each instance may use what it needs.
 
 readonly URI=qemu:///system
 
@@ -79,15 +79,55 @@ libvirt_failed() {
     die "libvirt does not answer at $URI: its last lines are above" 'repair that, then run this again'
 }
 
-# QEMU reaches /dev/kvm by its group. udev sees to that, where it runs.
+# The QEMU of each instance is a user of its own, in no group. It must reach KVM,
+# and pass through libvirt's folder to the one that is made for its domain.
+admit_instances() {
+    open_kvm
+    let_instances_pass
+}
+
+# As systemd and most distributions have it; Debian and Ubuntu open it to a group.
 open_kvm() {
-    local group mode
-    [[ -c /dev/kvm ]] && getent group kvm >/dev/null || return 0
-    read -r group mode < <(stat -c '%G %a' /dev/kvm)
-    [[ $group != kvm ]] || (((8#$mode & 8#60) != 8#60)) || return 0
-    change 'open /dev/kvm to the group kvm' || return 0
-    { chgrp kvm /dev/kvm && chmod 660 /dev/kvm; } 2>>"$LOG" ||
-        leave_to_person 'let the group kvm read and write /dev/kvm: that was refused here'
+    local rules=/etc/udev/rules.d/60-cyyber-kvm.rules
+    [[ -c /dev/kvm ]] && grep -qwE 'vmx|svm' /proc/cpuinfo || return 0
+    if [[ -d /etc/udev/rules.d ]] && ! cmp -s "$HERE/kvm.rules" "$rules"; then
+        change "keep /dev/kvm open to instances: $rules" || return 0
+        install -m 644 "$HERE/kvm.rules" "$rules" || die "cannot write $rules" 'see why that is refused'
+    fi
+    [[ $(stat -c %a /dev/kvm) != 666 ]] || return 0
+    change 'open /dev/kvm to instances, each of which is a user of its own' || return 0
+    chmod 666 /dev/kvm 2>>"$LOG" ||
+        leave_to_person 'let everyone read and write /dev/kvm: that was refused here'
+}
+
+# Pass, and not look: the names of others' domains are in there.
+let_instances_pass() {
+    local folder=/var/lib/libvirt/qemu mode
+    [[ -d $folder ]] || return 0
+    mode=$(stat -c %a "$folder")
+    (((8#$mode & 1) == 0)) || return 0
+    change "let instances pass through $folder" || return 0
+    # An upgrade of libvirt's package would close it again.
+    if [[ $(stat -c %U "$folder") = libvirt-qemu ]] && ! dpkg-statoverride --list "$folder" >/dev/null; then
+        dpkg-statoverride --add libvirt-qemu libvirt-qemu 751 "$folder" >>"$LOG" 2>&1 ||
+            leave_to_person "keep $folder passable over upgrades: see dpkg-statoverride(1)"
+    fi
+    chmod o+x "$folder"
+}
+
+# A libvirt that started before AppArmor's rules were loaded confines nothing.
+confine_qemu() {
+    [[ $(cat /sys/module/apparmor/parameters/enabled 2>/dev/null) = Y && -d /run/systemd/system ]] || return 0
+    is_confining && return
+    change 'restart libvirt, so that it confines QEMU by AppArmor' || return 0
+    { systemctl --quiet restart apparmor && systemctl --quiet try-restart libvirtd virtqemud; } || libvirt_failed
+    wait_for_libvirt
+    is_confining ||
+        leave_to_person 'let libvirt confine QEMU by AppArmor: see security_driver in /etc/libvirt/qemu.conf'
+}
+
+is_confining() {
+    [[ $(on_libvirt capabilities) = *'<model>apparmor</model>'* ]]
 }
 
 # KVM without the processor's support opens, and then hangs real kernels.

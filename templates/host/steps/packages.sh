@@ -5,6 +5,7 @@
 # recommended ones that cyyber does need are named here.
 readonly RUN_PACKAGES=(
     libvirt-daemon-system libvirt-clients
+    apparmor # libvirt confines each QEMU with it, where the kernel has it
     dnsmasq-base iptables iproute2 # networks: addresses, NAT, bandwidth limits
     qemu-system-x86 qemu-utils
     packer openssh-client

@@ -1,0 +1,176 @@
+//! Whether who breaks out of one QEMU is kept from the others: by a user for each, and by sVirt,
+//! libvirt's use of AppArmor or SELinux.
+
+use std::io;
+
+use anyhow::Result;
+
+use super::finding::Finding;
+use crate::cmd::instance::own_user;
+use crate::context::Context;
+use crate::domain::{SecurityLabel, security_labels};
+use crate::hypervisor::{Account, Detail, Hypervisor};
+use crate::instance::InstanceName;
+use crate::qemu_user::{QemuUser, taken};
+
+/// Lists of users, groups and ranges of them, and the fields with the number and the count.
+const LISTS: [(&str, usize, Option<usize>); 4] = [
+    ("/etc/passwd", 2, None),
+    ("/etc/group", 2, None),
+    ("/etc/subuid", 1, Some(2)),
+    ("/etc/subgid", 1, Some(2)),
+];
+
+/// Whether the kernel has AppArmor: `Y` or `N`; no such file where it was built without.
+const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
+
+pub fn check(context: &Context, hypervisor: &Hypervisor) -> Vec<Finding> {
+    if !hypervisor.is_system() {
+        return Vec::new();
+    }
+    match running(hypervisor) {
+        Ok(running) => vec![users(context, &running), svirt(hypervisor, &running)],
+        Err(error) => vec![Finding::error(
+            "instance-users",
+            &error,
+            "look at the running instances: cyyber instance list",
+        )],
+    }
+}
+
+/// Whom the QEMU of an instance runs as: somebody without a right of `shared`, or else that.
+pub fn account(context: &Context, shared: Account) -> Account {
+    let system = context.hypervisor().is_ok_and(Hypervisor::is_system);
+    match system && own_user::obstacle(context).is_none() {
+        true => Account {
+            uid: *QemuUser::NUMBERS.start(),
+            gid: *QemuUser::NUMBERS.start(),
+        },
+        false => shared,
+    }
+}
+
+type Running = Vec<(InstanceName, Vec<SecurityLabel>)>;
+
+fn running(hypervisor: &Hypervisor) -> Result<Running> {
+    let mut running = Vec::new();
+    for (name, facts) in hypervisor.survey(Detail::Power)? {
+        if let (Some(_), Some(domain)) = (facts.id, hypervisor.find(&name)?)
+            // One that ends while it is looked at has none.
+            && let Ok(xml) = domain.xml()
+        {
+            running.push((name, security_labels(&xml)?));
+        }
+    }
+    Ok(running)
+}
+
+/// Those that have no label of this kind.
+fn without<'a>(
+    running: &'a Running,
+    has: impl Fn(&SecurityLabel) -> bool + 'a,
+) -> Vec<&'a InstanceName> {
+    let without = |(_, labels): &&(_, Vec<_>)| !labels.iter().any(&has);
+    running
+        .iter()
+        .filter(without)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+fn list(names: &[&InstanceName]) -> String {
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
+fn users(context: &Context, running: &Running) -> Finding {
+    let check = "instance-users";
+    let numbers = QemuUser::NUMBERS;
+    if let Some(why) = own_user::obstacle(context) {
+        let message = format!("instances share one user, and reach each other from QEMU: {why}");
+        return Finding::failed(check, message, "run `make setup`");
+    }
+    for (file, number, count) in LISTS {
+        match std::fs::read_to_string(file) {
+            Ok(list) => {
+                if let Some(taken) = taken(&list, number, count, &numbers) {
+                    let message = format!("{taken} in {file} is the number of an instance's user");
+                    let remedy = format!(
+                        "keep {} to {} for instances: give who has it another number",
+                        numbers.start(),
+                        numbers.end()
+                    );
+                    return Finding::failed(check, message, remedy);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let message =
+                    format!("cannot see who has the numbers of instances: {file}: {error}");
+                return Finding::failed(check, message, "make that file readable");
+            }
+        }
+    }
+    let shared = without(running, |label| {
+        label.model.as_deref() == Some("dac")
+            && label.label.as_deref().is_some_and(QemuUser::is_label)
+    });
+    if shared.is_empty() {
+        return Finding::ok(
+            check,
+            format!(
+                "the QEMU of each instance has a user of its own: {} to {}",
+                numbers.start(),
+                numbers.end()
+            ),
+        );
+    }
+    Finding::warning(
+        check,
+        format!("these share one user until they are off: {}", list(&shared)),
+        "pause and resume them, or stop and start them",
+    )
+}
+
+fn svirt(hypervisor: &Hypervisor, running: &Running) -> Finding {
+    let check = "svirt";
+    let models = match hypervisor.security_models() {
+        Ok(models) => models,
+        Err(error) => return Finding::error(check, &error, "systemctl restart libvirtd"),
+    };
+    let in_force = ["apparmor", "selinux"]
+        .into_iter()
+        .find(|model| models.iter().any(|it| it == model));
+    let Some(model) = in_force else {
+        return match std::fs::read_to_string(APPARMOR) {
+            Ok(enabled) if enabled.trim() == "Y" => Finding::failed(
+                check,
+                "the kernel has AppArmor, and libvirt does not confine QEMU with it",
+                "apt-get install apparmor; have no security_driver in /etc/libvirt/qemu.conf; \
+                 systemctl restart apparmor libvirtd; stop and start the instances",
+            ),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Finding::failed(
+                check,
+                format!("cannot see whether the kernel has AppArmor: {APPARMOR}: {error}"),
+                "run `cyyber doctor` as root",
+            ),
+            _ => Finding::warning(
+                check,
+                "no sVirt: this kernel has no AppArmor, or it is off; a user for each instance is \
+                 all that keeps one QEMU from another",
+                "boot a kernel with AppArmor, as Debian's and Ubuntu's are",
+            ),
+        };
+    };
+    let unconfined = without(running, |label| {
+        label.model.as_deref() == Some(model) && label.label.is_some()
+    });
+    match unconfined.is_empty() {
+        true => Finding::ok(check, format!("QEMU is confined by {model}")),
+        false => Finding::failed(
+            check,
+            format!("{model} does not confine {}", list(&unconfined)),
+            "stop and start them",
+        ),
+    }
+}
