@@ -109,6 +109,7 @@ impl Domain {
 
     /// Makes libvirt forget the domain, which must be off, and what it keeps of it. Never a disk.
     pub fn undefine(&self) -> Result<()> {
+        self.forget_own_name();
         let all = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
             | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
             | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA

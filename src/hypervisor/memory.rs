@@ -181,6 +181,15 @@ impl Domain {
         }
     }
 
+    /// Removes the second name of its saved memory that a command left which was killed.
+    pub(super) fn forget_own_name(&self) {
+        if let Some(file) = self.saved_memory_file()
+            && let Some(name) = file.file_name()
+        {
+            let _ = files::remove(&Path::new(RESTORING).join(name));
+        }
+    }
+
     fn restore_by_name(&self, conn: &Connect, path: &Path, definition: &str) -> Result<()> {
         let file = path.to_string_lossy();
         conn.save_image_define_xml(&file, definition, sys::VIR_DOMAIN_SAVE_RUNNING)

@@ -22,25 +22,26 @@ pub fn destroy(context: &Context, traces: &Traces) -> Result<()> {
     if let Some(domain) = context.hypervisor()?.find(name)? {
         remove_domain(&domain, name)?;
     }
-    if let Err(error) = place::release(context, name) {
-        // It is found and given back when addresses run out.
-        context
-            .output
-            .detail(&format!("warning: {name} keeps its address: {error:#}"));
-    }
     // An overlay is never removed under saved memory, which is gone by now.
-    let files: [PathBuf; 7] = [
+    let files: [PathBuf; 6] = [
         paths.new_overlay(name),
         paths.overlay(name),
         paths.activity(name),
         paths.reservation(name),
         paths.keep(name),
         paths.record(name),
-        mark,
     ];
     for file in traces.memory.iter().chain(&files) {
         files::remove(file)?;
     }
+    // Its user goes with its address: to the next one when nothing is left that is that user's.
+    if let Err(error) = place::release(context, name) {
+        // It is found and given back when addresses run out.
+        context
+            .output
+            .detail(&format!("warning: {name} keeps its address: {error:#}"));
+    }
+    files::remove(&mark)?;
     Ok(())
 }
 
