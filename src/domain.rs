@@ -142,6 +142,7 @@ fn lab_context(lab: &Lab) -> minijinja::Value {
     context! {
         memory_mb => lab.memory_mb,
         vcpus => lab.vcpus,
+        nested => lab.nested_virtualization,
         limits => context! {
             cpu_period => CPU_PERIOD,
             cpu_quota => lab.limits.cpu_percent.map(|percent| CPU_PERIOD * u32::from(percent) / 100),
@@ -406,6 +407,17 @@ mod tests {
         );
         assert!(xml.contains("<inbound average='2048'/>"), "{xml}");
         assert!(xml.contains("<quota>40000</quota>"), "{xml}");
+        let emulator = "<emulator_quota>100000</emulator_quota>";
+        assert!(xml.contains(emulator), "{xml}");
+        let nested = "<feature policy='disable' name='vmx'/>";
+        assert!(xml.contains(nested), "{xml}");
+        let wanted = Lab {
+            nested_virtualization: true,
+            ..lab("")
+        };
+        let xml = standalone_xml(&wanted, "/x.qcow2", Accelerator::Kvm).unwrap();
+        assert!(!xml.contains("<feature policy"), "{xml}");
+        let xml = instance_xml(new_uuid());
         assert!(xml.contains("size='10737418240'/>"), "{xml}");
         let origin = Origin::of(&xml).unwrap().unwrap();
         assert_eq!(

@@ -44,6 +44,9 @@ pub struct Lab {
     #[serde(default = "default_vcpus")]
     #[schemars(range(min = 1, max = 64))]
     pub vcpus: u32,
+    /// Whether an instance can run virtual machines of its own on the processor.
+    #[serde(default)]
+    pub nested_virtualization: bool,
     /// The graphical desktop.
     #[serde(default)]
     pub desktop: Desktop,
