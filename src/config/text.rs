@@ -89,10 +89,20 @@ impl TryFrom<String> for PackageName {
             {
                 Ok(PackageName(s))
             }
-            _ => Err(format!(
-                "bad package name '{}': allowed is [a-z0-9][a-z0-9+.-]+, not ending with -",
-                s.escape_debug()
-            )),
+            _ => {
+                let name = s.escape_debug();
+                // What apt-get would take, and why it is not had here.
+                let why = match s.find([':', '=', '/']).and_then(|at| s.get(at..=at)) {
+                    Some(":") => {
+                        "packages are those of the image's architecture; a provision script can add another"
+                    }
+                    Some(_) => {
+                        "a lab has the version that the archive has; a provision script can install another"
+                    }
+                    None => "allowed is [a-z0-9][a-z0-9+.-]+, not ending with -",
+                };
+                Err(format!("bad package name '{name}': {why}"))
+            }
         }
     }
 }

@@ -51,17 +51,9 @@ pub fn find(paths: &Paths, key: &str) -> Option<Stage> {
 }
 
 impl Stage {
-    /// The packages among `wanted` that its archive does not have. None where it is not known what
-    /// it has.
-    pub fn unknown_packages<'a>(&self, wanted: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-        let Ok(known) = fs_err::read_to_string(names_path(&self.path)) else {
-            return Vec::new();
-        };
-        let known: std::collections::HashSet<&str> = known.lines().collect();
-        if known.is_empty() {
-            return Vec::new();
-        }
-        wanted.filter(|name| !known.contains(name)).collect()
+    /// What it reported of its archive.
+    pub fn report(&self) -> io::Result<String> {
+        fs_err::read_to_string(names_path(&self.path))
     }
 
     /// Notes that it is in use now, so that it is not among the first to go.
@@ -73,7 +65,7 @@ impl Stage {
 }
 
 /// Puts `image` among the stages under the name `key`, whose lock the caller holds alone. `names`
-/// are those of all packages of its archive. One of that name that was there is replaced.
+/// is its report of its archive. One of that name that was there is replaced.
 pub fn install(paths: &Paths, key: &str, image: &Path, names: &Path, note: Note) -> Result<Stage> {
     let directory = paths.stages();
     files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
@@ -208,10 +200,7 @@ mod tests {
         }
         let found = find(&paths, "bb").unwrap();
         assert_eq!(std::fs::read(&found.path).unwrap(), b"bb");
-        assert_eq!(
-            found.unknown_packages(["nmap", "nmapp"].into_iter()),
-            ["nmapp"]
-        );
+        assert_eq!(found.report().unwrap(), "nmap\ngdb\n");
 
         let keys = |needed: &[&str], kept| -> Vec<String> {
             let stale = stale(&paths, needed, kept).unwrap();

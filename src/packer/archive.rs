@@ -1,8 +1,11 @@
-//! What this host knows of a distribution's archive, as a first look at a lab's packages: the image's
-//! own archive has the last word.
+//! What a distribution's archive has, and what of a lab's packages it has not: by the report of a
+//! stage, or as a first look by this host's own package lists.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
+
+use anyhow::Result;
 
 use crate::config::{Lab, PackageName};
 use crate::process::Program;
@@ -12,21 +15,109 @@ const OS_RELEASE: &str = "/etc/os-release";
 /// Fewer names than this are not a whole archive.
 const WHOLE: usize = 10_000;
 
+/// What an archive has.
+#[derive(Debug, Default)]
+pub struct Archive<'a> {
+    packages: HashSet<&'a str>,
+    /// Who provides a name that need not be a package itself.
+    providers: HashMap<&'a str, BTreeSet<&'a str>>,
+}
+
+/// A name by which nothing can be installed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// There is nothing of that name.
+    Missing(String),
+    /// Several packages provide it.
+    Ambiguous(String, Vec<String>),
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unknown::Missing(name) => write!(f, "there is no package '{name}'"),
+            Unknown::Ambiguous(name, providers) => write!(
+                f,
+                "'{name}' is provided by several packages, of which one is to be named: {}",
+                providers.join(", ")
+            ),
+        }
+    }
+}
+
+impl<'a> Archive<'a> {
+    /// From a report: the names of packages, one a line; with a second name behind a tab, a name and
+    /// a package that provides it.
+    pub fn of(report: &'a str) -> Archive<'a> {
+        let mut archive = Archive::default();
+        for line in report.lines() {
+            match line.split_once('\t') {
+                Some((name, provider)) => {
+                    archive.providers.entry(name).or_default().insert(provider);
+                }
+                None => drop(archive.packages.insert(line)),
+            }
+        }
+        archive
+    }
+
+    /// Adds who provides what, as `apt-cache showpkg` tells it.
+    fn add_providers(&mut self, told: &'a str) {
+        let (mut name, mut in_providers) = ("", false);
+        for line in told.lines() {
+            if let Some(next) = line.strip_prefix("Package: ") {
+                (name, in_providers) = (next, false);
+            } else if line.starts_with("Reverse Provides:") {
+                in_providers = true;
+            } else if in_providers && let Some(provider) = line.split_whitespace().next() {
+                self.providers.entry(name).or_default().insert(provider);
+            }
+        }
+    }
+
+    /// What of `wanted` cannot be installed. A name that one package provides can. Nothing where it
+    /// is not known what there is.
+    pub fn unknown<'b>(&self, wanted: impl Iterator<Item = &'b str>) -> Vec<Unknown> {
+        if self.packages.is_empty() {
+            return Vec::new();
+        }
+        let unknown = wanted.filter(|name| !self.packages.contains(name));
+        unknown
+            .filter_map(|name| match self.providers.get(name) {
+                None => Some(Unknown::Missing(name.to_owned())),
+                Some(providers) if providers.len() == 1 => None,
+                Some(providers) => {
+                    let providers = providers.iter().map(|it| (*it).to_owned()).collect();
+                    Some(Unknown::Ambiguous(name.to_owned(), providers))
+                }
+            })
+            .collect()
+    }
+}
+
 /// The packages of `lab` that this host's package lists do not have. None where its cloud image is
 /// not known to be of this host's release, or where there are no such lists.
-pub fn unknown(lab: &Lab) -> Vec<&str> {
+pub fn unknown_here(lab: &Lab) -> Result<Vec<Unknown>> {
     let release = fs_err::read_to_string(OS_RELEASE).unwrap_or_default();
     if !is_of_release(&lab.image.url.to_string(), &release) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let names = Program::find("apt-cache", "apt").and_then(|apt| apt.run(["pkgnames"]));
-    let names = names.unwrap_or_default();
-    let known: HashSet<&str> = names.lines().collect();
-    if known.len() < WHOLE {
-        return Vec::new();
+    let apt = Program::find("apt-cache", "apt")?;
+    let names = apt.run(["pkgnames"])?;
+    let mut archive = Archive::of(&names);
+    if archive.packages.len() < WHOLE {
+        return Ok(Vec::new());
     }
-    let wanted = lab.packages.iter().map(PackageName::as_str);
-    wanted.filter(|name| !known.contains(name)).collect()
+    let wanted = || lab.packages.iter().map(PackageName::as_str);
+    let strange: Vec<_> = wanted()
+        .filter(|name| !archive.packages.contains(name))
+        .collect();
+    if strange.is_empty() {
+        return Ok(Vec::new());
+    }
+    let told = apt.run(["showpkg", "--"].iter().chain(&strange))?;
+    archive.add_providers(&told);
+    Ok(archive.unknown(wanted()))
 }
 
 /// Whether the name of an image, as in `debian-12-cloud-amd64.qcow2` or
@@ -49,6 +140,35 @@ fn is_of_release(image: &str, os_release: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_one_package_provides_is_as_good_as_its_own() {
+        let report = "nmap\nperl\nexiftool\tlibimage-exiftool-perl\nmta\tpostfix\nmta\texim\nmta\texim\n\
+                      nmap\tother\nperl\tother\n";
+        let wanted = ["nmap", "exiftool", "mta", "nmapp", "perl"];
+        let missing = Unknown::Missing("nmapp".to_owned());
+        let providers = vec!["exim".to_owned(), "postfix".to_owned()];
+        let ambiguous = Unknown::Ambiguous("mta".to_owned(), providers);
+        let unknown = Archive::of(report).unknown(wanted.into_iter());
+        assert_eq!(unknown, [ambiguous, missing]);
+        assert!(unknown[0].to_string().ends_with("exim, postfix"));
+        assert_eq!(Archive::of("").unknown(wanted.into_iter()), []);
+    }
+
+    #[test]
+    fn what_apt_says_of_providers_is_read() {
+        let told = "Package: exiftool\nVersions: \n\nReverse Depends: \n  daps,exiftool\nProvides: \n\
+                    Reverse Provides: \nlibimage-exiftool-perl 12.57+dfsg-1 (= )\n\
+                    Package: mta\nReverse Provides: \nexim 1 (= )\npostfix 2 (= )\n\
+                    Package: gone\nReverse Provides: \n";
+        let mut archive = Archive::of("nmap\n");
+        archive.add_providers(told);
+        let unknown = archive.unknown(["exiftool", "mta", "gone"].into_iter());
+        assert!(
+            matches!(&unknown[..], [Unknown::Ambiguous(..), Unknown::Missing(_)]),
+            "{unknown:?}"
+        );
+    }
 
     #[test]
     fn an_image_is_known_by_its_name() {

@@ -30,8 +30,8 @@ pub const KEY: &str = "id_ed25519";
 /// The disk that comes out of a build.
 pub const DISK: &str = "out/disk.qcow2";
 
-/// What the guest has to tell at the end: of a stage the names of all packages that there are, of a
-/// lab those that are installed, with their versions.
+/// What the guest has to tell at the end: of a stage what its archive has, of a lab what is installed,
+/// with versions.
 pub const REPORT: &str = "report";
 
 /// What is copied into the guest.

@@ -57,6 +57,9 @@ struct Stage<'a> {
 struct Installed<'a> {
     name: &'a str,
     version: Option<&'a str>,
+    /// The package that it is, where that has another name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provided_by: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -146,18 +149,32 @@ fn provisioned(lab: &Lab) -> Provisioned {
     }
 }
 
+/// The versions of `wanted` by `installed`, the lines of which have a package, its version, and what
+/// it provides.
 fn versions<'a>(wanted: &'a [PackageName], installed: &'a str) -> Vec<Installed<'a>> {
-    let version_of = |name: &str| {
-        installed
-            .lines()
-            .filter_map(|line| line.split_once('\t'))
-            .find_map(|(other, version)| (other == name).then_some(version))
+    let all = installed.lines().filter_map(|line| {
+        let (package, rest) = line.split_once('\t')?;
+        let (version, provides) = rest.split_once('\t').unwrap_or((rest, ""));
+        Some((package, version, provides))
+    });
+    let provides = |list: &str, wanted: &str| {
+        let mut names = list.split(',').map(str::trim);
+        names.any(|name| name.split([' ', ':']).next() == Some(wanted))
+    };
+    let find = |name: &str| {
+        let own = all.clone().find(|(package, ..)| *package == name);
+        own.or_else(|| all.clone().find(|(_, _, list)| provides(list, name)))
     };
     wanted
         .iter()
-        .map(|name| Installed {
-            name: name.as_str(),
-            version: version_of(name.as_str()),
+        .map(|name| {
+            let name = name.as_str();
+            let found = find(name);
+            Installed {
+                name,
+                version: found.map(|(_, version, _)| version),
+                provided_by: found.map(|(package, ..)| package).filter(|it| *it != name),
+            }
         })
         .collect()
 }
@@ -191,21 +208,23 @@ mod tests {
 
     #[test]
     fn packages_get_the_version_that_was_installed() {
-        let wanted: Vec<PackageName> = ["nmap", "awk"]
+        let wanted: Vec<PackageName> = ["nmap", "awk", "host", "sl"]
             .map(|name| PackageName::try_from(name.to_owned()).unwrap())
             .into();
-        let versions = versions(&wanted, "nmap-common\t1\nnmap\t7.93+dfsg1-1\n");
+        let installed = "mawk\t1.3\tawk\nnmap-common\t1\nnmap\t7.93+dfsg1-1\t\nbind9-host\t9.18\tdig, host (= 9)\n";
+        let versions = versions(&wanted, installed);
+        let installed = |name, version, provided_by| Installed {
+            name,
+            version,
+            provided_by,
+        };
         assert_eq!(
             versions,
             [
-                Installed {
-                    name: "nmap",
-                    version: Some("7.93+dfsg1-1")
-                },
-                Installed {
-                    name: "awk",
-                    version: None
-                }
+                installed("nmap", Some("7.93+dfsg1-1"), None),
+                installed("awk", Some("1.3"), Some("mawk")),
+                installed("host", Some("9.18"), Some("bind9-host")),
+                installed("sl", None, None),
             ]
         );
     }

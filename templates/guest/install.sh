@@ -13,11 +13,23 @@ set -eu
 # shellcheck source=common.sh
 . /var/tmp/cyyber/common.sh
 
+# Fails for names that are neither a package nor what one package provides: apt-get would take an
+# unknown one with a dot in it for a pattern, and of several providers it does not tell.
+check_names() {
+    unknown=
+    while read -r name; do
+        [ -z "$(apt-cache show "$name" 2>/dev/null)" ] || continue
+        providers=$(apt-cache showpkg "$name" | sed '1,/^Reverse Provides:/d; s/ .*//' | sort -u)
+        # shellcheck disable=SC2086 # one a line becomes words
+        set -- $providers
+        [ $# -lt 2 ] || fail "$name is provided by several packages, of which one is to be named: $*"
+        [ $# -eq 1 ] || unknown="$unknown $name"
+    done <"$here/packages"
+    [ -z "$unknown" ] || fail "no such package:$unknown"
+}
+
 install_packages() {
-    # apt-get would take an unknown name with a dot in it for a pattern.
-    unknown=$(while read -r name; do apt-cache show "$name" >/dev/null 2>&1 || echo "$name"; done <"$here/packages")
-    # shellcheck disable=SC2086 # one a line becomes one line
-    [ -z "$unknown" ] || fail no such package: $unknown
+    check_names
     [ -s "$here/packages" ] || return 0
     stage "Installing packages"
     # The archive may have moved on since the stage was made.
@@ -84,4 +96,4 @@ seed_instances
 provision
 forget_package_lists
 # shellcheck disable=SC2016 # dpkg's own placeholders
-dpkg-query -W -f '${Package}\t${Version}\n' >"$here/report"
+dpkg-query -W -f '${Package}\t${Version}\t${Provides}\n' >"$here/report"

@@ -61,7 +61,19 @@ answer_questions_of_packages
 add_student
 install_desktop
 brand
-# The names of all packages, so that those of a lab can be looked for before its VM boots. The lists
-# stay: labs are made from this soon.
-apt-cache pkgnames >"$here/report"
+# What the archive has, so that the packages of a lab can be looked for before its VM boots: the names
+# of packages, and behind names that they provide, with a tab, theirs. The lists stay: labs are made
+# from this soon.
+report_archive() {
+    apt-cache pkgnames
+    # shellcheck disable=SC2016 # awk's own
+    apt-cache dumpavail | awk '
+        $1 == "Package:" { package = $2 }
+        sub(/^Provides: */, "") {
+            gsub(/ *\([^)]*\)|:[a-z0-9]+/, "")
+            count = split($0, names, / *, */)
+            for (i = 1; i <= count; i++) print names[i] "\t" package
+        }'
+}
+report_archive >"$here/report"
 apt clean

@@ -258,6 +258,60 @@ fn a_package_that_the_archive_does_not_have_is_told_before_the_vm_boots() {
         dry.stderr.contains("there is no package 'nmapp'"),
         "{dry:#?}"
     );
+    // A stage that cannot be asked is no good news.
+    let names = fs::read_dir(sandbox.path("storage/stages")).unwrap();
+    let names = names.map(|entry| entry.unwrap().path());
+    let names: Vec<_> = names
+        .filter(|path| path.extension().is_some_and(|it| it == "packages"))
+        .collect();
+    fs::remove_file(&names[0]).unwrap();
+    let dry = sandbox.cyyber(["build", "--dry-run", "one"]).ok();
+    assert!(dry.stderr.contains("were not looked for"), "{dry:#?}");
+}
+
+#[test]
+fn a_name_that_one_package_provides_is_taken_and_of_several_it_is_told_which() {
+    let sandbox = Sandbox::new();
+    fake_builder(&sandbox, "1.6.6", GOOD);
+    let one = json!({"packages": ["nmap", "exiftool"]});
+    let two = json!({"packages": ["nmapp", "mta"]});
+    configure(&sandbox, &[("one", one), ("two", two)], json!({}));
+    let run = sandbox.cyyber(["build", "--jobs", "2"]);
+    assert!(run.stdout.contains("one  built"), "{run:#?}");
+    let wanted = "two: no such package: nmapp; 'mta' is provided by several packages, of which one is \
+                  to be named: exim4, postfix";
+    assert!(run.stderr.contains(wanted), "{run:#?}");
+}
+
+/// By this host's own lists, before there is a stage.
+#[test]
+fn names_are_looked_for_in_this_hosts_lists_first() {
+    let sandbox = Sandbox::new();
+    fake_builder(&sandbox, "1.6.6", GOOD);
+    let release = fs::read_to_string("/etc/os-release").unwrap();
+    let value = |key: &str| {
+        let line = release.lines().find_map(|line| line.strip_prefix(key));
+        line.unwrap().trim_matches('"').to_owned()
+    };
+    let image = format!("{}-{}-cloud.img", value("ID="), value("VERSION_ID="));
+    fs::rename(sandbox.path("cloud.img"), sandbox.path(&image)).unwrap();
+    sandbox.configure(&json!({"image": {"url": image}, "packages": ["exiftool", "mta", "nmapp"]}));
+    let dry = |script: &str| {
+        sandbox.fake("apt-cache", script);
+        sandbox.cyyber(["build", "--dry-run"]).ok().stderr
+    };
+    let said = dry(
+        "case $1 in pkgnames) seq -f p%.0f 20000;; *) printf 'Package: exiftool\\nReverse Provides: \\nx 1\\n'
+         printf 'Package: mta\\nReverse Provides: \\nexim4 1\\npostfix 2\\n';; esac",
+    );
+    assert!(!said.contains("exiftool"), "{said}");
+    assert!(said.contains("there is no package 'nmapp'"), "{said}");
+    assert!(said.contains("exim4, postfix"), "{said}");
+    let said = dry("echo 'no lists today' >&2; exit 100");
+    assert!(
+        said.contains("were not looked for") && said.contains("no lists today"),
+        "{said}"
+    );
 }
 
 #[test]

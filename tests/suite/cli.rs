@@ -244,6 +244,18 @@ fn a_bad_configuration_is_told_by_file_and_place() {
             "labs[0].packages[1]: bad package name '-o'",
         ),
         (
+            with(json!({"packages": ["libc6:i386"]})),
+            "'libc6:i386': packages are those of the image's architecture",
+        ),
+        (
+            with(json!({"packages": ["nmap=7.93*"]})),
+            "'nmap=7.93*': a lab has the version that the archive has",
+        ),
+        (
+            with(json!({"packages": ["nmap/bookworm-backports"]})),
+            "a lab has the version that the archive has",
+        ),
+        (
             with(json!({"packages": ["$(reboot)"]})),
             "labs[0].packages[0]: bad package name",
         ),

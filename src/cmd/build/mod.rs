@@ -125,11 +125,18 @@ fn warn_of_unknown_packages(common: &Common, plan: &Plan) {
         if there || planned.why == Why::Unchanged {
             continue;
         }
-        for name in archive::unknown(lab) {
-            common.context.output.warn(&format!(
-                "{}: this host's package lists have no package '{name}', which may be a mistake",
+        let output = &common.context.output;
+        match archive::unknown_here(lab) {
+            Ok(unknown) => unknown.iter().for_each(|unknown| {
+                output.warn(&format!(
+                    "{}: by this host's package lists, which may be older, {unknown}",
+                    lab.lab_id
+                ));
+            }),
+            Err(error) => output.warn(&format!(
+                "{}: its packages were not looked for in this host's package lists: {error:#}",
                 lab.lab_id
-            ));
+            )),
         }
     }
 }

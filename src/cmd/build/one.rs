@@ -19,6 +19,7 @@ use crate::images;
 use crate::images::base::{self, Installation};
 use crate::images::stages::{self, Stage};
 use crate::inputs::Why;
+use crate::packer::archive::{Archive, Unknown};
 use crate::packer::render::{self, Step};
 use crate::packer::{Packer, result};
 use crate::state::lock::{self, Lock};
@@ -49,8 +50,8 @@ impl Common<'_> {
         let stage = plan.stage_of(planned)?;
         let there = stages::find(paths, &stage.key);
         if let Some(there) = &there {
-            for name in unknown_packages(there, planned.lab) {
-                let note = format!("{}: there is no package '{name}'", planned.lab.lab_id);
+            for unknown in self.unknown_packages(there, planned.lab) {
+                let note = format!("{}: {unknown}", planned.lab.lab_id);
                 self.context.output.warn(&note);
             }
         }
@@ -175,6 +176,22 @@ impl Common<'_> {
         Ok(directory)
     }
 
+    fn unknown_packages(&self, stage: &Stage, lab: &Lab) -> Vec<Unknown> {
+        match stage.report() {
+            Ok(report) => {
+                let wanted = lab.packages.iter().map(PackageName::as_str);
+                Archive::of(&report).unknown(wanted)
+            }
+            Err(error) => {
+                self.context.output.warn(&format!(
+                    "{}: its packages were not looked for before its VM boots: {error}",
+                    lab.lab_id
+                ));
+                Vec::new()
+            }
+        }
+    }
+
     fn make(
         &self,
         planned: &PlannedLab,
@@ -183,10 +200,9 @@ impl Common<'_> {
         progress: &Progress,
     ) -> Result<()> {
         let (paths, lab) = (&self.context.paths, planned.lab);
-        let unknown = unknown_packages(stage, lab);
+        let unknown = self.unknown_packages(stage, lab);
         if !unknown.is_empty() {
-            let message = format!("no such package: {}", unknown.join(" "));
-            return Err(Fault::new(Kind::Failed, message)
+            return Err(Fault::new(Kind::Failed, told(&unknown))
                 .hint(
                     "correct the name in the lab's packages; where the archive has it only \
                      recently, add --force",
@@ -268,6 +284,18 @@ fn memory_mb(lab: &Lab) -> u32 {
     lab.memory_mb.clamp(LEAST_MEMORY, MOST_MEMORY)
 }
 
-fn unknown_packages<'a>(stage: &Stage, lab: &'a Lab) -> Vec<&'a str> {
-    stage.unknown_packages(lab.packages.iter().map(PackageName::as_str))
+/// What is wrong with names of packages: those that do not exist together, the others one by one.
+fn told(unknown: &[Unknown]) -> String {
+    let mut missing = String::new();
+    let mut all = Vec::new();
+    for one in unknown {
+        match one {
+            Unknown::Missing(name) => missing = format!("{missing} {name}"),
+            other => all.push(other.to_string()),
+        }
+    }
+    if !missing.is_empty() {
+        all.insert(0, format!("no such package:{missing}"));
+    }
+    all.join("; ")
 }

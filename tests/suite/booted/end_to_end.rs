@@ -79,6 +79,9 @@ fn wait_for_state(sandbox: &Sandbox, user: &str, state: &str) {
     }
 }
 
+/// The name of no package, which one provides.
+const VIRTUAL: &str = "fortune";
+
 /// Where the instructor's file goes in the guest.
 const FLAG: &str = "/srv/a place/flag $(id) ü";
 
@@ -145,7 +148,7 @@ fn an_interrupted_build_leaves_its_stage(sandbox: &Sandbox) -> String {
 #[ignore = "needs libvirt, Packer and the cloud image: run by `make test`"]
 fn a_lab_is_built_and_its_instances_are_themselves() {
     let sandbox = Sandbox::with_booting_guests(if is_thorough() { 2 } else { 1 });
-    configure_labs(&sandbox, json!(["hello"]));
+    configure_labs(&sandbox, json!(["hello", VIRTUAL]));
 
     let begun = is_thorough().then(|| an_interrupted_build_leaves_its_stage(&sandbox));
     let labs = build(&sandbox, &["--jobs", "2"]).json();
@@ -168,6 +171,8 @@ fn a_lab_is_built_and_its_instances_are_themselves() {
         text(&metadata["packages"][0]["version"]).starts_with("2."),
         "{metadata}"
     );
+    assert_eq!(metadata["packages"][1]["name"], VIRTUAL);
+    assert_eq!(metadata["packages"][1]["provided_by"], "fortune-mod");
     let sum = run(tool("sha256sum").arg(file("image")));
     assert_eq!(sum.split(' ').next(), metadata["sha256"].as_str());
     let source = run(tool("sha256sum").arg(CLOUD_IMAGE));
@@ -196,15 +201,19 @@ fn a_lab_is_built_and_its_instances_are_themselves() {
         "nothing was done for {took:?}"
     );
 
-    configure_labs(&sandbox, json!(["hello", "no-such.package"]));
+    configure_labs(
+        &sandbox,
+        json!(["hello", VIRTUAL, "no-such.package", "mail-transport-agent"]),
+    );
     let run = build(&sandbox, &[]);
     assert_eq!(run.code, Some(1), "{run:#?}");
-    let said = "no such package: no-such.package";
+    let said =
+        "no such package: no-such.package; 'mail-transport-agent' is provided by several packages";
     // One that was all that was asked for has failed as a whole; of two it is a row.
     let told = [&run.stdout, &run.stderr].map(|told| told.contains(said));
     assert!(told.contains(&true), "{run:#?}");
     assert!(!run.stderr.contains("Booting"), "{run:#?}");
-    configure_labs(&sandbox, json!(["hello"]));
+    configure_labs(&sandbox, json!(["hello", VIRTUAL]));
 
     let users = if is_thorough() {
         &["anna", "ben"][..]

@@ -31,4 +31,4 @@ pub fn fake_builder(sandbox: &Sandbox, version: &str, build: &str) {
 
 /// What a build that goes well leaves: a disk, and a report on the archive or on what is installed.
 pub const GOOD: &str = "mkdir out; date +%s%N >out/disk.qcow2
-if [ -e cyyber/stage.sh ]; then printf 'nmap\\ngdb\\n' >report; else printf 'nmap\\t7.93\\n' >report; fi";
+if [ -e cyyber/stage.sh ]; then printf 'nmap\\ngdb\\nexiftool\\tperl\\nmta\\texim4\\nmta\\tpostfix\\n' >report; else printf 'nmap\\t7.93\\n' >report; fi";
