@@ -1,17 +1,23 @@
 //! What people write in files, in whatever their editor made of it; pure.
 
+/// The byte order mark, as some editors put it before UTF-8.
+pub const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Whether a file seems to be text in UTF-16.
+pub fn is_utf16(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\xff\xfe")
+        || bytes.starts_with(b"\xfe\xff")
+        // Letters of ASCII have a byte of nothing beside them there.
+        || bytes.iter().take(2).any(|byte| *byte == 0)
+}
+
 /// The text in a file: UTF-8, with a byte order mark or without.
 ///
 /// # Errors
 ///
 /// Says what it seems to be instead, and what to do.
 pub fn utf8(bytes: Vec<u8>) -> Result<String, String> {
-    const MARK: &[u8] = b"\xef\xbb\xbf";
-    let in_utf16 = bytes.starts_with(b"\xff\xfe")
-        || bytes.starts_with(b"\xfe\xff")
-        // Letters of ASCII have a byte of nothing beside them there.
-        || bytes.iter().take(2).any(|byte| *byte == 0);
-    if in_utf16 {
+    if is_utf16(&bytes) {
         return Err("it is UTF-16 text: save it as UTF-8".to_owned());
     }
     let mut text = String::from_utf8(bytes).map_err(|error| {

@@ -11,10 +11,14 @@ use super::render::Content;
 use crate::config::{Lab, SourcePath};
 use crate::error::{Fault, Kind};
 use crate::images::hex;
+use crate::text;
 
 /// Up to this size a file is known by its content. Reading a larger one each time would take longer
 /// than the whole look at whether anything changed: it is known by its place, size and time.
 const READ: u64 = 16 << 20;
+
+/// So much of a script is looked at for its first line.
+const LONGEST_LINE: u64 = 64 << 10;
 
 /// What a lab's own files and scripts become.
 #[derive(Debug, Default)]
@@ -76,15 +80,29 @@ fn unusable(lab: &Lab, key: &str, path: &SourcePath) -> Fault {
     )
 }
 
-/// Fails for a script whose lines end as those of Windows do: the guest finds no interpreter.
+/// Fails for a script that Linux cannot run as it was saved: with a mark before its first line, in
+/// UTF-16, or with a first line that ends as those of Windows do. Further down such ends are the
+/// script's own, as of a text that it writes. What `files` has is data, and copied as it is.
 fn ensure_unix(script: &SourcePath) -> Result<()> {
     let mut begin = Vec::new();
     File::open(script.as_path())?
-        .take(READ)
+        .take(LONGEST_LINE)
         .read_to_end(&mut begin)?;
-    let has_crlf = begin.windows(2).any(|bytes| bytes == b"\r\n");
+    // A program is no text.
+    if begin.starts_with(b"\x7fELF") {
+        return Ok(());
+    }
     ensure!(
-        !(begin.starts_with(b"#!") && has_crlf),
+        !text::is_utf16(&begin),
+        "it is UTF-16 text, which no interpreter reads: save it as UTF-8"
+    );
+    ensure!(
+        !begin.starts_with(text::MARK),
+        "it begins with a byte order mark, before which Linux sees no #!: save it as UTF-8 without one"
+    );
+    let first = begin.split(|byte| *byte == b'\n').next();
+    ensure!(
+        !first.is_some_and(|line| line.ends_with(b"\r")),
         "its lines end as those of Windows do (CRLF), which Linux takes for a part of them: dos2unix makes them right"
     );
     Ok(())
@@ -151,14 +169,11 @@ mod tests {
     fn what_cannot_be_copied_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing");
-        let windows = directory.path().join("windows.sh");
-        std::fs::write(&windows, "#!/bin/sh\r\nid\r\n").unwrap();
         for (provision, wanted) in [
             (
                 json!({"scripts": [missing]}),
                 "provision.scripts[0] of lab 'lab01'",
             ),
-            (json!({"scripts": [windows]}), "(CRLF)"),
             (
                 json!({"files": [{"source": directory.path(), "target": "/x"}]}),
                 "it is not a regular file",
@@ -167,6 +182,35 @@ mod tests {
             let error = Provisioned::of(&lab(provision)).unwrap_err();
             assert_eq!(crate::error::kind_of(&error), Kind::Config);
             assert!(format!("{error:#}").contains(wanted), "{error:#}");
+        }
+    }
+    #[test]
+    fn a_script_that_linux_cannot_run_is_refused_and_data_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("windows.sh");
+        let utf16: Vec<u8> = "#!/bin/sh\n".bytes().flat_map(|byte| [byte, 0]).collect();
+        for (content, wanted) in [
+            (&b"#!/bin/sh\r\nid\r\n"[..], Some("(CRLF)")),
+            (b"id\r\ndate\r\n", Some("(CRLF)")),
+            (b"\xef\xbb\xbf#!/bin/sh\nid\n", Some("byte order mark")),
+            (&[b"\xff\xfe", &utf16[..]].concat(), Some("UTF-16")),
+            (&utf16, Some("UTF-16")),
+            (b"#!/bin/sh\ncat >/srv/dos.txt <<end\nHello\r\nend\n", None),
+            (b"id\n", None),
+            (b"", None),
+            (b"\x7fELF\x02\r\n\0", None),
+        ] {
+            std::fs::write(&file, content).unwrap();
+            let told = Provisioned::of(&lab(json!({"scripts": [file]})))
+                .map(drop)
+                .map_err(|error| format!("{error:#}"));
+            match (&told, wanted) {
+                (Ok(()), None) => {}
+                (Err(told), Some(wanted)) if told.contains(wanted) => {}
+                _ => panic!("{content:?}: {wanted:?}: {told:?}"),
+            }
+            let data = json!({"files": [{"source": file, "target": "/x", "mode": "755"}]});
+            assert!(Provisioned::of(&lab(data)).is_ok(), "{content:?}");
         }
     }
 }
