@@ -83,6 +83,11 @@ impl TryFrom<String> for ConnectUri {
 
 /// The part of this host's own libvirt that `uri` is, `system` or `session`, in whichever way that is
 /// written; `None` for another host's, and for the test driver.
+///
+/// The address decides and not what the connection says of itself: libvirt's name for its host may be
+/// the full one or come from DNS, hosts that were cloned share theirs, and what runs in a container has
+/// another one beside the same socket. To be wrong there would leave instances unguarded without a
+/// word. A socket of this host that is passed on to another host is not told apart.
 pub fn local(uri: &str) -> Option<&str> {
     let (scheme, rest) = uri.split_once("://")?;
     let place = rest.split_once('?').map_or(rest, |(place, _)| place);

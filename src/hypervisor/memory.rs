@@ -44,11 +44,16 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// How long libvirt may take to give up a save.
 const ABORTING: Duration = Duration::from_secs(20);
 
+/// Where the libvirt at `uri` keeps saved memory, if that is known.
+fn directory(uri: &str) -> Option<PathBuf> {
+    (connect::local(uri) == Some("system")).then(|| PathBuf::from(SYSTEM_DIRECTORY))
+}
+
 impl Hypervisor {
     /// The directory in which libvirt keeps saved memory; `None` where it is not known, as with a
     /// libvirt that is not this host's own.
     pub fn saved_memory_directory(&self) -> Option<PathBuf> {
-        self.is_system().then(|| PathBuf::from(SYSTEM_DIRECTORY))
+        directory(self.side.uri())
     }
 
     /// The domain that a file in there has the name of, with its memory or with memory of it that
@@ -75,8 +80,7 @@ impl Domain {
     /// The file with its saved memory, there or not; `None` where it is not known.
     pub fn saved_memory_file(&self) -> Option<PathBuf> {
         let name = self.inner.name().ok()?;
-        connect::is_system(self.side.uri())
-            .then(|| PathBuf::from(SYSTEM_DIRECTORY).join(format!("{name}.save")))
+        Some(directory(self.side.uri())?.join(format!("{name}.save")))
     }
 
     /// The memory that its guest may have, in bytes.

@@ -6,7 +6,7 @@ use crate::common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Sandbox, run, text, tool, virsh};
+use common::{Run, Sandbox, run, text, tool, virsh};
 use serde_json::Value;
 
 /// Where the system's libvirt keeps saved memory.
@@ -223,6 +223,22 @@ fn a_damaged_file_is_put_aside() {
         damage(&paused.file());
         paused.assert_unusable();
     }
+}
+
+/// However this host's libvirt is written.
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn what_is_damaged_is_put_aside_by_other_addresses_of_the_same_libvirt() {
+    let paused = Paused::new();
+    let file = fs::File::options().write(true).open(paused.file());
+    file.unwrap().set_len(100_000).unwrap();
+    let mut start = paused.0.instance_command("start", "7", &[]);
+    let started = Run::of(start.env("CYYBER_CONNECT", "qemu+unix:///system")).ok();
+    assert!(
+        started.stderr.contains("cannot be restored"),
+        "{started:#?}"
+    );
+    assert_eq!(paused.aside().len(), 1);
 }
 
 #[test]
