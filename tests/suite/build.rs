@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::builder::{GOOD, fake_builder};
+use common::builder::{GOOD, cloud_image, fake_builder};
 use common::shape::{BUILT, assert_null, assert_shape};
 use common::{Run, Sandbox, SmallDisk, UNREACHABLE, files_below, lab, run, text, tool};
 use cyyber::state::reservation::Reservation;
@@ -198,7 +198,11 @@ fn what_changed_is_told_and_no_more_is_built_than_that_needs() {
     both("changed: templates", 2);
     let installed = files_below(&sandbox.path("output/one.packer"));
     assert_eq!(installed[Path::new("cyyber/install.sh")], b"# mine");
-    fs::write(sandbox.path("cloud.img"), b"QFI\xfb: another cloud image").unwrap();
+    fs::write(
+        sandbox.path("cloud.img"),
+        cloud_image("another cloud image"),
+    )
+    .unwrap();
     both("changed: source image", 4);
     sandbox.fake("qemu-system-x86_64", "echo 'QEMU emulator version 9.0.0'");
     both("changed: tools", 4);
@@ -216,8 +220,7 @@ fn stages_that_no_lab_wants_are_removed_but_for_the_last() {
     fake_builder(&sandbox, "1.6.6", GOOD);
     let mut said = Vec::new();
     for content in ["first", "second, longer", "third, longer still"] {
-        let content = [b"QFI\xfb", content.as_bytes()].concat();
-        fs::write(sandbox.path("cloud.img"), content).unwrap();
+        fs::write(sandbox.path("cloud.img"), cloud_image(content)).unwrap();
         said.push(sandbox.cyyber(["build"]).ok().stderr);
     }
     assert!(!said[1].contains("removed"), "{}", said[1]);
@@ -657,7 +660,7 @@ fn packer_accepts_a_cloud_image_whose_path_it_would_expand() {
     let directory = sandbox.path("{{ isotime }} ${file(\"x\")} $(id) 'ü");
     fs::create_dir(&directory).unwrap();
     let image = directory.join("cloud image.qcow2");
-    fs::write(&image, b"QFI\xfb: a cloud image").unwrap();
+    fs::write(&image, cloud_image("a cloud image")).unwrap();
     sandbox.configure(&json!({"image": {"url": image}}));
     sandbox.cyyber(["build", "--dry-run"]).ok();
     let of_stages = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('_');
