@@ -219,7 +219,8 @@ mod tests {
     fn ids_outside_their_pattern_are_refused() {
         let long = "a".repeat(33);
         for bad in [
-            "", "Lab01", "-lab", "lab_01", "lab/01", "../lab", "lab 1", "lab\n", "läb", &long,
+            "", "Lab01", "-lab", "lab_01", "lab/01", "../lab", "lab 1", "lab\n", "lab\0x", "läb",
+            &long,
         ] {
             assert!(bad.parse::<LabId>().is_err(), "{bad:?}");
         }

@@ -31,6 +31,10 @@ STATUS = {
 }
 RETRY_AFTER = {423: "5", 429: "5", 503: "30", 504: "30", 507: "60"}
 
+# What ids look like. Nothing else is handed to a program.
+LAB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+USER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+
 # What is said in the place of cyyber's own words, which tell of paths and of the host. Those are in
 # the server's log.
 IN_OTHER_WORDS = {
@@ -105,7 +109,7 @@ def session_user(request: Request) -> str:
     user = request.session.get("user")
     if not isinstance(user, str):
         raise Refused(401, "unauthenticated", "log in first")
-    return user
+    return checked(user, USER_ID, "user")
 
 
 def session_admin(request: Request) -> str:
@@ -116,36 +120,51 @@ def session_admin(request: Request) -> str:
     return user
 
 
+def checked(id: str, pattern: re.Pattern[str], what: str) -> str:
+    if pattern.fullmatch(id) is None:
+        raise Refused(400, "usage", f"bad {what} id: allowed is {pattern.pattern}")
+    return id
+
+
+def named_lab(lab_id: str) -> str:
+    """The lab in the address."""
+    return checked(lab_id, LAB_ID, "lab")
+
+
+LAB = Depends(named_lab)
+USER = Depends(session_user)
+
+
 # "--" ends the options: a lab called "--force" is a bad id and nothing else.
 
 
 @app.post("/vm/start/{lab_id}")
-async def start(lab_id: str, user: str = Depends(session_user)) -> Response:
+async def start(lab_id: str = LAB, user: str = USER) -> Response:
     """Makes, powers on or brings back the user's VM, whatever it takes."""
     return answer(await cyyber.act(user, "instance", "start", "--", lab_id, user))
 
 
 @app.post("/vm/stop/{lab_id}")
-async def stop(lab_id: str, force: bool = False, user: str = Depends(session_user)) -> Response:
+async def stop(lab_id: str = LAB, force: bool = False, user: str = USER) -> Response:
     """Shuts it down; with `force` as if the plug were pulled."""
     options = ["--force"] if force else []
     return answer(await cyyber.act(user, "instance", "stop", *options, "--", lab_id, user))
 
 
 @app.post("/vm/pause/{lab_id}")
-async def pause(lab_id: str, user: str = Depends(session_user)) -> Response:
+async def pause(lab_id: str = LAB, user: str = USER) -> Response:
     """Saves its memory to disk."""
     return answer(await cyyber.act(user, "instance", "pause", "--", lab_id, user))
 
 
 @app.post("/vm/resume/{lab_id}")
-async def resume(lab_id: str, user: str = Depends(session_user)) -> Response:
+async def resume(lab_id: str = LAB, user: str = USER) -> Response:
     """Brings it back from a pause. One that is off stays off."""
     return answer(await cyyber.act(user, "instance", "resume", "--", lab_id, user))
 
 
 @app.get("/vm/status/{lab_id}")
-async def status(lab_id: str, user: str = Depends(session_user)) -> Response:
+async def status(lab_id: str = LAB, user: str = USER) -> Response:
     """The state of the user's VM, and why it is in it."""
     options = [f"--lab={lab_id}", f"--user={user}"]
     found = await cyyber.read(user, "instance", "list", *options)
@@ -155,13 +174,13 @@ async def status(lab_id: str, user: str = Depends(session_user)) -> Response:
 
 
 @app.get("/vm/stats/{lab_id}")
-async def stats(lab_id: str, user: str = Depends(session_user)) -> Response:
+async def stats(lab_id: str = LAB, user: str = USER) -> Response:
     """What it uses."""
     return answer(await cyyber.read(user, "instance", "stats", "--", lab_id, user))
 
 
 @app.get("/vm/list")
-async def list_all(user: str = Depends(session_user)) -> Response:
+async def list_all(user: str = USER) -> Response:
     """All VMs of the user."""
     return answer(await cyyber.read(user, "instance", "list", f"--user={user}"))
 
@@ -173,14 +192,12 @@ async def cleanup(
     """Destroys everybody's VMs that were not used for so long, with their disks."""
     options = [f"--inactive-for={inactive_for}", "--dry-run" if dry_run else "--yes"]
     if lab_id is not None:
-        options.append(f"--lab={lab_id}")
+        options.append(f"--lab={named_lab(lab_id)}")
     return answer(await cyyber.act(None, "instance", "cleanup", *options))
 
 
 @app.get("/vm/console/{lab_id}")
-async def console(
-    request: Request, lab_id: str, user: str = Depends(session_user)
-) -> Response:
+async def console(request: Request, lab_id: str, user: str = USER) -> Response:
     """For a web server in front: where the screen is that this user may see. nginx takes nothing
     but 401 and 403 for a no."""
     if "origin" in request.headers and not from_own_page(request):
@@ -194,8 +211,8 @@ async def console(
     raise Refused(403, "forbidden", "you have no VM of this lab that runs")
 
 
-@app.get("/lab/{lab_id}", dependencies=[Depends(session_user)])
-async def page(lab_id: str) -> Response:
+@app.get("/lab/{lab_id}", dependencies=[USER])
+async def page(lab_id: str = LAB) -> Response:
     """The page with the screen of the user's VM."""
     return FileResponse(Path(__file__).with_name("console.html"))
 

@@ -89,6 +89,9 @@ class Cyyber:
     async def _run(self, user: str | None, arguments: tuple[str, ...]) -> Document:
         as_user = [] if user is None else [f"--as-user={user}"]
         command = [self._program, "--output=json", *as_user, *arguments]
+        # No argument can hold a NUL byte, and uvloop cuts it off there: it would be another one.
+        if any("\0" in argument for argument in command):
+            raise CyyberError(2, "usage", "bad argument: it has a NUL byte in it")
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -98,8 +101,6 @@ class Cyyber:
                 # Ctrl-C on the server must not reach a command in the middle of its work.
                 start_new_session=True,
             )
-        except ValueError as error:  # a NUL byte, which no argument can hold
-            raise CyyberError(2, "usage", f"bad argument: {error}") from error
         except OSError as error:
             raise CyyberError(8, "unavailable", f"failed to run {command[0]}: {error}") from error
         try:

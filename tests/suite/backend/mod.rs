@@ -23,6 +23,17 @@ use server::{AT_ONCE, Backend};
 /// What each exit code becomes, as the README says and as a test finds.
 const STATUS: [u16; 9] = [200, 500, 400, 500, 404, 409, 423, 507, 503];
 
+/// Ids that no lab has, as they are in an address.
+const BAD_LABS: [&str; 7] = [
+    "--force",
+    "-h",
+    "Lab01",
+    "a%20b",
+    "a%00b",
+    "%2e%2e",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+];
+
 const README: &str = include_str!("../../../README.md");
 
 /// A sandbox with a base image, for `count` guests at once.
@@ -221,15 +232,7 @@ fn every_failure_has_its_status() {
     std::thread::scope(|scope| {
         let busy = scope.spawn(|| fails("carl", small, 6));
 
-        for bad in [
-            "--force",
-            "-h",
-            "Lab01",
-            "a%20b",
-            "a%00b",
-            "%2e%2e",
-            &"a".repeat(99),
-        ] {
+        for bad in BAD_LABS {
             fails("anna", bad, 2);
         }
         fails("anna%40example.org", small, 2);
@@ -260,6 +263,17 @@ fn every_failure_has_its_status() {
             .log_in("anna")
             .get("/vm/list")
             .fails(503, "unavailable");
+        // It refuses by itself what is no id: it does not get as far as the program.
+        for bad in BAD_LABS {
+            let start = format!("/vm/start/{bad}");
+            without.log_in("anna").post(&start).fails(400, "usage");
+            let cleanup = format!("/vm/cleanup?lab_id={bad}");
+            without.log_in_admin().delete(&cleanup).fails(400, "usage");
+        }
+        let cleanup = "/vm/cleanup?inactive_for=1%00h";
+        without.log_in_admin().delete(cleanup).fails(400, "usage");
+        let status = format!("/vm/status/{small}");
+        without.log_in("a%00b").get(&status).fails(400, "usage");
 
         let hasty = Backend::serve(&sandbox, &[("BACKEND_TIMEOUT", "1")]);
         let start = format!("/vm/start/{small}");
