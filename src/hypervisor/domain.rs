@@ -36,6 +36,14 @@ impl Domain {
             Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
             Err(e) => return Err(failed("ask for saved memory", e)),
         };
+        // Killed right after a save, libvirtd has not noted that QEMU was done, and calls it a crash.
+        if facts.power == Power::Crashed
+            && facts.saved
+            && facts.id.is_none()
+            && matches!(self.saved_definition(), Ok(Ok(_)))
+        {
+            facts.power = Power::Off;
+        }
         Ok(Some(facts))
     }
 

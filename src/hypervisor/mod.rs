@@ -146,7 +146,7 @@ impl Hypervisor {
         virt::error::clear_error_callback();
         let conn = Connect::open(Some(uri)).map_err(|error| {
             Fault::new(Kind::Unavailable, format!("failed to connect to libvirt at {uri}: {}", error.message()))
-                .hint("is libvirtd running, and are you root or in the group libvirt? `make setup` prepares a host")
+                .hint("is libvirtd (or virtqemud, where it is split up) running, and are you root or in the group libvirt? `make setup` prepares a host")
         })?;
         Ok(Hypervisor {
             conn,
@@ -184,8 +184,15 @@ impl Hypervisor {
                 .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
                 .filter(|(name, _)| self.reach.covers(name)),
         );
-        for (_, facts) in &mut instances {
+        for (name, facts) in &mut instances {
             facts.saved = saved.contains(&facts.uuid);
+            if facts.saved
+                && facts.power == Power::Crashed
+                && let Some(domain) = self.find(name)?
+                && let Some(now) = domain.facts(Detail::Power)?
+            {
+                facts.power = now.power;
+            }
         }
         instances.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(instances)

@@ -5,6 +5,7 @@
 
 use crate::common;
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread::sleep;
@@ -15,7 +16,7 @@ use common::shape::STATES;
 use common::world::own_world;
 use common::{Run, Sandbox, is_thorough, run, text, tool, virsh, wait_until};
 use rand::RngExt;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::json;
 
 fn has_systemd() -> bool {
@@ -140,6 +141,43 @@ fn a_daemon_that_is_killed_takes_no_instance_with_it() {
             sandbox.instance(verb, "7", options).ok();
         }
     }
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn memory_that_was_saved_when_libvirtd_was_killed_is_a_pause() {
+    own_world!();
+    let sandbox = Sandbox::with_guests(1);
+    let _daemon = Daemon;
+    sandbox.base(&sandbox.lab);
+    let name = sandbox.instance_name("7");
+    let file = Path::new("/var/lib/libvirt/qemu/save").join(format!("{name}.save"));
+    let copy = sandbox.path("memory");
+    sandbox.instance("start", "7", &[]).ok();
+    sandbox.instance("pause", "7", &[]).ok();
+    std::fs::copy(&file, &copy).unwrap();
+    for (whole, state) in [(false, "crashed"), (true, "paused")] {
+        sandbox.instance("start", "7", &[]).ok();
+        // What is there when libvirtd and then QEMU end in the last moment of a save.
+        let qemu = sandbox.qemu_pid("7");
+        kill();
+        kill_process(qemu, Signal::KILL).unwrap();
+        wait_until("QEMU is gone", || test_kill_process(qemu).is_err());
+        std::fs::copy(&copy, &file).unwrap();
+        if !whole {
+            let saved = std::fs::File::options().write(true).open(&file).unwrap();
+            saved.write_all_at(b"LibvirtQemudPart", 0).unwrap();
+        }
+        start();
+        let said = virsh(["domstate", "--reason", "--", &name]);
+        assert_eq!(said.trim(), "shut off (crashed)");
+        assert_eq!(sandbox.state("7"), state);
+    }
+    let status = sandbox.listed("7");
+    assert_eq!(status["reason"], "memory saved to disk", "{status:#}");
+    sandbox.instance("resume", "7", &[]).ok();
+    let said = virsh(["domstate", "--reason", "--", &name]);
+    assert_eq!(said.trim(), "running (restored)");
 }
 
 /// Restarted while a stage is built, which takes long enough for that: the lab is built as well.
