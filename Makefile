@@ -26,6 +26,10 @@ AS_ROOT = $(if $(SUDO),export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(SUD
 # On a host of their own: what this one runs is neither seen nor touched.
 IN_WORLD = export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/world.sh;
 BINARY = target/release/cyyber
+# Packer from its makers' archive where the distribution has none: its licence is not free.
+ifeq ($(PACKER_REPO),yes)
+export CYYBER_ACCEPT_PACKER_LICENSE := 1
+endif
 
 # Installs the template $1 as the file $2.
 fill_in = sed 's|@BINDIR@|$(PREFIX)/bin|g; s|@SYSCONFDIR@|$(SYSCONFDIR)|g' templates/host/$1 | \
@@ -36,8 +40,8 @@ help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .PHONY: setup
-setup: ## prepare this host: packages, libvirt, directories, networks
-	@templates/host/setup.sh
+setup: ## prepare this host: packages, libvirt, directories, networks (DRY_RUN=1: only say what)
+	@templates/host/setup.sh $(if $(DRY_RUN),--check || [ $$? = 1 ],$(if $(filter image demo,$(MAKECMDGOALS)),--need-packer))
 
 .PHONY: image
 image: setup ## make the Debian cloud image that labs/demo.json is built from
@@ -97,6 +101,19 @@ install: build ## install program, man pages, completions, passes each minute, e
 	@# Not for a package, nor for a trial in some other place.
 	if [ -d /run/systemd/system ] && [ "$(DESTDIR)$(SYSCONFDIR)" = /etc ]; then \
 	    $(SUDO) systemctl daemon-reload; $(SUDO) systemctl enable --now cyyber-reap.timer; fi
+
+.PHONY: uninstall
+uninstall: ## take that and the networks away again; instances and images stay
+	@# What a trial in some other place has not touched.
+	if [ "$(DESTDIR)$(SYSCONFDIR)" = /etc ]; then templates/host/setup.sh --remove; \
+	    [ ! -d /run/systemd/system ] || $(SUDO) systemctl --quiet disable --now cyyber-reap.timer || true; fi
+	$(SUDO) rm -f $(BINDIR)/cyyber $(SHAREDIR)/man/man1/cyyber{,-*}.1 $(SHAREDIR)/man/man5/labs-config.json.5 \
+	    $(SHAREDIR)/bash-completion/completions/cyyber $(ZSHDIR)/_cyyber \
+	    $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish $(UNITDIR)/cyyber-reap.{service,timer} \
+	    $(DESTDIR)$(SYSCONFDIR)/{cron.d,logrotate.d}/cyyber
+	$(SUDO) rm -rf $(SHAREDIR)/cyyber
+	@echo 'left: instances, images and notes (/var/lib/libvirt/images/cyyber-labs, /var/lib/cyyber), $(SYSCONFDIR)/cyyber,'
+	@echo '      what was installed by apt. `cyyber instance cleanup` before this takes the instances too.'
 
 .PHONY: deb
 deb: build ## make a Debian package in target/debian

@@ -27,11 +27,16 @@ impl Program {
     /// `PATH` of cron.
     /// `package` is the Debian package to advise when it is missing.
     pub fn find(name: &str, package: &str) -> Result<Program> {
+        Program::find_or(name, &format!("install it: apt-get install {package}"))
+    }
+
+    /// As [`Program::find`], for one that is no package of every release; `hint` says where it is to
+    /// be had.
+    pub fn find_or(name: &str, hint: &str) -> Result<Program> {
         let path = which::which(name)
             .or_else(|_| which::which_in(name, Some(SBIN), "/"))
             .map_err(|_| {
-                Fault::new(Kind::Unavailable, format!("{name} is not installed"))
-                    .hint(format!("install it: apt-get install {package}"))
+                Fault::new(Kind::Unavailable, format!("{name} is not installed")).hint(hint)
             })?;
         Ok(Program { path })
     }

@@ -35,7 +35,7 @@ main() {
     esac
     only=("$@")
     for name in "${skipped[@]}"; do only+=(--skip "$name"); done
-    stage setup templates/host/setup.sh --with-tests
+    stage setup templates/host/setup.sh --with-tests --need-packer
     stage image as_root templates/cloud-image/make-image.sh
     stage 'quick guest' tests/quick-guest.sh
     cargo=$(templates/host/find-cargo.sh) || exit

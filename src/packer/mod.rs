@@ -18,6 +18,15 @@ use anyhow::{Context, Result};
 
 use crate::process::{self, Program};
 
+/// Where Packer is to be had: Debian 12 has a package of it, later releases have none.
+const INSTALL: &str = "install it: `make setup` does, or says how; or see \
+                       https://developer.hashicorp.com/packer/install";
+
+/// What to do where the plugin could not be fetched.
+const PLACE_PLUGIN: &str = "can this host reach github.com? without it, take the plugin's file from \
+    https://github.com/hashicorp/packer-plugin-qemu/releases elsewhere, and: packer plugins install \
+    --path FILE github.com/hashicorp/qemu";
+
 /// An installed Packer.
 #[derive(Debug, Clone)]
 pub struct Packer {
@@ -29,7 +38,7 @@ pub struct Packer {
 impl Packer {
     /// Finds Packer.
     pub fn find() -> Result<Packer> {
-        let program = Program::find("packer", "packer")?;
+        let program = Program::find_or("packer", INSTALL)?;
         let mut command = program.command();
         // Or it would ask its makers for a newer one.
         command.arg("version").env("CHECKPOINT_DISABLE", "1");

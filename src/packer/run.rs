@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use super::Packer;
 use super::machine::{self, Said};
-use crate::error::Fault;
+use super::{PLACE_PLUGIN, Packer};
+use crate::error::{Fault, Kind};
 use crate::files;
 use crate::images;
 use crate::process::{self, Program};
@@ -68,7 +68,19 @@ impl Build<'_> {
         let mut log = files::create_anew(self.log, 0o644)?;
         if packer.wants_plugins() {
             tell(Event::Stage("Fetching Packer's plugins"));
-            let status = self.step(packer, &["init", "."], &mut log, stop, |_| {})?;
+            let mut last = String::new();
+            let status = self.step(packer, &["init", "."], &mut log, stop, |news| {
+                if let News::Line(line) = news
+                    && !line.trim().is_empty()
+                {
+                    last = line.trim().to_owned();
+                }
+            })?;
+            if !status.success() && !stop.load(Ordering::Relaxed) {
+                let log = self.log.display();
+                let message = format!("failed to fetch Packer's plugins: {last}; the log is {log}");
+                return Err(Fault::new(Kind::Failed, message).hint(PLACE_PLUGIN).into());
+            }
             self.check(status, &[], stop)?;
         }
         let mut said = Vec::new();

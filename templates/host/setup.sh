@@ -5,7 +5,7 @@
 #
 # Each step (steps/*.sh) looks first and changes only what is not as it should
 # be, so a repeated run is quick and quiet. Nothing is fetched but packages
-# through apt.
+# through apt, and Packer's plugin for QEMU where its Packer wants one.
 set -Eeuo pipefail
 umask 022
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
@@ -20,6 +20,10 @@ check_only=no
 packages_only=no
 no_packages=no
 with_tests=no
+remove=no
+need_packer=no
+accept_packer=no
+[[ -z ${CYYBER_ACCEPT_PACKER_LICENSE-} ]] || accept_packer=yes
 changes=0
 left_to_do=() # what only the person can do, said at the end
 
@@ -27,8 +31,14 @@ main() {
     trap 'printf "error: setup stopped: line %s of %s failed: %s\n" "$LINENO" "$0" "$BASH_COMMAND" >&2' ERR
     parse_arguments "$@"
     become_root
+    if [[ $remove = yes ]]; then
+        remove_networks
+        ((${#left_to_do[@]} == 0)) || die "${left_to_do[0]}"
+        return
+    fi
     if [[ $no_packages = no ]]; then
         install_packages
+        provide_plugin
         provide_rust
     fi
     if [[ $packages_only = no ]]; then
@@ -44,6 +54,7 @@ main() {
 }
 
 . "$HERE/steps/packages.sh"
+. "$HERE/steps/packer.sh"
 . "$HERE/steps/rust.sh"
 . "$HERE/steps/libvirt.sh"
 . "$HERE/steps/folders.sh"
@@ -59,6 +70,11 @@ Running it again is safe, quick, and repairs what is missing.
 
   --check            change nothing; say what would be changed, exit 1 if anything
   --with-tests       also install what the tests need
+  --remove           take the networks of the labs down and away, and nothing else
+  --need-packer      fail at once where Packer cannot be installed
+  --yes              where no archive of this host has Packer, install it from
+                     its makers' ($PACKER_ARCHIVE), whose licence
+                     is not free; also by \$CYYBER_ACCEPT_PACKER_LICENSE
   --packages-only    install packages and Rust, leave the rest of the host alone
   --no-packages      install nothing, prepare the rest of the host alone
   --storage-dir DIR  folder of all disk images (\$CYYBER_STORAGE_DIR, else
@@ -77,6 +93,9 @@ parse_arguments() {
         case $1 in
             --check) check_only=yes ;;
             --with-tests) with_tests=yes ;;
+            --remove) remove=yes ;;
+            --need-packer) need_packer=yes ;;
+            --yes) accept_packer=yes ;;
             --packages-only) packages_only=yes ;;
             --no-packages) no_packages=yes ;;
             --storage-dir | --state-dir)
@@ -108,11 +127,12 @@ bad_arguments() {
     exit 2
 }
 
-# sudo drops the environment, so the folders travel as arguments.
+# sudo drops the environment, so what came by it travels as arguments.
 become_root() {
     ((EUID != 0)) || return 0
     command -v sudo >/dev/null ||
         die 'cannot set up this host: this needs root, and there is no sudo' 'run it as root'
+    [[ $accept_packer = no ]] || options+=(--yes)
     exec sudo -- bash "$HERE/setup.sh" "${options[@]}" \
         --storage-dir "$storage_dir" --state-dir "$state_dir"
 }

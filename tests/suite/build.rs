@@ -505,6 +505,21 @@ fn newer_packers_are_told_which_plugin_to_fetch() {
 }
 
 #[test]
+fn a_plugin_that_cannot_be_fetched_is_told_with_what_to_do() {
+    let sandbox = Sandbox::new();
+    let init = "[ $1 = build ] || { echo '1 error occurred: dial tcp: no route'; exit 1; }";
+    fake_builder(&sandbox, "1.11.2", init);
+    let run = sandbox.cyyber(["build"]);
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    for told in [
+        "failed to fetch Packer's plugins: 1 error occurred: dial tcp: no route",
+        "packer plugins install --path FILE",
+    ] {
+        assert!(run.stderr.contains(told), "{run:#?}");
+    }
+}
+
+#[test]
 fn a_dry_run_renders_and_runs_nothing() {
     let sandbox = Sandbox::new();
     fake_builder(&sandbox, "1.6.6", "touch ran; exit 1");

@@ -8,23 +8,74 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Run, Sandbox, run, tool};
+use common::world::own_world;
+use common::{Run, Sandbox, run, tool, virsh};
 use serde_json::json;
 
 /// Installs the program below the sandbox, with a configuration of its own.
 fn install(sandbox: &Sandbox) {
-    let place = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
-    run(tool("make")
-        .args(["-s", "-o", "build", "install", "DESTDIR=", "SUDO="])
-        .arg(format!("BINARY={}", env!("CARGO_BIN_EXE_cyyber")))
-        .arg(format!("PREFIX={}", place("prefix")))
-        .arg(format!("SYSCONFDIR={}", place("etc")))
-        .current_dir(env!("CARGO_MANIFEST_DIR")));
+    make(sandbox, "install");
     fs::copy(
         sandbox.path("labs-config.json"),
         sandbox.path("etc/cyyber/labs-config.json"),
     )
     .unwrap();
+}
+
+fn make(sandbox: &Sandbox, target: &str) {
+    let place = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
+    run(tool("make")
+        .args(["-s", "-o", "build", target, "DESTDIR=", "SUDO="])
+        .arg(format!("BINARY={}", env!("CARGO_BIN_EXE_cyyber")))
+        .arg(format!("PREFIX={}", place("prefix")))
+        .arg(format!("SYSCONFDIR={}", place("etc")))
+        .current_dir(env!("CARGO_MANIFEST_DIR")));
+}
+
+#[test]
+#[ignore = "needs make: run by `make test`"]
+fn what_was_installed_is_taken_away_but_for_the_configuration() {
+    let sandbox = Sandbox::new();
+    install(&sandbox);
+    assert!(sandbox.path("prefix/bin/cyyber").exists());
+    make(&sandbox, "uninstall");
+    let left = run(tool("find")
+        .args([sandbox.path("prefix"), sandbox.path("etc")])
+        .args(["-type", "f", "-not", "-path", "*/etc/cyyber/*"]));
+    assert_eq!(left, "");
+    assert!(sandbox.path("etc/cyyber/labs-config.json").exists());
+}
+
+#[test]
+#[ignore = "needs libvirt: run by `make test`"]
+fn networks_are_taken_away_only_without_running_instances() {
+    own_world!();
+    let sandbox = Sandbox::with_guests(1);
+    sandbox.base(&sandbox.lab);
+    sandbox.instance("start", "7", &[]).ok();
+    let remove = || {
+        Run::of(
+            tool("templates/host/setup.sh")
+                .arg("--remove")
+                .current_dir(env!("CARGO_MANIFEST_DIR")),
+        )
+    };
+    let refused = remove();
+    assert_eq!(refused.code, Some(1), "{refused:#?}");
+    assert!(
+        refused.stderr.contains("1 running instances"),
+        "{refused:#?}"
+    );
+    sandbox.instance("stop", "7", &["--force"]).ok();
+    remove().ok();
+    assert!(!virsh(["net-list", "--all", "--name"]).contains("cyyber-"));
+    assert!(sandbox.overlay("7").exists());
+    sandbox.instance("start", "7", &[]).error_json(8);
+    // And back.
+    run(tool("templates/host/setup.sh")
+        .arg("--no-packages")
+        .current_dir(env!("CARGO_MANIFEST_DIR")));
+    sandbox.instance("start", "7", &[]).ok();
 }
 
 fn is_there(program: &str) -> bool {

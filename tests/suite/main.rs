@@ -34,6 +34,7 @@ mod lifecycle;
 mod listing;
 mod metrics;
 mod package;
+mod packer_archive;
 mod reaper;
 mod reaper_day;
 mod reference;

@@ -50,6 +50,23 @@ may_restart() {
     return 1
 }
 
+# The contrary of all that: instances are left, and can be started again after another setup.
+remove_networks() {
+    local name attached
+    libvirt_answers || die "libvirt does not answer at $URI: its networks are left" 'start it, then run this again'
+    for name in cyyber-nat cyyber-isolated; do
+        listed "$name" --all || continue
+        attached=$(on_libvirt net-port-list "$name" 2>/dev/null | grep -c .) || true
+        if ((attached > 0)); then
+            leave_to_person "stop or pause the $attached running instances on $name, then run this again"
+            continue
+        fi
+        change "network $name: remove" || continue
+        ! listed "$name" || network_destroy "$name"
+        try_network "$name" net-undefine "$name"
+    done
+}
+
 # A definition under a known name must carry the UUID of that name.
 network_define() {
     local name=$1 xml uuid

@@ -14,7 +14,7 @@ readonly RUN_PACKAGES=(
 )
 readonly BUILD_PACKAGES=(libvirt-dev pkg-config gcc make libc6-dev)
 readonly TEST_PACKAGES=(
-    mandoc shellcheck logrotate zsh fish
+    mandoc shellcheck logrotate zsh fish mount procps
     python3-fastapi python3-uvicorn python3-itsdangerous # a web backend, and in
     novnc chromium chromium-driver                       # a browser what it serves
 )
@@ -35,10 +35,13 @@ install_packages() {
         change "install packages: ${missing[*]} (log: $LOG)" || return 0
         refresh_lists
         mapfile -t absent < <(absent_packages "${missing[@]}")
+        # Before all that takes long: without it, the rest may be for nothing.
+        do_without "${absent[@]}"
         mapfile -t missing < <(printf '%s\n' "${missing[@]}" | grep -vxFf <(printf '%s\n' "${absent[@]}") || true)
         apt_install "${missing[@]}"
+    else
+        do_without "${absent[@]}"
     fi
-    do_without "${absent[@]}"
 }
 
 # A packer put there by hand is as good as the package.
@@ -74,22 +77,13 @@ absent_packages() {
 }
 
 do_without() {
-    [[ " $* " != *' packer '* ]] || leave_packer_to_person
+    [[ " $* " != *' packer '* ]] || provide_packer
     [[ " $* " != *' chromium'* ]] ||
         printf 'no archive of this host has Chromium: the test in a browser will be skipped\n'
 }
 
 have_lists() {
     has_candidate libvirt-daemon-system
-}
-
-leave_packer_to_person() {
-    local release key=/usr/share/keyrings/hashicorp-archive-keyring.gpg
-    release=$(codename)
-    leave_to_person "install Packer, which 'cyyber build' needs and no archive of this host has, from HashiCorp:
-    wget -O- https://apt.releases.hashicorp.com/gpg | sudo gpg --dearmor -o $key
-    echo 'deb [signed-by=$key] https://apt.releases.hashicorp.com $release main' | sudo tee /etc/apt/sources.list.d/hashicorp.list
-    sudo apt-get update && sudo apt-get install packer"
 }
 
 codename() {

@@ -5,10 +5,11 @@
 cargo= # the one to build with
 
 provide_rust() {
+    local minimum packages
     if cargo=$(find_cargo 2>/dev/null); then
+        provide_rust_tools
         return
     fi
-    local minimum packages
     minimum=$(bash "$HERE/find-cargo.sh" --minimum)
     change "install Rust${minimum:+ $minimum or newer}" || return 0
     have_lists || refresh_lists
@@ -16,6 +17,30 @@ provide_rust() {
     # shellcheck disable=SC2086 # two names
     apt_install $packages
     cargo=$(find_cargo) || exit
+    provide_rust_tools
+}
+
+# What formats and lints for the tests. The distribution has packages of their own for it, beside
+# each of its rustc's.
+provide_rust_tools() {
+    local tool owner missing=()
+    [[ $with_tests = yes ]] || return 0
+    for tool in fmt clippy; do
+        PATH="${cargo%/*}:$PATH" "$cargo" "$tool" --version >/dev/null 2>&1 </dev/null || missing+=("$tool")
+    done
+    ((${#missing[@]})) || return 0
+    owner=$(dpkg-query -S "$(realpath -- "${cargo%/*}/rustc")" 2>/dev/null | cut -d: -f1) || true
+    case $owner in
+        rustc) set -- rustfmt rust-clippy ;;
+        rustc-web) set -- rustfmt-web rust-web-clippy ;;
+        rustc-*) set -- "rustfmt-${owner#rustc-}" "rust-${owner#rustc-}-clippy" ;;
+        *)
+            leave_to_person "install 'cargo ${missing[*]}' beside $cargo (rustup component add rustfmt clippy)"
+            return
+            ;;
+    esac
+    change "install Rust's tools: $*" || return 0
+    apt_install "$@"
 }
 
 # What the person who builds will find, not what root would.
