@@ -1,12 +1,20 @@
 //! What the host has left, how busy it is, and its addresses.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use if_addrs::IfAddr;
 
 const MEMINFO: &str = "/proc/meminfo";
 const STAT: &str = "/proc/stat";
+
+/// Where systemd's units are, an administrator's and those of packages.
+const UNITS: [&str; 3] = [
+    "/etc/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 
 /// The host's memory in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +32,20 @@ pub struct Cpu {
     pub count: usize,
     busy: u64,
     all: u64,
+}
+
+/// The unit of libvirt's daemon for QEMU: one daemon does everything, or each part has its own.
+pub fn libvirt_unit() -> &'static str {
+    libvirt_unit_in(&UNITS)
+}
+
+fn libvirt_unit_in<P: AsRef<Path>>(directories: &[P]) -> &'static str {
+    let is_there = |unit: &str| directories.iter().any(|it| it.as_ref().join(unit).exists());
+    if is_there("virtqemud.service") && !is_there("libvirtd.service") {
+        "virtqemud"
+    } else {
+        "libvirtd"
+    }
 }
 
 /// What the CPUs have done up to this moment.
@@ -104,6 +126,17 @@ fn parse(meminfo: &str) -> Option<Memory> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_unit_of_libvirt_is_the_one_that_is_there() {
+        let units = tempfile::tempdir().unwrap();
+        let unit = || libvirt_unit_in(&["/nonexistent".as_ref(), units.path()]);
+        assert_eq!(unit(), "libvirtd");
+        std::fs::write(units.path().join("virtqemud.service"), "").unwrap();
+        assert_eq!(unit(), "virtqemud");
+        std::fs::write(units.path().join("libvirtd.service"), "").unwrap();
+        assert_eq!(unit(), "libvirtd");
+    }
 
     #[test]
     fn meminfo_is_read() {

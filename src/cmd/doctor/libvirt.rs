@@ -11,6 +11,7 @@ use crate::cards::{cards, filters_below};
 use crate::config::NetworkMode;
 use crate::context::Context;
 use crate::firewall::FrameRules;
+use crate::host::libvirt_unit;
 use crate::hypervisor::{Account, Detail, Hypervisor, Version};
 
 /// The first version with all that we ask of it: port isolation came with 6.1, the balloon's page
@@ -24,7 +25,11 @@ pub fn check(context: &Context) -> (Vec<Finding>, Option<Account>) {
     let hypervisor = match context.hypervisor() {
         Ok(hypervisor) => hypervisor,
         Err(error) => {
-            let finding = Finding::error("libvirt", &error, "systemctl start libvirtd");
+            let finding = Finding::error(
+                "libvirt",
+                &error,
+                &format!("systemctl start {}", libvirt_unit()),
+            );
             return (vec![finding], None);
         }
     };
@@ -54,13 +59,19 @@ fn version(hypervisor: &Hypervisor) -> Finding {
                 versions.libvirt, versions.hypervisor
             ),
         ),
-        Err(error) => Finding::error("libvirt", &error, "systemctl restart libvirtd"),
+        Err(error) => Finding::error(
+            "libvirt",
+            &error,
+            &format!("systemctl restart {}", libvirt_unit()),
+        ),
     }
 }
 
 fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
-    let remedy =
-        "set user and group in /etc/libvirt/qemu.conf to libvirt-qemu, and restart libvirtd";
+    let remedy = format!(
+        "set user and group in /etc/libvirt/qemu.conf to libvirt-qemu, and restart {}",
+        libvirt_unit()
+    );
     match hypervisor.qemu_account() {
         Ok(Some(account @ Account { uid: 1.., gid: 1.. })) => {
             let message = format!("QEMU runs as user {}, group {}", account.uid, account.gid);
@@ -69,13 +80,16 @@ fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
         Ok(Some(account)) => {
             let message =
                 "QEMU runs as root, or in root's group: who breaks out of a VM has this host";
-            (Finding::failed("qemu-user", message, remedy), Some(account))
+            (
+                Finding::failed("qemu-user", message, &remedy),
+                Some(account),
+            )
         }
         Ok(None) => {
             let message = "libvirt does not say whom QEMU runs as";
-            (Finding::warning("qemu-user", message, remedy), None)
+            (Finding::warning("qemu-user", message, &remedy), None)
         }
-        Err(error) => (Finding::error("qemu-user", &error, remedy), None),
+        Err(error) => (Finding::error("qemu-user", &error, &remedy), None),
     }
 }
 

@@ -91,7 +91,10 @@ fn watched(context: &Context, options: &Reap) -> Result<Report> {
                 Kind::Unavailable,
                 "libvirt does not answer: the pass was given up",
             )
-            .hint("look at libvirtd: systemctl status libvirtd; the next pass goes on with what is left")
+            .hint(format!(
+                "look at libvirt: systemctl status {}; the next pass goes on with what is left",
+                crate::host::libvirt_unit()
+            ))
             .into());
         }
     }

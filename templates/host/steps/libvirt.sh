@@ -24,14 +24,9 @@ start_libvirt() {
 
 # One daemon in Debian 12 and Ubuntu 24.04; later releases may have it split up.
 units_off() {
-    local unit daemon units=(libvirtd.service)
-    if ! systemctl cat libvirtd.service >/dev/null 2>&1; then
-        units=()
-        for daemon in qemu network nwfilter nodedev secret storage; do
-            units+=("virt${daemon}d.service")
-        done
-    fi
-    for unit in "${units[@]}"; do
+    local unit daemon
+    for daemon in $(daemons); do
+        unit=$daemon.service
         # A daemon with nothing to do ends by itself; its socket starts it again.
         systemctl --quiet is-enabled "$unit" &&
             systemctl --quiet is-active "${unit%.service}.socket" ||
@@ -39,9 +34,17 @@ units_off() {
     done
 }
 
+daemons() {
+    if command -v libvirtd >/dev/null || ! command -v virtqemud >/dev/null; then
+        echo libvirtd
+    else
+        printf 'virt%sd\n' qemu network nwfilter nodedev secret storage
+    fi
+}
+
 start_daemons() {
     local daemon
-    for daemon in virtlogd libvirtd; do
+    for daemon in virtlogd $(daemons); do
         # Looks once more because somebody else may have started it meanwhile.
         is_running "$daemon" || "$daemon" --daemon </dev/null || is_running "$daemon" || libvirt_failed
     done
@@ -74,7 +77,7 @@ libvirt_failed() {
     if [[ -d /run/systemd/system ]]; then
         journalctl --no-pager -n 5 -u 'libvirtd*' -u 'virt*d*' >&2 || true
     else
-        tail -n 5 /var/log/libvirt/libvirtd.log >&2 || true
+        tail -n 5 /var/log/libvirt/"$(daemons | head -n 1)".log >&2 || true
     fi
     die "libvirt does not answer at $URI: its last lines are above" 'repair that, then run this again'
 }
