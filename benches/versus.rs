@@ -6,7 +6,6 @@
 //! is exceeded.
 
 use std::fs::Permissions;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -20,7 +19,7 @@ use cyyber::config::Config;
 use cyyber::domain::{InstanceDomain, new_uuid};
 use cyyber::images::base::{self, Base};
 use cyyber::instance::{InstanceName, LabId};
-use cyyber::network::{HostPart, Mac, Place};
+use cyyber::network::HostPart;
 use cyyber::output::{Cell, Column, Page, Table};
 use cyyber::paths::Paths;
 use tempfile::TempDir;
@@ -62,9 +61,10 @@ fn main() -> ExitCode {
 /// What is measured, by the word that asks for it.
 type Group = (&'static str, fn(&Bench) -> Result<Vec<Comparison>>);
 
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 6] = [
     ("start", start_of_the_program),
     ("create", creating),
+    ("power", powering_on),
     ("pause", pausing),
     ("list", listing),
     ("reap", reaping),
@@ -146,12 +146,39 @@ fn creating(bench: &Bench) -> Result<Vec<Comparison>> {
     Ok(vec![speed, size])
 }
 
-/// Two running guests alike, one of them ours, are saved and restored in turn.
-fn pausing(bench: &Bench) -> Result<Vec<Comparison>> {
+/// Two guests alike are powered on in turn, one of them by virsh alone.
+fn powering_on(bench: &Bench) -> Result<Vec<Comparison>> {
+    let rival = pair(bench, "powered")?;
+    let rivals = |verb: &str| done(virsh().arg(verb).arg(&rival));
+    let ours = |verb: &str, options: &[&str]| {
+        let words = ["instance", verb, bench.lab.as_str(), "powered"];
+        done(bench.cyyber().args(words).args(options))
+    };
+    let compared = bench.compare(
+        "power on an instance",
+        "virsh start",
+        FEW_PAIRS,
+        Some(1.15),
+        |_| {
+            let took = timed(|| rivals("start"))?;
+            rivals("destroy").map(|()| took)
+        },
+        |_| {
+            let took = timed(|| ours("start", &[]))?;
+            ours("stop", &["--force"]).map(|()| took)
+        },
+    )?;
+    done(virsh().args(["undefine", &rival]))?;
+    Ok(vec![compared])
+}
+
+/// Makes an instance of `user`, and a domain like it that is not ours; its name.
+fn pair(bench: &Bench, user: &str) -> Result<String> {
     // The first one adopts the base.
-    bench.create("paused")?;
+    bench.create(user)?;
     let build = base::current(&bench.paths, &bench.lab)?;
     let (rival, overlay) = bench.rival(PAIRS);
+    let _ = std::fs::remove_file(&overlay);
     done(
         Command::new("qemu-img")
             .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
@@ -160,7 +187,13 @@ fn pausing(bench: &Bench) -> Result<Vec<Comparison>> {
     let xml = bench.dir.path().join("rival.xml");
     std::fs::write(&xml, bench.domain(&rival, &overlay, &build)?)?;
     done(virsh().arg("define").arg(&xml))?;
-    let rivals = |verb: &str| done(virsh().arg(verb).arg(rival.to_string()));
+    Ok(rival.to_string())
+}
+
+/// Two running guests alike, one of them ours, are saved and restored in turn.
+fn pausing(bench: &Bench) -> Result<Vec<Comparison>> {
+    let rival = pair(bench, "paused")?;
+    let rivals = |verb: &str| done(virsh().arg(verb).arg(&rival));
     let ours = |verb: &str| {
         let lab = bench.lab.as_str();
         done(bench.cyyber().args(["instance", verb, lab, "paused"]))
@@ -478,11 +511,7 @@ impl Bench {
             build: &base.build,
             largest: None,
             // The guest never gets so far as to use them.
-            mac: Mac::of(HostPart::STANDALONE),
-            place: Some(Place {
-                ip: Ipv4Addr::new(10, 213, 0, 15),
-                gateway: Ipv4Addr::new(10, 213, 0, 1),
-            }),
+            card: HostPart::STANDALONE,
             accelerator: self.accelerator,
             vnc_listen: self.config.host.vnc_listen,
             created: jiff::Timestamp::now(),

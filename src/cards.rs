@@ -1,10 +1,12 @@
-//! The network cards in a domain's definition, and what the filters on them refer to. Pure.
+//! The network card in a domain's definition, and the port that it is plugged into. Pure.
 
 use anyhow::{Context, Result};
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, Writer};
 use serde::Deserialize;
 
 use crate::config::NetworkMode;
-use crate::network::{Mac, Place};
+use crate::network::Mac;
 
 /// A network card.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,33 +15,33 @@ pub struct Card {
     pub mac: Mac,
     /// The libvirt network that it is in.
     pub network: Option<String>,
-    /// What is let through: the name of libvirt's filter.
-    pub filter: Option<String>,
-    /// The address that the filter is for.
-    pub place: Option<Place>,
-    /// The host's end of it, while the guest runs.
+    /// The host's end of it: its port in the bridge.
     pub device: Option<String>,
+    /// It has a filter of libvirt's, as cards had before ports had names of their own.
+    pub is_filtered: bool,
 }
 
 impl Card {
     /// The network card in the definition `xml` of an instance. A second one would be nobody's of
-    /// ours, and not filtered.
+    /// ours.
     pub fn of(xml: &str) -> Result<Card> {
         let [card] = <[Card; 1]>::try_from(cards(xml)?)
             .map_err(|cards| anyhow::anyhow!("the domain has {} network cards", cards.len()))?;
         Ok(card)
     }
 
-    /// The card that an instance in the network `mode` must have, as long as it does not run.
-    pub fn wanted(mode: NetworkMode, mac: Mac, place: Option<Place>) -> Card {
-        let network = mode.network().to_owned();
-        Card {
-            mac,
-            network: Some(network.clone()),
-            filter: Some(network),
-            place,
-            device: None,
-        }
+    /// The port that is its own, and admitted with its addresses; none in other networks than those
+    /// of the labs.
+    pub fn own_port(&self) -> Option<String> {
+        let network = self.network.as_deref()?;
+        let mut modes = NetworkMode::ALL.into_iter();
+        let mode = modes.find(|mode| mode.network() == network)?;
+        Some(self.mac.of_instance()?.port(mode))
+    }
+
+    /// Whether it is plugged into that.
+    pub fn is_at_its_port(&self) -> bool {
+        self.device.is_some() && self.device == self.own_port()
     }
 }
 
@@ -58,7 +60,7 @@ pub fn cards(xml: &str) -> Result<Vec<Card>> {
     struct Interface {
         mac: Address,
         source: Option<Source>,
-        filterref: Option<FilterRef>,
+        filterref: Option<Filter>,
         target: Option<Target>,
     }
     #[derive(Deserialize)]
@@ -72,6 +74,8 @@ pub fn cards(xml: &str) -> Result<Vec<Card>> {
         network: Option<String>,
     }
     #[derive(Deserialize)]
+    struct Filter {}
+    #[derive(Deserialize)]
     struct Target {
         #[serde(rename = "@dev")]
         device: Option<String>,
@@ -83,120 +87,99 @@ pub fn cards(xml: &str) -> Result<Vec<Card>> {
         .map(|interface| Card {
             mac: interface.mac.address,
             network: interface.source.and_then(|source| source.network),
-            place: interface.filterref.as_ref().and_then(FilterRef::place),
-            filter: interface.filterref.map(|filter| filter.name),
             device: interface.target.and_then(|target| target.device),
+            is_filtered: interface.filterref.is_some(),
         })
         .collect())
 }
 
-/// The filters that the filter with the definition `xml` refers to.
-pub fn filters_below(xml: &str) -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Filter {
-        #[serde(default, rename = "$value")]
-        parts: Vec<Part>,
+/// The definition `xml` with its card at the card's own port, in place of a filter; `None` where it
+/// is so already, or the card is none of the labs'.
+pub fn at_own_port(xml: &str) -> Result<Option<String>> {
+    let card = Card::of(xml)?;
+    let Some(port) = card.own_port() else {
+        return Ok(None);
+    };
+    if card.is_at_its_port() && !card.is_filtered {
+        return Ok(None);
     }
-    #[derive(Deserialize)]
-    enum Part {
-        #[serde(rename = "filterref")]
-        Ref(FilterRef),
-        #[serde(other)]
-        Other,
+    let mut reader = Reader::from_str(xml);
+    let mut writer = Writer::new(Vec::new());
+    let mut within_card = false;
+    loop {
+        let event = reader.read_event().context("failed to read a definition")?;
+        match &event {
+            Event::Eof => break,
+            Event::Start(tag) if tag.name().as_ref() == "interface" => within_card = true,
+            Event::End(tag) if tag.name().as_ref() == "interface" => {
+                let target = BytesStart::new("target").with_attributes([("dev", &*port)]);
+                writer.write_event(Event::Empty(target))?;
+                within_card = false;
+            }
+            Event::Start(tag) if within_card && is_replaced(tag) => {
+                let end = tag.to_end().into_owned();
+                reader.read_to_end(end.name())?;
+                continue;
+            }
+            Event::Empty(tag) if within_card && is_replaced(tag) => continue,
+            _ => {}
+        }
+        writer.write_event(event)?;
     }
-    let filter: Filter =
-        quick_xml::de::from_str(xml).context("failed to understand the filter's definition")?;
-    let parts = filter.parts.into_iter();
-    Ok(parts
-        .filter_map(|part| match part {
-            Part::Ref(filter) => Some(filter.name),
-            Part::Other => None,
-        })
-        .collect())
+    let xml = String::from_utf8(writer.into_inner())?;
+    Ok(Some(xml))
 }
 
-#[derive(Deserialize)]
-struct FilterRef {
-    #[serde(rename = "@filter")]
-    name: String,
-    #[serde(default, rename = "parameter")]
-    parameters: Vec<Parameter>,
-}
-
-#[derive(Deserialize)]
-struct Parameter {
-    #[serde(rename = "@name")]
-    name: String,
-    #[serde(rename = "@value")]
-    value: String,
-}
-
-impl FilterRef {
-    fn place(&self) -> Option<Place> {
-        let value = |name: &str| {
-            let mut all = self.parameters.iter();
-            all.find(|parameter| parameter.name == name)?
-                .value
-                .parse()
-                .ok()
-        };
-        Some(Place {
-            ip: value("IP")?,
-            gateway: value("GATEWAY")?,
-        })
-    }
+fn is_replaced(tag: &BytesStart) -> bool {
+    matches!(tag.name().as_ref(), "filterref" | "target")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const DOMAIN: &str = "<domain><name>x</name><devices><disk type='file'><target dev='vda'/></disk>\
-        <interface type='network'><mac address='52:54:00:00:00:01'/>\
+    const FORMER: &str = "<domain><name>x</name><devices><disk type='file'><target dev='vda'/></disk>\
+        <interface type='network'><mac address='52:63:79:79:00:14'/>\
         <source network='cyyber-nat' portid='1' bridge='cyyber0'/><target dev='vnet3'/>\
-        <filterref filter='cyyber-nat'><parameter name='IP' value='10.0.0.2'/>\
-        <parameter name='GATEWAY' value='10.0.0.1'/></filterref></interface>\
-        <interface type='user'><mac address='52:54:00:00:00:02'/></interface></devices></domain>";
+        <model type='virtio'/><filterref filter='cyyber-nat'>\
+        <parameter name='IP' value='10.213.0.20'/></filterref></interface>\
+        <graphics type='vnc' passwd='a&amp;b'/></devices></domain>";
 
     #[test]
     fn cards_are_read() {
-        let mac = |last| format!("52:54:00:00:00:0{last}").parse().unwrap();
-        let some = |text: &str| Some(text.to_owned());
-        let place = Place {
-            ip: "10.0.0.2".parse().unwrap(),
-            gateway: "10.0.0.1".parse().unwrap(),
+        let user = "<interface type='user'><mac address='52:54:00:00:00:02'/></interface><graphics";
+        let former = Card {
+            mac: "52:63:79:79:00:14".parse().unwrap(),
+            network: Some("cyyber-nat".to_owned()),
+            device: Some("vnet3".to_owned()),
+            is_filtered: true,
         };
-        assert_eq!(
-            cards(DOMAIN).unwrap(),
-            [
-                Card {
-                    device: some("vnet3"),
-                    ..Card::wanted(NetworkMode::Nat, mac(1), Some(place))
-                },
-                Card {
-                    mac: mac(2),
-                    network: None,
-                    filter: None,
-                    place: None,
-                    device: None,
-                },
-            ]
-        );
-        assert_eq!(cards("<domain><devices/></domain>").unwrap(), []);
-    }
-
-    #[test]
-    fn an_instance_has_one_card() {
-        for none_or_two in ["<domain><devices/></domain>", DOMAIN] {
+        let other = Card {
+            mac: "52:54:00:00:00:02".parse().unwrap(),
+            network: None,
+            device: None,
+            is_filtered: false,
+        };
+        assert_eq!(former.own_port().as_deref(), Some("cyyber-n20"));
+        assert!(!former.is_at_its_port() && !other.is_at_its_port());
+        let both = FORMER.replace("<graphics", user);
+        assert_eq!(cards(&both).unwrap(), [former, other]);
+        for none_or_two in ["<domain><devices/></domain>", &*both] {
             assert!(Card::of(none_or_two).is_err(), "{none_or_two}");
         }
     }
 
     #[test]
-    fn what_a_filter_refers_to_is_read() {
-        let xml = "<filter name='a' chain='root'>\n  <uuid>1</uuid>\n  <filterref filter='b'/>\n\
-                   <rule action='drop' direction='in'><mac/></rule><filterref filter='c'/></filter>";
-        assert_eq!(filters_below(xml).unwrap(), ["b", "c"]);
-        assert!(filters_below("<filter name='a'/>").unwrap().is_empty());
+    fn a_card_is_put_at_its_own_port_and_nothing_else_is_changed() {
+        let moved = at_own_port(FORMER).unwrap().unwrap();
+        let wanted = FORMER.replace("<target dev='vnet3'/>", "").replace(
+            "<filterref filter='cyyber-nat'><parameter name='IP' value='10.213.0.20'/></filterref>",
+            "<target dev=\"cyyber-n20\"/>",
+        );
+        assert_eq!(moved, wanted);
+        assert_eq!(at_own_port(&moved).unwrap(), None);
+        // Nor one that is none of ours.
+        let foreign = FORMER.replace("cyyber-nat'", "default'");
+        assert_eq!(at_own_port(&foreign).unwrap(), None);
     }
 }

@@ -431,7 +431,7 @@ pub struct Metrics {
 /// Tell whether this host is ready, and what to do where it is not
 ///
 /// Looks at hardware virtualisation, libvirt and whom it runs QEMU as, the networks of the labs and
-/// the filters in them, the programs that are run, directories and who may use them, memory and
+/// their firewall, the programs that are run, directories and who may use them, memory and
 /// disk, the configuration, the base images of the labs, and whether `cyyber reap` is called. It
 /// changes nothing.
 ///

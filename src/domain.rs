@@ -11,16 +11,15 @@ use serde::{Deserialize, Serialize};
 use uuid::{Builder, Uuid};
 
 use crate::accelerator::Accelerator;
-use crate::config::{Lab, NetworkMode};
+use crate::config::Lab;
 use crate::instance::InstanceName;
-use crate::network::{HostPart, Mac, Place};
+use crate::network::{HostPart, Mac};
 
 /// The XML namespace of our facts in a domain's metadata.
 const NAMESPACE: &str = "https://cyyber.lab/instance/1";
 
-/// The templates by their names.
+/// The template's name.
 const DOMAIN: &str = "domain.xml";
-const CARD: &str = "interface.xml";
 
 /// The period in which a quota of CPU time counts, in microseconds: libvirt's default.
 pub const CPU_PERIOD: u32 = 100_000;
@@ -65,9 +64,7 @@ pub struct InstanceDomain<'a> {
     /// How long the overlay may become, in bytes, for an overlay that has been made that long.
     pub largest: Option<u64>,
     /// Its network card.
-    pub mac: Mac,
-    /// Where that is in its network, where that is known. Without this it cannot be powered on.
-    pub place: Option<Place>,
+    pub card: HostPart,
     /// How it is run.
     pub accelerator: Accelerator,
     /// Where its console listens.
@@ -99,27 +96,8 @@ impl InstanceDomain<'_> {
             base => self.base,
             largest => self.largest,
             vnc_listen => self.vnc_listen.to_string(),
-            ..card_context(lab, lab.network, self.mac, self.place)
+            ..lab_context(lab, self.card)
         })
-    }
-}
-
-/// The definition of an instance's network card alone, for a running domain that has another.
-pub fn card_xml(lab: &Lab, mode: NetworkMode, mac: Mac, place: Option<Place>) -> Result<String> {
-    let values = card_context(lab, mode, mac, place);
-    environment()?
-        .get_template(CARD)
-        .and_then(|template| template.render(values))
-        .context("failed to render the definition of the network card")
-}
-
-fn card_context(lab: &Lab, mode: NetworkMode, mac: Mac, place: Option<Place>) -> minijinja::Value {
-    context! {
-        mac => mac.to_string(),
-        network => mode.network(),
-        filtered => true,
-        place => place.map(|place| context! { ip => place.ip.to_string(), gateway => place.gateway.to_string() }),
-        ..lab_context(lab)
     }
 }
 
@@ -130,16 +108,17 @@ pub fn standalone_xml(lab: &Lab, disk: &str, accelerator: Accelerator) -> Result
         name => lab.lab_id.as_str(),
         title => lab.lab_name.as_str(),
         disk,
-        mac => Mac::of(HostPart::STANDALONE).to_string(),
-        network => lab.network.network(),
         vnc_listen => "127.0.0.1",
         vnc_usable => true,
-        ..lab_context(lab)
+        ..lab_context(lab, HostPart::STANDALONE)
     })
 }
 
-fn lab_context(lab: &Lab) -> minijinja::Value {
+fn lab_context(lab: &Lab, card: HostPart) -> minijinja::Value {
     context! {
+        mac => Mac::of(card).to_string(),
+        network => lab.network.network(),
+        port => card.port(lab.network),
         memory_mb => lab.memory_mb,
         vcpus => lab.vcpus,
         nested => lab.nested_virtualization,
@@ -168,7 +147,6 @@ fn environment() -> Result<Environment<'static>> {
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_template(DOMAIN, include_str!("../templates/domain.xml"))?;
-    environment.add_template(CARD, include_str!("../templates/interface.xml"))?;
     Ok(environment)
 }
 
@@ -352,8 +330,6 @@ fn parse(xml: &str) -> Result<DomainXml> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::cards::Card;
 
@@ -365,11 +341,6 @@ mod tests {
         .unwrap()
     }
 
-    const PLACE: Place = Place {
-        ip: Ipv4Addr::new(10, 213, 0, 77),
-        gateway: Ipv4Addr::new(10, 213, 0, 1),
-    };
-
     fn instance_xml(uuid: Uuid) -> String {
         InstanceDomain {
             name: &"lab01_user_7".parse().unwrap(),
@@ -379,8 +350,7 @@ mod tests {
             base: "/images/base & co/lab01-base.1.qcow2",
             build: "1",
             largest: Some(10 << 30),
-            mac: "52:00:00:00:00:01".parse().unwrap(),
-            place: Some(PLACE),
+            card: HostPart::of_instance(77).unwrap(),
             accelerator: Accelerator::Tcg,
             vnc_listen: std::net::Ipv4Addr::LOCALHOST.into(),
             created: Timestamp::UNIX_EPOCH,
@@ -437,35 +407,16 @@ mod tests {
     }
 
     #[test]
-    fn the_network_card_is_filtered_and_read_back_alone_and_in_a_domain() {
-        let (lab, xml) = (lab(""), instance_xml(new_uuid()));
-        let mac = "52:00:00:00:00:01".parse().unwrap();
-        let wanted = Card::wanted(NetworkMode::Nat, mac, Some(PLACE));
-        assert_eq!(wanted.filter.as_deref(), Some("cyyber-nat"));
-        assert_eq!(Card::of(&xml).unwrap(), wanted);
-        let alone = |place| {
-            let card = card_xml(&lab, NetworkMode::Nat, mac, place).unwrap();
-            format!("<domain><devices>{card}</devices></domain>")
-        };
-        assert_eq!(Card::of(&alone(Some(PLACE))).unwrap(), wanted);
-        assert_eq!(
-            Card::of(&alone(None)).unwrap(),
-            Card {
-                place: None,
-                ..wanted
-            }
-        );
-        let standalone = standalone_xml(&lab, "/images/lab01.qcow2", Accelerator::Tcg).unwrap();
-        assert_eq!(Card::of(&standalone).unwrap().filter, None);
-        assert_eq!(
-            Card::of(&standalone).unwrap().mac,
-            Mac::of(HostPart::STANDALONE)
-        );
-        let more = xml.replace(
-            "<interface",
-            "<interface><mac address='52:00:00:00:00:02'/></interface><interface",
-        );
-        assert!(Card::of(&more).is_err());
+    fn a_network_card_is_at_the_port_that_goes_with_it() {
+        let card = Card::of(&instance_xml(new_uuid())).unwrap();
+        assert_eq!(card.mac.to_string(), "52:63:79:79:00:4d");
+        assert_eq!(card.network.as_deref(), Some("cyyber-nat"));
+        assert_eq!(card.device.as_deref(), Some("cyyber-n77"));
+        assert!(card.is_at_its_port() && !card.is_filtered);
+        let standalone = standalone_xml(&lab(""), "/images/lab01.qcow2", Accelerator::Tcg).unwrap();
+        let card = Card::of(&standalone).unwrap();
+        assert_eq!(card.mac, Mac::of(HostPart::STANDALONE));
+        assert_eq!(card.device.as_deref(), Some("cyyber-n2"));
     }
 
     #[test]

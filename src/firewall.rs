@@ -1,52 +1,121 @@
-//! The kernel's rules for frames, which libvirt makes of the filters on network cards.
+//! The firewall of the lab networks: a table of the kernel's, which setup.sh makes and libvirt's hook
+//! loads (`templates/host/network.nft`). Here it is asked whether it stands as it was loaded.
 
-use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::process::Program;
+use crate::error::{Fault, Kind};
+use crate::network::Mac;
+use crate::process::{self, Program};
+use crate::state::lock::Lock;
 
-/// The kernel's network devices; those that are ports of a bridge have a `brport`.
-const DEVICES: &str = "/sys/class/net";
+/// The table as it is loaded.
+const TABLE: &str = "/etc/cyyber/network.nft";
 
-/// The rules at one moment.
-#[derive(Debug)]
-pub struct FrameRules(String);
+/// What loads it: libvirt's hook on networks, with the arguments by which libvirt calls it.
+const LOADER: &str = "/etc/libvirt/hooks/network.d/cyyber";
+const LOADING: [&str; 4] = ["cyyber-nat", "start", "begin", "-"];
 
-impl FrameRules {
-    /// Those of this moment. Fails where they cannot be seen, as by whoever is not root.
-    ///
-    /// Not by `ebtables -L`: where nftables is behind it, that writes as well, and rules that
-    /// libvirt makes at the same moment fail.
-    pub fn now() -> Result<FrameRules> {
-        let ebtables_save = Program::find("ebtables-save", "iptables")?;
-        Ok(FrameRules(ebtables_save.run::<[&str; 0], _>([])?))
+/// What the kernel had right after it was loaded, since this host was booted.
+const LOADED: &str = "/run/cyyber/network.loaded";
+
+/// Held while it is loaded.
+const LOCK: &str = "/run/cyyber/network.lock";
+
+/// How long loading may take.
+const LOADING_TIME: Duration = Duration::from_secs(10);
+
+/// The families of which it has a table.
+const FAMILIES: [&str; 3] = ["bridge", "arp", "inet"];
+
+/// Whether setup.sh ever made it on this host.
+pub fn is_set_up() -> bool {
+    Path::new(LOADER).exists()
+}
+
+/// Fails where it was not loaded since this host was booted: a guest would be open.
+pub fn ensure_loaded() -> Result<()> {
+    if Path::new(LOADED).exists() {
+        return Ok(());
     }
+    Err(not_loaded())
+}
 
-    /// Whether there is one about what comes in from the bridge's port `device`.
-    pub fn cover(&self, device: &str) -> bool {
-        self.ports().any(|port| port == device)
-    }
+fn not_loaded() -> anyhow::Error {
+    let message = "the firewall of the lab networks is not loaded";
+    Fault::new(Kind::Unavailable, message)
+        .hint("`make setup` makes and loads it")
+        .into()
+}
 
-    /// The ports of the bridges that have none. A guest behind one may be anybody's.
-    pub fn open_ports(&self) -> io::Result<Vec<String>> {
-        let mut open = Vec::new();
-        for device in fs_err::read_dir(DEVICES)? {
-            let device = device?;
-            let name = device.file_name().to_string_lossy().into_owned();
-            if device.path().join("brport").exists() && !self.cover(&name) {
-                open.push(name);
-            }
-        }
-        Ok(open)
-    }
+/// Whether the kernel has it as it was loaded: no chain, rule or element was removed, changed or put
+/// in. Fails where that cannot be seen, as by whoever is not root.
+///
+/// Every table, set and rule has a number of its own, which does not come back. The sets of cards
+/// need no look at their elements: the kernel lets nobody change them while a rule refers to them.
+pub fn in_force() -> Result<bool> {
+    let nft = Program::find("nft", "nftables")?;
+    // Family by family, which reads nothing of the rules of iptables. Tables by their names take ten
+    // times as long.
+    let all = FAMILIES.map(|family| format!("list ruleset {family}"));
+    let now = nft.run(["-a", "-t", "-s", &all.join("; ")])?;
+    let loaded = match fs_err::read_to_string(LOADED) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        loaded => loaded?,
+    };
+    let (now, loaded) = (ours(&now), ours(&loaded));
+    Ok(!loaded.is_empty() && now == loaded)
+}
 
-    fn ports(&self) -> impl Iterator<Item = &str> {
-        self.0.lines().filter_map(|line| {
-            let (device, target) = line.strip_prefix("-A PREROUTING -i ")?.split_once(' ')?;
-            target.starts_with("-j ").then_some(device)
-        })
+/// Puts it back where it is not in force; whether it had to.
+pub fn restore() -> Result<bool> {
+    if in_force()? || looked_at_again()? {
+        return Ok(false);
     }
+    if !is_set_up() {
+        return Err(not_loaded());
+    }
+    process::run(Command::new(LOADER).args(LOADING).stdin(Stdio::null()))?;
+    Ok(true)
+}
+
+/// Once nobody else is loading it.
+fn looked_at_again() -> Result<bool> {
+    let _lock = match Path::new(LOCK).exists() {
+        true => Some(Lock::take(
+            Path::new(LOCK),
+            "the firewall of the lab networks",
+            LOADING_TIME,
+        )?),
+        false => None,
+    };
+    in_force()
+}
+
+/// Our tables in a listing.
+fn ours(listing: &str) -> Vec<&str> {
+    let begins = |line: &str| {
+        FAMILIES
+            .iter()
+            .any(|family| line.starts_with(&format!("table {family} cyyber {{")))
+    };
+    let mut inside = false;
+    let lines = listing.lines().filter(|line| {
+        let ours = inside || begins(line);
+        inside = ours && *line != "}";
+        ours
+    });
+    lines.collect()
+}
+
+/// Whether it admits the card at the port `device`, which is none that goes with the card: that of a
+/// guest that was started before cards had ports of their own.
+pub fn admits(device: &str, mac: Mac) -> bool {
+    let table = fs_err::read_to_string(TABLE).unwrap_or_default();
+    table.contains(&format!("\"{device}\" . {mac},"))
 }
 
 #[cfg(test)]
@@ -54,12 +123,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_is_about_a_port_by_its_whole_name() {
-        let rules = "*nat\n:PREROUTING ACCEPT\n:libvirt-I-vnet12 ACCEPT\n\
-                     -A PREROUTING -i vnet12 -j libvirt-I-vnet12\n\
-                     -A POSTROUTING -o vnet12 -j libvirt-O-vnet12\n\
-                     -A libvirt-I-vnet12 -j DROP\n";
-        let rules = FrameRules(rules.to_owned());
-        assert!(rules.cover("vnet12") && !rules.cover("vnet1"));
+    fn our_tables_are_told_from_others() {
+        let listing = "table bridge other { # handle 1\n\tchain a { # handle 1\n\t}\n}\n\
+                       table bridge cyyber { # handle 2\n\tset cards { # handle 3\n\t}\n}\n\
+                       table inet cyyber-not { # handle 4\n}\n\
+                       table inet cyyber { # handle 5\n\tdrop # handle 6\n}\n";
+        assert_eq!(
+            ours(listing),
+            [
+                "table bridge cyyber { # handle 2",
+                "\tset cards { # handle 3",
+                "\t}",
+                "}",
+                "table inet cyyber { # handle 5",
+                "\tdrop # handle 6",
+                "}"
+            ]
+        );
+        assert!(ours("").is_empty());
     }
 }

@@ -14,15 +14,15 @@
 //! | [`state`] | activity, records and locks in the state directory |
 //! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
-//! | [`host`] | what memory the host has left, how busy it is, and its addresses |
-//! | [`firewall`] | the kernel's rules for frames |
+//! | [`host`] | what memory the host has left, and how busy it is |
+//! | [`firewall`] | whether the firewall of the lab networks stands as it was loaded |
 //! | [`interrupt`] | signals that ask us to end |
 //! | [`output`] | what reaches the terminal |
 //! | [`env`](mod@env) | what is read from the environment |
 //! | [`config`] | `labs-config.json` |
 //! | [`paths`] | every path |
 //! | [`accelerator`] | hardware virtualisation or software emulation |
-//! | [`network`] | addresses in the lab networks, and what filters need to know; pure |
+//! | [`network`] | the cards of the lab networks, with their addresses and ports; pure |
 //! | [`capacity`] | whether there is memory for one more guest; pure |
 //! | [`inputs`] | what an image is made from, and what of it changed; pure |
 //! | [`policy`] | the idle ladder: which step is due; pure |
@@ -33,7 +33,7 @@
 //! | [`nearest`] | what was meant by a name that is not there; pure |
 //! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
 //! | [`qemu_user`] | the user that an instance's QEMU has for itself; pure |
-//! | [`cards`] | network cards and their filters in definitions; pure |
+//! | [`cards`] | network cards and their ports in definitions; pure |
 //! | [`secret`] | what is not to be seen by accident; pure |
 //! | [`instance`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
 

@@ -1,12 +1,12 @@
-//! The lab networks: the addresses of the cards in them, and what of the host a card must not reach.
-//! No I/O.
+//! The lab networks: the cards in them, with their addresses and ports. No I/O.
 //!
 //! `make setup` gives a network as many cards as it may ever have, each with a MAC and an IP address
 //! that belong together: the MAC ends with the host part of the IP address. An instance gets one of
-//! these cards for as long as it exists. So nothing about the network changes when an instance comes
-//! or goes, for which libvirt would take down its firewall rules for a moment. The filter on the card
-//! lets nothing else through, so that no instance can take the address of another one, nor be given
-//! it while that one is paused.
+//! these cards for as long as it exists, and the host's end of it, its port in the bridge, has a name
+//! that goes with it. So nothing about the network changes when an instance comes or goes: which
+//! addresses belong to which port stands in the firewall before there is any instance. It lets
+//! nothing else through, so that no instance can take the address of another one, nor be given it
+//! while that one is paused.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -16,8 +16,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// The filter of libvirt's that has the host's own public addresses.
-pub const HOST_FILTER: &str = "cyyber-host";
+use crate::config::NetworkMode;
 
 /// What MAC addresses of ours begin with: locally administered, and "cyy".
 const PREFIX: [u8; 4] = *b"Rcyy";
@@ -44,6 +43,15 @@ impl HostPart {
     /// Its number.
     pub const fn number(self) -> u16 {
         self.0
+    }
+
+    /// The port of the card with this host part in the network of this mode.
+    pub fn port(self, mode: NetworkMode) -> String {
+        let kind = match mode {
+            NetworkMode::Isolated => 'i',
+            NetworkMode::Nat => 'n',
+        };
+        format!("cyyber-{kind}{self}")
     }
 }
 
@@ -103,15 +111,6 @@ impl<'de> Deserialize<'de> for Mac {
     }
 }
 
-/// Where an instance is in its network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The instance's address.
-    pub ip: Ipv4Addr,
-    /// The bridge's.
-    pub gateway: Ipv4Addr,
-}
-
 /// The range of addresses of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
@@ -130,15 +129,12 @@ impl Subnet {
             .context("the network's definition has no IPv4 address and netmask")
     }
 
-    /// The place of the card with this host part; `None` where the network is too small for it.
-    pub fn place(self, part: HostPart) -> Option<Place> {
+    /// The address of the card with this host part; `None` where the network is too small for it.
+    pub fn address(self, part: HostPart) -> Option<Ipv4Addr> {
         let part = u32::from(part.0);
         let ip = Ipv4Addr::from_bits(self.gateway.to_bits() & self.mask | part);
         // All ones are for broadcasts.
-        (part < !self.mask && ip != self.gateway).then_some(Place {
-            ip,
-            gateway: self.gateway,
-        })
+        (part < !self.mask && ip != self.gateway).then_some(ip)
     }
 }
 
@@ -170,28 +166,6 @@ impl IpXml {
     }
 }
 
-/// Whether the filter of the network `nat` lets nothing through to `ip`, whoever has it.
-fn is_private(ip: Ipv4Addr) -> bool {
-    let [a, b, ..] = ip.octets();
-    ip.is_private() || ip.is_link_local() || (a == 100 && b & 0xc0 == 64) || a >= 224
-}
-
-/// The filter that keeps instances from those of the host's `addresses` that no other rule covers.
-pub fn host_filter(mut addresses: Vec<Ipv4Addr>) -> String {
-    addresses.retain(|ip| !is_private(*ip) && !ip.is_loopback());
-    addresses.sort_unstable();
-    addresses.dedup();
-    let rules: String = addresses
-        .iter()
-        .map(|ip| {
-            format!(
-                "  <rule action='drop' direction='out' priority='300'>\n    <ip dstipaddr='{ip}'/>\n  </rule>\n"
-            )
-        })
-        .collect();
-    format!("<filter name='{HOST_FILTER}' chain='root'>\n{rules}</filter>\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,24 +192,24 @@ mod tests {
     }
 
     #[test]
-    fn a_place_follows_from_the_networks_range() {
-        let place = |ip: &str, number| {
+    fn an_address_follows_from_the_networks_range() {
+        let address = |ip: &str, number| {
             let xml = format!(
                 "<network connections='1'><name>cyyber-nat</name><ip family='ipv6' address='fd00::1' \
                  prefix='64'/>{ip}</network>"
             );
-            let place = Subnet::of(&xml).unwrap().place(part(number));
-            place.map(|place| (place.ip.to_string(), place.gateway.to_string()))
+            let address = Subnet::of(&xml).unwrap().address(part(number));
+            address.map(|ip| ip.to_string())
         };
         let wide = "<ip address='10.213.0.1' netmask='255.255.240.0'><dhcp>\
                     <host mac='52:63:79:79:00:02' ip='10.213.0.2'/></dhcp></ip>";
-        let at = |ip: &str, gateway: &str| Some((ip.to_owned(), gateway.to_owned()));
-        assert_eq!(place(wide, 16), at("10.213.0.16", "10.213.0.1"));
-        assert_eq!(place(wide, 2015), at("10.213.7.223", "10.213.0.1"));
+        let at = |ip: &str| Some(ip.to_owned());
+        assert_eq!(address(wide, 16), at("10.213.0.16"));
+        assert_eq!(address(wide, 2015), at("10.213.7.223"));
         let small = "<ip address='192.168.9.20' prefix='24'/>";
-        assert_eq!(place(small, 254), at("192.168.9.254", "192.168.9.20"));
+        assert_eq!(address(small, 254), at("192.168.9.254"));
         for none in [20, 255, 256] {
-            assert_eq!(place(small, none), None, "{none}");
+            assert_eq!(address(small, none), None, "{none}");
         }
     }
 
@@ -249,6 +223,17 @@ mod tests {
         );
         assert!(setup.contains(&of_instances), "{of_instances}");
         assert!(setup.contains("52:63:79:79:%02x:%02x"));
+        assert_eq!(part(20).port(NetworkMode::Isolated), "cyyber-i20");
+        let last = HostPart(last).port(NetworkMode::Nat);
+        assert!(last.len() < 16, "{last} is too long for a network device");
+        let table = include_str!("../templates/host/steps/table.sh");
+        for ports in [
+            "ports cyyber-nat \"$nat\" n",
+            "ports cyyber-isolated \"$isolated\" i",
+            "\"cyyber-\" kind",
+        ] {
+            assert!(table.contains(ports), "{ports}");
+        }
     }
 
     #[test]
@@ -260,33 +245,5 @@ mod tests {
         ] {
             assert!(Subnet::of(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn only_public_addresses_of_the_host_need_a_rule() {
-        let addresses = |all: &[&str]| all.iter().map(|ip| ip.parse().unwrap()).collect();
-        let filter = host_filter(addresses(&[
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.31.0.1",
-            "192.168.1.1",
-            "169.254.1.1",
-            "100.64.0.1",
-            "203.0.113.9",
-            "100.128.0.1",
-            "203.0.113.9",
-            "172.32.0.1",
-        ]));
-        let ruled: Vec<_> = filter.matches("dstipaddr='").collect();
-        assert_eq!(ruled.len(), 3, "{filter}");
-        for ip in ["203.0.113.9", "100.128.0.1", "172.32.0.1"] {
-            assert!(
-                filter.contains(&format!("<ip dstipaddr='{ip}'/>")),
-                "{filter}"
-            );
-        }
-        // As setup.sh makes it.
-        let ours = include_str!("../templates/host/filter-host.xml");
-        assert!(ours.ends_with(&host_filter(addresses(&[]))));
     }
 }

@@ -20,8 +20,8 @@ readonly HERE
 
 # Directories of the host in whose place the command has empty ones. What QEMU
 # can do (/var/cache/libvirt) is found out once and shared.
-readonly OWN=(/var/lib/libvirt /etc/libvirt/qemu /etc/libvirt/nwfilter /var/log/libvirt
-    /var/lib/cyyber /etc/cyyber)
+readonly OWN=(/var/lib/libvirt /etc/libvirt/qemu /etc/libvirt/nwfilter /etc/libvirt/hooks
+    /var/log/libvirt /var/lib/cyyber /etc/cyyber)
 
 main() {
     if [[ ${1-} = --inside ]]; then

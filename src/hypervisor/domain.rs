@@ -10,7 +10,7 @@ use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 use super::apart::Side;
-use super::{Detail, Facts, Power, answer, failed, is, stats};
+use super::{Detail, Facts, Power, answer, failed, is, memory, stats};
 use crate::error::{Fault, Kind};
 
 /// How long a QEMU may take to answer. One on a busy host takes a second.
@@ -31,19 +31,12 @@ impl Domain {
         else {
             return Ok(None);
         };
-        facts.saved = match self.inner.has_managed_save(0) {
+        let saved = match self.inner.has_managed_save(0) {
             Ok(saved) => saved,
             Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
             Err(e) => return Err(failed("ask for saved memory", e)),
         };
-        // Killed right after a save, libvirtd has not noted that QEMU was done, and calls it a crash.
-        if facts.power == Power::Crashed
-            && facts.saved
-            && facts.id.is_none()
-            && matches!(self.saved_definition(), Ok(Ok(_)))
-        {
-            facts.power = Power::Off;
-        }
+        memory::note_saved(&mut facts, saved, self.side.uri());
         Ok(Some(facts))
     }
 

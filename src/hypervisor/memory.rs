@@ -1,7 +1,7 @@
 //! A guest's memory on disk, which libvirt calls its managed save.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use virt::connect::Connect;
 use virt::sys;
 
 use super::domain::start_failed;
-use super::{Domain, Hypervisor, failed, job};
+use super::{Domain, Facts, Hypervisor, Power, failed, job};
 use crate::config::connect;
 use crate::domain;
 use crate::error::{Fault, Kind};
@@ -28,6 +28,10 @@ const SYSTEM_DIRECTORY: &str = "/var/lib/libvirt/qemu/save";
 /// Where saved memory has another name while it is restored: in a directory of root's, in one of
 /// root's, and on the file system that libvirt's directory is on as a rule.
 const RESTORING: &str = "/var/lib/libvirt/cyyber";
+
+/// How a file begins whose save was not brought to its end: `QEMU_SAVE_PARTIAL` of libvirt's
+/// `qemu_saveimage.h`.
+const PARTIAL: &[u8; 16] = b"LibvirtQemudPart";
 
 /// What follows a domain's name in the name of a file with memory that was put aside.
 const UNUSABLE: &str = ".unusable-";
@@ -47,6 +51,29 @@ const ABORTING: Duration = Duration::from_secs(20);
 /// Where the libvirt at `uri` keeps saved memory, if that is known.
 fn directory(uri: &str) -> Option<PathBuf> {
     (connect::local(uri) == Some("system")).then(|| PathBuf::from(SYSTEM_DIRECTORY))
+}
+
+/// Notes whether libvirt has `saved` memory of the domain with these facts, at `uri`.
+///
+/// A libvirtd that was killed right after a save has not noted that QEMU was done, and says that the
+/// guest crashed. Where its memory is whole, or not for us to see, the guest is off, to go on from
+/// there. libvirt is not asked: it would run the program that is named in the file.
+pub(super) fn note_saved(facts: &mut Facts, saved: bool, uri: &str) {
+    facts.saved = saved;
+    if saved && facts.power == Power::Crashed && facts.id.is_none() {
+        let file = directory(uri).map(|it| it.join(format!("{}.save", facts.name)));
+        facts.saved = !file.is_some_and(|file| is_cut_off(&file));
+        if facts.saved {
+            facts.power = Power::Off;
+        }
+    }
+}
+
+/// Whether a save into `file` was not brought to its end: libvirt writes over how it begins then.
+fn is_cut_off(file: &Path) -> bool {
+    let mut head = [0; PARTIAL.len()];
+    let read = File::open(file).and_then(|mut file| file.read_exact(&mut head));
+    read.is_ok() && head == *PARTIAL
 }
 
 impl Hypervisor {
@@ -296,6 +323,19 @@ impl Drop for OwnName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_save_that_was_cut_off_is_told_from_a_whole_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let cut_off = |content: &[u8]| {
+            std::fs::write(file.path(), content).unwrap();
+            is_cut_off(file.path())
+        };
+        assert!(cut_off(b"LibvirtQemudPart, and more"));
+        assert!(!cut_off(b"LibvirtQemudSave, and more"));
+        assert!(!cut_off(b""));
+        assert!(!is_cut_off(Path::new("/nonexistent")));
+    }
 
     #[test]
     fn memory_files_are_known_by_their_names() {

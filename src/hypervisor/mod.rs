@@ -184,15 +184,8 @@ impl Hypervisor {
                 .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
                 .filter(|(name, _)| self.reach.covers(name)),
         );
-        for (name, facts) in &mut instances {
-            facts.saved = saved.contains(&facts.uuid);
-            if facts.saved
-                && facts.power == Power::Crashed
-                && let Some(domain) = self.find(name)?
-                && let Some(now) = domain.facts(Detail::Power)?
-            {
-                facts.power = now.power;
-            }
+        for (_, facts) in &mut instances {
+            memory::note_saved(facts, saved.contains(&facts.uuid), self.side.uri());
         }
         instances.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(instances)

@@ -1,4 +1,4 @@
-//! What libvirt itself is like: its version, whom it runs QEMU as, its networks and filters.
+//! What libvirt itself is like: its version, whom it runs QEMU as, and its networks.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -94,15 +94,6 @@ impl Hypervisor {
             }))
         };
         ask().map_err(|e| failed(&format!("look at the network {name}"), e))
-    }
-
-    /// The definition of the filter called `name`, if there is one.
-    pub fn filter(&self, name: &str) -> Result<Option<String>> {
-        let ask = || match self.conn.lookup_nwfilter_by_name(name) {
-            Err(e) if is(&e, ErrorNumber::NoNwfilter) => Ok(None),
-            filter => filter?.xml_desc(0).map(Some),
-        };
-        ask().map_err(|e| failed(&format!("look at the filter {name}"), e))
     }
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prepares a Debian or Ubuntu host for cyyber: packages, a Rust toolchain,
 # libvirt, access to KVM, folders, and two networks for the labs with their
-# filters.
+# firewall.
 #
 # Each step (steps/*.sh) looks first and changes only what is not as it should
 # be, so a repeated run is quick and quiet. Nothing is fetched but packages
@@ -42,13 +42,15 @@ main() {
         provide_rust
     fi
     if [[ $packages_only = no ]]; then
+        provide_hook
         start_libvirt
         confine_qemu
         admit_instances
         make_folders
         admit_caller
-        provide_filters
+        provide_table
         provide_networks
+        remove_filters
     fi
     summary
 }
@@ -58,8 +60,8 @@ main() {
 . "$HERE/steps/rust.sh"
 . "$HERE/steps/libvirt.sh"
 . "$HERE/steps/folders.sh"
-. "$HERE/steps/filters.sh"
 . "$HERE/steps/networks.sh"
+. "$HERE/steps/table.sh"
 
 usage() {
     cat <<EOF

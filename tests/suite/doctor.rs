@@ -12,7 +12,6 @@ use std::process::Command;
 use common::world::own_world;
 use common::{
     Run, Sandbox, SmallDisk, TEST_DRIVER, UNREACHABLE, files_below, run, text, tool, virsh,
-    wait_until,
 };
 use cyyber::accelerator::Host;
 use serde_json::{Value, json};
@@ -455,7 +454,7 @@ fn path_without(sandbox: &Sandbox, program: &str) -> OsString {
         "ss",
         "setpriv",
         "ssh-keygen",
-        "ebtables-save",
+        "nft",
     ] {
         if let (true, Ok(found)) = (name != program, which::which(name)) {
             symlink(found, directory.join(name)).unwrap();
@@ -466,7 +465,7 @@ fn path_without(sandbox: &Sandbox, program: &str) -> OsString {
 
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
-fn a_filter_that_is_not_in_force_is_found() {
+fn the_port_of_each_running_instance_is_looked_at() {
     own_world!();
     let sandbox = ready(1);
     sandbox.instance("start", "7", &[]).json();
@@ -476,69 +475,10 @@ fn a_filter_that_is_not_in_force_is_found() {
         let found = findings.into_iter().find(|it| it["check"] == "isolation");
         found.expect("nothing on the instance that runs")
     };
-    let xml = virsh(["dumpxml", &name]);
-    let card = between(&xml, "<interface", "</interface>");
-    if !card.contains("<filterref") {
-        // Without an address libvirt waits to learn one.
-        let filter = "<filterref filter='clean-traffic'><parameter name='IP' value='10.213.0.99'/>\
-                      </filterref></interface>";
-        let card = card.replace("</interface>", filter);
-        let file = sandbox.path("card.xml");
-        fs::write(&file, card).unwrap();
-        virsh(["update-device", "--live", &name, file.to_str().unwrap()]);
-    }
-    let device = between(card, "<target dev='", "'")
-        .split('\'')
-        .nth(1)
-        .unwrap();
-    let table = || run(&mut tool("ebtables-save"));
-    wait_until("the filter is in force", || table().contains(device));
-    let found = text(&isolation()["message"]);
-    assert!(!found.contains(&name), "{found}");
-
-    // As a reload of the host's firewall does, for this card alone.
-    for rule in table().lines().filter_map(|rule| rule.strip_prefix("-A ")) {
-        let mut words = rule.split(' ');
-        if rule.contains("ROUTING ") && words.any(|word| word == device) {
-            let delete = ["--concurrent", "-t", "nat", "-D"];
-            run(tool("ebtables").args(delete.into_iter().chain(rule.split(' '))));
-        }
-    }
-    let found = isolation();
-    let wanted = format!("the filter of {name} is not in force");
-    assert!(text(&found["message"]).contains(&wanted), "{found}");
-
-    // Somebody else's rule does not stand for it, and cron's PATH does not hide the program that
-    // tells: a pass puts it in force again.
-    let foreign = [
-        "--concurrent",
-        "-t",
-        "nat",
-        "-A",
-        "PREROUTING",
-        "-i",
-        "vnet999",
-    ];
-    run(tool("ebtables").args(foreign).args(["-j", "ACCEPT"]));
-    let mut pass = sandbox.command(["reap"]);
-    let pass = Run::of(pass.env("PATH", "/usr/bin:/bin")).ok();
-    let wanted = "the filters of 1 instances were not in force";
-    assert!(pass.stderr.contains(wanted), "{pass:#?}");
-    assert!(table().contains(device));
-    let mut look = doctor(&sandbox, &[]);
-    let (_, found) = findings(look.env("PATH", "/usr/bin:/bin"));
-    let found = found.into_iter().find(|it| it["check"] == "isolation");
-    assert_eq!(found.unwrap()["status"], "ok");
-
-    // What cannot be looked at is no good news.
-    let fake = sandbox.path("bin/ebtables-save");
-    sandbox.fake("ebtables-save", "echo 'not now' >&2; exit 1");
-    let found = isolation();
-    assert_eq!(found["status"], "warning", "{found}");
-    assert!(text(&found["message"]).contains("not now"), "{found}");
-    let pass = sandbox.cyyber(["reap"]).ok();
-    assert!(pass.stderr.contains("not now"), "{pass:#?}");
-    fs::remove_file(fake).unwrap();
+    assert_eq!(isolation()["status"], "ok");
+    let xml = virsh(["dumpxml", "--inactive", &name]);
+    let target = between(&xml, "<target dev='cyyber-n", "/>");
+    let device = target.split('\'').nth(1).unwrap();
 
     // A port that is open to its neighbours.
     let flag = format!("/sys/class/net/{device}/brport/isolated");
@@ -547,6 +487,20 @@ fn a_filter_that_is_not_in_force_is_found() {
     let wanted = format!("{name} sees the frames of others");
     assert!(text(&found["message"]).contains(&wanted), "{found}");
     assert_eq!(found["status"], "failed");
+
+    // One that somebody else started at another port: the firewall does not know it.
+    sandbox.instance("stop", "7", &["--force"]).ok();
+    let file = sandbox.path("other.xml");
+    fs::write(&file, xml.replace(target, "")).unwrap();
+    virsh(["define", file.to_str().unwrap()]);
+    virsh(["start", &name]);
+    let found = isolation();
+    let wanted = format!("{name} has no network");
+    assert!(text(&found["message"]).contains(&wanted), "{found}");
+    assert_eq!(found["status"], "failed");
+    sandbox.instance("stop", "7", &["--force"]).ok();
+    sandbox.instance("start", "7", &[]).ok();
+    assert_eq!(isolation()["status"], "ok");
 }
 
 /// The first part of `text` from `begin` to `end`, both included.

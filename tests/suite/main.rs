@@ -33,6 +33,7 @@ mod labs;
 mod lifecycle;
 mod listing;
 mod metrics;
+mod network;
 mod package;
 mod packer_archive;
 mod reaper;

@@ -1,16 +1,16 @@
-//! libvirt: whether it answers, whom it runs QEMU as, and whether the networks of the labs and the
-//! filters on the cards in them are in force.
+//! libvirt: whether it answers, whom it runs QEMU as, and whether the networks of the labs and their
+//! firewall are in force.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
 
 use super::finding::Finding;
-use crate::cards::{cards, filters_below};
+use crate::cards::cards;
 use crate::config::NetworkMode;
 use crate::context::Context;
-use crate::firewall::FrameRules;
+use crate::error::{Kind, kind_of};
+use crate::firewall;
 use crate::host::libvirt_unit;
 use crate::hypervisor::{Account, Detail, Hypervisor, Version};
 
@@ -38,9 +38,9 @@ pub fn check(context: &Context) -> (Vec<Finding>, Option<Account>) {
     findings.push(finding);
     let expected = expected(context);
     findings.extend(networks(hypervisor, &expected));
-    findings.extend(filters(hypervisor, &expected));
     if hypervisor.is_local() {
-        findings.extend(in_force(context, hypervisor));
+        findings.push(guard());
+        findings.extend(apart(context, hypervisor));
     }
     (findings, account)
 }
@@ -93,7 +93,7 @@ fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
     }
 }
 
-/// The networks that instances of the labs are in; the filter on each card has its network's name.
+/// The networks that instances of the labs are in.
 fn expected(context: &Context) -> Vec<&'static str> {
     let labs = &context.config.labs;
     let modes = NetworkMode::ALL.into_iter();
@@ -130,39 +130,31 @@ fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
     findings.collect()
 }
 
-/// Whether every filter on the cards is there, and every one that these refer to.
-fn filters(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
-    let mut open: Vec<String> = expected.iter().map(|&name| name.to_owned()).collect();
-    let mut seen = BTreeSet::new();
-    let mut findings = Vec::new();
-    while let Some(name) = open.pop() {
-        if !seen.insert(name.clone()) {
-            continue;
+/// Whether the firewall of the networks is in the kernel.
+fn guard() -> Finding {
+    match firewall::in_force() {
+        Ok(true) => Finding::ok("firewall", "that of the lab networks is in force"),
+        Ok(false) => Finding::failed(
+            "firewall",
+            "that of the lab networks is not in force as it was loaded: guests may reach this host",
+            "run `cyyber reap` as root, which puts it back; where it was never loaded, `make setup`",
+        ),
+        Err(error) if !rustix::process::geteuid().is_root() && kind_of(&error) == Kind::Failed => {
+            Finding::warning(
+                "firewall",
+                format!("whether that of the lab networks is in force cannot be seen: {error:#}"),
+                "run `cyyber doctor` as root",
+            )
         }
-        let found = hypervisor.filter(&name);
-        let below = found.and_then(|xml| xml.map(|xml| filters_below(&xml)).transpose());
-        findings.push(match below {
-            Err(error) => Finding::error("filters", &error, SETUP),
-            Ok(None) => Finding::failed(
-                "filters",
-                format!("there is no filter {name}: instances that need it do not start"),
-                SETUP,
-            ),
-            Ok(Some(below)) => {
-                open.extend(below);
-                Finding::ok("filters", format!("{name} is defined"))
-            }
-        });
+        Err(error) => Finding::error("firewall", &error, SETUP),
     }
-    findings
 }
 
-/// Whether the running instances are kept apart, as the kernel has it.
-fn in_force(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
-    let look = || -> Result<(usize, Vec<String>, Option<anyhow::Error>)> {
-        let mut open = Vec::new();
+/// Whether the running instances are at ports of their own, apart from each other.
+fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
+    let look = || -> Result<(usize, Vec<String>)> {
+        let mut wrong = Vec::new();
         let mut count = 0;
-        let rules = FrameRules::now();
         for (name, facts) in hypervisor.survey(Detail::Power)? {
             let (Some(_), Some(domain)) = (facts.id, hypervisor.find(&name)?) else {
                 continue;
@@ -172,34 +164,27 @@ fn in_force(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
                 let Some(device) = &card.device else { continue };
                 count += 1;
                 if !is_isolated(device) {
-                    open.push(format!("{name} sees the frames of others"));
+                    wrong.push(format!("{name} sees the frames of others"));
                 }
-                if card.filter.is_none() || card.filter != card.network {
-                    open.push(format!("{name} has no filter on its network card"));
-                } else if rules.as_ref().is_ok_and(|rules| !rules.cover(device)) {
-                    open.push(format!("the filter of {name} is not in force"));
+                if !card.is_at_its_port() && !firewall::admits(device, card.mac) {
+                    wrong.push(format!(
+                        "{name} has no network: its card is at {device}, which is not its own port"
+                    ));
                 }
             }
         }
-        Ok((count, open, rules.err()))
+        Ok((count, wrong))
     };
     Some(match look() {
-        Ok((0, ..)) => return None,
-        Ok((count, open, Some(unseen))) if open.is_empty() => Finding::warning(
-            "isolation",
-            format!(
-                "whether the filters of {count} running instances are in force cannot be seen: {unseen:#}"
-            ),
-            "run `cyyber doctor` as root",
-        ),
-        Ok((count, open, None)) if open.is_empty() => Finding::ok(
+        Ok((0, _)) => return None,
+        Ok((count, wrong)) if wrong.is_empty() => Finding::ok(
             "isolation",
             format!("{count} running instances are kept apart"),
         ),
-        Ok((_, open, _)) => Finding::failed(
+        Ok((_, wrong)) => Finding::failed(
             "isolation",
-            open.join("; "),
-            "systemctl reload libvirtd puts rules in force again; stop and start what remains",
+            wrong.join("; "),
+            "stop and start what is named, or pause and resume it",
         ),
         Err(error) => Finding::error("isolation", &error, &context_hint(context)),
     })
@@ -214,7 +199,9 @@ fn context_hint(context: &Context) -> String {
 
 /// Whether the bridge lets no frame pass from this port to another one that is isolated.
 fn is_isolated(device: &str) -> bool {
-    let plain = device.bytes().all(|b| b.is_ascii_alphanumeric());
+    let plain = device
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let flag = Path::new("/sys/class/net")
         .join(device)
         .join("brport/isolated");

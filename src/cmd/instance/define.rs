@@ -6,10 +6,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::{disk, own_user, place, view};
-use crate::cards::Card;
+use crate::cards::{self, Card};
 use crate::context::Context;
 use crate::domain::{self, InstanceDomain};
-use crate::error::{Fault, Kind};
 use crate::hypervisor::Domain;
 use crate::images::base::Base;
 use crate::images::overlay;
@@ -49,27 +48,24 @@ pub fn define(
 }
 
 /// Makes the definition of `domain`, which is off, what the configuration says by now. Its disk and
-/// its address stay. Where its lab is no longer configured the whole definition does, if only
-/// its network card is filtered. Fails where its disks are not those that it was given: what it wrote
+/// its address stay. Where its lab is no longer configured the whole definition does, but for the
+/// port of its network card. Fails where its disks are not those that it was given: what it wrote
 /// would be out of sight.
 pub fn renew(context: &Context, name: &InstanceName, domain: &Domain) -> Result<()> {
     let xml = domain.stored_xml()?;
     let card = Card::of(&xml)?;
     let noted = view::noted(context, name, domain.uuid()?)?;
     let (Ok(_), Some(record)) = (context.config.lab(&name.lab), noted) else {
-        if card.filter.is_some() {
-            let kept = place::keep(context, name, &card);
-            kept.with_context(|| format!("cannot power {name} on"))?;
-            let Some(user) = own_user::of(context, card.mac) else {
-                return Ok(());
-            };
-            let xml = user.put_into(&domain.whole_xml()?)?;
-            return context.hypervisor()?.define(&xml).map(drop);
+        place::keep(context, name, &card).with_context(|| format!("cannot power {name} on"))?;
+        let xml = domain.whole_xml()?;
+        let mut new = cards::at_own_port(&xml)?;
+        if let Some(user) = own_user::of(context, card.mac) {
+            new = Some(user.put_into(new.as_deref().unwrap_or(&xml))?);
         }
-        let message = format!("the network card of {name} is not filtered");
-        return Err(Fault::new(Kind::Conflict, message)
-            .hint("its lab is not in the configuration: add it, and start the instance again")
-            .into());
+        if let Some(xml) = new {
+            context.hypervisor()?.define(&xml)?;
+        }
+        return Ok(());
     };
     disk::ensure_own(context, name, &xml)?;
     let overlay = context.paths.overlay(name);
@@ -95,7 +91,7 @@ fn definition(
     let lab = context.config.lab(&name.lab)?;
     let largest = overlay::provide_length(overlay, lab.limits.overlay_size)
         .with_context(|| format!("failed to limit the disk of {name}"))?;
-    let (mac, place) = place::of(context, lab.network.network(), name, preferred)?;
+    let card = place::of(context, lab.network.network(), name, preferred)?;
     let xml = InstanceDomain {
         name,
         uuid: record.uuid,
@@ -104,14 +100,13 @@ fn definition(
         base: &utf8(base)?,
         build: &record.build,
         largest,
-        mac,
-        place,
+        card,
         accelerator: context.accelerator()?,
         vnc_listen: context.config.host.vnc_listen,
         created: record.created,
     }
     .xml()?;
-    match own_user::of(context, mac) {
+    match own_user::of(context, Mac::of(card)) {
         Some(user) => user.put_into(&xml),
         None => Ok(xml),
     }

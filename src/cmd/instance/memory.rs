@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
 
 use super::{own_user, place, view};
-use crate::cards::Card;
+use crate::cards::{self, Card};
 use crate::context::Context;
 use crate::domain;
 use crate::error::{Fault, Kind};
@@ -65,7 +65,11 @@ pub fn restore(context: &Context, name: &InstanceName, domain: &Domain) -> Resul
     };
     let mut definition = domain.whole_xml()?;
     let card = Card::of(&definition)?;
-    place::hold(context, name, &card)?;
+    place::keep(context, name, &card)?;
+    // One that was defined by an earlier version has none.
+    if let Some(at_own_port) = cards::at_own_port(&definition)? {
+        definition = at_own_port;
+    }
     if let Some(user) = own_user::of(context, card.mac) {
         definition = user.put_into(&definition)?;
     }

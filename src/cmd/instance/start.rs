@@ -63,7 +63,7 @@ pub fn power_on(
     if boots && !start.changed {
         define::renew(context, name, domain)?;
     }
-    place::guard_host(context).context("failed to keep instances from this host's addresses")?;
+    place::ensure_guarded(context)?;
     // Before anything changes, so that a state directory that cannot be written stops it here.
     activity::touch(&context.paths.activity(name))
         .with_context(|| format!("failed to note the activity of {name}"))?;

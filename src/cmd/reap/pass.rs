@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result};
 use super::report::{Action, Report, Row};
 use super::step::{self, Outcome};
 use crate::cmd::instance::list::survey;
-use crate::cmd::instance::place;
 use crate::cmd::look::{Lookout, Sight, Standing};
 use crate::cmd::side_by_side::{contained, side_by_side};
 use crate::context::Context;
-use crate::hypervisor::Detail;
+use crate::firewall;
+use crate::hypervisor::{Detail, Hypervisor};
 use crate::policy::{self, Rung};
 use crate::state::coverage::Coverage;
 use crate::state::passes::{self, Circumstances, Passes, Seen};
@@ -79,12 +79,7 @@ impl Pass {
                 .collect();
             return Ok(report);
         }
-        if let Err(error) = place::guard_host(context) {
-            context.output.warn(&format!(
-                "failed to keep instances from this host's addresses: {error:#}"
-            ));
-        }
-        guard_filters(context, &sights);
+        guard(context, !sights.is_empty());
         let blind = lookout.blind().filter(|_| !sights.is_empty());
         let troubles = blind.into_iter().chain(trouble);
         let troubles = troubles.map(|trouble| passes::bounded(&trouble)).collect();
@@ -233,20 +228,21 @@ fn note_coverage(context: &Context) -> std::io::Result<()> {
     Coverage::note(&path, &config.path, labs, &context.moment())
 }
 
-fn guard_filters(context: &Context, sights: &[(Sight, Seen)]) {
-    let running: Vec<_> = sights
-        .iter()
-        .filter(|(sight, _)| sight.facts.id.is_some())
-        .map(|(sight, _)| &sight.name)
-        .collect();
-    match place::guard_filters(context, &running) {
-        Ok(0) => {}
-        Ok(count) => context.output.warn(&format!(
-            "the filters of {count} instances were not in force, as after nft flush ruleset; they \
-             are again. For libvirt's other rules: systemctl reload libvirtd"
-        )),
+/// Puts the firewall of the lab networks back where it is not as it was loaded.
+fn guard(context: &Context, any: bool) {
+    let is_local = context.hypervisor().is_ok_and(Hypervisor::is_local);
+    // Without a lab network there is nothing to guard.
+    if !is_local || !any && !firewall::is_set_up() {
+        return;
+    }
+    match firewall::restore() {
+        Ok(false) => {}
+        Ok(true) => context.output.warn(
+            "the firewall of the lab networks was not in force, as after nft flush ruleset; it is \
+             again. For libvirt's other rules: systemctl reload libvirtd",
+        ),
         Err(error) => context.output.warn(&format!(
-            "failed to see whether the filters of instances are in force: {error:#}"
+            "failed to see to the firewall of the lab networks: {error:#}"
         )),
     }
 }

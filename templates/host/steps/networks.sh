@@ -14,7 +14,7 @@ provide_networks() {
 
 provide_network() {
     local name=$1 file=$2 checksum steps=()
-    checksum=$( (cat "$file"; cards "$file") | sha256sum | cut -d' ' -f1)
+    checksum=$( (cat "$file"; hosts "$file") | sha256sum | cut -d' ' -f1)
     [[ $(checksum_of "$name" --inactive) = "$checksum" ]] || steps+=(net-define)
     listed "$name" --all --autostart || steps+=(net-autostart)
     if ! listed "$name"; then
@@ -72,23 +72,28 @@ network_define() {
     local name=$1 xml uuid
     xml=$(<"$2")
     xml=${xml/checksum=\"unset\"/checksum=\"$3\"}
-    xml=${xml/<\/dhcp>/$(cards "$2")<\/dhcp>}
+    xml=${xml/<\/dhcp>/$(hosts "$2")<\/dhcp>}
     if uuid=$(on_libvirt net-uuid "$name" 2>/dev/null); then
         xml=${xml/<\/name>/<\/name><uuid>$uuid<\/uuid>}
     fi
     try_network "$name" net-define <(printf '%s\n' "$xml")
 }
 
+hosts() {
+    cards "$1" | awk '{ printf "<host mac=\"%s\" ip=\"%s\"/>\n", $2, $3 }'
+}
+
 # All cards that the network may have, as src/network.rs knows them: that of the
 # machine which a build's own domain definition describes, and those of instances.
+# A line for each: its host part, MAC and IP address.
 cards() {
     sed -n 's/.*<ip address="\([0-9.]*\)" netmask="\([0-9.]*\)".*/\1.\2/p' "$1" |
         awk -F. -v alone=2 -v first=16 -v last=2015 '
             function card(part) {
                 ip = $1 "." $2 "." $3 - $3 % (256 - $7) + int(part / 256) "." part % 256
                 if (part < all_ones && ip != gateway)
-                    printf "<host mac=\"52:63:79:79:%02x:%02x\" ip=\"%s\"/>\n",
-                        int(part / 256), part % 256, ip
+                    printf "%d 52:63:79:79:%02x:%02x %s\n",
+                        part, int(part / 256), part % 256, ip
             }
             {
                 gateway = $1 "." $2 "." $3 "." $4

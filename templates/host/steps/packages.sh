@@ -6,7 +6,7 @@
 readonly RUN_PACKAGES=(
     libvirt-daemon-system libvirt-clients
     apparmor # libvirt confines each QEMU with it, where the kernel has it
-    dnsmasq-base iptables iproute2 # networks: addresses, NAT, bandwidth limits
+    dnsmasq-base iptables iproute2 nftables # networks: addresses, NAT, limits, firewall
     qemu-system-x86 qemu-utils
     packer openssh-client
     mmdebstrap gpg debian-archive-keyring e2fsprogs fdisk # the cloud image made here

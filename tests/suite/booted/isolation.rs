@@ -21,8 +21,10 @@ use serde_json::{Value, json};
 /// What a student tries.
 const ATTACK: &str = include_str!("../common/attack.py");
 
-/// A public address of this host, and a server of the internet, which is a network namespace.
-const HOST: &str = "203.0.113.1";
+/// A public address of this host, its router, and a server of the internet beyond: the latter two are
+/// a network namespace.
+const HOST: &str = "198.51.100.1";
+const ROUTER: &str = "198.51.100.2";
 const INTERNET: &str = "203.0.113.2";
 const INTERNET_PORT: u16 = 8080;
 
@@ -50,11 +52,15 @@ impl Internet {
             name,
             "addr",
             "add",
-            &format!("{INTERNET}/30"),
+            &format!("{ROUTER}/30"),
             "dev",
             "eth0",
         ]);
         ip(&["-n", name, "link", "set", "eth0", "up"]);
+        let server = format!("{INTERNET}/32");
+        ip(&["-n", name, "addr", "add", &server, "dev", "lo"]);
+        ip(&["-n", name, "link", "set", "lo", "up"]);
+        ip(&["route", "add", INTERNET, "via", ROUTER]);
         // As somebody who sits on the way and knows the networks of the labs.
         ip(&["-n", name, "route", "add", "default", "via", HOST]);
         internet
@@ -175,11 +181,18 @@ impl Machine {
             after.split('\'').next().unwrap().to_owned()
         };
         let mac = value("<mac address='");
+        // As src/network.rs has them.
+        let port = value("<target dev='cyyber-");
+        let (kind, part) = port.split_at(1);
+        let (part, net) = (
+            part.parse::<u16>().unwrap(),
+            if kind == "i" { 16 } else { 0 },
+        );
         let card = guest::shell(&domain, &format!("grep -l {mac} /sys/class/net/*/address"));
         Machine {
             card: card.split('/').nth(4).unwrap().to_owned(),
-            ip: value("name='IP' value='"),
-            gateway: value("name='GATEWAY' value='"),
+            ip: format!("10.213.{}.{}", net + part / 256, part % 256),
+            gateway: format!("10.213.{net}.1"),
             gateway_mac: fs::read_to_string(format!("/sys/class/net/{bridge}/address"))
                 .unwrap()
                 .trim()
@@ -313,7 +326,9 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
     };
     let [by_anna, _] = [all[0], all[1]].map(start);
     wait_for_agents(&sandbox, &all[..2]);
-    start(all[2]);
+    // One that somebody starts without us.
+    sandbox.cyyber(["instance", "create", &other, "carl"]).ok();
+    virsh(["start", &format!("{other}_user_carl")]);
     wait_for_agents(&sandbox, &all);
     sandbox.all_have_booted();
     println!("booted after {:?}", began.elapsed());
@@ -329,7 +344,7 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
 
     let ports = [22, 53, 5700, 5900, 5901, 7777, services.port];
     ben.watch(&ben.targets(&anna, &[], &[]));
-    let found = anna.attack(&anna.targets(&ben, &[HOST, &carl.gateway], &ports));
+    let found = anna.attack(&anna.targets(&ben, &[HOST, ROUTER, &carl.gateway], &ports));
     assert_eq!(ben.caught(), json!({"caught": []}));
     assert_alone(&found, &anna.gateway, true);
     ben.assert_itself("cyyber0");
@@ -347,7 +362,7 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
         machine.attack(&targets)
     };
     println!("attacked after {:?}", began.elapsed());
-    let found = quick(&carl, &[HOST, &anna.gateway]);
+    let found = quick(&carl, &[HOST, ROUTER, &anna.gateway]);
     assert_alone(&found, &carl.gateway, false);
     assert_eq!(services.count(), 1, "the host's services were reached");
     for machine in [&anna, &ben, &carl] {
@@ -379,41 +394,23 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
     );
     assert_ne!(refused.code, Some(0));
 
-    // Filters outlive a restart of libvirtd, and a firewall that is emptied.
-    let rules = |of: &str| {
-        let all = run(&mut tool("ebtables-save"));
-        let target = text_after(&virsh(["dumpxml", "--", of]), "<target dev='vnet");
-        all.lines()
-            .filter(|line| line.contains(&format!("vnet{target}")))
-            .count()
-    };
-    let before = rules(&anna.domain);
-    assert!(before >= 4, "{before}");
     // As a firewall that is set up anew does to the rules of libvirt.
     for chain in ["LIBVIRT_INP", "LIBVIRT_FWI", "LIBVIRT_FWO", "LIBVIRT_FWX"] {
         run(tool("iptables").args(["-w", "-F", chain]));
     }
-    let found = quick(&anna, &[HOST]);
-    assert_eq!(
-        (&found["ping"], &found["udp"]),
-        (&json!({}), &json!({})),
-        "{found:#}"
-    );
+    let nothing = |found: &Value| {
+        let silent = ["ping", "udp", "spoofed", "around", "ip6"].map(|what| found[what].clone());
+        assert!(silent.iter().all(|it| *it == json!({})), "{found:#}");
+    };
+    nothing(&quick(&anna, &[HOST, ROUTER]));
     // As one does that is emptied as a whole: the next pass of the reaper sees it.
-    run(tool("ebtables").args(["-t", "nat", "-F"]));
-    run(tool("ebtables").args(["-t", "nat", "-X"]));
-    assert_eq!(rules(&anna.domain), 0);
+    run(tool("nft").args(["flush", "ruleset"]));
     let pass = sandbox.cyyber(["reap"]).ok();
-    assert!(
-        pass.stderr
-            .contains("the filters of 3 instances were not in force"),
-        "{pass:#?}"
-    );
-    assert_eq!(rules(&anna.domain), before);
+    assert!(pass.stderr.contains("was not in force"), "{pass:#?}");
     assert_eq!(sandbox.cyyber(["reap"]).ok().stderr, "");
+    nothing(&quick(&anna, &[HOST, ROUTER]));
     restart_libvirtd();
-    assert_eq!(rules(&anna.domain), before);
-    assert_alone(&quick(&anna, &[HOST]), &anna.gateway, true);
+    assert_alone(&quick(&anna, &[HOST, ROUTER]), &anna.gateway, true);
     assert_eq!(services.count(), 1);
     assert_eq!(internet.strays(), "", "packets in another's name");
 

@@ -92,7 +92,7 @@ class Card:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 20)
         self.socket.bind((name, 3))
-        self.mac = mac(open(f"/sys/class/net/{name}/address").read().strip())
+        self.mac = self.socket.getsockname()[4]
         self.seen = []
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -280,5 +280,6 @@ def watch(t):
     return {"caught": caught}
 
 
-targets = json.loads(sys.argv[2])
-print(json.dumps({"attack": attack, "watch": watch}[sys.argv[1]](targets)))
+if __name__ == "__main__":
+    targets = json.loads(sys.argv[2])
+    print(json.dumps({"attack": attack, "watch": watch}[sys.argv[1]](targets)))

@@ -1,0 +1,101 @@
+# shellcheck shell=bash disable=SC2154 # shares variables with setup.sh
+# Step of setup.sh: the firewall of the lab networks, from network.nft, and the hook
+# by which libvirt loads it before a network comes up.
+
+readonly TABLE=/etc/cyyber/network.nft HOOK=/etc/libvirt/hooks/network.d/cyyber
+readonly LOADED=/run/cyyber/network.loaded
+
+# Before libvirt is started, which looks for hooks when it starts.
+provide_hook() {
+    cmp -s "$HERE/network-hook.sh" "$HOOK" && [[ -x $HOOK ]] && return
+    change "hook $HOOK: write" || return 0
+    install -D -m 755 "$HERE/network-hook.sh" "$HOOK"
+}
+
+provide_table() {
+    local text load=no
+    restart_for_hook
+    text=$(table)
+    if [[ $(cat "$TABLE" 2>/dev/null) != "$text" ]]; then
+        change "firewall of the lab networks: write $TABLE" || return 0
+        install -D -m 644 /dev/stdin "$TABLE" <<<"$text"
+        load=yes
+    fi
+    if [[ $load = yes ]] || ! table_loaded; then
+        change 'firewall of the lab networks: load' || return 0
+        "$HOOK" cyyber-nat start begin - || die "cannot load $TABLE: nft does not take it, see above"
+    fi
+}
+
+# A daemon that found no hooks when it started asks for none later.
+restart_for_hook() {
+    local daemon
+    for daemon in libvirtd virtnetworkd; do
+        if [[ ! -e /run/$daemon.pid || /run/$daemon.pid -nt $HOOK ]] || ! is_running "$daemon"; then
+            continue
+        fi
+        change "restart $daemon, for its hook" || return 0
+        if [[ -d /run/systemd/system ]]; then
+            systemctl restart "$daemon" || libvirt_failed
+        else
+            kill "$(cat "/run/$daemon.pid")"
+            while is_running "$daemon"; do sleep 0.1; done
+        fi
+        wait_for_libvirt
+    done
+}
+
+# Whether the kernel has it as it was loaded.
+table_loaded() {
+    [[ -e $LOADED ]] && cmp -s <(our_tables <"$LOADED") \
+        <(nft -a -t -s 'list ruleset bridge; list ruleset arp; list ruleset inet' | our_tables)
+}
+
+our_tables() {
+    awk '/^table (bridge|arp|inet) cyyber \{/ { ours = 1 } ours; /^\}/ { ours = 0 }'
+}
+
+# network.nft with the addresses of the networks and all of their cards.
+table() {
+    local text nat=$HERE/network-nat.xml isolated=$HERE/network-isolated.xml cards
+    text=$(<"$HERE/network.nft")
+    text=${text//@NAT_BRIDGE@/$(bridge_of "$nat")}
+    text=${text//@NAT_GATEWAY@/$(gateway_of "$nat")}
+    text=${text//@ISOLATED_BRIDGE@/$(bridge_of "$isolated")}
+    text=${text//@ISOLATED_GATEWAY@/$(gateway_of "$isolated")}
+    cards=$(ports cyyber-nat "$nat" n && ports cyyber-isolated "$isolated" i)
+    text=${text/@CARDS@/$(awk '{ printf "\"%s\" . %s,\n", $1, $2 }' <<<"$cards")}
+    printf '%s\n' "${text/@ADDRESSES@/$(awk '{ printf "\"%s\" . %s,\n", $1, $3 }' <<<"$cards")}"
+}
+
+bridge_of() { sed -n 's/.*<bridge name="\([^"]*\)".*/\1/p' "$1"; }
+gateway_of() { sed -n 's/.*<ip address="\([^"]*\)".*/\1/p' "$1"; }
+
+# The port of each card, its MAC and IP address: as src/network.rs names it, and for a
+# guest that was started before ports had such names, the one that it has.
+ports() {
+    cards "$2" | awk -v kind="$3" '{ print "cyyber-" kind $1, $2, $3 }'
+    former_ports "$1" | awk '
+        NR == FNR { address[$2] = $3; next }
+        $2 in address { print $1, $2, address[$2] }' <(cards "$2") -
+}
+
+# "PORT MAC" of running guests in a network.
+former_ports() {
+    local domain
+    compgen -G '/sys/class/net/vnet*' >/dev/null && libvirt_answers || return 0
+    on_libvirt list --uuid | while read -r domain; do
+        [[ -z $domain ]] || on_libvirt domiflist "$domain" |
+            awk -v network="$1" '$1 ~ /^vnet[0-9]+$/ && $3 == network { print $1, $5 }'
+    done
+}
+
+# What did this before: filters of libvirt's. Those that guests still have stay.
+remove_filters() {
+    local filter
+    for filter in $(on_libvirt nwfilter-list | awk '$2 ~ /^cyyber-(nat|isolated|host)$/ { print $2 }' | sort -r); do
+        if [[ $check_only = yes ]] || on_libvirt nwfilter-undefine "$filter" >/dev/null 2>&1; then
+            change "filter $filter, which is needed no more: remove" || true
+        fi
+    done
+}
