@@ -196,6 +196,17 @@ pub(super) fn start_failed(e: Error) -> anyhow::Error {
         let message = format!("failed to start the domain: {}", e.message());
         return Fault::new(kind, message).hint(hint).into();
     }
+    if e.message().contains("Permission denied") {
+        return Fault::new(
+            Kind::Failed,
+            format!("failed to start the domain: {}", answer::words(e.message())),
+        )
+        .hint(
+            "`cyyber doctor` looks whether QEMU can reach what it needs; dynamic_ownership must not be 0 \
+             in /etc/libvirt/qemu.conf",
+        )
+        .into();
+    }
     if is(&e, ErrorNumber::ConfigUnsupported) {
         let message = format!("failed to start the domain: {}", answer::words(e.message()));
         return Fault::new(Kind::Conflict, message)
