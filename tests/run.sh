@@ -12,7 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 readonly OTHER_TARGETS=(a_student_is_logged_in_to_the_desktop every_lab_works_as_its_instructions_say)
 # Each boots a guest for minutes, and for one thing more than another test of the same file.
 readonly ONLY_IN_ALL=(disks_survive_a_rebuild_a_full_disk_and_a_clean_stop_from_a_pause
-    a_guest_whose_disk_cannot_grow_is_held_and_goes_on)
+    a_guest_whose_disk_cannot_grow_is_held_and_goes_on
+    a_host_is_upgraded_to_the_next_release)
 # Most tests wait for QEMU or libvirt most of the time.
 readonly AT_ONCE=8
 

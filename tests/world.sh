@@ -96,11 +96,15 @@ inside() {
     mount --rbind /sys/fs/cgroup "$CYYBER_WORLD/cgroup"
     mount -t sysfs sysfs /sys
     mount --rbind "$CYYBER_WORLD/cgroup" /sys/fs/cgroup
+    touch "$CYYBER_WORLD/outside"
+    # In a world within another the way out is that one's.
+    if mountpoint -q /run/outside; then place=/run/outside; else place=/proc/self/fd/9; fi
+    mount --bind "$place" "$CYYBER_WORLD/outside"
+    exec 9<&-
     mount -t tmpfs -o mode=755 tmpfs /run
     mkdir /run/lock
     touch /run/outside
-    mount --bind /proc/self/fd/9 /run/outside
-    exec 9<&-
+    mount --bind "$CYYBER_WORLD/outside" /run/outside
     for directory in "${OWN[@]}"; do
         place=$CYYBER_WORLD/own$directory
         mkdir -p "$place"

@@ -43,4 +43,5 @@ mod saved_memory;
 mod schema;
 mod scripts;
 mod stress;
+mod upgrade;
 mod watching;
