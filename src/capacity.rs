@@ -9,8 +9,10 @@ use std::fmt;
 use crate::host::Memory;
 use crate::units::MIB;
 
-/// What a QEMU process needs beside its guest's memory, in bytes.
-pub const OVERHEAD: u64 = 128 * MIB;
+/// What a QEMU process needs beside its guest's memory, in bytes: for itself, and what a guest may have
+/// it keep of pictures (`max_hostmem` of QEMU's virtio-gpu). libvirt can cap neither: a `hard_limit`
+/// would end the guest that comes near it, with all that is not saved.
+pub const OVERHEAD: u64 = (128 + 256) * MIB;
 
 /// Kept free for the host itself, unless that is more than a tenth of it, in bytes.
 const RESERVE: u64 = 1 << 30;
