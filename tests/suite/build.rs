@@ -469,14 +469,15 @@ fn a_build_keeps_a_base_that_was_put_there_by_hand() {
     let sandbox = Sandbox::new();
     failing_labs(&sandbox);
     let link = sandbox.path(format!("storage/base-images/{}-base.qcow2", sandbox.lab));
-    fs::write(&link, "made by hand").unwrap();
+    let by_hand = cloud_image("made by hand");
+    fs::write(&link, &by_hand).unwrap();
     let dry = built(&sandbox, &["--dry-run"]);
     assert_eq!(dry, pairs(&[("rendered", "unknown origin of its base")]));
     assert!(!link.is_symlink(), "a dry run adopted it");
     let began = Instant::now();
     sandbox.cyyber(["build"]);
     assert!(began.elapsed() < common::PATIENCE, "it waited for itself");
-    assert_eq!(fs::read(&link).unwrap(), b"made by hand");
+    assert_eq!(fs::read(&link).unwrap(), by_hand);
     assert!(link.is_symlink(), "it was not adopted");
 }
 

@@ -329,7 +329,12 @@ fn the_examples_of_the_readme_are_what_is_answered() {
     };
     let mut started = sandbox.instance("start", "anna", &[]).ok();
     started.stdout = as_there(started.stdout);
-    assert_shown(&start, &Doc::answer(&started), "start");
+    let mut answered = Doc::answer(&started);
+    if let Object(fields) = &mut answered {
+        // The backend keeps the server's paths to itself.
+        fields.retain(|(key, _)| !["base_image", "disk_path"].contains(&key.as_str()));
+    }
+    assert_shown(&start, &answered, "start");
 
     // The same for people.
     let (_, shown) = readme.split_once("instance start lab01 anna  #").unwrap();
