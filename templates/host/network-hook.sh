@@ -25,6 +25,8 @@ case "${1-} ${2-} ${3-}" in
         ;;
     *) exit 0 ;;
 esac
+# Each instance's QEMU has a user of its own, and must pass here.
+[ ! -d /var/lib/libvirt/qemu ] || chmod o+x /var/lib/libvirt/qemu
 umask 022
 mkdir -p /run/cyyber
 exec 9>/run/cyyber/network.lock
