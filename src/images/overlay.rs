@@ -1,10 +1,11 @@
 //! Overlays: an instance's own disk, which holds what differs from its base.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use fs_err::os::unix::fs::OpenOptionsExt;
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, SeekFrom, seek};
 
 use super::base::Base;
 use super::header::Header;
@@ -130,12 +131,20 @@ pub fn provide_length(overlay: &Path, largest: Option<ByteSize>) -> Result<Optio
     Ok(Some(wanted))
 }
 
-/// Whether a guest that cannot write to its overlay is kept from that by the limit `largest`, and not
-/// by the host's disk, which has room. What is taken on disk does not tell: a guest may trim.
+/// Whether an overlay has no room left within the limit `largest`. Where its guest has trimmed much,
+/// less is taken on disk than the limit, and what it wrote reaches to the limit all the same.
 pub fn is_full(overlay: &Path, largest: ByteSize) -> bool {
-    let taken = allocated(overlay).unwrap_or(0);
-    let has_room = |directory| require_room(directory, LAST_WRITE, "a write").is_ok();
-    taken.saturating_add(LAST_WRITE) >= largest.0 || overlay.parent().is_some_and(has_room)
+    let near = largest.0.saturating_sub(LAST_WRITE);
+    allocated(overlay).is_some_and(|bytes| bytes >= near) || reaches(overlay, near).unwrap_or(false)
+}
+
+/// Whether there is content from `offset` on. A file system that knows of no holes cannot tell, and
+/// then it is not so.
+fn reaches(overlay: &Path, offset: u64) -> io::Result<bool> {
+    let file = fs_err::File::open(overlay)?;
+    let length = file.metadata()?.len();
+    let knows_holes = seek(file.file(), SeekFrom::Hole(0))? < length;
+    Ok(knows_holes && seek(file.file(), SeekFrom::Data(offset)).is_ok())
 }
 
 /// Puts a prepared overlay in the place of the one that an instance has, whose content is gone
@@ -154,6 +163,8 @@ pub fn discard(overlay: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     #[test]
@@ -169,7 +180,13 @@ mod tests {
             );
             assert_eq!(path.metadata().unwrap().len(), length * MIB);
         }
-        // There is room on the host, so that nothing else can be full.
-        assert!(is_full(path, ByteSize(200 * MIB)));
+        assert!(!is_full(path, ByteSize(200 * MIB)));
+        std::fs::write(path, vec![1; 9 << 20]).unwrap();
+        assert!(is_full(path, ByteSize(10 * MIB)) && !is_full(path, ByteSize(14 * MIB)));
+        // The guest has trimmed all but the end.
+        std::fs::write(path, []).unwrap();
+        provide_length(path, limit(200)).unwrap();
+        file.as_file().write_all_at(&[1; 4096], 199 * MIB).unwrap();
+        assert!(is_full(path, ByteSize(200 * MIB)) && !is_full(path, ByteSize(300 * MIB)));
     }
 }
