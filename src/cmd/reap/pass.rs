@@ -1,8 +1,10 @@
 //! One pass: look at all, decide, act.
 
 use std::cmp::Reverse;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -14,7 +16,7 @@ use crate::cmd::look::{Lookout, Sight, Standing};
 use crate::cmd::side_by_side::{contained, side_by_side};
 use crate::context::Context;
 use crate::firewall;
-use crate::hypervisor::{Detail, Hypervisor};
+use crate::hypervisor::Detail;
 use crate::policy::{self, Rung};
 use crate::state::coverage::Coverage;
 use crate::state::passes::{self, Circumstances, Passes, Seen};
@@ -40,7 +42,18 @@ impl Pass {
     /// Makes the pass. The caller holds the reaper's lock, unless it is a dry run.
     pub fn run(&self, context: &Context) -> Result<Report> {
         let began = Instant::now();
-        let all = survey(context, Detail::Power)?;
+        let is_local = context.hypervisor()?.is_local();
+        // Both wait for others: libvirt and the kernel.
+        let (all, in_force) = std::thread::scope(|scope| {
+            let in_force = (is_local && !self.dry_run).then(|| scope.spawn(firewall::in_force));
+            let all = survey(context, Detail::Power);
+            let in_force = in_force.map(ScopedJoinHandle::join);
+            (all, in_force)
+        });
+        let (all, in_force) = (
+            all?,
+            in_force.map(|it| it.unwrap_or_else(|panic| resume_unwind(panic))),
+        );
         let file = context.paths.passes();
         let mut passes = Passes::read(&file);
         let circumstances = passes.begin(&context.moment());
@@ -79,7 +92,12 @@ impl Pass {
                 .collect();
             return Ok(report);
         }
-        guard(context, !sights.is_empty());
+        // Without a lab network there is nothing to guard.
+        if let Some(in_force) = in_force
+            && (!sights.is_empty() || firewall::is_set_up())
+        {
+            guard(context, in_force);
+        }
         let blind = lookout.blind().filter(|_| !sights.is_empty());
         let troubles = blind.into_iter().chain(trouble);
         let troubles = troubles.map(|trouble| passes::bounded(&trouble)).collect();
@@ -228,14 +246,13 @@ fn note_coverage(context: &Context) -> std::io::Result<()> {
     Coverage::note(&path, &config.path, labs, &context.moment())
 }
 
-/// Puts the firewall of the lab networks back where it is not as it was loaded.
-fn guard(context: &Context, any: bool) {
-    let is_local = context.hypervisor().is_ok_and(Hypervisor::is_local);
-    // Without a lab network there is nothing to guard.
-    if !is_local || !any && !firewall::is_set_up() {
-        return;
-    }
-    match firewall::restore() {
+/// Puts the firewall of the lab networks back where it was not seen to be as it was loaded.
+fn guard(context: &Context, in_force: Result<bool>) {
+    let put_back = match in_force {
+        Ok(true) => Ok(false),
+        _ => firewall::restore(),
+    };
+    match put_back {
         Ok(false) => {}
         Ok(true) => context.output.warn(
             "the firewall of the lab networks was not in force, as after nft flush ruleset; it is \
