@@ -220,6 +220,7 @@ fn a_start_warns_where_no_pass_knows_its_lab_and_a_pass_tells_whom_it_leaves() {
     assert!(warning.contains("no reaper looks after"), "{warning}");
     assert!(warning.contains("there was no pass"), "{warning}");
     let name = sandbox.instance_name("7");
+    unused(&sandbox, "7", 1);
     let pass = reap(&sandbox, &["-v"]).ok();
     let wanted = format!("{name}: left: not used for");
     assert!(pass.stderr.contains(&wanted), "{pass:#?}");
