@@ -21,7 +21,7 @@ readonly HERE
 # Directories of the host in whose place the command has empty ones. What QEMU
 # can do (/var/cache/libvirt) is found out once and shared.
 readonly OWN=(/var/lib/libvirt /etc/libvirt/qemu /etc/libvirt/nwfilter /etc/libvirt/hooks
-    /var/log/libvirt /var/lib/cyyber /etc/cyyber)
+    /etc/udev/rules.d /var/log/libvirt /var/lib/cyyber /etc/cyyber)
 
 main() {
     if [[ ${1-} = --inside ]]; then
@@ -105,7 +105,13 @@ inside() {
     mkdir /run/lock
     touch /run/outside
     mount --bind "$CYYBER_WORLD/outside" /run/outside
+    # With rights of its own.
+    if [[ -c /dev/kvm ]]; then
+        cp -a /dev/kvm /run/kvm
+        mount --bind /run/kvm /dev/kvm
+    fi
     for directory in "${OWN[@]}"; do
+        [[ -d $directory ]] || continue
         place=$CYYBER_WORLD/own$directory
         mkdir -p "$place"
         chmod --reference="$directory" "$place"

@@ -82,6 +82,8 @@ libvirt_failed() {
     die "libvirt does not answer at $URI: its last lines are above" 'repair that, then run this again'
 }
 
+readonly KVM_RULES=/etc/udev/rules.d/60-cyyber-kvm.rules QEMU_FOLDER=/var/lib/libvirt/qemu
+
 # The QEMU of each instance is a user of its own, in no group. It must reach KVM,
 # and pass through libvirt's folder to the one that is made for its domain.
 admit_instances() {
@@ -89,13 +91,26 @@ admit_instances() {
     let_instances_pass
 }
 
-# As systemd and most distributions have it; Debian and Ubuntu open it to a group.
+# The contrary, for when none runs.
+dismiss_instances() {
+    if [[ -e $KVM_RULES ]]; then
+        change 'close /dev/kvm to instances' || return 0
+        rm -f "$KVM_RULES"
+        [[ ! -c /dev/kvm ]] || chmod o= /dev/kvm
+    fi
+    [[ -d $QEMU_FOLDER && $(stat -c %a "$QEMU_FOLDER") = *[1357] ]] || return 0
+    change "close $QEMU_FOLDER to instances" || return 0
+    chmod o= "$QEMU_FOLDER"
+}
+
+# As systemd and most distributions have it; Debian and Ubuntu open it to a group. Also where the
+# processor lacks its part: libvirt, which is root, finds KVM there; then it sees that QEMU's user may not
+# open it, and asks QEMU anew at each call what it can do, which takes seconds (seen with libvirt 9.0).
 open_kvm() {
-    local rules=/etc/udev/rules.d/60-cyyber-kvm.rules
-    [[ -c /dev/kvm ]] && grep -qwE 'vmx|svm' /proc/cpuinfo || return 0
-    if [[ -d /etc/udev/rules.d ]] && ! cmp -s "$HERE/kvm.rules" "$rules"; then
-        change "keep /dev/kvm open to instances: $rules" || return 0
-        install -m 644 "$HERE/kvm.rules" "$rules" || die "cannot write $rules" 'see why that is refused'
+    [[ -c /dev/kvm ]] || return 0
+    if [[ -d /etc/udev/rules.d ]] && ! cmp -s "$HERE/kvm.rules" "$KVM_RULES"; then
+        change "keep /dev/kvm open to instances: $KVM_RULES" || return 0
+        install -m 644 "$HERE/kvm.rules" "$KVM_RULES" || die "cannot write $KVM_RULES" 'see why that is refused'
     fi
     [[ $(stat -c %a /dev/kvm) != 666 ]] || return 0
     change 'open /dev/kvm to instances, each of which is a user of its own' || return 0
@@ -105,14 +120,11 @@ open_kvm() {
 
 # Pass, and not look: the names of others' domains are in there.
 let_instances_pass() {
-    local folder=/var/lib/libvirt/qemu mode
-    [[ -d $folder ]] || return 0
-    mode=$(stat -c %a "$folder")
-    (((8#$mode & 1) == 0)) || return 0
-    change "let instances pass through $folder" || return 0
+    [[ -d $QEMU_FOLDER && $(stat -c %a "$QEMU_FOLDER") != *[1357] ]] || return 0
+    change "let instances pass through $QEMU_FOLDER" || return 0
     # An upgrade of libvirt's package closes it again, until a lab network starts (network-hook.sh). Not
     # by dpkg-statoverride: its list has the user's name, and with that gone dpkg does nothing any more.
-    chmod o+x "$folder"
+    chmod o+x "$QEMU_FOLDER"
 }
 
 # A libvirt that started before AppArmor's rules were loaded confines nothing.
