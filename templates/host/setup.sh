@@ -34,6 +34,8 @@ main() {
     if [[ $remove = yes ]]; then
         remove_networks
         ((${#left_to_do[@]} == 0)) || die "${left_to_do[0]}"
+        remove_table
+        dismiss_instances
         return
     fi
     if [[ $no_packages = no ]]; then
@@ -72,7 +74,8 @@ Running it again is safe, quick, and repairs what is missing.
 
   --check            change nothing; say what would be changed, exit 1 if anything
   --with-tests       also install what the tests need
-  --remove           take the networks of the labs down and away, and nothing else
+  --remove           take the networks of the labs away with their firewall, and
+                     what instances may reach of this host; nothing else
   --need-packer      fail at once where Packer cannot be installed
   --yes              where no archive of this host has Packer, install it from
                      its makers' ($PACKER_ARCHIVE), whose licence

@@ -5,6 +5,7 @@ use crate::common;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -69,12 +70,23 @@ fn networks_are_taken_away_only_without_running_instances() {
     sandbox.instance("stop", "7", &["--force"]).ok();
     remove().ok();
     assert!(!virsh(["net-list", "--all", "--name"]).contains("cyyber-"));
+    assert!(!run(tool("nft").args(["list", "tables"])).contains("cyyber"));
+    assert!(!Path::new("/etc/libvirt/hooks/network.d/cyyber").exists());
+    let open = || {
+        Path::new("/var/lib/libvirt/qemu")
+            .metadata()
+            .unwrap()
+            .mode()
+            & 1
+    };
+    assert_eq!(open(), 0);
     assert!(sandbox.overlay("7").exists());
     sandbox.instance("start", "7", &[]).error_json(8);
     // And back.
     run(tool("templates/host/setup.sh")
         .arg("--no-packages")
         .current_dir(env!("CARGO_MANIFEST_DIR")));
+    assert_eq!(open(), 1);
     sandbox.instance("start", "7", &[]).ok();
 }
 

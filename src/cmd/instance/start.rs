@@ -60,10 +60,10 @@ pub fn power_on(
     }
     let boots = matches!(before.power, Power::Off | Power::Crashed)
         && (!before.saved || unusable.is_some());
+    place::ensure_guarded(context)?;
     if boots && !start.changed {
         define::renew(context, name, domain)?;
     }
-    place::ensure_guarded(context)?;
     // Before anything changes, so that a state directory that cannot be written stops it here.
     activity::touch(&context.paths.activity(name))
         .with_context(|| format!("failed to note the activity of {name}"))?;

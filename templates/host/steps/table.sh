@@ -27,6 +27,17 @@ provide_table() {
     fi
 }
 
+# Once the networks are away.
+remove_table() {
+    local family
+    [[ -e $HOOK || -e $TABLE ]] || return 0
+    change 'firewall of the lab networks: remove' || return 0
+    rm -f "$HOOK" "$TABLE" "$LOADED"
+    for family in bridge arp inet; do
+        nft delete table "$family" cyyber 2>>"$LOG" || true # it may never have been loaded
+    done
+}
+
 # A daemon that found no hooks when it started asks for none later.
 restart_for_hook() {
     local daemon
