@@ -171,19 +171,12 @@ impl Domain {
 
 /// The error of a domain that did not come up.
 pub(super) fn start_failed(e: Error) -> anyhow::Error {
-    if e.message().contains("Cannot allocate memory") {
-        return Fault::new(
-            Kind::Capacity,
-            format!("failed to start the domain: {}", e.message()),
-        )
-        .hint("the host has not enough free memory for it")
-        .into();
-    }
+    let says = |what: &str| e.message().contains(what);
+    let (kind, hint) = if says("Cannot allocate memory") {
+        (Kind::Capacity, "the host has not enough free memory for it")
     // Of its own disk, or of one below it.
-    if e.message().contains("Cannot access storage file")
-        || e.message().contains("Cannot access backing file")
-    {
-        let (kind, hint) = match e.message().contains("No such file") {
+    } else if says("Cannot access storage file") || says("Cannot access backing file") {
+        match says("No such file") {
             true => (
                 Kind::Conflict,
                 "put that file back; where storage_dir was moved, put a link in its old place",
@@ -192,42 +185,28 @@ pub(super) fn start_failed(e: Error) -> anyhow::Error {
                 Kind::Failed,
                 "`cyyber doctor` looks whether QEMU can reach the images",
             ),
-        };
-        let message = format!("failed to start the domain: {}", e.message());
-        return Fault::new(kind, message).hint(hint).into();
-    }
-    if e.message().contains("Permission denied") {
-        return Fault::new(
+        }
+    } else if says("Permission denied") {
+        (
             Kind::Failed,
-            format!("failed to start the domain: {}", answer::words(e.message())),
-        )
-        .hint(
             "`cyyber doctor` looks whether QEMU can reach what it needs; dynamic_ownership must not be 0 \
              in /etc/libvirt/qemu.conf",
         )
-        .into();
-    }
-    if is(&e, ErrorNumber::ConfigUnsupported) {
-        let message = format!("failed to start the domain: {}", answer::words(e.message()));
-        return Fault::new(Kind::Conflict, message)
-            .hint(
-                "a device or limit was changed by other means since its memory was saved: change its \
-                 stored definition likewise (virsh edit), or give the memory up: cyyber instance stop \
-                 LAB USER --force",
-            )
-            .into();
-    }
-    let networkless = is(&e, ErrorNumber::NoNetwork)
-        || is(&e, ErrorNumber::NoNwfilter)
-        || e.message().contains("filter 'cyyber-")
-        || e.message().contains("is not active") && e.message().contains("network");
-    match networkless {
-        true => Fault::new(
-            Kind::Unavailable,
-            format!("failed to start the domain: {}", e.message()),
+    } else if is(&e, ErrorNumber::ConfigUnsupported) {
+        (
+            Kind::Conflict,
+            "a device or limit was changed by other means since its memory was saved: change its \
+             stored definition likewise (virsh edit), or give the memory up: cyyber instance stop \
+             LAB USER --force",
         )
-        .hint("`make setup` defines and starts the lab networks, and their filters")
-        .into(),
-        false => failed("start the domain", e),
-    }
+    } else if is(&e, ErrorNumber::NoNetwork) || says("is not active") && says("network") {
+        (
+            Kind::Unavailable,
+            "`make setup` defines and starts the lab networks",
+        )
+    } else {
+        return failed("start the domain", e);
+    };
+    let message = format!("failed to start the domain: {}", answer::words(e.message()));
+    Fault::new(kind, message).hint(hint).into()
 }

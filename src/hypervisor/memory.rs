@@ -50,7 +50,7 @@ const ABORTING: Duration = Duration::from_secs(20);
 
 /// Where the libvirt at `uri` keeps saved memory, if that is known.
 fn directory(uri: &str) -> Option<PathBuf> {
-    (connect::local(uri) == Some("system")).then(|| PathBuf::from(SYSTEM_DIRECTORY))
+    connect::is_system(uri).then(|| PathBuf::from(SYSTEM_DIRECTORY))
 }
 
 /// Notes whether libvirt has `saved` memory of the domain with these facts, at `uri`.

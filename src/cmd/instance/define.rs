@@ -56,16 +56,9 @@ pub fn renew(context: &Context, name: &InstanceName, domain: &Domain) -> Result<
     let card = Card::of(&xml)?;
     let noted = view::noted(context, name, domain.uuid()?)?;
     let (Ok(_), Some(record)) = (context.config.lab(&name.lab), noted) else {
-        place::keep(context, name, &card).with_context(|| format!("cannot power {name} on"))?;
-        let xml = domain.whole_xml()?;
-        let mut new = cards::at_own_port(&xml)?;
-        if let Some(user) = own_user::of(context, card.mac) {
-            new = Some(user.put_into(new.as_deref().unwrap_or(&xml))?);
-        }
-        if let Some(xml) = new {
-            context.hypervisor()?.define(&xml)?;
-        }
-        return Ok(());
+        let xml = kept(context, name, domain);
+        let xml = xml.with_context(|| format!("cannot power {name} on"))?;
+        return context.hypervisor()?.define(&xml).map(drop);
     };
     disk::ensure_own(context, name, &xml)?;
     let overlay = context.paths.overlay(name);
@@ -73,6 +66,19 @@ pub fn renew(context: &Context, name: &InstanceName, domain: &Domain) -> Result<
     disk::ensure_stands_on(name, &overlay, &base)?;
     let xml = definition(context, name, &overlay, &base, &record, Some(card.mac))?;
     context.hypervisor()?.define(&xml).map(drop)
+}
+
+/// The whole stored definition of `domain`, with its card at the card's own port and with a user of its
+/// own: one that an earlier version made has neither.
+pub fn kept(context: &Context, name: &InstanceName, domain: &Domain) -> Result<String> {
+    let xml = domain.whole_xml()?;
+    let card = Card::of(&xml)?;
+    place::keep(context, name, &card)?;
+    let xml = cards::at_own_port(&xml)?.unwrap_or(xml);
+    match own_user::of(context, card.mac) {
+        Some(user) => user.put_into(&xml),
+        None => Ok(xml),
+    }
 }
 
 fn definition(

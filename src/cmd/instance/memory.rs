@@ -8,8 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
 
-use super::{own_user, place, view};
-use crate::cards::{self, Card};
+use super::{define, view};
 use crate::context::Context;
 use crate::domain;
 use crate::error::{Fault, Kind};
@@ -63,16 +62,7 @@ pub fn restore(context: &Context, name: &InstanceName, domain: &Domain) -> Resul
     let Some(path) = domain.saved_memory_file() else {
         return domain.start();
     };
-    let mut definition = domain.whole_xml()?;
-    let card = Card::of(&definition)?;
-    place::keep(context, name, &card)?;
-    // One that was defined by an earlier version has none.
-    if let Some(at_own_port) = cards::at_own_port(&definition)? {
-        definition = at_own_port;
-    }
-    if let Some(user) = own_user::of(context, card.mac) {
-        definition = user.put_into(&definition)?;
-    }
+    let definition = define::kept(context, name, domain)?;
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(&path);
     let file = match file {

@@ -50,8 +50,8 @@ fn addresses(context: &Context) -> Result<Addresses> {
     Addresses::open(&context.paths.addresses()).context("failed to read who has which address")
 }
 
-/// Sees to it that the `card` of the instance `name` is its alone; what tells it from all others.
-pub fn keep(context: &Context, name: &InstanceName, card: &Card) -> Result<HostPart> {
+/// Sees to it that the `card` of the instance `name` is its alone.
+pub fn keep(context: &Context, name: &InstanceName, card: &Card) -> Result<()> {
     let part = card.mac.of_instance();
     let part = part.with_context(|| {
         format!(
@@ -63,7 +63,7 @@ pub fn keep(context: &Context, name: &InstanceName, card: &Card) -> Result<HostP
         addresses(context)?.hold(name, part)?,
         "the address of its network card was given to another instance"
     );
-    Ok(part)
+    Ok(())
 }
 
 /// Gives the address of an instance back that is gone.
@@ -90,7 +90,7 @@ fn release_lost(context: &Context, addresses: &Addresses) -> Result<()> {
 /// What it may send and get is not settled here: at its own port the firewall sees to that, and at
 /// another one it has no network.
 pub fn confine(context: &Context, name: &InstanceName, domain: &Domain) -> Result<()> {
-    let attempt = || keep(context, name, &Card::of(&domain.xml()?)?).map(drop);
+    let attempt = || keep(context, name, &Card::of(&domain.xml()?)?);
     attempt().or_else(|error| {
         domain.freeze()?;
         Err(error.context(format!(
