@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::instance::single::Single;
+use super::instance::outcome::Outcome;
 use crate::context::Context;
 use crate::error::{Kind, kind_of};
 use crate::instance::{InstanceName, State};
@@ -59,13 +59,13 @@ pub fn verb(
     context: &Context,
     action: &str,
     name: &InstanceName,
-    verb: impl FnOnce() -> Result<Single>,
-) -> Result<Single> {
+    verb: impl FnOnce() -> Result<Outcome>,
+) -> Result<Outcome> {
     let began = Instant::now();
     let done = verb();
     match &done {
-        Ok(single) => {
-            if let Some((from, to, reason)) = single.change() {
+        Ok(outcome) => {
+            if let Some((from, to, reason)) = outcome.change() {
                 let entry = Entry {
                     action,
                     from,

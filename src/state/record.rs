@@ -37,6 +37,20 @@ pub struct Record {
     pub why: Option<Why>,
 }
 
+impl Record {
+    /// On an instance that was just made, or of which nothing else is known.
+    pub fn new(uuid: Uuid, build: String, created: Timestamp) -> Record {
+        Record {
+            uuid,
+            build,
+            created,
+            boot: None,
+            saved: None,
+            why: None,
+        }
+    }
+}
+
 /// A note on why an instance is in a state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
@@ -150,14 +164,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("instances/lab01_user_7.json");
         let uuid = new_uuid();
-        let record = Record {
-            uuid,
-            build: "1".to_owned(),
-            created: Timestamp::UNIX_EPOCH,
-            boot: None,
-            saved: None,
-            why: None,
-        };
+        let record = Record::new(uuid, "1".to_owned(), Timestamp::UNIX_EPOCH);
         write(&path, &record).unwrap();
         assert_eq!(read(&path, uuid), Some(record));
         assert_eq!(read(&path, new_uuid()), None);

@@ -3,7 +3,7 @@
 use crate::common;
 
 use common::{Sandbox, lab, text, virsh};
-use cyyber::cmd::instance::idle;
+use cyyber::cmd::instance::handle::Instance;
 use serde_json::json;
 
 /// The quota of the running domain, as libvirt has it; anything but a number of microseconds is
@@ -81,7 +81,8 @@ fn where_nothing_can_be_limited_it_is_idle_all_the_same() {
     sandbox.write_config(&config.to_string());
     let uri = format!("test://{}", file.display());
     let context = sandbox.context(&uri);
-    idle::enter(&context, &"lab01_user_7".parse().unwrap()).unwrap();
+    let name = "lab01_user_7".parse().unwrap();
+    Instance::lock(&context, &name).unwrap().throttle().unwrap();
     let all = sandbox
         .cyyber(["-o", "json", "-c", &uri, "instance", "list"])
         .json();

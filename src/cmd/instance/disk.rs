@@ -7,6 +7,7 @@ use std::sync::Once;
 
 use anyhow::Result;
 
+use super::handle::Instance;
 use crate::context::Context;
 use crate::domain::{self, Disk, Origin};
 use crate::error::{Fault, Kind};
@@ -14,6 +15,23 @@ use crate::images::base::Base;
 use crate::images::header::Header;
 use crate::instance::{InstanceName, LabId};
 use crate::units::ByteSize;
+
+impl Instance<'_> {
+    /// Fails where the disks in its definition `xml` are not its overlay alone.
+    pub(super) fn ensure_own_disk(&self, xml: &str) -> Result<()> {
+        ensure_own(self.context, self.name, xml)
+    }
+
+    /// The size of a new disk on `base`, as its lab wants it. Says where that cannot be.
+    pub(super) fn disk_size(&self, base: &Base) -> Result<ByteSize> {
+        static SAID: Once = Once::new();
+        let wanted = self.context.config.lab(&self.name.lab)?.disk_size;
+        if let Some(why) = too_large(&self.name.lab, base, wanted)? {
+            SAID.call_once(|| self.context.output.warn(&why));
+        }
+        Ok(wanted)
+    }
+}
 
 /// Fails where the disks in the definition `xml` of `name` are not its overlay alone, on the base
 /// build that it was made from.
@@ -74,16 +92,6 @@ pub fn ensure_stands_on(name: &InstanceName, own: &Path, base: &Path) -> Result<
         ),
         "it was changed with qemu-img: bring it back with `qemu-img rebase`, or reset the instance",
     ))
-}
-
-/// The size of a new disk of `name` on `base`, as its lab wants it. Says where that cannot be.
-pub fn size(context: &Context, name: &InstanceName, base: &Base) -> Result<ByteSize> {
-    static SAID: Once = Once::new();
-    let wanted = context.config.lab(&name.lab)?.disk_size;
-    if let Some(why) = too_large(&name.lab, base, wanted)? {
-        SAID.call_once(|| context.output.warn(&why));
-    }
-    Ok(wanted)
 }
 
 /// Says that a disk on `base` is larger than `wanted`, if it is.

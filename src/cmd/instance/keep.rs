@@ -1,63 +1,43 @@
-//! `cyyber instance keep`
+//! Exempting an instance from the idle policy for a time.
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 
-use super::single::{self, Single};
-use super::{idle, view};
-use crate::context::Context;
-use crate::env;
-use crate::error::{Fault, Kind};
+use super::handle::Instance;
+use super::outcome::{Outcome, Was};
 use crate::files;
 use crate::hypervisor::Power;
-use crate::instance::{InstanceName, State};
+use crate::instance::State;
 use crate::policy::Keep;
 use crate::state::keep;
-use crate::units::{Until, latest};
 
-pub fn run(context: &Context, name: &InstanceName, until: &Until) -> Result<Single> {
-    let now = context.time();
-    let until = match until {
-        Until::Off => None,
-        Until::At(at) => Some(*at),
-        Until::Local(local) => Some(
-            latest(*local, &env::time_zone()?)
-                .map_err(|why| Fault::new(Kind::Usage, format!("bad --until: {why}")))?,
-        ),
-        Until::For(length) => Some(now + length.0),
-    };
-    if let Some(past) = until.filter(|until| *until <= now) {
-        let message = format!("--until is in the past: {past:.0}");
-        return Err(Fault::new(Kind::Usage, message)
-            .hint("give a time to come, as in 2h, 3d or 2027-01-31T18:00:00Z")
-            .into());
+impl Instance<'_> {
+    /// Exempts it until then, or no longer. One that is throttled gets all of its CPU time again.
+    pub fn keep(&self, until: Option<Timestamp>) -> Result<Outcome> {
+        let (context, name, facts) = (self.context, self.name, self.facts()?);
+        let path = context.paths.keep(name);
+        let before = files::Directory::open(&context.paths.keeps()).map_or(Keep::No, |keeps| {
+            keep::read_in(&keeps, name.to_string(), facts.uuid)
+        });
+        let changed = match until {
+            None => {
+                files::remove(&path)?;
+                matches!(before, Keep::Unreadable(_))
+                    || matches!(before, Keep::Until(until) if until > context.time())
+            }
+            Some(until) => {
+                keep::write(&path, facts.uuid, until)
+                    .with_context(|| format!("failed to keep {name}"))?;
+                before != Keep::Until(until)
+            }
+        };
+        let is_idle =
+            until.is_some() && facts.power == Power::On && self.state(&facts) == State::Idle;
+        let freed = is_idle && self.unthrottle()?;
+        let outcome = self.outcome(changed || freed, None)?;
+        Ok(Outcome {
+            was: freed.then_some(Was::In(State::Idle)),
+            ..outcome
+        })
     }
-    let _lock = super::lock(context, name)?;
-    let domain = super::existing(context, name)?;
-    let facts = super::facts(&domain, name)?;
-    let path = context.paths.keep(name);
-    let before = files::Directory::open(&context.paths.keeps()).map_or(Keep::No, |keeps| {
-        keep::read_in(&keeps, name.to_string(), facts.uuid)
-    });
-    let changed = match until {
-        None => {
-            files::remove(&path)?;
-            matches!(before, Keep::Unreadable(_))
-                || matches!(before, Keep::Until(until) if until > now)
-        }
-        Some(until) => {
-            keep::write(&path, facts.uuid, until)
-                .with_context(|| format!("failed to keep {name}"))?;
-            before != Keep::Until(until)
-        }
-    };
-    let mut freed = false;
-    if until.is_some() && facts.power == Power::On {
-        let is_idle = view::state(context, name, &facts) == State::Idle;
-        freed = is_idle && idle::leave(context, name, &domain)?;
-    }
-    let single = single::answer(context, name, changed || freed, None, None)?;
-    Ok(match freed {
-        true => single.after(single::Was::In(State::Idle)),
-        false => single,
-    })
 }

@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, anyhow};
 use serde::Serialize;
 
 use super::list::survey;
-use super::single::Single;
+use super::outcome::Outcome;
+use super::single;
 use crate::cli::Class;
 use crate::cmd::side_by_side::side_by_side;
 use crate::context::Context;
@@ -23,9 +24,9 @@ use crate::text;
 const LONGEST: u64 = 1 << 20;
 
 /// A verb on one instance.
-pub trait Verb: Fn(&Context, &InstanceName) -> Result<Single> + Sync {}
+pub trait Verb: Fn(&Context, &InstanceName) -> Result<Outcome> + Sync {}
 
-impl<T: Fn(&Context, &InstanceName) -> Result<Single> + Sync> Verb for T {}
+impl<T: Fn(&Context, &InstanceName) -> Result<Outcome> + Sync> Verb for T {}
 
 /// Runs `verb` on the instance of every user in the file that `class` names, some at a time, going
 /// on past failures.
@@ -109,7 +110,7 @@ fn whole(file: impl Read) -> std::io::Result<String> {
 
 fn report<'a>(
     context: &Context,
-    results: impl Iterator<Item = (&'a InstanceName, Result<Single>)>,
+    results: impl Iterator<Item = (&'a InstanceName, Result<Outcome>)>,
 ) -> Result<()> {
     let mut many = Many {
         instances: Vec::new(),
@@ -148,7 +149,7 @@ fn report<'a>(
 
 #[derive(Serialize)]
 struct Many {
-    instances: Vec<Single>,
+    instances: Vec<Outcome>,
     failed: Vec<Failed>,
 }
 
@@ -165,7 +166,7 @@ impl Report for Many {
     }
 
     fn table(&self) -> Option<Table> {
-        let rows = self.instances.iter().map(Single::row);
-        (!self.instances.is_empty()).then(|| Table::new(&Single::COLUMNS, rows))
+        let rows = self.instances.iter().map(single::row);
+        (!self.instances.is_empty()).then(|| Table::new(&single::COLUMNS, rows))
     }
 }

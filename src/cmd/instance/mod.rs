@@ -3,22 +3,22 @@
 mod access;
 mod capacity;
 pub(super) mod cleanup;
-mod console;
 mod create;
 mod define;
 pub(super) mod disk;
-pub mod idle;
+pub mod handle;
+mod idle;
 mod keep;
 pub(super) mod list;
 mod many;
 mod memory;
+pub(super) mod outcome;
 pub mod own_user;
-pub(super) mod pause;
+mod pause;
 pub(super) mod place;
 pub(super) mod references;
 mod reset;
-mod resume;
-pub(super) mod single;
+mod single;
 mod start;
 mod stats;
 pub(super) mod stop;
@@ -26,59 +26,66 @@ mod suggest;
 mod touch;
 pub(super) mod traces;
 pub(super) mod view;
-pub(super) mod wake;
+mod wake;
 mod watch;
 
 use anyhow::Result;
+use jiff::Timestamp;
 
 use super::journal;
-use crate::cli::{Class, Instance, Target};
+use super::side_by_side::side_by_side;
+use crate::cli::{Class, Instance as Command, Target};
 use crate::context::Context;
+use crate::env;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::{Detail, Domain, Facts};
 use crate::instance::InstanceName;
 pub(super) use crate::reach::missing;
-use crate::state::lock::{self, Lock};
+use crate::units::{Until, latest};
+use handle::Instance;
+use outcome::Outcome;
 
 /// Runs a verb.
-pub fn run(context: &Context, command: &Instance) -> Result<()> {
+pub fn run(context: &Context, command: &Command) -> Result<()> {
     match command {
-        Instance::Create {
+        Command::Create {
             class,
             start: false,
-        } => each(context, "create", class, create::run),
-        Instance::Create { class, start: true } | Instance::Start { class } => {
-            each(context, "start", class, start::run)
+        } => each(context, "create", class, |vm| vm.create()),
+        Command::Create { class, start: true } | Command::Start { class } => {
+            each(context, "start", class, |vm| vm.start())
         }
-        Instance::Pause { class, keep_memory } => each(context, "pause", class, |context, name| {
-            pause::run(context, name, *keep_memory)
-        }),
-        Instance::Resume { class } => each(context, "resume", class, resume::run),
-        Instance::Console { target } => context
-            .output
-            .answer(&console::run(context, &named(context, target)?)?),
-        Instance::Touch { target } => one(context, "touch", &named(context, target)?, touch::run),
-        Instance::Keep { target, until } => one(
-            context,
-            "keep",
-            &named(context, target)?,
-            |context, name| keep::run(context, name, until),
-        ),
-        Instance::Stop {
+        Command::Pause { class, keep_memory } => {
+            each(context, "pause", class, |vm| vm.pause(*keep_memory))
+        }
+        Command::Resume { class } => each(context, "resume", class, |vm| vm.resume()),
+        Command::Stop {
             class,
             timeout,
             force,
-        } => each(context, "stop", class, |context, name| {
-            stop::run(context, name, *timeout, *force)
-        }),
-        Instance::Reset { target, yes } => one(
-            context,
-            "reset",
-            &named(context, target)?,
-            |context, name| reset::run(context, name, *yes),
-        ),
-        Instance::Cleanup(options) => cleanup::run(context, options),
-        Instance::Stats { lab, user, watch } => {
+        } => each(context, "stop", class, |vm| vm.stop(*timeout, *force)),
+        Command::Console { target } => {
+            let name = named(context, target)?;
+            let opened = Instance::lock(context, &name)?.open_console()?;
+            context.output.answer(&opened)
+        }
+        Command::Touch { target } => one(context, "touch", &named(context, target)?, touch::touch),
+        Command::Keep { target, until } => {
+            let name = named(context, target)?;
+            one(context, "keep", &name, |context, name| {
+                let until = end_of_keep(context, until)?;
+                Instance::lock(context, name)?.keep(until)
+            })
+        }
+        Command::Reset { target, yes } => {
+            let name = named(context, target)?;
+            one(context, "reset", &name, |context, name| {
+                confirm_reset(context, name, *yes)?;
+                Instance::lock(context, name)?.reset()
+            })
+        }
+        Command::Cleanup(options) => cleanup::run(context, options),
+        Command::Stats { lab, user, watch } => {
             let named = lab.as_ref().zip(user.as_ref());
             let name = named
                 .map(|(lab, user)| context.instance(lab, user))
@@ -88,14 +95,20 @@ pub fn run(context: &Context, command: &Instance) -> Result<()> {
                 None => stats::run(context, name.as_ref()),
             }
         }
-        Instance::List { lab, user, state } => {
+        Command::List { lab, user, state } => {
             list::run(context, lab.as_ref(), user.as_ref(), *state)
         }
     }
 }
 
-/// Runs a verb on one instance, or on those of a whole class.
-fn each(context: &Context, action: &str, class: &Class, verb: impl many::Verb) -> Result<()> {
+/// Runs a verb on one instance, or on those of a whole class, each under its lock.
+fn each(
+    context: &Context,
+    action: &str,
+    class: &Class,
+    verb: impl Fn(Instance) -> Result<Outcome> + Sync,
+) -> Result<()> {
+    let verb = |context: &Context, name: &InstanceName| verb(Instance::lock(context, name)?);
     let lab = &class.lab;
     match (&class.user, &class.users_from) {
         (_, Some(file)) => many::run(context, lab, class, file, |context: &Context, name: &_| {
@@ -107,7 +120,12 @@ fn each(context: &Context, action: &str, class: &Class, verb: impl many::Verb) -
 }
 
 /// Runs a verb on one instance and tells how it went.
-fn one(context: &Context, action: &str, name: &InstanceName, verb: impl many::Verb) -> Result<()> {
+fn one(
+    context: &Context,
+    action: &str,
+    name: &InstanceName,
+    verb: impl Fn(&Context, &InstanceName) -> Result<Outcome>,
+) -> Result<()> {
     let done = journal::verb(context, action, name, || verb(context, name))?;
     context.output.answer(&done)
 }
@@ -116,26 +134,43 @@ fn named(context: &Context, target: &Target) -> Result<InstanceName> {
     context.instance(&target.lab, &target.user)
 }
 
-/// Takes the lock of an instance: everything that changes one holds it. One that is out of reach
-/// has none.
-pub(super) fn lock(context: &Context, name: &InstanceName) -> Result<Lock> {
-    context.reach().check(name)?;
-    Lock::take(
-        &context.paths.instance_lock(name),
-        &name.to_string(),
-        lock::PATIENCE,
-    )
+/// Until when `--until` asks for an exemption; `None` for no longer.
+fn end_of_keep(context: &Context, until: &Until) -> Result<Option<Timestamp>> {
+    let now = context.time();
+    let until = match until {
+        Until::Off => return Ok(None),
+        Until::At(at) => *at,
+        Until::Local(local) => latest(*local, &env::time_zone()?)
+            .map_err(|why| Fault::new(Kind::Usage, format!("bad --until: {why}")))?,
+        Until::For(length) => now + length.0,
+    };
+    if until <= now {
+        let message = format!("--until is in the past: {until:.0}");
+        return Err(Fault::new(Kind::Usage, message)
+            .hint("give a time to come, as in 2h, 3d or 2027-01-31T18:00:00Z")
+            .into());
+    }
+    Ok(Some(until))
+}
+
+/// Asks whether `name` is to be reset, unless that is a `yes` already.
+fn confirm_reset(context: &Context, name: &InstanceName, yes: bool) -> Result<()> {
+    context.config.lab(&name.lab)?;
+    reset::resettable(context, name)?;
+    if !yes {
+        let lines = [format!(
+            "{name} gets a clean disk on the current base image: everything in it is lost"
+        )];
+        let stop = context.interrupted()?;
+        context.output.confirm(&lines, "Reset it?", stop)?;
+    }
+    Ok(())
 }
 
 /// The domain of an instance that must exist.
 pub(super) fn existing(context: &Context, name: &InstanceName) -> Result<Domain> {
-    if let Some(domain) = context.hypervisor()?.find(name)? {
-        return Ok(domain);
-    }
-    // Of a lab that is no longer configured there may be instances; of none there is not, and the
-    // lab's name is likely mistyped.
-    context.config.lab(&name.lab)?;
-    Err(suggest::unknown(context, name).into())
+    let domain = context.hypervisor()?.find(name)?;
+    domain.ok_or_else(|| suggest::absent(context, name))
 }
 
 /// Facts about a domain that was there a moment ago.

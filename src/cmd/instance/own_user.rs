@@ -4,6 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Once;
 
+use anyhow::Result;
+
 use crate::accelerator::Accelerator;
 use crate::context::Context;
 use crate::network::Mac;
@@ -17,7 +19,7 @@ const KVM: &str = "/dev/kvm";
 
 /// The user for the instance with this network card; `None` where it shares libvirt's with all
 /// others, which is said once.
-pub fn of(context: &Context, mac: Mac) -> Option<QemuUser> {
+fn of(context: &Context, mac: Mac) -> Option<QemuUser> {
     static SAID: Once = Once::new();
     if !context.hypervisor().ok()?.is_system() {
         return None;
@@ -32,6 +34,14 @@ pub fn of(context: &Context, mac: Mac) -> Option<QemuUser> {
         return None;
     }
     mac.of_instance().map(QemuUser::of)
+}
+
+/// The definition `xml` with the user for the instance with this network card, where it has one.
+pub(super) fn put_into(context: &Context, mac: Mac, xml: String) -> Result<String> {
+    match of(context, mac) {
+        Some(user) => user.put_into(&xml),
+        None => Ok(xml),
+    }
 }
 
 /// Why the QEMU of an instance cannot have a user for itself on this host; `None` where it can.

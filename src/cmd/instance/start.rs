@@ -1,126 +1,113 @@
-//! `cyyber instance start`
+//! Powering an instance on, or having it go on.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::single::{self, Single, Was};
-use super::wake::{self, Woken, settled, wake};
-use super::{access, capacity, create, define, memory, place, view};
-use crate::context::Context;
-use crate::hypervisor::{Domain, Facts, Power};
-use crate::instance::InstanceName;
-use crate::state::activity;
+use super::handle::Instance;
+use super::memory;
+use super::outcome::{Outcome, Was};
+use super::wake::Woken;
+use crate::error::{Fault, Kind};
+use crate::hypervisor::{Facts, Power};
 use crate::state::reservation::Reservation;
 use crate::units::MIB;
 
-pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
-    let _lock = super::lock(context, name)?;
-    let room = match context.hypervisor()?.find(name)? {
-        Some(_) => None,
-        None => {
-            // Refused before anything is made for it.
-            let memory = u64::from(context.config.lab(&name.lab)?.memory_mb) * MIB;
-            capacity::admit(context, name, memory)?
-        }
-    };
-    let (domain, made) = create::ensure(context, name)?;
-    let start = Start {
-        changed: made,
-        room,
-        as_it_was: false,
-    };
-    power_on(context, name, &domain, start)
-}
-
 /// What a command that powers an instance on did before, and what it wants.
 #[derive(Debug, Default)]
-pub struct Start {
+struct Start {
     /// It changed something.
-    pub changed: bool,
-    /// It made room for the guest.
-    pub room: Option<Reservation>,
-    /// Saved memory that cannot be restored is an error, and not put aside.
-    pub as_it_was: bool,
-}
-
-/// Brings `domain` to run, from whatever state it is in, and gives access to its console. The
-/// caller holds the instance's lock.
-pub fn power_on(
-    context: &Context,
-    name: &InstanceName,
-    domain: &Domain,
-    start: Start,
-) -> Result<Single> {
-    let before = settled(domain, name)?;
-    let unusable = match before.saved {
-        true => memory::unusable(context, name, domain)?,
-        false => None,
-    };
-    if let (Some(why), true) = (&unusable, start.as_it_was) {
-        return Err(memory::refused(name, why));
-    }
-    let boots = matches!(before.power, Power::Off | Power::Crashed)
-        && (!before.saved || unusable.is_some());
-    place::ensure_guarded(context)?;
-    if boots && !start.changed {
-        define::renew(context, name, domain)?;
-    }
-    // Before anything changes, so that a state directory that cannot be written stops it here.
-    activity::touch(&context.paths.activity(name))
-        .with_context(|| format!("failed to note the activity of {name}"))?;
-    let room = match start.room {
-        None => capacity::room_for(context, name, domain, &before)?,
-        made => made,
-    };
-    let done = up(
-        context,
-        name,
-        domain,
-        before.clone(),
-        unusable,
-        start.changed,
-    );
-    drop(room);
-    match done {
-        Err(error) if before.id.is_some() => {
-            let now = settled(domain, name)?;
-            match now.id {
-                // Its QEMU had died, and libvirt did not know that yet.
-                None => {
-                    let start = Start {
-                        room: None,
-                        ..start
-                    };
-                    power_on(context, name, domain, start)
-                }
-                Some(_) => Err(error),
-            }
-        }
-        done => done,
-    }
-}
-
-fn up(
-    context: &Context,
-    name: &InstanceName,
-    domain: &Domain,
-    mut before: Facts,
-    unusable: Option<String>,
     changed: bool,
-) -> Result<Single> {
-    if let Some(why) = unusable {
-        memory::set_aside(context, name, domain, &why)?;
-        before.saved = false;
+    /// It made room for the guest.
+    room: Option<Reservation>,
+    /// Saved memory that cannot be restored is an error, and not put aside.
+    as_it_was: bool,
+}
+
+impl Instance<'_> {
+    /// Has it run, from whatever state it is in; makes it where it is missing.
+    pub fn start(&self) -> Result<Outcome> {
+        let room = match self.find()? {
+            Some(_) => None,
+            None => {
+                // Refused before anything is made for it.
+                let lab = self.context.config.lab(&self.name.lab)?;
+                self.admit(u64::from(lab.memory_mb) * MIB)?
+            }
+        };
+        let changed = self.ensure()?;
+        self.power_on(Start {
+            changed,
+            room,
+            as_it_was: false,
+        })
     }
-    let was = match changed {
-        true => Was::Absent,
-        false => Was::In(view::state(context, name, &before)),
-    };
-    let woken = wake(context, name, domain, &before)?;
-    let console = access::locate(context, name, &domain.xml()?)?;
-    let after = super::facts(domain, name)?;
-    let was_idle = wake::note(context, name, woken, &after, &console)?;
-    let access = access::grant(context, domain, &console)?;
-    let changed = changed || woken != Woken::Already || was_idle;
-    context.warn_of_no_reaper(&name.lab);
-    Ok(single::answer(context, name, changed, None, Some(access))?.after(was))
+
+    /// Has it go on from a pause.
+    pub fn resume(&self) -> Result<Outcome> {
+        let before = self.settled()?;
+        if matches!(before.power, Power::Off | Power::Crashed) && !before.saved {
+            let name = self.name;
+            let message = format!("{name} is not paused: nothing to resume");
+            let hint = format!(
+                "power it on: cyyber instance start {} {}",
+                name.lab, name.user
+            );
+            return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
+        }
+        self.power_on(Start {
+            as_it_was: true,
+            ..Start::default()
+        })
+    }
+
+    /// Brings it to run, from whatever state it is in, and gives access to its console.
+    fn power_on(&self, start: Start) -> Result<Outcome> {
+        let before = self.settled()?;
+        let unusable = match before.saved {
+            true => self.unusable_memory()?,
+            false => None,
+        };
+        if let (Some(why), true) = (&unusable, start.as_it_was) {
+            return Err(memory::refused(self.name, why));
+        }
+        let boots = matches!(before.power, Power::Off | Power::Crashed)
+            && (!before.saved || unusable.is_some());
+        self.ensure_guarded()?;
+        if boots && !start.changed {
+            self.renew()?;
+        }
+        // Before anything changes, so that a state directory that cannot be written stops it here.
+        self.touch_activity()?;
+        let room = match start.room {
+            None => self.room_for(&before)?,
+            made => made,
+        };
+        let done = self.up(before.clone(), unusable, start.changed);
+        drop(room);
+        match done {
+            // Its QEMU had died, and libvirt did not know that yet.
+            Err(_) if before.id.is_some() && self.settled()?.id.is_none() => self.power_on(Start {
+                room: None,
+                ..start
+            }),
+            done => done,
+        }
+    }
+
+    fn up(&self, mut before: Facts, unusable: Option<String>, changed: bool) -> Result<Outcome> {
+        if let Some(why) = unusable {
+            self.set_memory_aside(&why)?;
+            before.saved = false;
+        }
+        let was = match changed {
+            true => Was::Absent,
+            false => self.was(&before),
+        };
+        let woken = self.wake(&before)?;
+        let console = self.console()?;
+        let was_idle = self.note_run(woken, &self.facts()?, &console);
+        let access = self.grant_access(&console)?;
+        let changed = changed || woken != Woken::Already || was_idle;
+        self.context.warn_of_no_reaper(&self.name.lab);
+        Ok(self.outcome(changed, None)?.with(access).after(was))
+    }
 }

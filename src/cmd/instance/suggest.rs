@@ -7,6 +7,15 @@ use crate::hypervisor::Detail;
 use crate::instance::InstanceName;
 use crate::nearest::nearest;
 
+/// Why there is no instance `name`. Of a lab that is no longer configured there may be instances; of
+/// none there is not, and the lab's name is likely mistyped.
+pub fn absent(context: &Context, name: &InstanceName) -> anyhow::Error {
+    match context.config.lab(&name.lab) {
+        Ok(_) => unknown(context, name).into(),
+        Err(error) => error,
+    }
+}
+
 /// That there is no instance `name`, and which one may have been meant. Only what a listing shows
 /// is ever named.
 pub fn unknown(context: &Context, name: &InstanceName) -> Fault {

@@ -1,39 +1,33 @@
-//! `cyyber instance touch`
+//! Noting that an instance is in use.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::idle;
-use super::single::{self, Single, Was};
-use super::view;
+use super::handle::{Instance, touch_activity};
+use super::outcome::{Outcome, Was};
+use super::{existing, facts, view};
 use crate::context::Context;
 use crate::hypervisor::Power;
 use crate::instance::{InstanceName, State};
-use crate::state::activity;
 use crate::state::record::Run;
 
-pub fn run(context: &Context, name: &InstanceName) -> Result<Single> {
-    let domain = super::existing(context, name)?;
-    // First, and without waiting for a command that holds the instance: it may be looking.
-    activity::touch(&context.paths.activity(name))
-        .with_context(|| format!("failed to note the activity of {name}"))?;
-    let facts = super::facts(&domain, name)?;
+/// Notes that `name` is in use, without waiting for a command that holds it: that one may be looking.
+/// One that is throttled gets all of its CPU time again.
+pub fn touch(context: &Context, name: &InstanceName) -> Result<Outcome> {
+    let domain = existing(context, name)?;
+    touch_activity(context, name)?;
+    let facts = facts(&domain, name)?;
     let mut was = None;
     if matches!(facts.power, Power::On | Power::Busy) {
         let record = view::noted(context, name, facts.uuid)?;
         let known = record.and_then(|record| record.boot);
-        // One whose run is not noted may have been held back before it was restored.
+        // One whose run is not noted may have been throttled before it was restored.
         if known
             .is_none_or(|boot| Some(boot.run) != facts.id.map(Run::current) || boot.idle.is_some())
+            && Instance::lock(context, name)?.unthrottle()?
         {
-            let _lock = super::lock(context, name)?;
-            if idle::leave(context, name, &domain)? {
-                was = Some(Was::In(State::Idle));
-            }
+            was = Some(Was::In(State::Idle));
         }
     }
-    let single = single::answer(context, name, true, None, None)?;
-    Ok(match was {
-        Some(was) => single.after(was),
-        None => single,
-    })
+    let outcome = view::outcome(context, name, &domain, true, None)?;
+    Ok(Outcome { was, ..outcome })
 }

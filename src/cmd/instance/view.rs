@@ -9,11 +9,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::cmd::side_by_side::side_by_side;
+use super::handle::Instance;
+use super::outcome::Outcome;
+use super::{facts, side_by_side};
 use crate::context::Context;
 use crate::domain::{Console, Origin};
 use crate::files::Directory;
-use crate::hypervisor::{Facts, Power};
+use crate::hypervisor::{Domain, Facts, Power};
 use crate::images::{base, overlay};
 use crate::instance::{InstanceName, LabId, State, UserId};
 use crate::observe::observe;
@@ -21,7 +23,6 @@ use crate::paths::Paths;
 use crate::policy::Keep;
 use crate::state::activity;
 use crate::state::keep;
-use crate::state::lock::Lock;
 use crate::state::record::{self, Boot, ReadyBy, Record, Run};
 
 /// How many guests may fail to answer until the rest of a listing asks no more: some hundred that
@@ -106,7 +107,7 @@ impl<'a> Viewer<'a> {
         {
             (boot.ready, boot.ready_by) = (Some(now), ReadyBy::Agent);
             (state, reason) = observe(facts, Some(boot), boot_timeout, now);
-            self.note(name, record.as_ref(), boot);
+            self.note(name, boot);
         }
 
         let console = match (facts.power, &boot) {
@@ -201,18 +202,21 @@ impl<'a> Viewer<'a> {
 
     /// Notes that the guest is ready, unless a command is at work on the instance: that one knows
     /// better, and the next listing finds out again.
-    fn note(&self, name: &InstanceName, record: Option<&Record>, boot: &Boot) {
-        let paths = &self.context.paths;
-        if let (Some(record), Some(_lock)) = (record, Lock::try_take(&paths.instance_lock(name))) {
-            let noted = Record {
-                boot: Some(boot.clone()),
-                ..record.clone()
-            };
-            if let Err(error) = record::write(&paths.record(name), &noted) {
-                self.context.output.detail(&format!(
-                    "warning: failed to note that {name} is ready: {error}"
-                ));
+    fn note(&self, name: &InstanceName, ready: &Boot) {
+        let Some(vm) = Instance::try_lock(self.context, name) else {
+            return;
+        };
+        let noted = vm.update(|record| {
+            if let Some(boot) = &mut record.boot
+                && boot.run == ready.run
+            {
+                (boot.ready, boot.ready_by) = (ready.ready, ready.ready_by);
             }
+        });
+        if let Err(error) = noted {
+            self.context.output.detail(&format!(
+                "warning: failed to note that {name} is ready: {error:#}"
+            ));
         }
     }
 
@@ -277,6 +281,32 @@ fn assembled(
     Ok(all)
 }
 
+/// What a verb made of `name`, whose domain is `domain`: how it is now, whether the verb `changed` it,
+/// and why it is so.
+pub fn outcome(
+    context: &Context,
+    name: &InstanceName,
+    domain: &Domain,
+    changed: bool,
+    reason: Option<String>,
+) -> Result<Outcome> {
+    let facts = facts(domain, name)?;
+    let mut view = Viewer::new(context).view(name, &facts)?;
+    view.changed = changed;
+    if let Some(reason) = reason {
+        view.reason = reason;
+    }
+    if facts.power == Power::On {
+        view.ip = domain.leased_address().map(|address| address.to_string());
+    }
+    Ok(Outcome {
+        view,
+        vnc_password: None,
+        vnc_password_expires: None,
+        was: None,
+    })
+}
+
 /// The state of the instance `name`, as far as `facts` and the notes tell.
 pub fn state(context: &Context, name: &InstanceName, facts: &Facts) -> State {
     let record = record::read(&context.paths.record(name), facts.uuid);
@@ -302,12 +332,5 @@ fn kept_by_libvirt(context: &Context, name: &InstanceName, uuid: Uuid) -> Result
         return Ok(None);
     };
     let origin = Origin::of(&domain.xml()?)?;
-    Ok(origin.map(|Origin { build, created }| Record {
-        uuid,
-        build,
-        created,
-        boot: None,
-        saved: None,
-        why: None,
-    }))
+    Ok(origin.map(|Origin { build, created }| Record::new(uuid, build, created)))
 }

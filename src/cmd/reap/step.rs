@@ -5,20 +5,19 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::pass::Planned;
-use crate::cmd::instance::cleanup::destroy;
+use crate::cmd::instance;
+use crate::cmd::instance::handle::Instance;
 use crate::cmd::instance::references::References;
 use crate::cmd::instance::traces::Traces;
-use crate::cmd::instance::{self, idle, pause, stop, view};
 use crate::cmd::journal::{self, Entry};
 use crate::cmd::look::{Lookout, Sight, Standing};
 use crate::context::Context;
 use crate::error::{Kind, kind_of};
-use crate::hypervisor::{Detail, Domain};
-use crate::instance::{InstanceName, State};
+use crate::hypervisor::Detail;
+use crate::instance::State;
 use crate::policy::Rung;
-use crate::state::lock::Lock;
 use crate::state::passes::Seen;
-use crate::state::record::{self, Record, Why};
+use crate::state::record::Why;
 use crate::units::Duration;
 
 /// What became of a step.
@@ -43,14 +42,13 @@ pub fn take(
     timeout: Duration,
 ) -> Outcome {
     let name = &sight.name;
-    let Some(_lock) = Lock::try_take(&context.paths.instance_lock(name)) else {
+    let context = context.beside();
+    let Some(vm) = Instance::try_lock(&context, name) else {
         return Outcome::Left("another command is at work on it".to_owned());
     };
-    let context = context.beside();
     let began = Instant::now();
-    match attempt(&context, lookout, sight, seen, planned, timeout) {
+    match attempt(&context, vm, lookout, sight, seen, planned, timeout) {
         Ok(Attempt::Taken(reason)) => {
-            note(&context, name, planned, &reason);
             let entry = Entry {
                 action: "reap",
                 from: state(planned.from).or(Some(sight.state)),
@@ -86,6 +84,7 @@ enum Attempt {
 
 fn attempt(
     context: &Context,
+    vm: Instance,
     lookout: &Lookout,
     sight: &Sight,
     mut seen: Seen,
@@ -94,10 +93,11 @@ fn attempt(
 ) -> Result<Attempt> {
     let name = &sight.name;
     let not_due = |why: &str| Ok(Attempt::NotDue(why.to_owned()));
-    let Some(domain) = context.hypervisor()?.find(name)? else {
-        return not_due("it is gone");
+    let facts = match vm.find()? {
+        Some(domain) => domain.facts(Detail::Power)?,
+        None => None,
     };
-    let Some(facts) = domain.facts(Detail::Power)? else {
+    let Some(facts) = facts else {
         return not_due("it is gone");
     };
     if facts.uuid != sight.facts.uuid {
@@ -117,61 +117,38 @@ fn attempt(
         }
         Standing::On(..) => {}
     }
-    let how = act(context, name, &domain, planned.to, timeout)?;
-    Ok(Attempt::Taken(match how {
-        Some(how) => format!("{}; {how}", planned.reason),
-        None => planned.reason.clone(),
-    }))
+    act(context, vm, planned, timeout).map(Attempt::Taken)
 }
 
-/// Takes the step to the rung `to`; how that went, where there is more than one way.
-fn act(
-    context: &Context,
-    name: &InstanceName,
-    domain: &Domain,
-    to: Rung,
-    timeout: Duration,
-) -> Result<Option<String>> {
-    match to {
-        Rung::Running => drop(idle::leave(context, name, domain)?),
-        Rung::Idle => drop(idle::hold_back(context, name, domain)?),
-        Rung::Paused => drop(pause::hold(context, name, domain, false)?),
-        Rung::Stopped => {
-            return Ok(Some(stop::down(context, name, domain, timeout)?.reason()));
-        }
+/// Takes the step, and notes why, for listings; returns why.
+fn act(context: &Context, vm: Instance, planned: &Planned, timeout: Duration) -> Result<String> {
+    let mut reason = planned.reason.clone();
+    match planned.to {
+        Rung::Running => drop(vm.unthrottle()?),
+        Rung::Idle => drop(vm.throttle()?),
+        Rung::Paused => drop(vm.pause(false)?),
+        Rung::Stopped => reason = format!("{reason}; {}", vm.shut_down(timeout)?.reason()),
         Rung::Destroyed => {
+            let name = vm.name();
             let traces = Traces::of(context, name)?.with_context(|| instance::missing(name))?;
             traces.ensure_ours(context, &References::new(context))?;
-            destroy::destroy(context, &traces)?;
+            vm.destroy(&traces)?;
+            return Ok(reason);
         }
     }
-    Ok(None)
-}
-
-/// Notes why it is in its state now, for listings.
-fn note(context: &Context, name: &InstanceName, planned: &Planned, reason: &str) {
-    let Some(state) = state(planned.to).filter(|state| *state != State::Running) else {
-        return;
-    };
-    let noted = || -> Result<()> {
-        let Some(domain) = context.hypervisor()?.find(name)? else {
-            return Ok(());
-        };
-        let Some(record) = view::noted(context, name, domain.uuid()?)? else {
-            return Ok(());
-        };
+    if let Some(state) = state(planned.to).filter(|state| *state != State::Running) {
         let why = Some(Why {
             state,
-            reason: reason.to_owned(),
+            reason: reason.clone(),
         });
-        record::write(&context.paths.record(name), &Record { why, ..record })?;
-        Ok(())
-    };
-    if let Err(error) = noted() {
-        context.output.detail(&format!(
-            "warning: failed to note why {name} is {state}: {error:#}"
-        ));
+        if let Err(error) = vm.update(|record| record.why = why) {
+            context.output.detail(&format!(
+                "warning: failed to note why {} is {state}: {error:#}",
+                vm.name()
+            ));
+        }
     }
+    Ok(reason)
 }
 
 /// The state that a rung is.

@@ -24,7 +24,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cyyber::cli::Global;
-use cyyber::cmd::instance::idle;
+use cyyber::cmd::instance::handle::Instance;
 use cyyber::context::Context;
 use cyyber::output::Format;
 use rustix::process::{Pid, Signal, kill_process};
@@ -303,7 +303,8 @@ impl Sandbox {
     /// Makes the running instance of a user idle, which no command does by itself.
     pub fn make_idle(&self, user: &str) {
         let name = self.instance_name(user).parse().unwrap();
-        idle::enter(&self.context(&self.uri), &name).unwrap();
+        let context = self.context(&self.uri);
+        Instance::lock(&context, &name).unwrap().throttle().unwrap();
     }
 
     /// What a command on this sandbox, by way of the libvirt `uri`, would stand on.

@@ -1,7 +1,7 @@
 //! `cyyber instance cleanup`
 
 mod builds;
-pub mod destroy;
+mod destroy;
 mod inactive;
 mod report;
 mod select;
@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use jiff::Timestamp;
 
+use super::handle::Instance;
 use super::references::References;
 use super::traces::Traces;
 use super::view::Viewer;
@@ -281,7 +282,7 @@ fn destroy_one(
     plan: &Plan,
     name: &InstanceName,
 ) -> Result<Option<u64>> {
-    let _lock = super::lock(context, name)?;
+    let vm = Instance::lock(context, name)?;
     let Some(traces) = Traces::of(context, name)? else {
         // Another cleanup was faster.
         return Ok(Some(0));
@@ -294,7 +295,7 @@ fn destroy_one(
     }
     traces.ensure_ours(context, references)?;
     let bytes = traces.bytes(&context.paths);
-    destroy::destroy(context, &traces)?;
+    vm.destroy(&traces)?;
     Ok(Some(bytes))
 }
 
