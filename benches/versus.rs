@@ -18,7 +18,7 @@ use cyyber::accelerator::{self, Accelerator};
 use cyyber::config::Config;
 use cyyber::domain::{InstanceDomain, new_uuid};
 use cyyber::images::base::{self, Base};
-use cyyber::instance::{InstanceName, LabId};
+use cyyber::names::{InstanceName, LabId};
 use cyyber::network::HostPart;
 use cyyber::output::{Cell, Column, Page, Table};
 use cyyber::paths::Paths;

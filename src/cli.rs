@@ -6,7 +6,7 @@ use clap::builder::{TypedValueParser, ValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::ConnectUri;
-use crate::instance::{LabId, State, UserId};
+use crate::names::{LabId, State, UserId};
 use crate::output::Format;
 use crate::units::{Duration, Interval, Until};
 

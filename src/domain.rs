@@ -12,7 +12,7 @@ use uuid::{Builder, Uuid};
 
 use crate::accelerator::Accelerator;
 use crate::config::Lab;
-use crate::instance::InstanceName;
+use crate::names::InstanceName;
 use crate::network::{HostPart, Mac};
 
 /// The XML namespace of our facts in a domain's metadata.

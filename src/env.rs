@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use crate::config::{AcceleratorChoice, ConnectUri};
 use crate::error::{Fault, Kind};
 use crate::files::trust::Trust;
-use crate::instance::UserId;
+use crate::names::UserId;
 use crate::output::Format;
 
 /// What the environment overrides of the configuration; options override it in turn.

@@ -1,19 +1,23 @@
 //! cyyber: branded lab VMs for cyber-security teaching.
 //!
-//! A map of the code. Arrows point one way: `main` → [`cmd`] → the rooms for outside things → the
-//! pure modules.
+//! A map of the code. Arrows point one way: `main` → [`cmd`] → [`reaper`] → [`instance`] → the rooms for
+//! outside things → the pure modules.
 //!
 //! | where | what |
 //! |---|---|
 //! | [`cli`] | the command line, clap types only |
-//! | [`cmd`] | one file a verb: what happens on `cyyber instance start` is in `cmd/instance/start.rs`; what Tab offers in `cmd/complete.rs` |
+//! | [`cmd`] | the verbs: each calls the engine and hands the answer to `output`; what Tab offers is in `cmd/complete.rs` |
+//! | [`reaper`] | the idle policy: what is known of the use of instances, the step that is due, and a pass over all |
+//! | [`instance`] | the engine: the states of an instance, and what is done to one |
 //! | [`context`] | what every verb stands on: configuration, paths, hypervisor, time |
 //! | [`hypervisor`] | libvirt; the only room that names the `virt` crate |
 //! | [`images`] | stages, base builds and overlays |
 //! | [`packer`] | building a lab's image |
-//! | [`state`] | activity, records and locks in the state directory |
+//! | [`journal`] | one line for every change of state, every build and every failure |
+//! | [`state`] | activity, exemptions and locks in the state directory |
 //! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
+//! | [`parallel`] | several things at once, but not too many |
 //! | [`host`] | what memory the host has left, and how busy it is |
 //! | [`firewall`] | whether the firewall of the lab networks stands as it was loaded |
 //! | [`interrupt`] | signals that ask us to end |
@@ -22,23 +26,19 @@
 //! | [`config`] | `labs-config.json` |
 //! | [`paths`] | every path |
 //! | [`accelerator`] | hardware virtualisation or software emulation |
+//! | [`domain`] | domain XML both ways; no I/O |
+//! | [`cards`] | network cards and their ports in definitions; pure |
 //! | [`network`] | the cards of the lab networks, with their addresses and ports; pure |
-//! | [`capacity`] | whether there is memory for one more guest; pure |
 //! | [`inputs`] | what an image is made from, and what of it changed; pure |
-//! | [`policy`] | the idle ladder: which step is due; pure |
 //! | [`prometheus`] | the text format of metrics; pure |
 //! | [`reach`] | whose instances a command can reach; pure |
 //! | [`roster`] | lists of users from a file; pure |
 //! | [`text`] | text of files, in whatever encoding; pure |
 //! | [`nearest`] | what was meant by a name that is not there; pure |
-//! | [`domain`], [`observe`] | domain XML both ways, and the state an instance is in; no I/O |
-//! | [`qemu_user`] | the user that an instance's QEMU has for itself; pure |
-//! | [`cards`] | network cards and their ports in definitions; pure |
 //! | [`secret`] | what is not to be seen by accident; pure |
-//! | [`instance`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
+//! | [`names`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
 
 pub mod accelerator;
-pub mod capacity;
 pub mod cards;
 pub mod cli;
 pub mod clock;
@@ -56,20 +56,20 @@ pub mod images;
 pub mod inputs;
 pub mod instance;
 pub mod interrupt;
+pub mod journal;
+pub mod names;
 pub mod nearest;
 pub mod network;
-pub mod observe;
 pub mod output;
 pub mod packer;
+pub mod parallel;
 pub mod paths;
-pub mod policy;
 pub mod process;
 pub mod prometheus;
-pub mod qemu_user;
 pub mod reach;
+pub mod reaper;
 pub mod roster;
 pub mod secret;
 pub mod state;
 pub mod text;
 pub mod units;
-pub mod viewers;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::instance::{InstanceName, LabId};
+use crate::names::{InstanceName, LabId};
 
 /// The three directories that everything lives in. All are absolute: libvirt and QEMU run
 /// elsewhere, and `qemu-img` reads a relative name such as `nbd:x` as a protocol.

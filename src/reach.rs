@@ -8,7 +8,7 @@
 //! instance. A verb has no way to an instance past them.
 
 use crate::error::{Fault, Kind};
-use crate::instance::{InstanceName, UserId};
+use crate::names::{InstanceName, UserId};
 
 /// Whose instances a command can reach.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::error::{Fault, Kind};
-use crate::instance::UserId;
+use crate::names::UserId;
 
 /// The users in `text`, each once, in their order. Blank lines and what follows a `#` do not count;
 /// the carriage returns of other systems do no harm. `source` is named in the error.

@@ -20,7 +20,7 @@ use crate::cli::{Cli, Global};
 use crate::clock::Moment;
 use crate::context::Context;
 use crate::env;
-use crate::instance::{InstanceName, LabId};
+use crate::names::{InstanceName, LabId};
 use crate::output::{Format, Output};
 use crate::paths::Paths;
 

@@ -8,8 +8,6 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::instance::list::survey;
-use super::instance::view::{self, View};
 use crate::cli::Metrics as Options;
 use crate::context::Context;
 use crate::error::{Fault, Kind as Failure};
@@ -17,17 +15,18 @@ use crate::files;
 use crate::host;
 use crate::hypervisor::{Detail, Facts};
 use crate::images;
-use crate::instance::State;
+use crate::instance::status::{self, View};
+use crate::names::State;
 use crate::output::Report;
 use crate::prometheus::{Kind, Metric, text};
-use crate::state::passes::Passes;
+use crate::reaper::passes::Passes;
 
 /// For whoever collects metrics, as the node exporter does.
 const READABLE: u32 = 0o644;
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
-    let all = survey(context, Detail::Usage)?;
-    let views = view::known(context, &all)?;
+    let all = context.hypervisor()?.survey(Detail::Usage)?;
+    let views = status::known(context, &all)?;
     let seen: Vec<(View, Facts)> = views
         .into_iter()
         .zip(all.into_iter().map(|(_, facts)| facts))

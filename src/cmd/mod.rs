@@ -1,16 +1,12 @@
 //! The verbs: one file each. A verb reads its target afresh, decides, acts, notes, and answers.
 
-mod admission;
 mod build;
 pub mod complete;
 mod completions;
 mod doctor;
 pub mod instance;
-mod journal;
-mod look;
 mod metrics;
 pub mod reap;
-mod side_by_side;
 
 use anyhow::Result;
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::custom::{Branding, Provision};
 use super::json::object;
 use super::text::{Line, PackageName, Sha256, Text};
-use crate::instance::LabId;
+use crate::names::LabId;
 use crate::units::{ByteSize, Duration, Patience, age};
 use jiff::SignedDuration;
 

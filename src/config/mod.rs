@@ -31,7 +31,7 @@ use json::{Object, Unambiguous};
 
 use crate::error::{Fault, Kind, hint_of};
 use crate::files::trust::{Refusal, Trust};
-use crate::instance::LabId;
+use crate::names::LabId;
 use crate::nearest::nearest;
 
 /// Where the file is looked for when neither option nor environment names one.

@@ -40,7 +40,7 @@ use apart::Side;
 use crate::config::connect;
 use crate::domain::is_ours;
 use crate::error::{Fault, Kind};
-use crate::instance::InstanceName;
+use crate::names::InstanceName;
 use crate::reach::Reach;
 
 /// A connection to libvirt. Of instances that are out of reach it tells nothing.

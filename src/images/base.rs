@@ -15,7 +15,7 @@ use super::{full_disk, info, rename_new, sha256};
 use crate::error::{Fault, Kind};
 use crate::files::{self, sync_directory_of};
 use crate::inputs::Inputs;
-use crate::instance::LabId;
+use crate::names::LabId;
 use crate::paths::Paths;
 use crate::state::lock::{self, Lock};
 

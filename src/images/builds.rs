@@ -7,7 +7,7 @@ use rustix::fs::IFlags;
 
 use super::base::{Base, build_of, note_path};
 use crate::files;
-use crate::instance::LabId;
+use crate::names::LabId;
 use crate::paths::Paths;
 use crate::state::lock::{self, Lock};
 

@@ -12,7 +12,7 @@ use super::header::Header;
 use super::{allocated, full_disk, rename_new, require_room};
 use crate::error::{Fault, Kind};
 use crate::files::{self, sync_directory_of};
-use crate::instance::InstanceName;
+use crate::names::InstanceName;
 use crate::paths::Paths;
 use crate::process::{self, Program};
 use crate::units::{ByteSize, MIB};

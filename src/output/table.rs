@@ -11,7 +11,7 @@ use console::{Style, measure_text_width, truncate_str};
 
 use super::one_line;
 use super::page::Page;
-use crate::instance::State;
+use crate::names::State;
 
 /// Between two columns.
 const GAP: usize = 2;

@@ -8,9 +8,11 @@ use std::path::Path;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::passes::LONGEST_GAP;
 use crate::clock::Moment;
 use crate::files;
+
+/// A longer time without a pass is an outage: what was seen before it counts as unseen.
+pub const LONGEST_GAP: SignedDuration = SignedDuration::from_mins(10);
 
 /// The last pass by each configuration that was read.
 #[derive(Debug, Default, Serialize, Deserialize)]

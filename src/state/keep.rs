@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::files::{self, Directory};
-use crate::policy::Keep;
+use crate::reaper::policy::Keep;
 
 #[derive(Serialize, Deserialize)]
 struct Promise {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::builder::{GOOD, cloud_image, fake_builder};
 use common::shape::{BUILT, assert_null, assert_shape};
 use common::{Run, Sandbox, SmallDisk, UNREACHABLE, files_below, lab, run, text, tool};
-use cyyber::state::reservation::Reservation;
+use cyyber::instance::admission::reservation::Reservation;
 use serde_json::{Value, json};
 
 const FAILING: &str = "echo '1,,ui,message,    qemu.lab: [cyyber] Installing packages'

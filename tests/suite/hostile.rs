@@ -24,7 +24,7 @@ use cyyber::clock::Moment;
 use cyyber::config::{Config, Lab, schema};
 use cyyber::domain::standalone_xml;
 use cyyber::error::kind_of;
-use cyyber::instance::{LabId, UserId};
+use cyyber::names::{LabId, UserId};
 use cyyber::output::{Format, Output};
 use cyyber::packer::provision::Provisioned;
 use cyyber::packer::render::{Files, Machine, Step, lab_files, variables};

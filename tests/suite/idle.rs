@@ -3,7 +3,7 @@
 use crate::common;
 
 use common::{Sandbox, lab, text, virsh};
-use cyyber::cmd::instance::handle::Instance;
+use cyyber::instance::Instance;
 use serde_json::json;
 
 /// The quota of the running domain, as libvirt has it; anything but a number of microseconds is

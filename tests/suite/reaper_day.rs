@@ -12,7 +12,7 @@ use cyyber::clock::Moment;
 use cyyber::cmd;
 use cyyber::context::Context;
 use cyyber::hypervisor::Power;
-use cyyber::instance::InstanceName;
+use cyyber::names::InstanceName;
 use cyyber::output::{Format, Output};
 use jiff::{SignedDuration, Timestamp};
 use rand::rngs::StdRng;

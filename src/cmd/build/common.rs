@@ -11,16 +11,16 @@ use rustix::process::geteuid;
 
 use super::progress::Progress;
 use crate::accelerator::Accelerator;
-use crate::cmd::admission;
 use crate::context::Context;
 use crate::error::{Kind, kind_of};
 use crate::files;
 use crate::images;
+use crate::instance::admission;
+use crate::instance::admission::reservation::Reservation;
 use crate::packer::run::{Build, Event};
 use crate::packer::templates::Templates;
 use crate::packer::{Packer, render};
 use crate::state::lock::Lock;
-use crate::state::reservation::Reservation;
 use crate::units::MIB;
 
 /// Room for a build beside three times the image that it begins with: what the packages take, and
@@ -148,7 +148,7 @@ impl Common<'_> {
                     return Ok(Memory {
                         running: &self.running,
                         reservation: Some(reservation),
-                        need: crate::capacity::need(bytes),
+                        need: crate::instance::admission::memory::need(bytes),
                     });
                 }
                 Err(error) if kind_of(&error) != Kind::Capacity || *running == 0 => {

@@ -14,18 +14,18 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::journal::{self, Entry};
-use super::side_by_side::side_by_side;
 use crate::cli::Build;
 use crate::config::{Lab, untrusted};
 use crate::context::Context;
 use crate::files::{self, trust::Refusal};
 use crate::images::stages;
 use crate::inputs::Why;
-use crate::instance::LabId;
 use crate::interrupt;
+use crate::journal::{self, Entry};
+use crate::names::LabId;
 use crate::packer::templates::Templates;
 use crate::packer::{self, Packer, archive};
+use crate::parallel::side_by_side;
 use crate::process::Program;
 use common::Common;
 use one::Outcome;

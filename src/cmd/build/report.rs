@@ -9,7 +9,7 @@ use super::one::Outcome;
 use super::plan::Plan;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
-use crate::instance::LabId;
+use crate::names::LabId;
 use crate::output::{Cell, Column, Report, Table};
 use crate::units::age;
 

@@ -6,12 +6,12 @@ use std::io;
 use anyhow::Result;
 
 use super::finding::Finding;
-use crate::cmd::instance::own_user;
 use crate::context::Context;
 use crate::domain::{SecurityLabel, security_labels};
 use crate::hypervisor::{Account, Detail, Hypervisor};
-use crate::instance::InstanceName;
-use crate::qemu_user::{QemuUser, taken};
+use crate::instance::qemu_user;
+use crate::instance::qemu_user::{QemuUser, taken};
+use crate::names::InstanceName;
 
 /// Lists of users, groups and ranges of them, and the fields with the number and the count.
 const LISTS: [(&str, usize, Option<usize>); 4] = [
@@ -41,7 +41,7 @@ pub fn check(context: &Context, hypervisor: &Hypervisor) -> Vec<Finding> {
 /// Whom the QEMU of an instance runs as: somebody without a right of `shared`, or else that.
 pub fn account(context: &Context, shared: Account) -> Account {
     let system = context.hypervisor().is_ok_and(Hypervisor::is_system);
-    match system && own_user::obstacle(context).is_none() {
+    match system && qemu_user::obstacle(context).is_none() {
         true => Account {
             uid: *QemuUser::NUMBERS.start(),
             gid: *QemuUser::NUMBERS.start(),
@@ -86,7 +86,7 @@ fn list(names: &[&InstanceName]) -> String {
 fn users(context: &Context, running: &Running) -> Finding {
     let check = "instance-users";
     let numbers = QemuUser::NUMBERS;
-    if let Some(why) = own_user::obstacle(context) {
+    if let Some(why) = qemu_user::obstacle(context) {
         let message = format!("instances share one user, and reach each other from QEMU: {why}");
         return Finding::failed(check, message, "run `make setup`");
     }

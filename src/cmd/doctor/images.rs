@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::finding::Finding;
-use crate::cmd::instance::disk;
 use crate::context::Context;
 use crate::images::base::{self, Base, Place};
 use crate::images::{builds, info, sha256};
-use crate::instance::LabId;
+use crate::instance::disk;
+use crate::names::LabId;
 
 /// Looks at the current build of each lab, and with `verify` at the content of every build that
 /// there is: instances stand on old ones as well.

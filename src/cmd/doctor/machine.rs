@@ -7,10 +7,10 @@ use anyhow::Result;
 
 use super::finding::Finding;
 use crate::accelerator::{self, Host};
-use crate::capacity;
 use crate::config::Lab;
 use crate::context::Context;
 use crate::host;
+use crate::instance::admission::memory;
 use crate::packer::{self, Packer};
 use crate::process::Program;
 use crate::units::MIB;
@@ -108,11 +108,11 @@ fn memory(context: &Context) -> Result<Finding> {
         .unwrap_or_default();
     let claims = running.iter();
     let claimed = claims
-        .map(|guest| capacity::claim(guest.memory, guest.resident))
+        .map(|guest| memory::claim(guest.memory, guest.resident))
         .sum();
-    let need = capacity::need(u64::from(largest.memory_mb) * MIB);
+    let need = memory::need(u64::from(largest.memory_mb) * MIB);
     let lab = &largest.lab_id;
-    Ok(match capacity::admit(need, memory, claimed) {
+    Ok(match memory::admit(need, memory, claimed) {
         Ok(()) => Finding::ok(
             "memory",
             format!("{figures}: one more instance of {lab} fits"),

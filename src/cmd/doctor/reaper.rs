@@ -9,8 +9,8 @@ use jiff::SignedDuration;
 use super::finding::Finding;
 use crate::config::{Config, SEARCHED};
 use crate::context::Context;
-use crate::state::coverage::Coverage;
-use crate::state::passes::{LONGEST_GAP, Passes};
+use crate::reaper::passes::Passes;
+use crate::state::coverage::{Coverage, LONGEST_GAP};
 use crate::units::age;
 
 /// Where cron and systemd are told to do something.

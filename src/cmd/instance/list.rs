@@ -4,10 +4,10 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::view::{View, views};
 use crate::context::Context;
-use crate::hypervisor::{Detail, Facts};
-use crate::instance::{InstanceName, LabId, State, UserId};
+use crate::hypervisor::Detail;
+use crate::instance::status::{View, views};
+use crate::names::{LabId, State, UserId};
 use crate::output::{Column, Report, Table};
 use crate::units::age;
 
@@ -17,7 +17,7 @@ pub fn run(
     user: Option<&UserId>,
     state: Option<State>,
 ) -> Result<()> {
-    let mut asked_for = survey(context, Detail::Power)?;
+    let mut asked_for = context.hypervisor()?.survey(Detail::Power)?;
     asked_for.retain(|(name, _)| {
         lab.is_none_or(|lab| *lab == name.lab) && user.is_none_or(|user| *user == name.user)
     });
@@ -30,11 +30,6 @@ pub fn run(
         instances,
         now: context.time(),
     })
-}
-
-/// All instances within reach with their facts, by name.
-pub fn survey(context: &Context, detail: Detail) -> Result<Vec<(InstanceName, Facts)>> {
-    context.hypervisor()?.survey(detail)
 }
 
 #[derive(Serialize)]

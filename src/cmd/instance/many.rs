@@ -7,16 +7,15 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context as _, Result, anyhow};
 use serde::Serialize;
 
-use super::list::survey;
-use super::outcome::Outcome;
 use super::single;
 use crate::cli::Class;
-use crate::cmd::side_by_side::side_by_side;
 use crate::context::Context;
 use crate::error::{Fault, Kind, kind_of};
 use crate::hypervisor::Detail;
-use crate::instance::{InstanceName, LabId};
+use crate::instance::outcome::Outcome;
+use crate::names::{InstanceName, LabId};
 use crate::output::{Report, Table};
+use crate::parallel::side_by_side;
 use crate::roster;
 use crate::text;
 
@@ -56,7 +55,7 @@ pub fn run(
 
 /// Fails where there is no such lab, and no instance of one that was.
 fn ensure_known(context: &Context, lab: &LabId) -> Result<()> {
-    let all = survey(context, Detail::Power)?;
+    let all = context.hypervisor()?.survey(Detail::Power)?;
     match all.iter().any(|(name, _)| name.lab == *lab) {
         true => Ok(()),
         false => context.config.lab(lab).map(drop),

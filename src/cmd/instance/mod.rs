@@ -1,49 +1,26 @@
 //! The verbs on instances.
 
-mod access;
-mod capacity;
-pub(super) mod cleanup;
-mod create;
-mod define;
-pub(super) mod disk;
-pub mod handle;
-mod idle;
-mod keep;
-pub(super) mod list;
+mod cleanup;
+mod list;
 mod many;
-mod memory;
-pub(super) mod outcome;
-pub mod own_user;
-mod pause;
-pub(super) mod place;
-pub(super) mod references;
-mod reset;
 mod single;
-mod start;
 mod stats;
-pub(super) mod stop;
-mod suggest;
-mod touch;
-pub(super) mod traces;
-pub(super) mod view;
-mod wake;
 mod watch;
+
+use std::time::Instant;
 
 use anyhow::Result;
 use jiff::Timestamp;
 
-use super::journal;
-use super::side_by_side::side_by_side;
 use crate::cli::{Class, Instance as Command, Target};
 use crate::context::Context;
 use crate::env;
 use crate::error::{Fault, Kind};
-use crate::hypervisor::{Detail, Domain, Facts};
-use crate::instance::InstanceName;
-pub(super) use crate::reach::missing;
+use crate::instance::outcome::Outcome;
+use crate::instance::{Instance, resettable, touch};
+use crate::journal::{self, Entry};
+use crate::names::InstanceName;
 use crate::units::{Until, latest};
-use handle::Instance;
-use outcome::Outcome;
 
 /// Runs a verb.
 pub fn run(context: &Context, command: &Command) -> Result<()> {
@@ -69,7 +46,7 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
             let opened = Instance::lock(context, &name)?.open_console()?;
             context.output.answer(&opened)
         }
-        Command::Touch { target } => one(context, "touch", &named(context, target)?, touch::touch),
+        Command::Touch { target } => one(context, "touch", &named(context, target)?, touch),
         Command::Keep { target, until } => {
             let name = named(context, target)?;
             one(context, "keep", &name, |context, name| {
@@ -112,7 +89,7 @@ fn each(
     let lab = &class.lab;
     match (&class.user, &class.users_from) {
         (_, Some(file)) => many::run(context, lab, class, file, |context: &Context, name: &_| {
-            journal::verb(context, action, name, || verb(context, name))
+            noted(context, action, name, || verb(context, name))
         }),
         (Some(user), None) => one(context, action, &context.instance(lab, user)?, verb),
         (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
@@ -126,7 +103,7 @@ fn one(
     name: &InstanceName,
     verb: impl Fn(&Context, &InstanceName) -> Result<Outcome>,
 ) -> Result<()> {
-    let done = journal::verb(context, action, name, || verb(context, name))?;
+    let done = noted(context, action, name, || verb(context, name))?;
     context.output.answer(&done)
 }
 
@@ -156,7 +133,7 @@ fn end_of_keep(context: &Context, until: &Until) -> Result<Option<Timestamp>> {
 /// Asks whether `name` is to be reset, unless that is a `yes` already.
 fn confirm_reset(context: &Context, name: &InstanceName, yes: bool) -> Result<()> {
     context.config.lab(&name.lab)?;
-    reset::resettable(context, name)?;
+    resettable(context, name)?;
     if !yes {
         let lines = [format!(
             "{name} gets a clean disk on the current base image: everything in it is lost"
@@ -167,15 +144,29 @@ fn confirm_reset(context: &Context, name: &InstanceName, yes: bool) -> Result<()
     Ok(())
 }
 
-/// The domain of an instance that must exist.
-pub(super) fn existing(context: &Context, name: &InstanceName) -> Result<Domain> {
-    let domain = context.hypervisor()?.find(name)?;
-    domain.ok_or_else(|| suggest::absent(context, name))
-}
-
-/// Facts about a domain that was there a moment ago.
-pub(super) fn facts(domain: &Domain, name: &InstanceName) -> Result<Facts> {
-    domain
-        .facts(Detail::Power)?
-        .ok_or_else(|| missing(name).into())
+/// Runs the verb `action` on an instance, and writes down what it changed, or that it failed.
+fn noted(
+    context: &Context,
+    action: &str,
+    name: &InstanceName,
+    verb: impl FnOnce() -> Result<Outcome>,
+) -> Result<Outcome> {
+    let began = Instant::now();
+    let done = verb();
+    match &done {
+        Ok(outcome) => {
+            if let Some((from, to, reason)) = outcome.change() {
+                let entry = Entry {
+                    action,
+                    from,
+                    to: Some(to),
+                    ok: true,
+                    reason,
+                };
+                journal::write(context, name, began, &entry);
+            }
+        }
+        Err(error) => journal::failure(context, action, name, began, None, error),
+    }
+    done
 }

@@ -1,7 +1,7 @@
 //! How the answer of a verb on one instance looks.
 
-use super::outcome::Outcome;
-use super::view::View;
+use crate::instance::outcome::Outcome;
+use crate::instance::status::View;
 use crate::output::{Cell, Column, Report};
 use crate::units::endpoint;
 

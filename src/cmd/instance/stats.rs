@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::list::survey;
-use super::suggest;
-use super::view::{View, views};
 use crate::context::Context;
 use crate::hypervisor::{Detail, Facts};
 use crate::images;
-use crate::instance::{InstanceName, LabId, State, UserId};
+use crate::instance;
+use crate::instance::status::{View, views};
+use crate::names::{InstanceName, LabId, State, UserId};
 use crate::output::{Cell, Column, Report, Table};
 use crate::units::{MIB, age, size};
 
@@ -71,7 +70,7 @@ impl Sample {
     /// A sample that another one may follow at once to measure by.
     pub fn first(context: &Context, name: Option<&InstanceName>) -> Result<Sample> {
         if let Some(name) = name {
-            super::existing(context, name)?;
+            instance::existing(context, name)?;
         }
         let sample = Sample::take(context, name)?;
         if sample.is_of_running() {
@@ -85,7 +84,7 @@ impl Sample {
         // Connecting is not to count as a part of the first sample.
         context.hypervisor()?;
         let began = Instant::now();
-        let mut instances = survey(context, Detail::Usage)?;
+        let mut instances = context.hypervisor()?.survey(Detail::Usage)?;
         let half = began.elapsed().checked_div(2);
         let at = half
             .and_then(|half| began.checked_add(half))
@@ -93,7 +92,7 @@ impl Sample {
         if let Some(name) = name {
             instances.retain(|(other, _)| other == name);
             if instances.is_empty() {
-                return Err(suggest::unknown(context, name).into());
+                return Err(instance::unknown(context, name).into());
             }
         }
         Ok(Sample { at, instances })

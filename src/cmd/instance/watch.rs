@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::stats::{self, Answer, SAMPLE, Sample, Stats};
 use crate::context::Context;
 use crate::host::{self, Cpu, Memory};
-use crate::instance::{InstanceName, State};
+use crate::names::{InstanceName, State};
 use crate::output::{Page, Report, Table};
 use crate::units::size;
 

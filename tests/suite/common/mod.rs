@@ -24,8 +24,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cyyber::cli::Global;
-use cyyber::cmd::instance::handle::Instance;
 use cyyber::context::Context;
+use cyyber::instance::Instance;
 use cyyber::output::Format;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};

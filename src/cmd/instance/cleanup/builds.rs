@@ -2,11 +2,11 @@
 
 use anyhow::{Context as _, Result};
 
-use crate::cmd::instance::references::References;
 use crate::context::Context;
 use crate::images::base::Base;
 use crate::images::builds;
-use crate::instance::{InstanceName, LabId};
+use crate::instance::references::References;
+use crate::names::{InstanceName, LabId};
 use crate::state::lock::Lock;
 
 /// The builds of `lab`, or of all labs, that are not current and that nothing refers to but

@@ -3,11 +3,11 @@
 
 use jiff::SignedDuration;
 
-use crate::cmd::instance::traces::Traces;
-use crate::cmd::look::{Lookout, Sight, Standing};
 use crate::context::Context;
-use crate::policy::{Decision, Source};
-use crate::state::passes::Passes;
+use crate::instance::remains::Traces;
+use crate::reaper::observer::{Lookout, Sight, Standing};
+use crate::reaper::passes::Passes;
+use crate::reaper::policy::{Decision, Source};
 use crate::units::Duration;
 
 /// What is known of the use of an instance.

@@ -1,7 +1,7 @@
 //! `cyyber instance cleanup`
 
 mod builds;
-mod destroy;
+
 mod inactive;
 mod report;
 mod select;
@@ -12,17 +12,17 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use jiff::Timestamp;
 
-use super::handle::Instance;
-use super::references::References;
-use super::traces::Traces;
-use super::view::Viewer;
 use crate::cli::Cleanup as Options;
-use crate::cmd::journal::{self, Entry};
-use crate::cmd::side_by_side::side_by_side;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::images::{self, base::Base};
-use crate::instance::{InstanceName, LabId, State};
+use crate::instance::Instance;
+use crate::instance::references::References;
+use crate::instance::remains::Traces;
+use crate::instance::status::Viewer;
+use crate::journal::{self, Entry};
+use crate::names::{InstanceName, LabId, State};
+use crate::parallel::side_by_side;
 use crate::state::activity;
 use inactive::{Inactive, Uses};
 use report::{Collected, Destroyed, Failed, Kept, Report};

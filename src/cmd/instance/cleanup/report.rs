@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::images::base::Base;
-use crate::instance::{InstanceName, LabId, State, UserId};
+use crate::names::{InstanceName, LabId, State, UserId};
 use crate::output::{self, Cell, Column, Table};
 use crate::units::{MIB, size};
 

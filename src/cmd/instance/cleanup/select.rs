@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::inactive::Inactive;
-use crate::instance::{InstanceName, LabId, State, UserId};
+use crate::names::{InstanceName, LabId, State, UserId};
 use crate::units::{Duration, age};
 
 /// What a cleanup was asked for.

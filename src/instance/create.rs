@@ -1,0 +1,80 @@
+//! Making an instance: its disk on the current base image, and its domain.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::Instance;
+use super::outcome::{Outcome, Was};
+use super::references::References;
+use crate::error::{Fault, Kind};
+use crate::images::base::{self, Base};
+use crate::images::header::Header;
+use crate::images::{builds, overlay};
+
+impl Instance<'_> {
+    /// Makes it, if it is missing.
+    pub fn create(&self) -> Result<Outcome> {
+        let made = self.ensure()?;
+        Ok(self.outcome(made, None)?.after(Was::Absent))
+    }
+
+    /// Makes its domain where there is none; whether it did.
+    ///
+    /// A disk that is there without a domain is somebody's work, left by an interrupted command or by
+    /// hand: it gets its domain back.
+    pub(super) fn ensure(&self) -> Result<bool> {
+        let (context, name) = (self.context, self.name);
+        context.config.lab(&name.lab)?;
+        let overlay = context.paths.overlay(name);
+        let overlay_exists = overlay
+            .try_exists()
+            .with_context(|| format!("failed to look for the disk of {name}"))?;
+        if let Some(domain) = self.find()? {
+            if !overlay_exists {
+                // It may be elsewhere.
+                self.ensure_own_disk(&domain.stored_xml()?)?;
+                let message = format!("the disk of {name} is gone: {}", overlay.display());
+                return Err(Fault::new(Kind::Conflict, message)
+                    .hint(format!(
+                        "restore the file, or remove the VM with `virsh undefine {name}` to begin anew"
+                    ))
+                    .into());
+            }
+            return Ok(false);
+        }
+        if overlay_exists {
+            References::new(context).ensure_free(&overlay)?;
+            let base = self.base_of(&overlay)?;
+            context.output.note(&format!(
+                "{name}: found its disk without a VM; keeping the disk"
+            ));
+            self.define(&overlay, &base)?;
+            return Ok(true);
+        }
+        let _held = builds::hold(&context.paths, &name.lab)?;
+        let base = base::current(&context.paths, &name.lab)?;
+        let size = self.disk_size(&base)?;
+        let overlay = overlay::create(&context.paths, name, &base, size)?;
+        self.define(&overlay, &base).inspect_err(|_| {
+            // libvirt may have made the domain all the same, before the connection to it was lost.
+            if matches!(self.find(), Ok(None)) {
+                overlay::discard(&overlay);
+            }
+        })?;
+        Ok(true)
+    }
+
+    /// The base build that its overlay says it stands on.
+    fn base_of(&self, overlay: &Path) -> Result<Base> {
+        let backing = Header::of(overlay)?.backing_file;
+        let backing = backing.as_deref().and_then(Path::to_str);
+        base::at(&self.context.paths, &self.name.lab, backing).with_context(|| {
+            Fault::new(
+                Kind::Conflict,
+                format!("cannot use the disk {}, which has no VM", overlay.display()),
+            )
+            .hint("move that file away, or restore the base image it needs")
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! The definition of an instance's domain: made once, and brought up to date with the configuration
+//! before each power-on.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::Instance;
+use super::disk;
+use super::qemu_user;
+use super::record::{self, Record};
+use crate::cards::{self, Card};
+use crate::domain::{self, InstanceDomain};
+use crate::images::base::Base;
+use crate::images::overlay;
+use crate::network::Mac;
+
+impl Instance<'_> {
+    /// Defines its domain, of which there is none, on its disk `overlay`, which stands on `base`.
+    pub(super) fn define(&self, overlay: &Path, base: &Base) -> Result<()> {
+        let (context, name) = (self.context, self.name);
+        context.warn_of_emulation();
+        let record = Record::new(domain::new_uuid(), base.build.clone(), context.time());
+        let xml = self.definition(overlay, &base.path, &record, None)?;
+        // Before the domain exists, so that it is never seen without a sign of life.
+        self.touch_activity()?;
+        let domain = context.hypervisor()?.define(&xml)?;
+        let _ = self.domain.set(domain);
+        if let Err(error) = record::write(&context.paths.record(name), &record) {
+            // libvirt has the same facts; a listing is merely slower without the note.
+            context
+                .output
+                .warn(&format!("failed to note that {name} was made: {error}"));
+        }
+        Ok(())
+    }
+
+    /// Makes its definition, while it is off, what the configuration says by now. Its disk and its
+    /// address stay. Where its lab is no longer configured the whole definition does, but for the port
+    /// of its network card. Fails where its disks are not those that it was given: what it wrote would
+    /// be out of sight.
+    pub(super) fn renew(&self) -> Result<()> {
+        let (context, name, domain) = (self.context, self.name, self.domain()?);
+        let xml = domain.stored_xml()?;
+        let card = Card::of(&xml)?;
+        let xml = match (context.config.lab(&name.lab), self.record()?) {
+            (Ok(_), Some(record)) => {
+                self.ensure_own_disk(&xml)?;
+                let overlay = context.paths.overlay(name);
+                let base = context.paths.base_build(&name.lab, &record.build);
+                disk::ensure_stands_on(name, &overlay, &base)?;
+                self.definition(&overlay, &base, &record, Some(card.mac))?
+            }
+            _ => self
+                .kept_definition()
+                .with_context(|| format!("cannot power {name} on"))?,
+        };
+        context.hypervisor()?.define(&xml).map(drop)
+    }
+
+    /// Its whole stored definition, with its card at the card's own port and with a user of its own:
+    /// one that an earlier version made has neither.
+    pub(super) fn kept_definition(&self) -> Result<String> {
+        let xml = self.domain()?.whole_xml()?;
+        let card = Card::of(&xml)?;
+        self.hold_address(&card)?;
+        let xml = cards::at_own_port(&xml)?.unwrap_or(xml);
+        qemu_user::put_into(self.context, card.mac, xml)
+    }
+
+    fn definition(
+        &self,
+        overlay: &Path,
+        base: &Path,
+        record: &Record,
+        preferred: Option<Mac>,
+    ) -> Result<String> {
+        let (context, name) = (self.context, self.name);
+        let utf8 = |path: &Path| {
+            path.to_str()
+                .map(str::to_owned)
+                .with_context(|| format!("{} is not valid Unicode", path.display()))
+        };
+        let lab = context.config.lab(&name.lab)?;
+        let largest = overlay::provide_length(overlay, lab.limits.overlay_size)
+            .with_context(|| format!("failed to limit the disk of {name}"))?;
+        let card = self.reserve_address(lab.network.network(), preferred)?;
+        let xml = InstanceDomain {
+            name,
+            uuid: record.uuid,
+            lab,
+            overlay: &utf8(overlay)?,
+            base: &utf8(base)?,
+            build: &record.build,
+            largest,
+            card,
+            accelerator: context.accelerator()?,
+            vnc_listen: context.config.host.vnc_listen,
+            created: record.created,
+        }
+        .xml()?;
+        qemu_user::put_into(context, Mac::of(card), xml)
+    }
+}

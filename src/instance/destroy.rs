@@ -1,0 +1,59 @@
+//! Destroying one instance, and nothing else.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use super::Instance;
+use super::remains::Traces;
+use crate::files;
+use crate::state::activity;
+
+impl Instance<'_> {
+    /// Destroys what there is of it, `traces`, which were read under its lock and are ours. Killed in
+    /// the middle, the next cleanup finishes it: it is marked first, and the mark goes last.
+    pub fn destroy(mut self, traces: &Traces) -> Result<()> {
+        let (name, paths) = (self.name, &self.context.paths);
+        let mark = paths.destroying(name);
+        activity::touch(&mark).with_context(|| format!("failed to mark {name}"))?;
+        self.remove_domain()?;
+        // An overlay is never removed under saved memory, which is gone by now.
+        let files: [PathBuf; 6] = [
+            paths.new_overlay(name),
+            paths.overlay(name),
+            paths.activity(name),
+            paths.reservation(name),
+            paths.keep(name),
+            paths.record(name),
+        ];
+        for file in traces.memory.iter().chain(&files) {
+            files::remove(file)?;
+        }
+        // Its user goes with its address: to the next one when nothing is left that is that user's.
+        if let Err(error) = self.release_address() {
+            // It is found and given back when addresses run out.
+            self.context
+                .output
+                .detail(&format!("warning: {name} keeps its address: {error:#}"));
+        }
+        files::remove(&mark)?;
+        Ok(())
+    }
+
+    /// Powers its domain off, if it has one, drops its saved memory and makes libvirt forget it.
+    pub(super) fn remove_domain(&mut self) -> Result<()> {
+        let Some(domain) = self.find()? else {
+            return Ok(());
+        };
+        if self.settled()?.id.is_some() {
+            domain.power_off()?;
+        }
+        // A save that was under way may have ended only now.
+        if self.settled()?.saved {
+            domain.drop_saved_memory()?;
+        }
+        domain.undefine()?;
+        self.domain.take();
+        Ok(())
+    }
+}

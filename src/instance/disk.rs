@@ -1,0 +1,158 @@
+//! Whether the disk of an instance is still the one that it was given: other clients of libvirt make
+//! snapshots, attach disks and move them. Nothing is done over such changes, for what a student
+//! wrote may be in them.
+
+use std::path::Path;
+use std::sync::Once;
+
+use anyhow::Result;
+
+use super::Instance;
+use crate::context::Context;
+use crate::domain::{self, Disk, Origin};
+use crate::error::{Fault, Kind};
+use crate::images::base::Base;
+use crate::images::header::Header;
+use crate::names::{InstanceName, LabId};
+use crate::units::ByteSize;
+
+impl Instance<'_> {
+    /// Fails where the disks in its definition `xml` are not its overlay alone.
+    pub(super) fn ensure_own_disk(&self, xml: &str) -> Result<()> {
+        ensure_own(self.context, self.name, xml)
+    }
+
+    /// The size of a new disk on `base`, as its lab wants it. Says where that cannot be.
+    pub(super) fn disk_size(&self, base: &Base) -> Result<ByteSize> {
+        static SAID: Once = Once::new();
+        let wanted = self.context.config.lab(&self.name.lab)?.disk_size;
+        if let Some(why) = too_large(&self.name.lab, base, wanted)? {
+            SAID.call_once(|| self.context.output.warn(&why));
+        }
+        Ok(wanted)
+    }
+}
+
+/// Fails where the disks in the definition `xml` of `name` are not its overlay alone, on the base
+/// build that it was made from.
+pub fn ensure_own(context: &Context, name: &InstanceName, xml: &str) -> Result<()> {
+    let own = context.paths.overlay(name);
+    let disks = domain::disks(xml)?;
+    let Some((disk, more)) = disks.split_first() else {
+        return Err(strange(name, "it has none", &by_hand(name, &own)));
+    };
+    if let Some(more) = more.first() {
+        let file = more.files.first();
+        let file = file.map(|file| format!(", {}", file.display()));
+        return Err(strange(
+            name,
+            &format!(
+                "it has another one, {}{}",
+                more.target,
+                file.unwrap_or_default()
+            ),
+            &format!(
+                "take it out: virsh detach-disk {name} {} --config (--live as well while it runs)",
+                more.target
+            ),
+        ));
+    }
+    let file = disk.files.first();
+    if !file.is_some_and(|file| is_same(file, &own)) {
+        return Err(elsewhere(name, disk, &own));
+    }
+    let build = Origin::of(xml)?.map(|origin| origin.build);
+    let base = build.map(|build| context.paths.base_build(&name.lab, &build));
+    // By their names: with `storage_dir` the directory moves.
+    let below: Vec<_> = disk.files.iter().skip(1).map(|it| it.file_name()).collect();
+    let wanted: Vec<_> = base.iter().map(|base| base.file_name()).collect();
+    match below == wanted {
+        true => Ok(()),
+        false => Err(strange(
+            name,
+            "it does not stand on the base image that it was made from",
+            &by_hand(name, &own),
+        )),
+    }
+}
+
+/// Fails where the disk `own` of `name` says by itself that it stands on another image than `build`.
+pub fn ensure_stands_on(name: &InstanceName, own: &Path, base: &Path) -> Result<()> {
+    let below = Header::of(own)?.backing_file;
+    if below.as_deref().and_then(Path::file_name) == base.file_name() {
+        return Ok(());
+    }
+    let below = below.map_or("no other image".to_owned(), |it| it.display().to_string());
+    Err(strange(
+        name,
+        &format!(
+            "{} stands on {below}, and stood on {}",
+            own.display(),
+            base.display()
+        ),
+        "it was changed with qemu-img: bring it back with `qemu-img rebase`, or reset the instance",
+    ))
+}
+
+/// Says that a disk on `base` is larger than `wanted`, if it is.
+pub fn too_large(lab: &LabId, base: &Base, wanted: ByteSize) -> Result<Option<String>> {
+    let size = ByteSize(Header::of(&base.path)?.disk_size);
+    let why = format!(
+        "{lab}: disk_size {wanted} does not apply: its base image has {size}, and a disk cannot shrink"
+    );
+    Ok((size > wanted).then_some(why))
+}
+
+/// Whether both are the same file, be it that `storage_dir` was moved with what is in it.
+fn is_same(file: &Path, own: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    let moved = || {
+        let gone = file.try_exists().is_ok_and(|there| !there);
+        gone && own.is_file() && file.file_name() == own.file_name()
+    };
+    file == own || real(file).is_some_and(|it| Some(it) == real(own)) || moved()
+}
+
+fn elsewhere(name: &InstanceName, disk: &Disk, own: &Path) -> anyhow::Error {
+    let (own_place, target) = (own.display(), &disk.target);
+    let Some(file) = disk.files.first() else {
+        return strange(
+            name,
+            &format!("{target} is no file, and was {own_place}"),
+            &by_hand(name, own),
+        );
+    };
+    let place = file.display();
+    let below = disk.files.iter().skip(1);
+    if let Some(below) = below.into_iter().find(|below| is_same(below, own)) {
+        let below = below.display();
+        return strange(
+            name,
+            &format!("a snapshot was made: it writes to {place}, above {own_place}"),
+            &format!(
+                "put what was written since into its own disk: stop it, `qemu-img commit -b {below} \
+                 {place} && rm {place}`, `virsh undefine {name} --snapshots-metadata`, and start it \
+                 again"
+            ),
+        );
+    }
+    let found = format!("{target} is {place}, and not {own_place}");
+    if file.file_name() == own.file_name() {
+        let hint = "use the configuration that it was made with, or move all of storage_dir; of two \
+                    copies remove the one that is out of date";
+        return strange(name, &found, hint);
+    }
+    strange(name, &found, &by_hand(name, own))
+}
+
+fn by_hand(name: &InstanceName, own: &Path) -> String {
+    format!(
+        "look where its work is, and correct that with `virsh edit {name}`: its one disk is {}",
+        own.display()
+    )
+}
+
+fn strange(name: &InstanceName, found: &str, hint: &str) -> anyhow::Error {
+    let message = format!("the disks of {name} are not as cyyber made them: {found}");
+    Fault::new(Kind::Conflict, message).hint(hint).into()
+}

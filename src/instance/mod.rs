@@ -1,0 +1,183 @@
+//! The engine: what an instance is, and what is done to one.
+//!
+//! ```text
+//!              create              start           the agent answers
+//!  (missing) ─────────► stopped ───────────► starting ───────────► running
+//!      ▲                 ▲   ▲                                      │   ▲
+//!      │ destroy,        │   │ stop, from any state        throttle │   │ touch, keep,
+//!      │ from any state  │   └────────────────────────              ▼   │ start, resume
+//!      └─────────────────┤                                          idle
+//!                        │ stop                                     │
+//!                        │              pause, from running or idle │
+//!                      paused ◄─────────────────────────────────────┘
+//!                        │
+//!                        └── start, resume ──► running
+//! ```
+//!
+//! `reset` leads from any state to `stopped`, with a clean disk. `crashed` is what libvirt says of a
+//! guest that ended by a fault; `start` and `stop` lead out of it. Which of these an instance is in is
+//! never noted: [`state`] tells it from what libvirt says and from the [`record`] of its present run.
+//!
+//! An [`Instance`] is one under its lock. Each of its verbs reads it afresh, decides, acts, notes what it
+//! did, and returns an [`Outcome`](outcome::Outcome). Commands and the reaper use the same verbs.
+
+pub mod address;
+pub mod admission;
+pub(crate) mod console;
+mod create;
+mod definition;
+mod destroy;
+pub(crate) mod disk;
+mod keep;
+pub(crate) mod outcome;
+mod pause;
+pub(crate) mod qemu_user;
+pub mod record;
+pub(crate) mod references;
+pub(crate) mod remains;
+mod reset;
+pub mod saved_memory;
+mod start;
+pub mod state;
+pub(crate) mod status;
+mod stop;
+mod suggest;
+mod throttle;
+mod touch;
+mod wake;
+
+use std::cell::OnceCell;
+
+use anyhow::{Context as _, Result};
+
+use crate::context::Context;
+use crate::hypervisor::{Detail, Domain, Facts};
+use crate::names::{InstanceName, State};
+use crate::reach::missing;
+use crate::state::activity;
+use crate::state::lock::{self, Lock};
+use outcome::{Outcome, Was};
+use record::Record;
+pub(crate) use reset::resettable;
+pub(crate) use suggest::{absent, unknown};
+pub(crate) use touch::touch;
+
+/// An instance under its lock, which everything that changes one holds. It may be missing.
+#[derive(Debug)]
+pub struct Instance<'a> {
+    context: &'a Context,
+    name: &'a InstanceName,
+    /// Looked up when it is first needed.
+    domain: OnceCell<Domain>,
+    _lock: Lock,
+}
+
+impl<'a> Instance<'a> {
+    /// Locks `name`, waiting for a command that is at work on it. One that is out of reach has no
+    /// lock.
+    pub fn lock(context: &'a Context, name: &'a InstanceName) -> Result<Instance<'a>> {
+        context.reach().check(name)?;
+        let path = context.paths.instance_lock(name);
+        let lock = Lock::take(&path, &name.to_string(), lock::PATIENCE)?;
+        Ok(Instance::with(context, name, lock))
+    }
+
+    /// The same, unless another command is at work on it.
+    pub fn try_lock(context: &'a Context, name: &'a InstanceName) -> Option<Instance<'a>> {
+        let lock = Lock::try_take(&context.paths.instance_lock(name))?;
+        Some(Instance::with(context, name, lock))
+    }
+
+    fn with(context: &'a Context, name: &'a InstanceName, lock: Lock) -> Instance<'a> {
+        Instance {
+            context,
+            name,
+            domain: OnceCell::new(),
+            _lock: lock,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'a InstanceName {
+        self.name
+    }
+
+    /// Its domain, if there is one.
+    pub fn find(&self) -> Result<Option<&Domain>> {
+        if self.domain.get().is_none()
+            && let Some(domain) = self.context.hypervisor()?.find(self.name)?
+        {
+            let _ = self.domain.set(domain);
+        }
+        Ok(self.domain.get())
+    }
+
+    /// Its domain, which must be there.
+    pub fn domain(&self) -> Result<&Domain> {
+        match self.find()? {
+            Some(domain) => Ok(domain),
+            None => Err(absent(self.context, self.name)),
+        }
+    }
+
+    /// Facts about its domain as they are now.
+    pub fn facts(&self) -> Result<Facts> {
+        facts(self.domain()?, self.name)
+    }
+
+    /// Its state, as far as `facts` and its record tell.
+    fn state(&self, facts: &Facts) -> State {
+        status::state(self.context, self.name, facts)
+    }
+
+    /// What was noted of it, or else what libvirt keeps in its domain's metadata.
+    fn record(&self) -> Result<Option<Record>> {
+        status::noted(self.context, self.name, self.domain()?.uuid()?)
+    }
+
+    /// Changes its record: the one way to do so. Where nothing is known of it there is none to change.
+    pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<()> {
+        let Some(before) = self.record()? else {
+            return Ok(());
+        };
+        let mut record = before.clone();
+        change(&mut record);
+        if record != before {
+            record::write(&self.context.paths.record(self.name), &record)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that it is in use.
+    fn touch_activity(&self) -> Result<()> {
+        touch_activity(self.context, self.name)
+    }
+
+    /// What a verb made of it: how it is now, whether the verb `changed` it, and why it is so.
+    fn outcome(&self, changed: bool, reason: Option<String>) -> Result<Outcome> {
+        status::outcome(self.context, self.name, self.domain()?, changed, reason)
+    }
+
+    /// What it was before a verb.
+    fn was(&self, facts: &Facts) -> Was {
+        Was::In(self.state(facts))
+    }
+}
+
+/// Notes that `name` is in use.
+fn touch_activity(context: &Context, name: &InstanceName) -> Result<()> {
+    activity::touch(&context.paths.activity(name))
+        .with_context(|| format!("failed to note the activity of {name}"))
+}
+
+/// The domain of an instance that must exist.
+pub(crate) fn existing(context: &Context, name: &InstanceName) -> Result<Domain> {
+    let domain = context.hypervisor()?.find(name)?;
+    domain.ok_or_else(|| absent(context, name))
+}
+
+/// Facts about a domain that was there a moment ago.
+fn facts(domain: &Domain, name: &InstanceName) -> Result<Facts> {
+    let facts = domain.facts(Detail::Power)?;
+    facts.ok_or_else(|| missing(name).into())
+}

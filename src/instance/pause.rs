@@ -1,0 +1,90 @@
+//! Pausing an instance: its memory goes to disk, or stays in RAM.
+
+use anyhow::{Context as _, Result, anyhow};
+
+use super::Instance;
+use super::outcome::Outcome;
+use crate::error::{Fault, Kind};
+use crate::hypervisor::{Facts, Power};
+use crate::images;
+
+impl Instance<'_> {
+    /// Pauses it: its memory is saved to disk, or stays in RAM by `keep_memory`.
+    pub fn pause(&self, keep_memory: bool) -> Result<Outcome> {
+        let before = self.settled()?;
+        let was = self.was(&before);
+        let changed = match before.power {
+            Power::Off | Power::Crashed if before.saved => false,
+            Power::Off | Power::Crashed => {
+                let message = format!("{} is not running: nothing to pause", self.name);
+                return Err(Fault::new(Kind::Conflict, message)
+                    .hint("it takes no memory as it is; `start` powers it on")
+                    .into());
+            }
+            Power::Frozen | Power::StuckOnDisk if keep_memory => false,
+            _ if keep_memory => {
+                self.domain()?.freeze()?;
+                true
+            }
+            _ => {
+                self.save(&before)?;
+                true
+            }
+        };
+        Ok(self.outcome(changed, None)?.after(was))
+    }
+
+    /// Saves its memory, as it runs or is frozen. When that fails it is as it was before.
+    fn save(&self, before: &Facts) -> Result<()> {
+        let (context, name, domain) = (self.context, self.name, self.domain()?);
+        let goes_on = match before.power {
+            Power::On => format!("{name} was not paused and goes on running"),
+            _ => format!("the memory of {name} was not saved and stays in RAM"),
+        };
+        self.require_room_to_save()
+            .with_context(|| goes_on.clone())?;
+        self.forget_memory()?;
+
+        let stop = context.interrupted()?;
+        let spinner = context.output.spinner(&name.to_string());
+        spinner.set_message("saving its memory");
+        let saved = domain.save_memory(stop);
+        spinner.finish_and_clear();
+
+        // What libvirt says of the save is not the truth: it may have finished one whose client it
+        // lost, and leave half a file when it was ended itself.
+        let after = match self.settled() {
+            Ok(after) => after,
+            Err(error) => return Err(saved.err().unwrap_or(error)),
+        };
+        let failed = |why| saved.err().unwrap_or_else(|| anyhow!("{why}"));
+        match (after.id, after.saved) {
+            (None, true) => {
+                if let Err(error) = self.note_memory() {
+                    // Restoring it is checked less closely then.
+                    context.output.warn(&format!(
+                        "failed to note the saved memory of {name}: {error:#}"
+                    ));
+                }
+                Ok(())
+            }
+            (None, false) => Err(failed("it ended meanwhile")
+                .context(format!("{name} was not paused and is off now"))),
+            (Some(_), _) => {
+                if before.power == Power::On && after.power == Power::Frozen {
+                    domain.thaw()?;
+                }
+                Err(failed("libvirt did not save its memory").context(goes_on))
+            }
+        }
+    }
+
+    /// A save that runs out of disk is refused by libvirt only after it has filled it.
+    fn require_room_to_save(&self) -> Result<()> {
+        let Some(directory) = self.context.hypervisor()?.saved_memory_directory() else {
+            return Ok(());
+        };
+        let memory = self.domain()?.memory()?;
+        images::require_room(&directory, memory + memory / 10, "the saved memory")
+    }
+}

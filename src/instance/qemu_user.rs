@@ -1,0 +1,223 @@
+//! The user and the group that an instance's QEMU has for itself, by the host part of its network
+//! card's address: that is its alone for as long as it exists, and is given back with it.
+//!
+//! libvirt has one user for all QEMUs. Who breaks out of one is every other one then: it reads and
+//! writes their disks and memory, and owns libvirt's directory of saved memory.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Once;
+
+use anyhow::{Context as _, Result};
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, Writer};
+
+use crate::accelerator::Accelerator;
+use crate::context::Context;
+use crate::network::{HostPart, Mac};
+
+/// What is added to a host part. Between the users that systemd gives to containers, which end at
+/// 1879048191, and its "foreign" ones from 2147352576 on (systemd.io/UIDS-GIDS), above what SSSD
+/// gives to users of a directory service (up to 2000200000) and below 2^31.
+const BASE: u32 = 2_100_000_000;
+
+/// The user of one instance's QEMU. Its group has the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QemuUser(u32);
+
+impl QemuUser {
+    /// The numbers of all that there may be.
+    pub const NUMBERS: RangeInclusive<u32> =
+        BASE + *HostPart::OF_INSTANCES.start() as u32..=BASE + *HostPart::OF_INSTANCES.end() as u32;
+
+    /// That of the instance whose card has this host part.
+    pub fn of(part: HostPart) -> QemuUser {
+        QemuUser(BASE + u32::from(part.number()))
+    }
+
+    /// Whether a label of libvirt's names one of these.
+    pub fn is_label(label: &str) -> bool {
+        let user = label.strip_prefix('+').and_then(|it| it.split_once(":+"));
+        user.is_some_and(|(user, group)| {
+            user == group && user.parse().is_ok_and(|it| QemuUser::NUMBERS.contains(&it))
+        })
+    }
+
+    /// The definition `xml` of a domain with this user, in place of whom it names.
+    ///
+    /// libvirt gives it the domain's own files for as long as the domain runs, and gives those back
+    /// to whom they belonged. QEMU gets this one group and no other: not `kvm` either.
+    pub fn put_into(self, xml: &str) -> Result<String> {
+        let failed = "failed to understand the domain's definition";
+        let mut reader = Reader::from_str(xml);
+        let mut writer = Writer::new(Vec::new());
+        let (mut depth, mut dropping) = (0, false);
+        loop {
+            let event = reader.read_event().context(failed)?;
+            match &event {
+                Event::Eof => break,
+                Event::Start(tag) => {
+                    dropping |= depth == 1 && names_a_user(tag);
+                    depth += 1;
+                }
+                Event::Empty(tag) if depth == 1 && names_a_user(tag) => continue,
+                Event::End(_) => {
+                    depth -= 1;
+                    if depth == 1 && std::mem::take(&mut dropping) {
+                        continue;
+                    }
+                    if depth == 0 {
+                        writer.get_mut().extend_from_slice(
+                            format!(
+                                "  <seclabel type='static' model='dac' relabel='yes'>\n    \
+                                 <label>{self}</label>\n  </seclabel>\n"
+                            )
+                            .as_bytes(),
+                        );
+                    }
+                }
+                _ => {}
+            }
+            if !dropping {
+                writer.write_event(event).context(failed)?;
+            }
+        }
+        String::from_utf8(writer.into_inner()).context(failed)
+    }
+}
+
+/// As in libvirt's labels.
+impl fmt::Display for QemuUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "+{0}:+{0}", self.0)
+    }
+}
+
+fn names_a_user(tag: &BytesStart) -> bool {
+    let model = || tag.try_get_attribute("model").ok().flatten();
+    tag.name().as_ref() == "seclabel" && model().is_some_and(|model| model.value == "dac")
+}
+
+/// The first of `numbers` that a list of users, groups or ranges of them has. Their fields are
+/// separated by colons; the number is in the field `number`, and how many follow it in `count`, where
+/// there is such a field.
+pub fn taken(
+    list: &str,
+    number: usize,
+    count: Option<usize>,
+    numbers: &RangeInclusive<u32>,
+) -> Option<u32> {
+    list.lines().find_map(|line| {
+        let field = |at: usize| line.split(':').nth(at)?.trim().parse::<u32>().ok();
+        let first = field(number)?;
+        let last = first.saturating_add(count.map_or(Some(1), field)?.saturating_sub(1));
+        let overlap = first.max(*numbers.start())..=last.min(*numbers.end());
+        (!overlap.is_empty()).then_some(*overlap.start())
+    })
+}
+
+/// What QEMU opens by name besides its disks: the directory where libvirt makes one for each domain,
+/// to be passed through, and KVM. QEMU has no group but its own, so that others must have the right.
+/// As packages of Debian and Ubuntu make them, neither may be used by others.
+const DIRECTORY: &str = "/var/lib/libvirt/qemu";
+const KVM: &str = "/dev/kvm";
+
+/// The user for the instance with this network card; `None` where it shares libvirt's with all
+/// others, which is said once.
+fn of(context: &Context, mac: Mac) -> Option<QemuUser> {
+    static SAID: Once = Once::new();
+    if !context.hypervisor().ok()?.is_system() {
+        return None;
+    }
+    if let Some(why) = obstacle(context) {
+        SAID.call_once(|| {
+            context.output.warn(&format!(
+                "instances share one user, and are not safe from each other should one break out of \
+                 QEMU: {why}; `make setup` opens it"
+            ));
+        });
+        return None;
+    }
+    mac.of_instance().map(QemuUser::of)
+}
+
+/// The definition `xml` with the user for the instance with this network card, where it has one.
+pub(super) fn put_into(context: &Context, mac: Mac, xml: String) -> Result<String> {
+    match of(context, mac) {
+        Some(user) => user.put_into(&xml),
+        None => Ok(xml),
+    }
+}
+
+/// Why the QEMU of an instance cannot have a user for itself on this host; `None` where it can.
+pub fn obstacle(context: &Context) -> Option<String> {
+    let kvm = matches!(context.accelerator(), Ok(Accelerator::Kvm));
+    let needed = [(DIRECTORY, 0o001)]
+        .into_iter()
+        .chain(kvm.then_some((KVM, 0o006)));
+    needed.into_iter().find_map(|(place, right)| {
+        let mode = Path::new(place).metadata().map(|there| there.mode());
+        match mode {
+            Ok(mode) if mode & right == right => None,
+            Ok(mode) => Some(format!("{place} is closed to it: mode {:o}", mode & 0o7777)),
+            Err(error) => Some(format!("cannot look at {place}: {error}")),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(number: u16) -> QemuUser {
+        QemuUser::of(HostPart::of_instance(number).unwrap())
+    }
+
+    #[test]
+    fn a_definition_names_its_own_user_and_nobody_else() {
+        let label = "<seclabel type='static' model='dac' relabel='yes'>\n    <label>+2100000016:+2100000016</label>\n  </seclabel>\n</domain>";
+        let disk = "<devices><disk><source><seclabel model='dac' relabel='no'/></source>&lt;</disk></devices>";
+        let plain = format!("<domain type='kvm'>{disk}\n</domain>");
+        let own = user(16).put_into(&plain).unwrap();
+        assert!(own.ends_with(label) && own.contains(disk), "{own}");
+        // Whatever was there before, an other model's apart.
+        for other in [
+            "<seclabel type='none' model='dac'/>",
+            "<seclabel type='static' model='dac'><label>+0:+0</label></seclabel>",
+            "<seclabel type='dynamic' model='apparmor' relabel='yes'/><seclabel model=\"dac\"><label>root:root</label></seclabel>",
+        ] {
+            let xml = plain.replace("</domain>", &format!("{other}</domain>"));
+            let own = user(16).put_into(&xml).unwrap();
+            assert!(own.ends_with(label), "{own}");
+            assert!(!own.contains("+0") && !own.contains("root"), "{own}");
+            assert_eq!(
+                own.contains("apparmor"),
+                other.contains("apparmor"),
+                "{own}"
+            );
+            assert_eq!(own.matches("dac").count(), 2, "{own}");
+            assert_eq!(user(16).put_into(&own).unwrap().matches("dac").count(), 2);
+        }
+        assert_ne!(user(16).to_string(), user(17).to_string());
+        assert!(QemuUser::is_label(&user(2015).to_string()));
+        assert!(!QemuUser::is_label("+64055:+64055") && !QemuUser::is_label("+2100000016:+0"));
+        assert!(user(16).put_into("<domain").is_err());
+    }
+
+    #[test]
+    fn a_number_that_somebody_has_is_found() {
+        let numbers = QemuUser::NUMBERS;
+        assert_eq!(numbers, 2_100_000_016..=2_100_002_015);
+        let users =
+            "root:x:0:0::/root:/bin/sh\n\nbroken\nx:y:z\nanna:x:2100000500:100::/:/bin/sh\n";
+        assert_eq!(taken(users, 2, None, &numbers), Some(2_100_000_500));
+        let ranges = |line: &str| taken(line, 1, Some(2), &numbers);
+        assert_eq!(ranges("anna:100000:65536\nroot:1000000:1000000000"), None);
+        assert_eq!(ranges("anna:2099999000:65536"), Some(2_100_000_016));
+        assert_eq!(ranges("anna:4294967290:65536"), None);
+        assert_eq!(ranges("anna:2100002015:1"), Some(2_100_002_015));
+        assert_eq!(ranges("anna:2100002016:1"), None);
+    }
+}

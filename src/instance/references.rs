@@ -1,0 +1,116 @@
+//! Which images are stood on, and by whom. Images are known by their file names: where the same
+//! directory is reached by two paths, that errs on the safe side.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result};
+
+use crate::context::Context;
+use crate::domain;
+use crate::error::{Fault, Kind};
+use crate::images::header::Header;
+use crate::names::InstanceName;
+use crate::paths::Paths;
+
+/// Image files that domains and other images refer to. Each is found out once, when it is needed:
+/// it takes a look at every domain and every overlay.
+pub struct References<'a> {
+    context: &'a Context,
+    /// By file name, the domain.
+    by_domains: OnceLock<HashMap<OsString, String>>,
+}
+
+impl<'a> References<'a> {
+    pub fn new(context: &'a Context) -> Self {
+        References {
+            context,
+            by_domains: OnceLock::new(),
+        }
+    }
+
+    /// Fails where a domain, or an image beside it, stands on the disk `overlay`, whose own domain is
+    /// gone.
+    pub fn ensure_free(&self, overlay: &Path) -> Result<()> {
+        let file = overlay.file_name().unwrap_or_default();
+        if let Some(above) = standing_on(overlay)? {
+            let (place, own) = (above.display(), overlay.display());
+            let message = format!("{place} stands on the disk {own}, as a snapshot does");
+            return Err(Fault::new(Kind::Conflict, message)
+                .hint(format!(
+                    "put what it has into the disk with `qemu-img commit {place}`, then remove it"
+                ))
+                .into());
+        }
+        let Some(domain) = self.by_domains()?.get(file) else {
+            return Ok(());
+        };
+        let holder = match self.context.reach().only() {
+            None => format!("the VM {domain}"),
+            Some(_) => "another VM".to_owned(),
+        };
+        let message = format!("the disk {} is in use by {holder}", overlay.display());
+        Err(Fault::new(Kind::Conflict, message)
+            .hint("it was renamed, or was not made by cyyber: rename or remove it with virsh")
+            .into())
+    }
+
+    /// The file names of all images that a domain or an overlay refers to; those of the instances
+    /// that `goes` accepts do not count.
+    pub fn used(&self, goes: impl Fn(&InstanceName) -> bool) -> Result<Vec<OsString>> {
+        let counts = |name: Option<InstanceName>| !name.is_some_and(|name| goes(&name));
+        let domains = self.by_domains()?.iter();
+        let mut used: Vec<OsString> = domains
+            .filter(|(_, domain)| counts(domain.parse().ok()))
+            .map(|(file, _)| file.clone())
+            .collect();
+        let directory = self.context.paths.user_instances();
+        if !directory.is_dir() {
+            return Ok(used);
+        }
+        for entry in fs_err::read_dir(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let instance = name.to_str().and_then(Paths::instance_of);
+            if !entry.file_type()?.is_file() || !counts(instance) {
+                continue;
+            }
+            let header = Header::of(&entry.path())
+                .context("cannot tell which base images are still in use")?;
+            let below = header.backing_file.as_deref();
+            used.extend(below.and_then(Path::file_name).map(OsString::from));
+        }
+        Ok(used)
+    }
+
+    fn by_domains(&self) -> Result<&HashMap<OsString, String>> {
+        if let Some(known) = self.by_domains.get() {
+            return Ok(known);
+        }
+        let mut known = HashMap::new();
+        for definition in self.context.hypervisor()?.definitions()? {
+            let disks = domain::disks(&definition.xml)?.into_iter();
+            let files = disks.flat_map(|disk| disk.files);
+            for name in files.filter_map(|file| Some(file.file_name()?.to_owned())) {
+                known.insert(name, definition.domain.clone());
+            }
+        }
+        Ok(self.by_domains.get_or_init(|| known))
+    }
+}
+
+/// An image beside `overlay` that would be spoiled if `overlay` was written to.
+fn standing_on(overlay: &Path) -> Result<Option<PathBuf>> {
+    let directory = overlay.parent().unwrap_or(Path::new("/"));
+    for entry in fs_err::read_dir(directory)? {
+        let path = entry?.path();
+        // What is no image stands on nothing.
+        let below = Header::of(&path).ok().and_then(|it| it.backing_file);
+        if below.is_some_and(|below| below.file_name() == overlay.file_name()) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}

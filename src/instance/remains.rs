@@ -1,0 +1,178 @@
+//! All that there is of an instance on this host, also where its VM or its disk is missing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::disk;
+
+use super::references::References;
+use crate::context::Context;
+use crate::domain;
+use crate::error::{Fault, Kind};
+use crate::hypervisor::{Detail, Facts, Hypervisor};
+use crate::images;
+use crate::names::InstanceName;
+use crate::paths::Paths;
+use crate::state::activity;
+
+/// What is there of an instance.
+#[derive(Debug)]
+pub struct Traces {
+    pub name: InstanceName,
+    /// Its domain.
+    pub facts: Option<Facts>,
+    /// Its disk.
+    pub overlay: bool,
+    /// Files with saved memory, of the domain or left of one.
+    pub memory: Vec<PathBuf>,
+    /// Other files that an interrupted command left.
+    pub rest: Vec<PathBuf>,
+    /// An earlier cleanup began to destroy it, and it was not used since.
+    pub half_destroyed: bool,
+}
+
+impl Traces {
+    /// What is there of `name`; `None` when there is nothing.
+    pub fn of(context: &Context, name: &InstanceName) -> Result<Option<Traces>> {
+        if !context.reach().covers(name) {
+            return Ok(None);
+        }
+        let hypervisor = context.hypervisor()?;
+        // A domain of somebody else is no trace, and an error where the traces are acted on.
+        let facts = match hypervisor.find(name) {
+            Ok(Some(domain)) => domain.facts(Detail::Power)?,
+            _ => None,
+        };
+        let memory = memory_files(hypervisor)?.remove(name).unwrap_or_default();
+        let traces = Traces::gather(context, name.clone(), facts, memory);
+        Ok((!traces.is_empty()).then_some(traces))
+    }
+
+    /// The traces of all instances within reach, by name.
+    pub fn all(context: &Context) -> Result<Vec<Traces>> {
+        let paths = &context.paths;
+        // Whoever may not use libvirt is told that, and not which directory is closed as well.
+        let hypervisor = context.hypervisor()?;
+        let mut facts: BTreeMap<InstanceName, Option<Facts>> = BTreeMap::new();
+        for directory in [paths.user_instances(), paths.records(), paths.marks()] {
+            for file in names_in(&directory)? {
+                if let Some(name) = Paths::instance_of(&file) {
+                    facts.insert(name, None);
+                }
+            }
+        }
+        let mut memory = memory_files(hypervisor)?;
+        facts.extend(memory.keys().map(|name| (name.clone(), None)));
+        for (name, of_domain) in hypervisor.survey(Detail::Power)? {
+            facts.insert(name, Some(of_domain));
+        }
+        facts.retain(|name, _| context.reach().covers(name));
+        let gathered = facts.into_iter().map(|(name, facts)| {
+            let memory = memory.remove(&name).unwrap_or_default();
+            Traces::gather(context, name, facts, memory)
+        });
+        Ok(gathered.filter(|traces| !traces.is_empty()).collect())
+    }
+
+    fn gather(
+        context: &Context,
+        name: InstanceName,
+        facts: Option<Facts>,
+        memory: Vec<PathBuf>,
+    ) -> Traces {
+        let paths = &context.paths;
+        let is_there = |path: &PathBuf| path.symlink_metadata().is_ok();
+        let mark = paths.destroying(&name);
+        let half_destroyed = activity::last(&mark)
+            .is_some_and(|marked| activity::last(&paths.activity(&name)) <= Some(marked));
+        Traces {
+            facts,
+            overlay: is_there(&paths.overlay(&name)),
+            memory,
+            rest: [paths.new_overlay(&name), paths.record(&name), mark]
+                .into_iter()
+                .filter(is_there)
+                .collect(),
+            half_destroyed,
+            name,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.facts.is_none() && !self.overlay && self.memory.is_empty() && self.rest.is_empty()
+    }
+
+    /// What is left, where there is no VM any more.
+    pub fn leftover(&self) -> &'static str {
+        match (self.overlay, self.memory.is_empty()) {
+            (true, _) => "a disk without a VM",
+            (false, false) => "saved memory without a VM",
+            (false, true) => "files that an interrupted command left",
+        }
+    }
+
+    /// The space that goes with it, in bytes.
+    pub fn bytes(&self, paths: &Paths) -> u64 {
+        let overlay = paths.overlay(&self.name);
+        let files = self.memory.iter().chain(&self.rest).chain([&overlay]);
+        files.filter_map(|file| images::allocated(file)).sum()
+    }
+
+    /// Fails where what is here is, or may be, somebody else's.
+    pub fn ensure_ours(&self, context: &Context, references: &References) -> Result<()> {
+        let (name, overlay) = (&self.name, context.paths.overlay(&self.name));
+        let hypervisor = context.hypervisor()?;
+        if let Some(domain) = hypervisor.find(name)? {
+            // It may run with others than it will be started with.
+            return [domain.xml()?, domain.stored_xml()?]
+                .iter()
+                .try_for_each(|xml| disk::ensure_own(context, name, xml));
+        }
+        if self.overlay {
+            references.ensure_free(&overlay)?;
+        }
+        for file in &self.memory {
+            let owner = hypervisor.saved_memory_owner(file);
+            if !owner.is_some_and(domain::is_ours) {
+                let message = format!("it is not certain whose saved memory {} is", file.display());
+                return Err(Fault::new(Kind::Conflict, message)
+                    .hint("look at that file, and remove it by hand")
+                    .into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Files with saved memory by the instance whose name they have.
+fn memory_files(hypervisor: &Hypervisor) -> Result<BTreeMap<InstanceName, Vec<PathBuf>>> {
+    let mut files: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let Some(directory) = hypervisor.saved_memory_directory() else {
+        return Ok(files);
+    };
+    // Only root may look into it; libvirt removes what belongs to a domain by itself.
+    for file in names_in(&directory).unwrap_or_default() {
+        if let Some(name) = Hypervisor::saved_memory_name(&file).and_then(|name| name.parse().ok())
+        {
+            files.entry(name).or_default().push(directory.join(file));
+        }
+    }
+    Ok(files)
+}
+
+/// The names in a directory, which may be missing.
+fn names_in(directory: &Path) -> Result<Vec<String>> {
+    if !directory.try_exists()? {
+        return Ok(Vec::new());
+    }
+    let entries = std::fs::read_dir(directory)
+        .with_context(|| format!("failed to look into {}", directory.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        // What is not Unicode is not of ours.
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    Ok(names)
+}

@@ -1,0 +1,155 @@
+//! Saved memory: noted when it was saved, checked before it is restored.
+
+pub mod fit;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use rustix::fs::OFlags;
+
+use super::Instance;
+use crate::domain;
+use crate::error::{Fault, Kind};
+use crate::files::Identity;
+use crate::names::InstanceName;
+use fit::{Memory, Saved, misfit};
+
+impl Instance<'_> {
+    /// Notes what its saved memory and its disk look like now.
+    pub(super) fn note_memory(&self) -> Result<()> {
+        let saved = self.memory_now()?;
+        self.update(|record| record.saved = Some(saved))
+    }
+
+    /// Forgets what was noted of saved memory that is no longer there.
+    pub(super) fn forget_memory(&self) -> Result<()> {
+        self.update(|record| record.saved = None)
+    }
+
+    fn noted_memory(&self) -> Result<Option<Saved>> {
+        Ok(self.record()?.and_then(|record| record.saved))
+    }
+
+    /// Why its saved memory cannot be restored; `None` where nothing speaks against it.
+    pub(super) fn unusable_memory(&self) -> Result<Option<String>> {
+        // Before libvirt reads it, which has the program that is named in it tell what it can do.
+        let noted = self.noted_memory()?;
+        match misfit(noted.as_ref(), &self.memory_now()?) {
+            Some(why) => Ok(Some(why.to_owned())),
+            None => Ok(self.domain()?.check_saved_memory()?.err()),
+        }
+    }
+
+    /// Restores its saved memory, with the definition that libvirt keeps of it. The one in the file is
+    /// not used: whoever could write to that file could name another program in it, or another user to
+    /// run it.
+    pub(super) fn restore_memory(&self) -> Result<()> {
+        let domain = self.domain()?;
+        let Some(path) = domain.saved_memory_file() else {
+            return domain.start();
+        };
+        let definition = self.kept_definition()?;
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = match File::options().read(true).custom_flags(flags).open(&path) {
+            Ok(file) => Some(file),
+            // It is for root to see.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            Err(error) => {
+                let failed = format!("failed to open the saved memory of {}", self.name);
+                return Err(anyhow::Error::from(error).context(failed));
+            }
+        };
+        if let Some(file) = &file {
+            // Once more, of the file that is used: the name may be another one's by now.
+            let now = Memory::try_from(&file.metadata()?)?;
+            let noted = self.noted_memory()?.and_then(|saved| saved.file);
+            if let Some(why) = now.strange().or_else(|| now.altered(noted.as_ref()?)) {
+                return Err(refused(self.name, why));
+            }
+        }
+        // Restoring changes times of the file, also where it fails.
+        self.forget_memory()?;
+        domain.restore(file.as_ref(), &definition).inspect_err(|_| {
+            // It is checked less closely without.
+            let _ = self.note_memory();
+        })
+    }
+
+    /// Puts saved memory that cannot be restored aside, and says so.
+    pub(super) fn set_memory_aside(&self, why: &str) -> Result<()> {
+        let name = self.name;
+        let kept = self
+            .domain()?
+            .set_saved_memory_aside(self.context.time())
+            .with_context(|| format!("failed to put the unusable saved memory of {name} aside"))?;
+        let kept = kept.map_or_else(
+            || "its file was gone".to_owned(),
+            |kept| format!("it is kept as {}", kept.display()),
+        );
+        self.context.output.warn(&format!(
+            "{name}: its saved memory cannot be restored ({why}), what was unsaved in it is lost; {kept}"
+        ));
+        Ok(())
+    }
+
+    /// The saved memory and the disks that it will be restored with, as they are now.
+    fn memory_now(&self) -> Result<Saved> {
+        let (name, domain) = (self.name, self.domain()?);
+        let file = domain.saved_memory_file();
+        let disks = domain::disks(&domain.stored_xml()?)?.into_iter();
+        let mut paths = disks.flat_map(|disk| disk.files);
+        let disk = paths
+            .next()
+            .unwrap_or_else(|| self.context.paths.overlay(name));
+        let mut others = Vec::new();
+        for path in paths {
+            let identity = disk_at(name, &path)?;
+            others.push((path, identity));
+        }
+        Ok(Saved {
+            file: file.as_deref().and_then(memory_at),
+            disk: disk_at(name, &disk)?,
+            others,
+        })
+    }
+}
+
+/// That saved memory cannot be restored, where nothing else will do.
+pub fn refused(name: &InstanceName, why: &str) -> anyhow::Error {
+    let message = format!("the saved memory of {name} cannot be restored: {why}");
+    Fault::new(Kind::Conflict, message)
+        .hint(format!(
+            "power it on: cyyber instance start {} {}; the memory is put aside then",
+            name.lab, name.user
+        ))
+        .into()
+}
+
+fn memory_at(path: &Path) -> Option<Memory> {
+    Memory::try_from(&path.symlink_metadata().ok()?).ok()
+}
+
+fn disk_at(name: &InstanceName, path: &Path) -> Result<Identity> {
+    Identity::of(path).map_err(|error| {
+        let failed = format!("failed to look at a disk of {name}: {}", path.display());
+        let (lab, user) = (&name.lab, &name.user);
+        match error.kind() {
+            io::ErrorKind::NotFound => Fault::new(
+                Kind::Conflict,
+                format!(
+                    "the saved memory of {name} needs {}, which is gone",
+                    path.display()
+                ),
+            )
+            .hint(format!(
+                "put it back; where storage_dir was moved, put a link in its old place; or give \
+                 the memory up: cyyber instance stop {lab} {user} --force"
+            ))
+            .into(),
+            _ => anyhow::Error::from(error).context(failed),
+        }
+    })
+}

@@ -1,0 +1,113 @@
+//! Powering an instance on, or having it go on.
+
+use anyhow::Result;
+
+use super::Instance;
+use super::admission::reservation::Reservation;
+use super::outcome::{Outcome, Was};
+use super::saved_memory;
+use super::wake::Woken;
+use crate::error::{Fault, Kind};
+use crate::hypervisor::{Facts, Power};
+use crate::units::MIB;
+
+/// What a command that powers an instance on did before, and what it wants.
+#[derive(Debug, Default)]
+struct Start {
+    /// It changed something.
+    changed: bool,
+    /// It made room for the guest.
+    room: Option<Reservation>,
+    /// Saved memory that cannot be restored is an error, and not put aside.
+    as_it_was: bool,
+}
+
+impl Instance<'_> {
+    /// Has it run, from whatever state it is in; makes it where it is missing.
+    pub fn start(&self) -> Result<Outcome> {
+        let room = match self.find()? {
+            Some(_) => None,
+            None => {
+                // Refused before anything is made for it.
+                let lab = self.context.config.lab(&self.name.lab)?;
+                self.admit(u64::from(lab.memory_mb) * MIB)?
+            }
+        };
+        let changed = self.ensure()?;
+        self.power_on(Start {
+            changed,
+            room,
+            as_it_was: false,
+        })
+    }
+
+    /// Has it go on from a pause.
+    pub fn resume(&self) -> Result<Outcome> {
+        let before = self.settled()?;
+        if matches!(before.power, Power::Off | Power::Crashed) && !before.saved {
+            let name = self.name;
+            let message = format!("{name} is not paused: nothing to resume");
+            let hint = format!(
+                "power it on: cyyber instance start {} {}",
+                name.lab, name.user
+            );
+            return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
+        }
+        self.power_on(Start {
+            as_it_was: true,
+            ..Start::default()
+        })
+    }
+
+    /// Brings it to run, from whatever state it is in, and gives access to its console.
+    fn power_on(&self, start: Start) -> Result<Outcome> {
+        let before = self.settled()?;
+        let unusable = match before.saved {
+            true => self.unusable_memory()?,
+            false => None,
+        };
+        if let (Some(why), true) = (&unusable, start.as_it_was) {
+            return Err(saved_memory::refused(self.name, why));
+        }
+        let boots = matches!(before.power, Power::Off | Power::Crashed)
+            && (!before.saved || unusable.is_some());
+        self.ensure_guarded()?;
+        if boots && !start.changed {
+            self.renew()?;
+        }
+        // Before anything changes, so that a state directory that cannot be written stops it here.
+        self.touch_activity()?;
+        let room = match start.room {
+            None => self.room_for(&before)?,
+            made => made,
+        };
+        let done = self.up(before.clone(), unusable, start.changed);
+        drop(room);
+        match done {
+            // Its QEMU had died, and libvirt did not know that yet.
+            Err(_) if before.id.is_some() && self.settled()?.id.is_none() => self.power_on(Start {
+                room: None,
+                ..start
+            }),
+            done => done,
+        }
+    }
+
+    fn up(&self, mut before: Facts, unusable: Option<String>, changed: bool) -> Result<Outcome> {
+        if let Some(why) = unusable {
+            self.set_memory_aside(&why)?;
+            before.saved = false;
+        }
+        let was = match changed {
+            true => Was::Absent,
+            false => self.was(&before),
+        };
+        let woken = self.wake(&before)?;
+        let console = self.console()?;
+        let was_idle = self.note_run(woken, &self.facts()?, &console);
+        let access = self.grant_access(&console)?;
+        let changed = changed || woken != Woken::Already || was_idle;
+        self.context.warn_of_no_reaper(&self.name.lab);
+        Ok(self.outcome(changed, None)?.with(access).after(was))
+    }
+}

@@ -1,0 +1,184 @@
+//! From what the hypervisor says and what was noted to the one state an instance is in, and why.
+//! Pure.
+
+use jiff::Timestamp;
+
+use super::record::{Boot, ReadyBy};
+use crate::hypervisor::{Facts, Power};
+use crate::names::State;
+use crate::units::{Duration, age};
+
+/// The state of an instance and the reason for it.
+///
+/// `boot` is the note on the domain's present run, if there is one. A guest that somebody else
+/// powered on has none; when that was is unknown, and it counts as running.
+pub fn observe(
+    facts: &Facts,
+    boot: Option<&Boot>,
+    boot_timeout: Duration,
+    now: Timestamp,
+) -> (State, String) {
+    match facts.power {
+        Power::Off if facts.saved => (State::Paused, "memory saved to disk".to_owned()),
+        Power::Off => (State::Stopped, "not running".to_owned()),
+        Power::Crashed => (State::Crashed, "the hypervisor reports a crash".to_owned()),
+        Power::Frozen => (State::Paused, "frozen in RAM".to_owned()),
+        Power::StuckOnDisk => (
+            State::Paused,
+            "the host's disk is full or faulty: make space, then start it".to_owned(),
+        ),
+        Power::Busy => (
+            State::Running,
+            "libvirt is starting, saving or stopping it".to_owned(),
+        ),
+        Power::On => match boot {
+            None => (State::Running, up(ReadyBy::Found).to_owned()),
+            Some(Boot {
+                idle: Some(idle), ..
+            }) => {
+                let since = age(now.duration_since(idle.since));
+                let cpu = match idle.capped {
+                    true => "its CPU is held to half",
+                    false => "this hypervisor cannot limit its CPU",
+                };
+                (State::Idle, format!("idle for {since}: {cpu}"))
+            }
+            Some(Boot {
+                ready: Some(_),
+                ready_by,
+                ..
+            }) => (State::Running, up(*ready_by).to_owned()),
+            Some(Boot { powered_on, .. }) => {
+                let since = now.duration_since(*powered_on);
+                if since < boot_timeout.0 {
+                    (
+                        State::Starting,
+                        format!(
+                            "powered on {} ago, no answer from the guest agent yet",
+                            age(since)
+                        ),
+                    )
+                } else {
+                    let limit = age(boot_timeout.0);
+                    (
+                        State::Running,
+                        format!(
+                            "no answer from the guest agent within the boot timeout of {limit}"
+                        ),
+                    )
+                }
+            }
+        },
+    }
+}
+
+/// That a guest is up, by how that was learned.
+fn up(by: ReadyBy) -> &'static str {
+    match by {
+        ReadyBy::Agent => "the guest agent answered",
+        ReadyBy::Pause => "it goes on from a pause; when it was powered on is not noted",
+        ReadyBy::Found => "powered on by something other than cyyber, or the note on it was lost",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::record::Run;
+
+    fn facts(power: Power, saved: bool) -> Facts {
+        Facts {
+            name: "lab01_user_7".to_owned(),
+            uuid: crate::domain::new_uuid(),
+            id: Some(1),
+            power,
+            saved,
+            restored: false,
+            usage: None,
+        }
+    }
+
+    fn boot(ready: bool) -> Boot {
+        Boot {
+            run: Run::current(1),
+            powered_on: Timestamp::UNIX_EPOCH,
+            ready: ready.then_some(Timestamp::UNIX_EPOCH),
+            ready_by: ReadyBy::Agent,
+            console: None,
+            idle: None,
+        }
+    }
+
+    fn state(power: Power, saved: bool, ready: Option<bool>, seconds: i64) -> State {
+        let boot = ready.map(boot);
+        let now = Timestamp::from_second(seconds).unwrap();
+        let timeout = "5m".parse().unwrap();
+        observe(&facts(power, saved), boot.as_ref(), timeout, now).0
+    }
+
+    #[test]
+    fn a_saved_guest_is_paused_and_a_plain_one_stopped() {
+        assert_eq!(state(Power::Off, true, None, 0), State::Paused);
+        assert_eq!(state(Power::Off, false, None, 0), State::Stopped);
+    }
+
+    #[test]
+    fn starting_ends_with_the_agents_answer_or_the_boot_timeout() {
+        assert_eq!(state(Power::On, false, Some(false), 299), State::Starting);
+        assert_eq!(state(Power::On, false, Some(false), 300), State::Running);
+        assert_eq!(state(Power::On, false, Some(true), 1), State::Running);
+        assert_eq!(state(Power::On, false, None, 1), State::Running);
+    }
+
+    #[test]
+    fn nobody_is_said_to_have_answered_who_did_not() {
+        let old = r#"{"run":{"host_boot":"x","domain_id":1},"powered_on":"1970-01-01T00:00:00Z",
+            "ready":"1970-01-01T00:00:00Z","console":null}"#;
+        let old: Boot = serde_json::from_str(old).unwrap();
+        let reason = |boot: &Boot| {
+            let facts = facts(Power::On, false);
+            let now = Timestamp::UNIX_EPOCH;
+            let (state, reason) = observe(&facts, Some(boot), "5m".parse().unwrap(), now);
+            assert_eq!(state, State::Running);
+            reason
+        };
+        assert_eq!(reason(&old), "the guest agent answered");
+        for ready_by in [ReadyBy::Pause, ReadyBy::Found] {
+            let boot = Boot {
+                ready_by,
+                ..old.clone()
+            };
+            assert!(!reason(&boot).contains("agent"), "{ready_by:?}");
+        }
+    }
+
+    #[test]
+    fn an_idle_guest_is_idle_while_it_runs() {
+        let boot = Boot {
+            idle: Some(crate::instance::record::Idle {
+                since: Timestamp::UNIX_EPOCH,
+                capped: true,
+            }),
+            ..boot(true)
+        };
+        let now = Timestamp::from_second(90).unwrap();
+        let seen = |power| {
+            observe(
+                &facts(power, false),
+                Some(&boot),
+                "5m".parse().unwrap(),
+                now,
+            )
+        };
+        let (state, reason) = seen(Power::On);
+        assert_eq!(state, State::Idle);
+        assert_eq!(reason, "idle for 1m: its CPU is held to half");
+        assert_eq!(seen(Power::Frozen).0, State::Paused);
+    }
+
+    #[test]
+    fn a_moment_in_which_libvirt_holds_the_guest_is_not_a_pause() {
+        assert_eq!(state(Power::Busy, false, Some(true), 1), State::Running);
+        assert_eq!(state(Power::Frozen, false, Some(true), 1), State::Paused);
+    }
+}

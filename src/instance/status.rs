@@ -1,0 +1,337 @@
+//! One instance as the contract shows it, assembled from what libvirt says and what was noted.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Instance;
+use super::facts;
+use super::outcome::Outcome;
+use super::record::{self, Boot, ReadyBy, Record, Run};
+use crate::context::Context;
+use crate::domain::{Console, Origin};
+use crate::files::Directory;
+use crate::hypervisor::{Domain, Facts, Power};
+use crate::images::{base, overlay};
+use crate::instance::state::observe;
+use crate::names::{InstanceName, LabId, State, UserId};
+use crate::parallel::side_by_side;
+use crate::paths::Paths;
+use crate::reaper::policy::Keep;
+use crate::state::activity;
+use crate::state::keep;
+
+/// How many guests may fail to answer until the rest of a listing asks no more: some hundred that
+/// are mute must not hold it up.
+const MOST_MUTE: u8 = 2;
+
+/// How long a guest that is starting may take to answer; asked once for each listing.
+const PING: Duration = Duration::from_secs(1);
+
+/// The instance object of the contract, without secrets.
+#[derive(Debug, Serialize)]
+pub struct View {
+    pub instance: String,
+    pub lab_id: LabId,
+    pub user_id: UserId,
+    pub state: State,
+    pub changed: bool,
+    pub vnc_host: Option<String>,
+    pub vnc_port: Option<u16>,
+    pub novnc_port: Option<u16>,
+    pub ip: Option<String>,
+    pub base_image: Option<PathBuf>,
+    pub base_is_current: Option<bool>,
+    pub disk_path: PathBuf,
+    pub created: Option<Timestamp>,
+    pub last_activity: Option<Timestamp>,
+    pub kept_until: Option<Timestamp>,
+    pub reason: String,
+}
+
+/// Assembles views; what instances of one lab share is looked up once.
+pub struct Viewer<'a> {
+    context: &'a Context,
+    /// `None` while nothing was ever written there.
+    records: Option<Directory>,
+    activities: Option<Directory>,
+    keeps: Option<Directory>,
+    /// Guests that are starting are asked whether they are ready.
+    asks: bool,
+    mute: u8,
+    current_builds: HashMap<LabId, Option<String>>,
+}
+
+impl<'a> Viewer<'a> {
+    pub fn new(context: &'a Context) -> Self {
+        Viewer {
+            context,
+            records: Directory::open(&context.paths.records()).ok(),
+            activities: Directory::open(&context.paths.activities()).ok(),
+            keeps: Directory::open(&context.paths.keeps()).ok(),
+            asks: true,
+            mute: 0,
+            current_builds: HashMap::new(),
+        }
+    }
+
+    /// The instance `name` with the facts `facts`.
+    pub fn view(&mut self, name: &InstanceName, facts: &Facts) -> Result<View> {
+        let context = self.context;
+        let instance = name.to_string();
+        let mut record = self
+            .records
+            .as_ref()
+            .and_then(|records| record::read_in(records, Paths::record_name(name), facts.uuid))
+            .or_else(|| {
+                self.known(name, kept_by_libvirt(context, name, facts.uuid))
+                    .flatten()
+            });
+        let run = facts.id.map(Run::current);
+        let mut boot = record
+            .as_mut()
+            .and_then(|record| record.boot.take())
+            .filter(|boot| Some(&boot.run) == run.as_ref());
+
+        let now = context.time();
+        let boot_timeout = context.policy(&name.lab).boot_timeout;
+        let (mut state, mut reason) = observe(facts, boot.as_ref(), boot_timeout, now);
+        if let (State::Starting, Some(boot)) = (state, &mut boot)
+            && self.asks
+            && self.mute < MOST_MUTE
+            && self.agent_answers(name)
+        {
+            (boot.ready, boot.ready_by) = (Some(now), ReadyBy::Agent);
+            (state, reason) = observe(facts, Some(boot), boot_timeout, now);
+            self.note(name, boot);
+        }
+
+        let console = match (facts.power, &boot) {
+            (Power::Off | Power::Crashed | Power::Frozen | Power::StuckOnDisk, _) => None,
+            (
+                _,
+                Some(Boot {
+                    console: Some(console),
+                    ..
+                }),
+            ) => Some(console.clone()),
+            _ => self.known(name, self.console(name)).flatten(),
+        };
+        if let Some(why) = record.as_ref().and_then(|record| record.why.as_ref())
+            && why.state == state
+        {
+            reason = format!("{reason}; {}", why.reason);
+        }
+        if facts.power == Power::StuckOnDisk
+            && let Some(why) = full_disk(context, name)
+        {
+            reason = why;
+        }
+        let build = record.as_ref().map(|record| record.build.clone());
+        let kept_until = self
+            .keeps
+            .as_ref()
+            .map(|keeps| keep::read_in(keeps, &*instance, facts.uuid))
+            .and_then(|keep| match keep {
+                Keep::Until(until) if until > now => Some(until),
+                _ => None,
+            });
+        Ok(View {
+            last_activity: self
+                .activities
+                .as_ref()
+                .and_then(|activities| activity::last_in(activities, &*instance)),
+            instance,
+            lab_id: name.lab.clone(),
+            user_id: name.user.clone(),
+            state,
+            changed: false,
+            vnc_host: console.as_ref().map(|console| console.host.clone()),
+            vnc_port: console.as_ref().map(|console| console.port),
+            novnc_port: console.and_then(|console| console.websocket),
+            ip: None,
+            base_image: build
+                .as_ref()
+                .map(|build| context.paths.base_build(&name.lab, build)),
+            base_is_current: build.and_then(|build| Some(*self.current_build(&name.lab)? == build)),
+            disk_path: context.paths.overlay(name),
+            created: record.map(|record| record.created),
+            kept_until,
+            reason,
+        })
+    }
+
+    /// What could be learned of an instance. One that cannot be read, or that is gone by now, must
+    /// not keep the others from being listed.
+    fn known<T>(&self, name: &InstanceName, learned: Result<T>) -> Option<T> {
+        learned
+            .inspect_err(|error| {
+                self.context
+                    .output
+                    .detail(&format!("warning: {name}: {error:#}"))
+            })
+            .ok()
+    }
+
+    fn agent_answers(&mut self, name: &InstanceName) -> bool {
+        let found = self
+            .context
+            .hypervisor()
+            .and_then(|hypervisor| hypervisor.find(name));
+        let domain = self.known(name, found).flatten();
+        let began = Instant::now();
+        let answers = domain.is_some_and(|domain| domain.agent_answers(PING));
+        // Where there is no agent, libvirt says so at once.
+        self.mute = match answers || began.elapsed() < PING / 2 {
+            true => self.mute,
+            false => self.mute.saturating_add(1),
+        };
+        answers
+    }
+
+    fn console(&self, name: &InstanceName) -> Result<Option<Console>> {
+        match self.context.hypervisor()?.find(name)? {
+            Some(domain) => Console::of(&domain.xml()?),
+            None => Ok(None),
+        }
+    }
+
+    /// Notes that the guest is ready, unless a command is at work on the instance: that one knows
+    /// better, and the next listing finds out again.
+    fn note(&self, name: &InstanceName, ready: &Boot) {
+        let Some(vm) = Instance::try_lock(self.context, name) else {
+            return;
+        };
+        let noted = vm.update(|record| {
+            if let Some(boot) = &mut record.boot
+                && boot.run == ready.run
+            {
+                (boot.ready, boot.ready_by) = (ready.ready, ready.ready_by);
+            }
+        });
+        if let Err(error) = noted {
+            self.context.output.detail(&format!(
+                "warning: failed to note that {name} is ready: {error:#}"
+            ));
+        }
+    }
+
+    fn current_build(&mut self, lab: &LabId) -> Option<&String> {
+        let context = self.context;
+        self.current_builds
+            .entry(lab.clone())
+            .or_insert_with(|| {
+                base::current(&context.paths, lab)
+                    .ok()
+                    .map(|base| base.build)
+            })
+            .as_ref()
+    }
+}
+
+/// That an instance has used up its disk, if it has: it cannot go on then, whatever the host has
+/// left.
+pub fn full_disk(context: &Context, name: &InstanceName) -> Option<String> {
+    let limit = context.config.lab(&name.lab).ok()?.limits.overlay_size?;
+    overlay::is_full(&context.paths.overlay(name), limit)
+        .then(|| format!("its disk has grown to its limits.overlay_size of {limit}"))
+}
+
+/// How many workers assemble the views of a listing. Most of the time goes by in waiting: for the
+/// file system, and for guests that are starting and do not answer.
+const WORKERS: usize = 4;
+
+/// The views of many instances, in their order.
+pub fn views(context: &Context, instances: &[(InstanceName, Facts)]) -> Result<Vec<View>> {
+    assembled(context, instances, true)
+}
+
+/// The same by what is known of them, without asking any guest.
+pub fn known(context: &Context, instances: &[(InstanceName, Facts)]) -> Result<Vec<View>> {
+    assembled(context, instances, false)
+}
+
+fn assembled(
+    context: &Context,
+    instances: &[(InstanceName, Facts)],
+    asks: bool,
+) -> Result<Vec<View>> {
+    let share = instances.len().div_ceil(WORKERS).max(1);
+    let shares: Vec<_> = instances.chunks(share).collect();
+    let views = side_by_side(&shares, WORKERS, |share| -> Result<Vec<View>> {
+        let mut viewer = Viewer {
+            asks,
+            ..Viewer::new(context)
+        };
+        // Of what may fail `collect` knows no size, and moves a thousand while it grows.
+        let mut views = Vec::with_capacity(share.len());
+        for (name, facts) in *share {
+            views.push(viewer.view(name, facts)?);
+        }
+        Ok(views)
+    });
+    let mut all = Vec::with_capacity(instances.len());
+    for share in views {
+        all.append(&mut share?);
+    }
+    Ok(all)
+}
+
+/// What a verb made of `name`, whose domain is `domain`: how it is now, whether the verb `changed` it,
+/// and why it is so.
+pub fn outcome(
+    context: &Context,
+    name: &InstanceName,
+    domain: &Domain,
+    changed: bool,
+    reason: Option<String>,
+) -> Result<Outcome> {
+    let facts = facts(domain, name)?;
+    let mut view = Viewer::new(context).view(name, &facts)?;
+    view.changed = changed;
+    if let Some(reason) = reason {
+        view.reason = reason;
+    }
+    if facts.power == Power::On {
+        view.ip = domain.leased_address().map(|address| address.to_string());
+    }
+    Ok(Outcome {
+        view,
+        vnc_password: None,
+        vnc_password_expires: None,
+        was: None,
+    })
+}
+
+/// The state of the instance `name`, as far as `facts` and the notes tell.
+pub fn state(context: &Context, name: &InstanceName, facts: &Facts) -> State {
+    let record = record::read(&context.paths.record(name), facts.uuid);
+    let run = facts.id.map(Run::current);
+    let boot = record
+        .and_then(|record| record.boot)
+        .filter(|boot| Some(&boot.run) == run.as_ref());
+    let boot_timeout = context.policy(&name.lab).boot_timeout;
+    observe(facts, boot.as_ref(), boot_timeout, context.time()).0
+}
+
+/// What was noted about an instance, or else what libvirt keeps in its domain's metadata.
+pub fn noted(context: &Context, name: &InstanceName, uuid: Uuid) -> Result<Option<Record>> {
+    match record::read(&context.paths.record(name), uuid) {
+        Some(record) => Ok(Some(record)),
+        None => kept_by_libvirt(context, name, uuid),
+    }
+}
+
+/// The facts in the metadata of an instance's domain.
+fn kept_by_libvirt(context: &Context, name: &InstanceName, uuid: Uuid) -> Result<Option<Record>> {
+    let Some(domain) = context.hypervisor()?.find(name)? else {
+        return Ok(None);
+    };
+    let origin = Origin::of(&domain.xml()?)?;
+    Ok(origin.map(|Origin { build, created }| Record::new(uuid, build, created)))
+}

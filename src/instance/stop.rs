@@ -1,0 +1,147 @@
+//! Shutting an instance down, or cutting its power.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::Instance;
+use super::outcome::Outcome;
+use crate::hypervisor::Power;
+use crate::units::{self, age};
+
+/// How long the guest's agent may take to answer. One that does not is asked by ACPI instead.
+const AGENT: Duration = Duration::from_secs(2);
+
+/// How often a guest that was asked to shut down is looked at.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// How a guest came to be off, in words.
+#[derive(Debug)]
+pub enum Down {
+    /// It was off.
+    Already(String),
+    /// As it should.
+    Clean(String),
+    /// It would not, and its power was cut.
+    Cut(String),
+}
+
+impl Down {
+    /// The words.
+    pub fn reason(self) -> String {
+        match self {
+            Down::Already(reason) | Down::Clean(reason) | Down::Cut(reason) => reason,
+        }
+    }
+}
+
+impl Instance<'_> {
+    /// Shuts it down, or cuts its power at once by `force`.
+    pub fn stop(&self, timeout: units::Duration, force: bool) -> Result<Outcome> {
+        let was = self.was(&self.facts()?);
+        let (changed, reason) = match force {
+            true => self.cut_power()?,
+            false => {
+                let down = self.shut_down(timeout)?;
+                let changed = !matches!(down, Down::Already(_));
+                if let Down::Cut(reason) = &down {
+                    self.context
+                        .output
+                        .warn(&format!("{} was {reason}", self.name));
+                }
+                (changed, down.reason())
+            }
+        };
+        Ok(self.outcome(changed, Some(reason))?.after(was))
+    }
+
+    /// Shuts it down; how that went.
+    pub fn shut_down(&self, timeout: units::Duration) -> Result<Down> {
+        let deadline = Instant::now() + timeout.std();
+        let before = self.settled()?;
+        match before.power {
+            Power::Off if !before.saved => return Ok(Down::Already("not running".to_owned())),
+            Power::Crashed if !before.saved => {
+                let reason = "off since the hypervisor reported a crash";
+                return Ok(Down::Already(reason.to_owned()));
+            }
+            _ => {}
+        }
+        if before.saved
+            && let Some(why) = self.unusable_memory()?
+        {
+            self.set_memory_aside(&why)?;
+            let reason = "its saved memory could not be restored";
+            return Ok(Down::Clean(reason.to_owned()));
+        }
+        // Only a guest that runs can shut down cleanly.
+        if before.power != Power::On {
+            let _room = self.room_for(&before)?;
+            self.wake(&before)?;
+            self.forget_memory()?;
+        }
+        if self.ask_to_shut_down(deadline)? {
+            return Ok(Down::Clean("shut down by its guest".to_owned()));
+        }
+        self.domain()?.power_off()?;
+        Ok(Down::Cut(format!(
+            "powered off: its guest did not shut down within {}",
+            age(timeout.0)
+        )))
+    }
+
+    /// Powers it off at once, and drops its saved memory, saying what is lost.
+    fn cut_power(&self) -> Result<(bool, String)> {
+        // Not the settled facts: one that hangs is what this is for.
+        let before = self.facts()?;
+        let runs = before.id.is_some();
+        if runs {
+            self.domain()?.power_off()?;
+        }
+        if self.facts()?.saved {
+            if !runs {
+                self.context.output.warn(&format!(
+                    "{}: dropping its saved memory and what was unsaved in it",
+                    self.name
+                ));
+            }
+            self.domain()?.drop_saved_memory()?;
+            self.forget_memory()?;
+        }
+        Ok(match (runs, before.saved) {
+            (true, _) => (true, "powered off by force".to_owned()),
+            (false, true) => (true, "its saved memory was dropped".to_owned()),
+            (false, false) => (false, "not running".to_owned()),
+        })
+    }
+
+    /// Asks the guest to shut down; whether it did so by the deadline.
+    ///
+    /// Its agent is asked first: a guest without logind ignores the power button. The button comes at
+    /// once where no agent answers, and at half time where the agent's request led to nothing.
+    fn ask_to_shut_down(&self, deadline: Instant) -> Result<bool> {
+        let domain = self.domain()?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let by_agent = left >= AGENT && domain.agent_answers(AGENT);
+        let mut button_at = Some(Instant::now());
+        if by_agent {
+            domain.shut_down_by_agent();
+            button_at = Some(deadline - left / 2);
+        }
+        loop {
+            if matches!(self.facts()?.power, Power::Off | Power::Crashed) {
+                return Ok(true);
+            }
+            if button_at.is_some_and(|at| Instant::now() >= at) {
+                button_at = None;
+                domain.press_power_button(deadline.saturating_duration_since(Instant::now()));
+                continue;
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            sleep(INTERVAL);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Noting that an instance is in use.
+
+use anyhow::Result;
+
+use super::outcome::{Outcome, Was};
+use super::record::Run;
+use super::{Instance, touch_activity};
+use super::{existing, facts, status};
+use crate::context::Context;
+use crate::hypervisor::Power;
+use crate::names::{InstanceName, State};
+
+/// Notes that `name` is in use, without waiting for a command that holds it: that one may be looking.
+/// One that is throttled gets all of its CPU time again.
+pub fn touch(context: &Context, name: &InstanceName) -> Result<Outcome> {
+    let domain = existing(context, name)?;
+    touch_activity(context, name)?;
+    let facts = facts(&domain, name)?;
+    let mut was = None;
+    if matches!(facts.power, Power::On | Power::Busy) {
+        let record = status::noted(context, name, facts.uuid)?;
+        let known = record.and_then(|record| record.boot);
+        // One whose run is not noted may have been throttled before it was restored.
+        if known
+            .is_none_or(|boot| Some(boot.run) != facts.id.map(Run::current) || boot.idle.is_some())
+            && Instance::lock(context, name)?.unthrottle()?
+        {
+            was = Some(Was::In(State::Idle));
+        }
+    }
+    let outcome = status::outcome(context, name, &domain, true, None)?;
+    Ok(Outcome { was, ..outcome })
+}

@@ -1,0 +1,277 @@
+//! The journal: one line for every change of state, every build and every failure.
+//!
+//! Lines are appended whole, by any number of processes at once. A rotated journal is simply made
+//! anew.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::{Kind, kind_of};
+use crate::files;
+use crate::names::{InstanceName, LabId, State, UserId};
+
+/// What was done, or attempted.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// The verb.
+    pub action: &'a str,
+    /// The state before.
+    pub from: Option<State>,
+    /// The state after.
+    pub to: Option<State>,
+    /// Whether it was done.
+    pub ok: bool,
+    /// Why, or why not.
+    pub reason: &'a str,
+}
+
+/// Writes an entry on something that began at `began`. A journal that cannot be written stops
+/// nobody, and is no news beside a failure, which often has the same cause.
+pub fn write<'a>(
+    context: &Context,
+    subject: impl Into<Subject<'a>>,
+    began: Instant,
+    entry: &Entry,
+) {
+    let event = Event {
+        time: context.time(),
+        subject: subject.into(),
+        action: entry.action,
+        from: entry.from,
+        to: entry.to,
+        ok: entry.ok,
+        reason: entry.reason,
+        who: context.who(),
+        as_user: context.reach().only(),
+        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    };
+    if let Err(error) = append(&context.paths.journal(), &event) {
+        let text = format!("failed to write the journal: {error}");
+        match entry.ok {
+            true => context.output.warn(&text),
+            false => context.output.detail(&text),
+        }
+    }
+}
+
+/// Writes down that `action` failed. What was refused because it was wrongly asked for is no
+/// failure.
+pub fn failure<'a>(
+    context: &Context,
+    action: &str,
+    subject: impl Into<Subject<'a>>,
+    began: Instant,
+    from: Option<State>,
+    error: &anyhow::Error,
+) {
+    match kind_of(error) {
+        Kind::Usage | Kind::Config | Kind::NotFound | Kind::Conflict => return,
+        Kind::Failed | Kind::Busy | Kind::Capacity | Kind::Unavailable => {}
+    }
+    let entry = Entry {
+        action,
+        from,
+        to: None,
+        ok: false,
+        reason: &format!("{error:#}"),
+    };
+    write(context, subject, began, &entry);
+}
+
+/// One line of it.
+#[derive(Debug, Clone, Serialize)]
+struct Event<'a> {
+    /// When it had happened.
+    pub time: Timestamp,
+    /// To what it happened.
+    #[serde(flatten)]
+    pub subject: Subject<'a>,
+    /// What was done or attempted: the verb.
+    pub action: &'a str,
+    /// The state before; `None` where there was no instance.
+    pub from: Option<State>,
+    /// The state after; `None` where there is no instance any more, or where it failed.
+    pub to: Option<State>,
+    /// Whether it was done.
+    pub ok: bool,
+    /// Why, or why not.
+    pub reason: &'a str,
+    /// Who did it: the number of a user, or `reap`.
+    pub who: &'a str,
+    /// For which user alone, where it was told so by `--as-user`.
+    pub as_user: Option<&'a UserId>,
+    /// How long it took.
+    pub duration_ms: u64,
+}
+
+/// To what something happened.
+#[derive(Debug, Clone, Serialize)]
+pub struct Subject<'a> {
+    /// The instance's name; `None` for a build.
+    instance: Option<String>,
+    lab_id: &'a LabId,
+    user_id: Option<&'a UserId>,
+}
+
+impl<'a> From<&'a InstanceName> for Subject<'a> {
+    fn from(name: &'a InstanceName) -> Self {
+        Subject {
+            instance: Some(name.to_string()),
+            lab_id: &name.lab,
+            user_id: Some(&name.user),
+        }
+    }
+}
+
+impl<'a> From<&'a LabId> for Subject<'a> {
+    fn from(lab_id: &'a LabId) -> Self {
+        Subject {
+            instance: None,
+            lab_id,
+            user_id: None,
+        }
+    }
+}
+
+/// How long a line waits for others. One takes far less than a millisecond to write; whoever holds
+/// the journal for longer is stuck, and must not make everybody so.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked again.
+const INTERVAL: Duration = Duration::from_millis(2);
+
+/// Appends `event` to the journal at `path`.
+fn append(path: &Path, event: &Event) -> io::Result<()> {
+    append_within(PATIENCE, path, event)
+}
+
+fn append_within(patience: Duration, path: &Path, event: &Event) -> io::Result<()> {
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    let deadline = Instant::now() + patience;
+    loop {
+        let file = files::open_or_make(path)?;
+        match file.try_lock() {
+            // It may have been rotated away just now.
+            Ok(()) if is_at(&file, path)? => return append_whole(&file, &line),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(INTERVAL),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other("another process holds it"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// Appends `line`, or nothing: on a full disk half of it would spoil the next one as well.
+fn append_whole(mut file: &File, line: &[u8]) -> io::Result<()> {
+    let end = file.metadata()?.len();
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Start(end))?;
+    file.write_all(line).inspect_err(|_| {
+        let _ = file.set_len(end);
+    })
+}
+
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let here = file.metadata()?;
+    match path.symlink_metadata() {
+        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_writers_make_whole_lines_and_a_rotation_loses_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/events.jsonl");
+        let name: InstanceName = "lab01_user_7".parse().unwrap();
+        let reason = "x".repeat(5000);
+        let event = |n: usize| Event {
+            time: Timestamp::UNIX_EPOCH,
+            subject: Subject::from(&name),
+            action: "pause",
+            from: Some(State::Running),
+            to: Some(State::Paused),
+            ok: true,
+            reason: &reason[..n * 400],
+            who: "reap",
+            as_user: None,
+            duration_ms: 7,
+        };
+        let rotated = dir.path().join("state/events.jsonl.1");
+        std::thread::scope(|scope| {
+            for n in 0..10 {
+                let (path, event) = (&path, &event);
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        append(path, &event(n)).unwrap();
+                    }
+                });
+            }
+            scope.spawn(|| while std::fs::rename(&path, &rotated).is_err() {});
+        });
+        let mut lines = 0;
+        for file in [&path, &rotated] {
+            for line in std::fs::read_to_string(file).unwrap_or_default().lines() {
+                let event: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert_eq!(event["instance"], "lab01_user_7");
+                assert_eq!(
+                    (&event["from"], &event["to"]),
+                    (&"running".into(), &"paused".into())
+                );
+                lines += 1;
+            }
+        }
+        assert_eq!(lines, 500);
+    }
+
+    #[test]
+    fn a_journal_that_somebody_holds_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        let name: InstanceName = "lab01_user_7".parse().unwrap();
+        let event = Event {
+            time: Timestamp::UNIX_EPOCH,
+            subject: Subject::from(&name),
+            action: "pause",
+            from: None,
+            to: None,
+            ok: false,
+            reason: "",
+            who: "0",
+            as_user: None,
+            duration_ms: 0,
+        };
+        let holder = files::open_or_make(&path).unwrap();
+        holder.lock().unwrap();
+        assert!(append_within(Duration::from_millis(20), &path, &event).is_err());
+        drop(holder);
+        append(&path, &event).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+    }
+
+    #[test]
+    fn a_line_that_does_not_fit_leaves_no_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("full")).unwrap();
+        append_whole(&file, b"one\n").unwrap();
+        // Writes to it fail from here on.
+        let reader = File::open(dir.path().join("full")).unwrap();
+        assert!(append_whole(&reader, b"two\n").is_err());
+        assert_eq!(std::fs::read(dir.path().join("full")).unwrap(), b"one\n");
+    }
+}

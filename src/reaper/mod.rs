@@ -1,0 +1,115 @@
+//! The idle policy at work: which instances nobody uses, and what is done about that.
+//!
+//! A pass looks at all of them ([`observer`]), decides about each ([`policy`]), and takes one step with
+//! those that are due (`step`), by the same verbs of [`crate::instance`] that commands use.
+
+pub(crate) mod observer;
+mod pass;
+pub mod passes;
+pub mod policy;
+pub(crate) mod report;
+mod step;
+mod viewers;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use crate::context::Context;
+use crate::error::{Fault, Kind, kind_of};
+use crate::host;
+use crate::state::lock::Lock;
+use crate::units;
+use report::Report;
+
+/// How often it is looked whether libvirt still answers while a pass waits for it.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long libvirt may take for the simplest answer.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// How long it may take to see which instances there are.
+const LONGEST_SURVEY: Duration = Duration::from_secs(60);
+
+/// How long a single step may take; the memory of a very large guest is saved in less.
+const LONGEST_STEP: Duration = Duration::from_secs(15 * 60);
+
+/// What a pass is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Nothing is done.
+    pub dry_run: bool,
+    /// How many steps are taken at once.
+    pub jobs: usize,
+    /// How long a guest may take to shut down.
+    pub timeout: units::Duration,
+}
+
+/// Makes a pass, unless another one is at work.
+pub(crate) fn run(context: &Context, options: Options) -> Result<Report> {
+    // Before there are threads that a signal could end.
+    context.interrupted()?;
+    if options.dry_run {
+        return watched(context, options);
+    }
+    let Some(_lock) = alone(context)? else {
+        context
+            .output
+            .detail("another pass is at work: nothing to do");
+        return Ok(Report::new(false));
+    };
+    watched(context, options)
+}
+
+/// The lock of the pass, unless another one has it.
+fn alone(context: &Context) -> Result<Option<Lock>> {
+    let path = context.paths.reaper_lock();
+    match Lock::take(&path, "the reaper", Duration::ZERO) {
+        Err(error) if kind_of(&error) == Kind::Busy => Ok(None),
+        taken => taken.map(Some),
+    }
+}
+
+/// Makes a pass, and gives it up when libvirt hangs: the next one must not wait behind it.
+fn watched(context: &Context, options: Options) -> Result<Report> {
+    let progress = Arc::new(AtomicUsize::new(0));
+    let (sender, ended) = channel();
+    let worker = context.beside().as_reaper();
+    let pass = pass::Pass {
+        options,
+        progress: Arc::clone(&progress),
+    };
+    std::thread::spawn(move || sender.send(pass.run(&worker)));
+    let mut last = (0, Instant::now());
+    loop {
+        match ended.recv_timeout(INTERVAL) {
+            Ok(report) => return report,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(anyhow!("the pass broke off: this is a fault in cyyber"));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let so_far = progress.load(Ordering::Relaxed);
+        if so_far != last.0 {
+            last = (so_far, Instant::now());
+        }
+        let longest = match so_far {
+            0 => LONGEST_SURVEY,
+            _ => LONGEST_STEP,
+        };
+        if !context.libvirt_answers(ANSWER) || last.1.elapsed() > longest {
+            return Err(Fault::new(
+                Kind::Unavailable,
+                "libvirt does not answer: the pass was given up",
+            )
+            .hint(format!(
+                "look at libvirt: systemctl status {}; the next pass goes on with what is left",
+                host::libvirt_unit()
+            ))
+            .into());
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! One pass: look at all, decide, act.
+
+use std::cmp::Reverse;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::Options;
+use super::observer::{Lookout, Sight, Standing};
+use super::passes::{self, Circumstances, Passes, Seen};
+use super::policy::{self, Rung};
+use super::report::{Action, Report, Row};
+use super::step::{self, Outcome};
+use crate::context::Context;
+use crate::firewall;
+use crate::hypervisor::Detail;
+use crate::parallel::{contained, side_by_side};
+use crate::state::coverage::Coverage;
+
+/// No step down is begun later than this in a pass: what is due then is left for the next one, which
+/// also looks for those who are back.
+const LATEST: Duration = Duration::from_secs(45);
+
+/// What a pass was asked for.
+#[derive(Debug)]
+pub struct Pass {
+    pub options: Options,
+    /// Counts what was done, for whoever watches.
+    pub progress: Arc<AtomicUsize>,
+}
+
+impl Pass {
+    /// Makes the pass. The caller holds the reaper's lock, unless it is a dry run.
+    pub fn run(&self, context: &Context) -> Result<Report> {
+        let began = Instant::now();
+        let hypervisor = context.hypervisor()?;
+        // Both wait for others: libvirt and the kernel.
+        let (all, in_force) = std::thread::scope(|scope| {
+            let in_force = (hypervisor.is_local() && !self.options.dry_run)
+                .then(|| scope.spawn(firewall::in_force));
+            let all = hypervisor.survey(Detail::Power);
+            let in_force = in_force.map(ScopedJoinHandle::join);
+            (all, in_force)
+        });
+        let (all, in_force) = (
+            all?,
+            in_force.map(|it| it.unwrap_or_else(|panic| resume_unwind(panic))),
+        );
+        let file = context.paths.passes();
+        let mut passes = Passes::read(&file);
+        let circumstances = passes.begin(&context.moment());
+        match circumstances {
+            Circumstances::ClockSet => context
+                .output
+                .warn("the host's clock was set: every instance counts as active from now on"),
+            Circumstances::AfterOutage => context
+                .output
+                .detail("no pass for a while: this one only looks"),
+            Circumstances::Usual => {}
+        }
+        let only_looks = circumstances != Circumstances::Usual;
+        let lookout = Lookout::new(context, passes.trusted_from, only_looks);
+        let mut sights: Vec<(Sight, Seen)> = all
+            .into_iter()
+            .map(|(name, facts)| {
+                let mut seen = passes.take(&facts.name, facts.uuid);
+                (lookout.glance(name, facts, &mut seen), seen)
+            })
+            .collect();
+        self.progress.fetch_add(1, Ordering::Relaxed);
+        let all = self.options.dry_run;
+        let trouble = lookout.look_closer(&mut sights, |sight| all || sight.is_unsure());
+        self.progress.fetch_add(1, Ordering::Relaxed);
+
+        let mut report = Report::new(self.options.dry_run);
+        report.checked = sights.len();
+        if self.options.dry_run {
+            let now = context.time();
+            let rows = sights.iter().map(|(sight, _)| Row::new(sight, now));
+            report.instances = Some(rows.collect());
+            let due = sights.iter().filter_map(|(sight, _)| planned(sight));
+            report.actions = due
+                .map(|(step, sight)| step.action(sight, &step.reason, Ok(())))
+                .collect();
+            return Ok(report);
+        }
+        // Without a lab network there is nothing to guard.
+        if let Some(in_force) = in_force
+            && (!sights.is_empty() || firewall::is_set_up())
+        {
+            guard(context, in_force);
+        }
+        let blind = lookout.blind().filter(|_| !sights.is_empty());
+        let troubles = blind.into_iter().chain(trouble);
+        let troubles = troubles.map(|trouble| passes::bounded(&trouble)).collect();
+        self.warn(context, &lookout, &mut passes, troubles, &mut sights);
+        passes.put(
+            sights
+                .iter()
+                .map(|(sight, seen)| (&*sight.facts.name, seen)),
+        );
+        let noted = passes
+            .write(&file)
+            .and_then(|()| note_coverage(context))
+            .context("failed to note what this pass saw");
+
+        for (sight, _) in &sights {
+            tell_if_left(context, sight);
+        }
+        let mut due: Vec<_> = sights
+            .iter()
+            .filter_map(|(sight, seen)| planned(sight).map(|(step, sight)| (step, sight, seen)))
+            // Without a memory nobody is taken down.
+            .filter(|(step, ..)| noted.is_ok() || step.to == Rung::Running)
+            .collect();
+        due.sort_by_key(|(step, sight, _)| {
+            let lab = context.config.lab(&sight.name.lab);
+            let memory = lab.map_or(0, |lab| lab.memory_mb);
+            (step.urgency(), Reverse(memory))
+        });
+        self.act(context, &lookout, &due, began + LATEST, &mut report)?;
+        noted?;
+        if !due.is_empty() {
+            // However long it took, it was no outage.
+            passes.end(&context.moment());
+            passes
+                .write(&file)
+                .context("failed to note the end of this pass")?;
+        }
+        Ok(report)
+    }
+
+    fn act(
+        &self,
+        context: &Context,
+        lookout: &Lookout,
+        due: &[(Planned, &Sight, &Seen)],
+        latest: Instant,
+        report: &mut Report,
+    ) -> Result<()> {
+        let stop = context.interrupted()?;
+        let outcomes = side_by_side(due, self.options.jobs, |(planned, sight, seen)| {
+            let too_late = planned.to != Rung::Running && Instant::now() > latest;
+            let outcome = match (stop.load(Ordering::Relaxed), too_late) {
+                (true, _) => Outcome::Left("interrupted before it was its turn".to_owned()),
+                (false, true) => Outcome::Left("this pass has taken long enough".to_owned()),
+                (false, false) => {
+                    let seen = (*seen).clone();
+                    contained(|| {
+                        step::take(context, lookout, sight, seen, planned, self.options.timeout)
+                    })
+                    .unwrap_or_else(Outcome::Failed)
+                }
+            };
+            self.progress.fetch_add(1, Ordering::Relaxed);
+            outcome
+        });
+        for ((planned, sight, _), outcome) in due.iter().zip(outcomes) {
+            let name = &sight.name;
+            let (from, to) = (planned.from.as_str(), planned.to.as_str());
+            let (reason, result) = match &outcome {
+                Outcome::Left(why) => {
+                    context
+                        .output
+                        .detail(&format!("{name}: left for the next pass: {why}"));
+                    continue;
+                }
+                Outcome::Done(reason) => {
+                    context
+                        .output
+                        .detail(&format!("{name}: {from} to {to}: {reason}"));
+                    (reason, Ok(()))
+                }
+                Outcome::Failed(error) => (&planned.reason, Err(error)),
+            };
+            report.failed += usize::from(result.is_err());
+            report.actions.push(planned.action(sight, reason, result));
+        }
+        Ok(())
+    }
+
+    /// Says what is wrong with signs of use, each of it once, and makes missing activity files.
+    fn warn(
+        &self,
+        context: &Context,
+        lookout: &Lookout,
+        passes: &mut Passes,
+        troubles: Vec<String>,
+        sights: &mut [(Sight, Seen)],
+    ) {
+        for trouble in &troubles {
+            match passes.troubles.contains(trouble) {
+                true => context.output.detail(trouble),
+                false => context.output.warn(trouble),
+            }
+        }
+        passes.troubles = troubles;
+        let blind = lookout.blind().is_some();
+        for (sight, seen) in sights {
+            let doubts = sight.doubts();
+            let new = seen.doubted(&doubts, policy::is_of_guest);
+            for doubt in &doubts {
+                let text = format!("{}: {doubt}; it counts as active", sight.name);
+                match blind || !new.contains(&passes::bounded(doubt)) {
+                    true => context.output.detail(&text),
+                    false => context.output.warn(&text),
+                }
+            }
+            if sight.untouched {
+                lookout.touch(sight);
+            }
+        }
+    }
+}
+
+/// A step that is due.
+#[derive(Debug)]
+pub struct Planned {
+    pub from: Rung,
+    pub to: Rung,
+    pub reason: String,
+    idle_seconds: i64,
+}
+
+/// Says why nothing is done to an instance.
+fn tell_if_left(context: &Context, sight: &Sight) {
+    let why = match &sight.standing {
+        Standing::Left(why) => why,
+        Standing::On(_, decision) if decision.step.is_none() => &decision.reason,
+        Standing::On(..) => return,
+    };
+    let name = &sight.name;
+    context.output.detail(&format!("{name}: left: {why}"));
+}
+
+fn note_coverage(context: &Context) -> std::io::Result<()> {
+    let config = &context.config;
+    let labs = config.labs.iter().map(|lab| lab.lab_id.as_str());
+    let path = context.paths.coverage();
+    Coverage::note(&path, &config.path, labs, &context.moment())
+}
+
+/// Puts the firewall of the lab networks back where it was not seen to be as it was loaded.
+fn guard(context: &Context, in_force: Result<bool>) {
+    let put_back = match in_force {
+        Ok(true) => Ok(false),
+        _ => firewall::restore(),
+    };
+    match put_back {
+        Ok(false) => {}
+        Ok(true) => context.output.warn(
+            "the firewall of the lab networks was not in force, as after nft flush ruleset; it is \
+             again. For libvirt's other rules: systemctl reload libvirtd",
+        ),
+        Err(error) => context.output.warn(&format!(
+            "failed to see to the firewall of the lab networks: {error:#}"
+        )),
+    }
+}
+
+fn planned(sight: &Sight) -> Option<(Planned, &Sight)> {
+    let Standing::On(facts, decision) = &sight.standing else {
+        return None;
+    };
+    let planned = Planned {
+        from: facts.rung,
+        to: decision.step?,
+        reason: decision.reason.clone(),
+        idle_seconds: decision.unused.as_secs(),
+    };
+    Some((planned, sight))
+}
+
+impl Planned {
+    /// In which order steps are taken: first whoever is waiting, then what frees memory.
+    fn urgency(&self) -> u8 {
+        match (self.from, self.to) {
+            (_, Rung::Running) => 0,
+            (Rung::Running | Rung::Idle, Rung::Paused | Rung::Stopped) => 1,
+            (_, Rung::Idle) => 2,
+            (_, Rung::Paused | Rung::Stopped) => 3,
+            (_, Rung::Destroyed) => 4,
+        }
+    }
+
+    fn action(&self, sight: &Sight, reason: &str, result: Result<(), &anyhow::Error>) -> Action {
+        Action::new(
+            sight,
+            self.from,
+            self.to,
+            self.idle_seconds,
+            reason.to_owned(),
+            result,
+        )
+    }
+}

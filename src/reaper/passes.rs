@@ -1,0 +1,433 @@
+//! What one pass of the reaper leaves for the next.
+//!
+//! None of it is the truth: a pass that finds nothing here only looks, and what was not seen for
+//! long enough is not destroyed. Of each instance it is bounded, whatever its guest says.
+#![deny(clippy::arithmetic_side_effects)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::policy::Connection;
+use crate::clock::Moment;
+use crate::files;
+use crate::hypervisor::Trouble;
+use crate::instance::record::{self, Run};
+use crate::state::coverage::LONGEST_GAP;
+
+/// How far the clock may move against the time that went by before it counts as having been set.
+const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(30);
+
+/// What passes remember is not larger than this: enough for ten thousand instances of which all is
+/// remembered that can be, and for a hundred thousand others.
+const LARGEST: u64 = 64 << 20;
+
+/// How many doubts are remembered, and how many letters of each.
+const MOST_DOUBTS: usize = 4;
+const LONGEST_DOUBT: usize = 200;
+
+/// What passes remember.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Passes {
+    last: Option<Last>,
+    /// What was last said to be wrong with the host: that is said once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
+    /// When the clock was last seen to have been set.
+    pub trusted_from: Option<Timestamp>,
+    /// By name.
+    #[serde(default)]
+    seen: BTreeMap<String, Seen>,
+}
+
+/// When the last pass was, by the clock and by the time since the host was booted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Last {
+    at: Timestamp,
+    host_boot: String,
+    uptime: SignedDuration,
+}
+
+/// What passes saw of one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its domain.
+    pub uuid: Uuid,
+    /// Since when it is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_since: Option<Timestamp>,
+    /// The run that it is in, and when that was first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<(Run, Timestamp)>,
+    /// The client of its console, present or last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<Connection>,
+    /// Whether it was there in the last pass that looked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    connected: bool,
+    /// Its keyboard and pointer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Input>,
+    /// When its guest was last asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Timestamp>,
+    /// That it was asked in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
+    /// What was last said to be wrong with it: that is said once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    doubts: Vec<String>,
+}
+
+/// How often keyboard and pointer of a run were heard, and when that was last seen to grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// Interrupts since the guest was booted.
+    pub count: u64,
+    /// When a pass first saw this count; `None` of the first one that was seen, which may be old.
+    pub at: Option<Timestamp>,
+}
+
+/// In what circumstances a pass takes place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Circumstances {
+    /// The last one was a moment ago.
+    Usual,
+    /// There was none for so long that this one only looks.
+    AfterOutage,
+    /// The clock was set meanwhile.
+    ClockSet,
+}
+
+impl Passes {
+    /// What is remembered at `path`; nothing where that cannot be read.
+    pub fn read(path: &Path) -> Passes {
+        files::read_up_to(path, LARGEST)
+            .ok()
+            .and_then(|content| serde_json::from_slice(&content).ok())
+            .unwrap_or_default()
+    }
+
+    /// When the last pass was.
+    pub fn last(&self) -> Option<Timestamp> {
+        self.last.as_ref().map(|last| last.at)
+    }
+
+    /// Begins a pass.
+    pub fn begin(&mut self, now: &Moment) -> Circumstances {
+        let this = Last::at(now);
+        let circumstances = match &self.last {
+            None => Circumstances::AfterOutage,
+            Some(last) => last.until(&this),
+        };
+        if circumstances != Circumstances::Usual {
+            for seen in self.seen.values_mut() {
+                seen.stopped_since = None;
+            }
+        }
+        if circumstances == Circumstances::ClockSet {
+            self.trusted_from = Some(now.time);
+        }
+        // What a clock of the future said comes true at some time, or is forgotten here.
+        self.trusted_from = self.trusted_from.map(|from| from.min(now.time));
+        self.last = Some(this);
+        circumstances
+    }
+
+    /// Ends a pass, which may have taken a while.
+    pub fn end(&mut self, now: &Moment) {
+        self.last = Some(Last::at(now));
+    }
+
+    /// What was seen of the instance `name` whose domain is `uuid`. It is taken out of the memory.
+    pub fn take(&mut self, name: &str, uuid: Uuid) -> Seen {
+        let seen = self.seen.remove(name).filter(|seen| seen.uuid == uuid);
+        seen.unwrap_or_else(|| Seen::new(uuid))
+    }
+
+    /// As [`Passes::take`], and it stays in the memory.
+    pub fn seen(&self, name: &str, uuid: Uuid) -> Seen {
+        let seen = self.seen.get(name).filter(|seen| seen.uuid == uuid);
+        seen.cloned().unwrap_or_else(|| Seen::new(uuid))
+    }
+
+    /// Remembers these, and no others.
+    pub fn put<'a>(&mut self, seen: impl Iterator<Item = (&'a str, &'a Seen)>) {
+        self.seen = seen
+            .map(|(name, seen)| (name.to_owned(), seen.clone()))
+            .collect();
+    }
+
+    /// Keeps this for the next pass.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        if let Some(directory) = path.parent() {
+            files::make_directory(directory, files::SHARED_DIRECTORY)?;
+        }
+        files::replace_soon(path, &serde_json::to_vec(self)?, files::SHARED)
+    }
+}
+
+/// As much of what is wrong as is remembered.
+pub fn bounded(text: &str) -> String {
+    text.chars().take(LONGEST_DOUBT).collect()
+}
+
+impl Last {
+    fn at(now: &Moment) -> Last {
+        Last {
+            at: now.time,
+            host_boot: record::host_boot().to_owned(),
+            uptime: now.uptime,
+        }
+    }
+
+    fn until(&self, this: &Last) -> Circumstances {
+        let by_clock = this.at.duration_since(self.at);
+        let went_by = this.uptime.saturating_sub(self.uptime);
+        let differs = by_clock.saturating_sub(went_by).unsigned_abs();
+        if self.host_boot == this.host_boot && differs > CLOCK_SLACK.unsigned_abs()
+            || by_clock.saturating_add(CLOCK_SLACK) < SignedDuration::ZERO
+        {
+            return Circumstances::ClockSet;
+        }
+        match self.host_boot != this.host_boot || by_clock > LONGEST_GAP {
+            true => Circumstances::AfterOutage,
+            false => Circumstances::Usual,
+        }
+    }
+}
+
+impl Seen {
+    fn new(uuid: Uuid) -> Seen {
+        Seen {
+            uuid,
+            stopped_since: None,
+            run: None,
+            console: None,
+            connected: false,
+            input: None,
+            asked: None,
+            trouble: None,
+            doubts: Vec::new(),
+        }
+    }
+
+    /// Takes note that it is, or is not, stopped at `now`.
+    pub fn stopped(&mut self, stopped: bool, now: Timestamp) {
+        self.stopped_since = stopped.then(|| self.stopped_since.unwrap_or(now));
+    }
+
+    /// Takes note of the run it is in; when that was first seen.
+    pub fn running(&mut self, run: Option<Run>, now: Timestamp) -> Option<Timestamp> {
+        let same = self.run.as_ref().map(|(run, _)| run) == run.as_ref();
+        if !same {
+            self.run = run.map(|run| (run, now));
+            self.console = None;
+            self.input = None;
+            self.asked = None;
+            self.trouble = None;
+            self.doubts.clear();
+        }
+        self.run.as_ref().map(|(_, at)| *at)
+    }
+
+    /// Takes note that there is, or is not, a client at `now`.
+    pub fn connected(&mut self, connected: bool, now: Timestamp) {
+        if connected {
+            let known = self.console.filter(|_| self.connected);
+            let since = known.map_or(now, |known| known.since);
+            self.console = Some(Connection { since, seen: now });
+        }
+        self.connected = connected;
+    }
+
+    /// Takes note of what is wrong with it; what of that was not said before. What its guest brings
+    /// about counts as said for as long as the guest runs, or else it could have somebody be told of
+    /// it in each pass.
+    pub fn doubted(
+        &mut self,
+        doubts: &[String],
+        is_of_guest: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let doubts = doubts.iter().map(|doubt| bounded(doubt));
+        let doubts: Vec<_> = doubts.take(MOST_DOUBTS).collect();
+        let is_new = |doubt: &&String| !self.doubts.contains(doubt);
+        let new = doubts.iter().filter(is_new).cloned().collect();
+        self.doubts
+            .retain(|doubt| is_of_guest(doubt) && !doubts.contains(doubt));
+        self.doubts.splice(0..0, doubts);
+        self.doubts.truncate(MOST_DOUBTS);
+        new
+    }
+
+    /// Takes note that keyboard and pointer were heard `count` times; when they were last used, as
+    /// far as that is known. Of the first count it is not: what was typed by then came through a
+    /// console whose client passes have seen.
+    pub fn heard(&mut self, count: u64, now: Timestamp) -> Option<Timestamp> {
+        let at = match self.input {
+            Some(input) if input.count == count => input.at,
+            Some(_) => Some(now),
+            None => None,
+        };
+        self.input = Some(Input { count, at });
+        at
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "what breaks off fails the test"
+)]
+mod tests {
+    use super::*;
+    use crate::domain::new_uuid;
+
+    fn moment(seconds: i64, uptime: i64) -> Moment {
+        Moment {
+            time: Timestamp::from_second(1_800_000_000 + seconds).unwrap(),
+            uptime: SignedDuration::from_secs(uptime),
+        }
+    }
+
+    #[test]
+    fn an_outage_and_a_clock_that_was_set_are_told_from_the_usual() {
+        use Circumstances::{AfterOutage, ClockSet, Usual};
+        for (clock, uptime, wanted) in [
+            (60, 60, Usual),
+            (65, 60, Usual),
+            (600, 600, Usual),
+            (700, 700, AfterOutage),
+            (3 * 86_400, 3 * 86_400, AfterOutage),
+            (3600, 60, ClockSet),
+            (-3600, 60, ClockSet),
+            (60, 3600, ClockSet),
+        ] {
+            let mut passes = Passes::default();
+            let uuid = new_uuid();
+            assert_eq!(passes.begin(&moment(0, 1000)), AfterOutage, "the first");
+            let mut seen = passes.take("a", uuid);
+            seen.stopped(true, moment(0, 0).time);
+            passes.put([("a", &seen)].into_iter());
+            let now = moment(clock, 1000 + uptime);
+            assert_eq!(passes.begin(&now), wanted, "{clock} {uptime}");
+            let kept = passes.take("a", uuid).stopped_since.is_some();
+            assert_eq!(kept, wanted == Usual);
+            let trusted = (wanted == ClockSet).then_some(now.time);
+            assert_eq!(passes.trusted_from, trusted);
+        }
+    }
+
+    #[test]
+    fn it_is_read_back_and_nothing_is_made_of_garbage() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/passes.json");
+        let mut passes = Passes::default();
+        passes.begin(&moment(0, 0));
+        let uuid = new_uuid();
+        let now = moment(0, 0).time;
+        let mut seen = passes.take("lab01_user_7", uuid);
+        seen.stopped(true, now);
+        seen.running(Some(Run::current(3)), now);
+        seen.connected(true, now);
+        seen.heard(17, now);
+        passes.put([("lab01_user_7", &seen)].into_iter());
+        passes.write(&path).unwrap();
+        let mut back = Passes::read(&path);
+        assert_eq!(back.begin(&moment(60, 60)), Circumstances::Usual);
+        assert_eq!(back.take("lab01_user_7", uuid), seen);
+        let other = Passes::read(&path).take("lab01_user_7", new_uuid());
+        assert_eq!(other.stopped_since, None, "another VM of that name");
+
+        let many: Vec<_> = (0..20_000).map(|n| format!("lab01_user_{n}")).collect();
+        passes.put(many.iter().map(|name| (&**name, &seen)));
+        passes.write(&path).unwrap();
+        assert!(path.metadata().unwrap().len() > 1 << 20);
+        assert_eq!(Passes::read(&path).take("lab01_user_19999", uuid), seen);
+        std::fs::write(&path, "{").unwrap();
+        assert!(Passes::read(&path).last.is_none());
+    }
+
+    #[test]
+    fn a_client_counts_from_when_it_came() {
+        let at = |seconds| moment(seconds, 0).time;
+        let mut seen = Seen::new(new_uuid());
+        seen.connected(true, at(0));
+        seen.connected(true, at(60));
+        let console = seen.console.unwrap();
+        assert_eq!((console.since, console.seen), (at(0), at(60)));
+        seen.connected(false, at(120));
+        assert_eq!(seen.console.unwrap().seen, at(60));
+        seen.connected(true, at(150));
+        assert_eq!(seen.console.unwrap().since, at(150), "it came back");
+        seen.running(Some(Run::current(1)), at(180));
+        assert_eq!(seen.console, None, "of another run");
+    }
+
+    #[test]
+    fn input_counts_from_when_it_was_heard() {
+        let at = |seconds| moment(seconds, 0).time;
+        let mut seen = Seen::new(new_uuid());
+        assert_eq!(seen.heard(5, at(0)), None, "nobody knows");
+        assert_eq!(seen.heard(5, at(60)), None);
+        assert_eq!(seen.heard(6, at(120)), Some(at(120)));
+        assert_eq!(seen.heard(6, at(180)), Some(at(120)));
+        assert_eq!(seen.heard(2, at(240)), Some(at(240)), "it was rebooted");
+    }
+
+    #[test]
+    fn what_a_guest_brings_about_is_told_once_in_a_run_and_the_rest_once_each_time() {
+        let mut seen = Seen::new(new_uuid());
+        let doubts =
+            |texts: &[&str]| -> Vec<String> { texts.iter().map(ToString::to_string).collect() };
+        let mut new = |texts: &[&str]| {
+            let new = seen.doubted(&doubts(texts), |doubt| doubt.starts_with("guest"));
+            new.len()
+        };
+        assert_eq!(new(&["guest mute", "file"]), 2);
+        assert_eq!(new(&["guest mute", "file"]), 0);
+        assert_eq!(new(&["guest liar"]), 1);
+        for _ in 0..3 {
+            assert_eq!(new(&["guest mute"]), 0, "as before");
+            assert_eq!(new(&["guest liar"]), 0);
+            assert_eq!(new(&[]), 0);
+        }
+        assert_eq!(new(&["file"]), 1, "it was mended meanwhile");
+        seen.running(Some(Run::current(2)), moment(0, 0).time);
+        assert_eq!(seen.doubted(&doubts(&["guest mute"]), |_| true).len(), 1);
+    }
+
+    #[test]
+    fn what_is_remembered_of_one_is_bounded() {
+        let now = moment(0, 0).time;
+        let mut seen = Seen::new(new_uuid());
+        seen.running(Some(Run::current(u32::MAX - 1)), now);
+        seen.connected(true, now);
+        seen.heard(u64::MAX, now);
+        seen.heard(0, now);
+        (seen.asked, seen.trouble) = (Some(now), Some(Trouble::Nonsense));
+        for flood in 0..100 {
+            let doubts: Vec<_> = (0..100)
+                .map(|n| format!("{flood} {n}") + &"\u{1}".repeat(1 << 16))
+                .collect();
+            seen.doubted(&doubts, |_| true);
+        }
+        let size = serde_json::to_vec(&seen).unwrap().len() as u64;
+        assert!(size < LARGEST / 10_000, "{size}");
+        seen.doubts.clear();
+        let size = serde_json::to_vec(&seen).unwrap().len() as u64;
+        assert!(size + 128 < LARGEST / 100_000, "{size}");
+    }
+
+    #[test]
+    fn a_pass_that_took_long_is_no_outage() {
+        let mut passes = Passes::default();
+        passes.begin(&moment(0, 0));
+        passes.end(&moment(900, 900));
+        assert_eq!(passes.begin(&moment(960, 960)), Circumstances::Usual);
+    }
+}
