@@ -8,8 +8,7 @@ use super::outcome::{Outcome, Was};
 use crate::files;
 use crate::hypervisor::Power;
 use crate::names::State;
-use crate::reaper::policy::Keep;
-use crate::state::keep;
+use crate::state::keep::{self, Keep};
 
 impl Instance<'_> {
     /// Exempts it until then, or no longer. One that is throttled gets all of its CPU time again.

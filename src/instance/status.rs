@@ -22,9 +22,8 @@ use crate::instance::state::observe;
 use crate::names::{InstanceName, LabId, State, UserId};
 use crate::parallel::side_by_side;
 use crate::paths::Paths;
-use crate::reaper::policy::Keep;
 use crate::state::activity;
-use crate::state::keep;
+use crate::state::keep::{self, Keep};
 
 /// How many guests may fail to answer until the rest of a listing asks no more: some hundred that
 /// are mute must not hold it up.

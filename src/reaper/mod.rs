@@ -8,6 +8,7 @@ mod pass;
 pub mod passes;
 pub mod policy;
 pub(crate) mod report;
+pub mod signals;
 mod step;
 mod viewers;
 

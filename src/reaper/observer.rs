@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::passes::Seen;
-use super::policy::{self, Decision, Rung, Sign, Source, decide};
+use super::policy::{self, Decision, Rung, decide};
+use super::signals::{self, Evidence, Sign, Signal, Source};
 use super::viewers;
 use crate::context::Context;
 use crate::domain::Console;
@@ -24,7 +25,9 @@ use crate::instance::state::observe;
 use crate::names::{InstanceName, State};
 use crate::parallel::{contained, side_by_side};
 use crate::paths::Paths;
-use crate::state::{activity, keep};
+use crate::state::activity;
+use crate::state::keep::{self, Keep};
+use crate::state::lock::Lock;
 
 /// How many guests are asked at once. Most of the time goes by in waiting for their agents; libvirt
 /// has twenty workers by default, of which others need some.
@@ -39,9 +42,12 @@ const ASKING: Duration = Duration::from_secs(20);
 /// How many of those that were asked in vain the last time are asked again.
 const MOST_TROUBLED: usize = 8;
 
-/// An instance as a pass sees it.
+/// What is said of a guest's signs before it was asked.
+const NOT_ASKED: Sign = Sign::Silent("not asked");
+
+/// An instance as it was observed.
 #[derive(Debug)]
-pub struct Sight {
+pub struct Observation {
     pub name: InstanceName,
     pub facts: Facts,
     pub state: State,
@@ -49,28 +55,32 @@ pub struct Sight {
     console: Option<Console>,
     /// It is known whether somebody looks at its console.
     viewed: bool,
+    /// Its present run was begun by this program.
+    is_own_run: bool,
+    /// What its guest's agent said.
+    guest: Sign,
     /// What could not be learned.
     doubt: Option<String>,
-    pub standing: Standing,
+    pub assessment: Assessment,
     /// Its activity file is missing.
     pub untouched: bool,
 }
 
-/// Where an instance stands.
+/// What the policy makes of an instance.
 #[derive(Debug)]
-pub enum Standing {
+pub enum Assessment {
     /// It is left alone, and why.
-    Left(String),
-    /// On the ladder.
-    On(Box<policy::Facts>, Decision),
+    Skipped(String),
+    /// What is known of it, and what follows from that.
+    Judged(Box<policy::Facts>, Decision),
 }
 
 /// Where a console is, and what a guest answered if it was asked.
 type Found = (Result<Option<Console>>, Option<Result<Answer>>);
 
-/// From where instances are looked at.
+/// Who looks at instances.
 #[derive(Debug)]
-pub struct Lookout<'a> {
+pub struct Observer<'a> {
     context: &'a Context,
     records: Option<Directory>,
     activities: io::Result<Directory>,
@@ -82,18 +92,10 @@ pub struct Lookout<'a> {
     all: bool,
 }
 
-/// What can be told at no cost.
-struct Glance {
-    state: State,
-    console: Option<Console>,
-    standing: Standing,
-    untouched: bool,
-}
-
-impl<'a> Lookout<'a> {
+impl<'a> Observer<'a> {
     pub fn new(context: &'a Context, trusted_from: Option<Timestamp>, only_looks: bool) -> Self {
         let paths = &context.paths;
-        Lookout {
+        Observer {
             context,
             records: Directory::open(&paths.records()).ok(),
             activities: Directory::open(&paths.activities()),
@@ -106,137 +108,147 @@ impl<'a> Lookout<'a> {
 
     /// For a command that judges all that there is.
     pub fn of_all(context: &'a Context, trusted_from: Option<Timestamp>) -> Self {
-        Lookout {
+        Observer {
             all: true,
-            ..Lookout::new(context, trusted_from, false)
+            ..Observer::new(context, trusted_from, false)
         }
     }
 
     /// The same now: directories may have been made since.
-    pub fn renewed(&self) -> Lookout<'a> {
-        Lookout {
+    pub fn renewed(&self) -> Observer<'a> {
+        Observer {
             all: self.all,
-            ..Lookout::new(self.context, self.trusted_from, self.only_looks)
+            ..Observer::new(self.context, self.trusted_from, self.only_looks)
         }
     }
 
-    /// What can be told of `name` at no cost.
-    pub fn glance(&self, name: InstanceName, facts: Facts, seen: &mut Seen) -> Sight {
-        let glance = contained(|| self.glanced(&name, &facts, seen));
-        let (glance, doubt) = match glance {
-            Ok(glance) => (glance, None),
-            Err(error) => {
-                let glance = Glance {
-                    state: match facts.id {
-                        Some(_) => State::Running,
-                        None => State::Stopped,
-                    },
-                    console: None,
-                    standing: Standing::Left("it could not be looked at".to_owned()),
-                    untouched: false,
-                };
-                (
-                    glance,
-                    Some(format!("it could not be looked at: {error:#}")),
-                )
-            }
-        };
-        Sight {
+    /// Observes `name` as far as that costs nothing.
+    pub fn observe(&self, name: InstanceName, facts: Facts, seen: &mut Seen) -> Observation {
+        let mut one = Observation {
+            state: match facts.id {
+                Some(_) => State::Running,
+                None => State::Stopped,
+            },
+            console: None,
+            viewed: false,
+            is_own_run: false,
+            guest: NOT_ASKED,
+            doubt: None,
+            assessment: Assessment::Skipped(String::new()),
+            untouched: false,
             name,
             facts,
-            state: glance.state,
-            console: glance.console,
-            viewed: false,
-            doubt,
-            standing: glance.standing,
-            untouched: glance.untouched,
+        };
+        if let Err(error) = contained(|| self.look(&mut one, seen)) {
+            one.fail(&error);
         }
+        one
     }
 
-    fn glanced(&self, name: &InstanceName, facts: &Facts, seen: &mut Seen) -> Glance {
+    fn look(&self, one: &mut Observation, seen: &mut Seen) {
         let now = self.context.time();
-        let run = facts.id.map(Run::current);
+        let run = one.facts.id.map(Run::current);
         // Of one that is off, and most are, the notes on its runs tell nothing.
         let boot = run.as_ref().and_then(|run| {
             let records = self.records.as_ref()?;
-            let record = record::read_in(records, Paths::record_name(name), facts.uuid)?;
+            let file = Paths::record_name(&one.name);
+            let record = record::read_in(records, file, one.facts.uuid)?;
             record.boot.filter(|boot| boot.run == *run)
         });
-        let known_run = boot.is_some();
-        let policy = self.context.policy(&name.lab);
-        let (state, _) = observe(facts, boot.as_ref(), policy.boot_timeout, now);
-        let run_since = seen.running(run, now);
-        let rung = rung(facts, state);
+        one.is_own_run = boot.is_some();
+        let boot_timeout = self.context.policy(&one.name.lab).boot_timeout;
+        (one.state, _) = observe(&one.facts, boot.as_ref(), boot_timeout, now);
+        one.console = boot.and_then(|boot| boot.console);
+        seen.running(run, now);
+        let rung = rung(&one.facts, one.state);
         seen.stopped(rung == Ok(Rung::Stopped), now);
-        let mut glance = Glance {
-            state,
-            console: boot.and_then(|boot| boot.console),
-            standing: Standing::Left(String::new()),
-            untouched: false,
-        };
-        let rung = match (self.context.config.lab(&name.lab), rung) {
+        let rung = match (self.context.config.lab(&one.name.lab), rung) {
             // What is done to it passes by itself.
-            (_, Err(_)) if self.all && facts.power != Power::Busy => Ok(match facts.id {
+            (_, Err(_)) if self.all && one.facts.power != Power::Busy => Ok(match one.facts.id {
                 Some(_) => Rung::Running,
                 None => Rung::Stopped,
             }),
             (Err(_), _) if !self.all => Err("its lab is not configured"),
             (_, rung) => rung,
         };
-        let rung = match rung {
-            Ok(rung) => rung,
-            Err(why) => {
-                glance.standing = Standing::Left(why.to_owned());
-                return glance;
-            }
-        };
-        let (touched, untouched) = self.touched(name);
-        glance.untouched = untouched;
+        match rung {
+            Ok(rung) => self.judge(one, rung, seen),
+            Err(why) => one.assessment = Assessment::Skipped(why.to_owned()),
+        }
+    }
+
+    /// Judges `one`, which is on `rung`, by what is known of it.
+    fn judge(&self, one: &mut Observation, rung: Rung, seen: &Seen) {
         let facts = policy::Facts {
-            rung,
-            touched,
-            powered_on: run_since.filter(|_| !known_run),
-            running_since: run_since,
-            console: seen.console,
-            guest: Sign::Silent("not asked"),
-            keep: self.keep(name, facts.uuid),
+            running_since: seen.run.as_ref().map(|(_, since)| *since),
+            keep: self.keep(&one.name, one.facts.uuid),
             stopped_since: seen.stopped_since,
-            trusted_from: self.trusted_from,
+            ..self.known(&one.name, rung, seen, one.is_own_run, &one.guest)
         };
-        glance.standing = self.judged(facts, &policy);
-        glance
+        let mut decision = self.decide(&one.name, &facts);
+        if self.only_looks && decision.step.is_some_and(|to| to > rung) {
+            decision.step = None;
+            decision.reason.push_str("; a first pass only looks");
+        }
+        decision.doubts.extend(one.doubt.clone());
+        one.untouched = facts.signals.iter().any(Signal::is_of_missing_file);
+        one.assessment = Assessment::Judged(Box::new(facts), decision);
+    }
+
+    fn judge_again(&self, one: &mut Observation, seen: &Seen) {
+        if let Assessment::Judged(facts, _) = &one.assessment {
+            let rung = facts.rung;
+            self.judge(one, rung, seen);
+        }
+    }
+
+    fn decide(&self, name: &InstanceName, facts: &policy::Facts) -> Decision {
+        decide(self.context.time(), facts, &self.context.policy(&name.lab))
+    }
+
+    /// What signals tell of `name`, and nothing else.
+    fn known(
+        &self,
+        name: &InstanceName,
+        rung: Rung,
+        seen: &Seen,
+        is_own_run: bool,
+        guest: &Sign,
+    ) -> policy::Facts {
+        policy::Facts {
+            rung,
+            signals: signals::read(&Evidence {
+                name,
+                activities: &self.activities,
+                seen,
+                is_own_run,
+                guest,
+            }),
+            running_since: None,
+            keep: Keep::No,
+            stopped_since: None,
+            trusted_from: self.trusted_from,
+        }
     }
 
     /// What is to be said of `name`, of which there is no VM any more.
     pub fn leftover(&self, name: &InstanceName) -> Decision {
-        let facts = policy::Facts {
-            rung: Rung::Stopped,
-            touched: self.touched(name).0,
-            powered_on: None,
-            running_since: None,
-            console: None,
-            guest: Sign::Silent("not asked"),
-            keep: policy::Keep::No,
-            stopped_since: None,
-            trusted_from: self.trusted_from,
-        };
-        decide(self.context.time(), &facts, &self.context.policy(&name.lab))
+        let seen = Seen::new(Uuid::nil());
+        let facts = self.known(name, Rung::Stopped, &seen, false, &NOT_ASKED);
+        self.decide(name, &facts)
     }
 
-    /// Looks closer at those of `sights` that run: who looks at their consoles, which the kernel tells
+    /// Looks closer at those of `all` that run: who looks at their consoles, which the kernel tells
     /// of all at once; and what their guests say, who are asked where that is `wanted`. Returns what
     /// kept it from looking.
     pub fn look_closer(
         &self,
-        sights: &mut [(Sight, Seen)],
-        wanted: impl Fn(&Sight) -> bool,
+        all: &mut [(Observation, Seen)],
+        wanted: impl Fn(&Observation) -> bool,
     ) -> Option<String> {
-        let mut running: Vec<_> = sights
-            .iter_mut()
-            .filter(|(sight, _)| sight.runs())
-            .collect();
+        let mut running: Vec<_> = all.iter_mut().filter(|(one, _)| one.runs()).collect();
         let mut trouble = self.look_at_consoles(&mut running);
-        running.retain(|(sight, _)| wanted(sight));
+        running.retain(|(one, _)| wanted(one));
         running.sort_by_key(|(_, seen)| turn(seen));
         let troubled = running.iter().filter(|(_, seen)| seen.trouble.is_some());
         let most = running
@@ -244,53 +256,44 @@ impl<'a> Lookout<'a> {
             .saturating_sub(troubled.count().saturating_sub(MOST_TROUBLED));
         let began = Instant::now();
         let queue: Vec<_> = running.iter().enumerate().collect();
-        let found = side_by_side(&queue, ASKED_AT_ONCE, |(place, (sight, seen))| {
+        let found = side_by_side(&queue, ASKED_AT_ONCE, |(place, (one, seen))| {
             contained(|| {
-                let console = match &sight.console {
+                let console = match &one.console {
                     Some(_) => Ok(None),
-                    None => console(self.context, &sight.name),
+                    None => console(self.context, &one.name),
                 };
                 let asks = *place < most && began.elapsed() < ASKING;
-                (
-                    console,
-                    asks.then(|| guest(self.context, &sight.name, seen)),
-                )
+                (console, asks.then(|| guest(self.context, &one.name, seen)))
             })
         });
         let mut elsewhere = Vec::new();
-        for (one, found) in running.into_iter().zip(found) {
-            let (sight, seen) = &mut *one;
-            let noted = contained(|| self.note(found, sight, seen));
-            if let Err(error) = noted {
-                let why = "it could not be looked at";
-                sight.standing = Standing::Left(why.to_owned());
-                sight.doubt = Some(format!("{why}: {error:#}"));
+        for (pair, found) in running.into_iter().zip(found) {
+            let (one, seen) = &mut *pair;
+            if let Err(error) = contained(|| self.note(found, one, seen)) {
+                one.fail(&error);
             }
-            elsewhere.push(one);
+            elsewhere.push(pair);
         }
         // Those that something else powered on.
-        elsewhere.retain(|(sight, _)| !sight.viewed);
+        elsewhere.retain(|(one, _)| !one.viewed);
         trouble = trouble.or(self.look_at_consoles(&mut elsewhere));
         trouble
     }
 
     /// Takes note of what was found of an instance: where its console is, and what its guest answered
     /// if it was asked.
-    fn note(&self, found: Result<Found>, sight: &mut Sight, seen: &mut Seen) {
+    fn note(&self, found: Result<Found>, one: &mut Observation, seen: &mut Seen) {
         let (console, guest) = found.unwrap_or_else(|error| (Err(error), None));
-        let sign = self.sign(&sight.name, guest, seen);
-        if let Standing::On(facts, _) = &mut sight.standing {
-            facts.guest = sign;
-        }
+        one.guest = self.sign(&one.name, guest, seen);
         match console {
             Ok(None) => {}
-            Ok(found) => sight.console = found,
+            Ok(found) => one.console = found,
             Err(error) => {
                 seen.connected(true, self.context.time());
-                sight.doubt = Some(format!("its console is not known: {error:#}"));
+                one.doubt = Some(format!("its console is not known: {error:#}"));
             }
         }
-        self.judge_again(sight, seen);
+        self.judge_again(one, seen);
     }
 
     /// What the answer of a guest tells, of which `seen` takes note. Its words go no further than to
@@ -326,16 +329,14 @@ impl<'a> Lookout<'a> {
     }
 
     /// Takes note of who looks at the consoles that are known.
-    fn look_at_consoles(&self, running: &mut [&mut (Sight, Seen)]) -> Option<String> {
-        let consoles = running
-            .iter()
-            .filter_map(|(sight, _)| sight.console.as_ref());
+    fn look_at_consoles(&self, running: &mut [&mut (Observation, Seen)]) -> Option<String> {
+        let consoles = running.iter().filter_map(|(one, _)| one.console.as_ref());
         let viewed = viewers::of(consoles);
-        for (sight, seen) in running.iter_mut().map(|one| &mut **one) {
-            let Some(console) = &sight.console else {
+        for (one, seen) in running.iter_mut().map(|one| &mut **one) {
+            let Some(console) = &one.console else {
                 continue;
             };
-            sight.viewed = true;
+            one.viewed = true;
             let mut ports = [Some(console.port), console.websocket]
                 .into_iter()
                 .flatten();
@@ -344,54 +345,16 @@ impl<'a> Lookout<'a> {
                 .as_ref()
                 .map_or(true, |viewed| ports.any(|port| viewed.contains(&port)));
             seen.connected(connected, self.context.time());
-            self.judge_again(sight, seen);
+            self.judge_again(one, seen);
         }
         viewed.err().map(|error| format!("{error:#}"))
     }
 
-    /// Judges by what was learned since.
-    fn judge_again(&self, sight: &mut Sight, seen: &Seen) {
-        let Standing::On(facts, _) = &mut sight.standing else {
-            return;
-        };
-        facts.console = seen.console;
-        let policy = self.context.policy(&sight.name.lab);
-        let mut standing = self.judged((**facts).clone(), &policy);
-        if let Standing::On(_, decision) = &mut standing {
-            decision.doubts.extend(sight.doubt.clone());
-        }
-        sight.standing = standing;
-    }
-
-    fn judged(&self, facts: policy::Facts, policy: &crate::config::Policy) -> Standing {
-        let mut decision = decide(self.context.time(), &facts, policy);
-        if self.only_looks && decision.step.is_some_and(|to| to > facts.rung) {
-            decision.step = None;
-            decision.reason.push_str("; a first pass only looks");
-        }
-        Standing::On(Box::new(facts), decision)
-    }
-
-    /// What the activity file of `name` tells, and whether it is missing.
-    fn touched(&self, name: &InstanceName) -> (Sign, bool) {
-        let touched = match &self.activities {
-            Ok(activities) => activities.modified(name.to_string()),
-            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-        };
-        match touched {
-            Ok(at) => (Sign::At(at), false),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (Sign::Unreadable("is missing".to_owned()), true)
-            }
-            Err(error) => (Sign::Unreadable(format!("cannot be read: {error}")), false),
-        }
-    }
-
-    fn keep(&self, name: &InstanceName, uuid: Uuid) -> policy::Keep {
+    fn keep(&self, name: &InstanceName, uuid: Uuid) -> Keep {
         match &self.keeps {
             Ok(keeps) => keep::read_in(keeps, name.to_string(), uuid),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => policy::Keep::No,
-            Err(error) => policy::Keep::Unreadable(format!("how long cannot be read: {error}")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Keep::No,
+            Err(error) => Keep::Unreadable(format!("how long cannot be read: {error}")),
         }
     }
 
@@ -410,38 +373,45 @@ impl<'a> Lookout<'a> {
     }
 
     /// Makes an activity file that is missing, unless a command is at work on its instance.
-    pub fn touch(&self, sight: &Sight) {
+    pub fn touch(&self, one: &Observation) {
         let paths = &self.context.paths;
-        let lock = paths.instance_lock(&sight.name);
-        if let Some(_lock) = crate::state::lock::Lock::try_take(&lock) {
+        let lock = paths.instance_lock(&one.name);
+        if let Some(_lock) = Lock::try_take(&lock) {
             // What keeps it from being made was said already.
-            let _ = activity::touch(&paths.activity(&sight.name));
+            let _ = activity::touch(&paths.activity(&one.name));
         }
     }
 }
 
-impl Sight {
+impl Observation {
+    /// Leaves it alone, for it broke off.
+    fn fail(&mut self, error: &anyhow::Error) {
+        let why = "it could not be looked at";
+        self.assessment = Assessment::Skipped(why.to_owned());
+        self.doubt = Some(format!("{why}: {error:#}"));
+    }
+
     /// Whether it runs and is on the ladder.
     fn runs(&self) -> bool {
-        matches!(&self.standing, Standing::On(facts, _) if facts.rung <= Rung::Idle)
+        matches!(&self.assessment, Assessment::Judged(facts, _) if facts.rung <= Rung::Idle)
     }
 
     /// What is wrong with its signs.
     pub fn doubts(&self) -> Vec<String> {
-        match &self.standing {
-            Standing::On(_, decision) => decision.doubts.clone(),
-            Standing::Left(_) => self.doubt.iter().cloned().collect(),
+        match &self.assessment {
+            Assessment::Judged(_, decision) => decision.doubts.clone(),
+            Assessment::Skipped(_) => self.doubt.iter().cloned().collect(),
         }
     }
 
     /// Whether it runs, and more must be known before it is taken down, or let go again.
     pub fn is_unsure(&self) -> bool {
-        let Standing::On(facts, decision) = &self.standing else {
+        let Assessment::Judged(facts, decision) = &self.assessment else {
             return false;
         };
         match (facts.rung, decision.step) {
             // Whatever its guest says.
-            _ if decision.source == Source::Runtime => false,
+            _ if decision.source == Source::RUNTIME => false,
             (Rung::Idle, None) => true,
             (Rung::Running | Rung::Idle, Some(to)) => to > facts.rung,
             _ => false,

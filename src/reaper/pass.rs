@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::Options;
-use super::observer::{Lookout, Sight, Standing};
+use super::observer::{Assessment, Observation, Observer};
 use super::passes::{self, Circumstances, Passes, Seen};
 use super::policy::{self, Rung};
 use super::report::{Action, Report, Row};
@@ -63,66 +63,62 @@ impl Pass {
             Circumstances::Usual => {}
         }
         let only_looks = circumstances != Circumstances::Usual;
-        let lookout = Lookout::new(context, passes.trusted_from, only_looks);
-        let mut sights: Vec<(Sight, Seen)> = all
+        let observer = Observer::new(context, passes.trusted_from, only_looks);
+        let mut all: Vec<(Observation, Seen)> = all
             .into_iter()
             .map(|(name, facts)| {
                 let mut seen = passes.take(&facts.name, facts.uuid);
-                (lookout.glance(name, facts, &mut seen), seen)
+                (observer.observe(name, facts, &mut seen), seen)
             })
             .collect();
         self.progress.fetch_add(1, Ordering::Relaxed);
-        let all = self.options.dry_run;
-        let trouble = lookout.look_closer(&mut sights, |sight| all || sight.is_unsure());
+        let every = self.options.dry_run;
+        let trouble = observer.look_closer(&mut all, |one| every || one.is_unsure());
         self.progress.fetch_add(1, Ordering::Relaxed);
 
         let mut report = Report::new(self.options.dry_run);
-        report.checked = sights.len();
+        report.checked = all.len();
         if self.options.dry_run {
             let now = context.time();
-            let rows = sights.iter().map(|(sight, _)| Row::new(sight, now));
+            let rows = all.iter().map(|(one, _)| Row::new(one, now));
             report.instances = Some(rows.collect());
-            let due = sights.iter().filter_map(|(sight, _)| planned(sight));
+            let due = all.iter().filter_map(|(one, _)| planned(one));
             report.actions = due
-                .map(|(step, sight)| step.action(sight, &step.reason, Ok(())))
+                .map(|(step, one)| step.action(one, &step.reason, Ok(())))
                 .collect();
             return Ok(report);
         }
         // Without a lab network there is nothing to guard.
         if let Some(in_force) = in_force
-            && (!sights.is_empty() || firewall::is_set_up())
+            && (!all.is_empty() || firewall::is_set_up())
         {
             guard(context, in_force);
         }
-        let blind = lookout.blind().filter(|_| !sights.is_empty());
+        let blind = observer.blind().filter(|_| !all.is_empty());
         let troubles = blind.into_iter().chain(trouble);
         let troubles = troubles.map(|trouble| passes::bounded(&trouble)).collect();
-        self.warn(context, &lookout, &mut passes, troubles, &mut sights);
-        passes.put(
-            sights
-                .iter()
-                .map(|(sight, seen)| (&*sight.facts.name, seen)),
-        );
+        self.warn(context, &observer, &mut passes, troubles, &mut all);
+        passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
         let noted = passes
             .write(&file)
             .and_then(|()| note_coverage(context))
             .context("failed to note what this pass saw");
 
-        for (sight, _) in &sights {
-            tell_if_left(context, sight);
+        for (one, _) in &all {
+            tell_if_left(context, one);
         }
-        let mut due: Vec<_> = sights
+        let mut due: Vec<_> = all
             .iter()
-            .filter_map(|(sight, seen)| planned(sight).map(|(step, sight)| (step, sight, seen)))
+            .filter_map(|(one, seen)| planned(one).map(|(step, one)| (step, one, seen)))
             // Without a memory nobody is taken down.
             .filter(|(step, ..)| noted.is_ok() || step.to == Rung::Running)
             .collect();
-        due.sort_by_key(|(step, sight, _)| {
-            let lab = context.config.lab(&sight.name.lab);
+        due.sort_by_key(|(step, one, _)| {
+            let lab = context.config.lab(&one.name.lab);
             let memory = lab.map_or(0, |lab| lab.memory_mb);
             (step.urgency(), Reverse(memory))
         });
-        self.act(context, &lookout, &due, began + LATEST, &mut report)?;
+        self.act(context, &observer, &due, began + LATEST, &mut report)?;
         noted?;
         if !due.is_empty() {
             // However long it took, it was no outage.
@@ -137,13 +133,13 @@ impl Pass {
     fn act(
         &self,
         context: &Context,
-        lookout: &Lookout,
-        due: &[(Planned, &Sight, &Seen)],
+        observer: &Observer,
+        due: &[(Planned, &Observation, &Seen)],
         latest: Instant,
         report: &mut Report,
     ) -> Result<()> {
         let stop = context.interrupted()?;
-        let outcomes = side_by_side(due, self.options.jobs, |(planned, sight, seen)| {
+        let outcomes = side_by_side(due, self.options.jobs, |(planned, one, seen)| {
             let too_late = planned.to != Rung::Running && Instant::now() > latest;
             let outcome = match (stop.load(Ordering::Relaxed), too_late) {
                 (true, _) => Outcome::Left("interrupted before it was its turn".to_owned()),
@@ -151,7 +147,7 @@ impl Pass {
                 (false, false) => {
                     let seen = (*seen).clone();
                     contained(|| {
-                        step::take(context, lookout, sight, seen, planned, self.options.timeout)
+                        step::take(context, observer, one, seen, planned, self.options.timeout)
                     })
                     .unwrap_or_else(Outcome::Failed)
                 }
@@ -159,8 +155,8 @@ impl Pass {
             self.progress.fetch_add(1, Ordering::Relaxed);
             outcome
         });
-        for ((planned, sight, _), outcome) in due.iter().zip(outcomes) {
-            let name = &sight.name;
+        for ((planned, one, _), outcome) in due.iter().zip(outcomes) {
+            let name = &one.name;
             let (from, to) = (planned.from.as_str(), planned.to.as_str());
             let (reason, result) = match &outcome {
                 Outcome::Left(why) => {
@@ -178,7 +174,7 @@ impl Pass {
                 Outcome::Failed(error) => (&planned.reason, Err(error)),
             };
             report.failed += usize::from(result.is_err());
-            report.actions.push(planned.action(sight, reason, result));
+            report.actions.push(planned.action(one, reason, result));
         }
         Ok(())
     }
@@ -187,10 +183,10 @@ impl Pass {
     fn warn(
         &self,
         context: &Context,
-        lookout: &Lookout,
+        observer: &Observer,
         passes: &mut Passes,
         troubles: Vec<String>,
-        sights: &mut [(Sight, Seen)],
+        all: &mut [(Observation, Seen)],
     ) {
         for trouble in &troubles {
             match passes.troubles.contains(trouble) {
@@ -199,19 +195,19 @@ impl Pass {
             }
         }
         passes.troubles = troubles;
-        let blind = lookout.blind().is_some();
-        for (sight, seen) in sights {
-            let doubts = sight.doubts();
+        let blind = observer.blind().is_some();
+        for (one, seen) in all {
+            let doubts = one.doubts();
             let new = seen.doubted(&doubts, policy::is_of_guest);
             for doubt in &doubts {
-                let text = format!("{}: {doubt}; it counts as active", sight.name);
+                let text = format!("{}: {doubt}; it counts as active", one.name);
                 match blind || !new.contains(&passes::bounded(doubt)) {
                     true => context.output.detail(&text),
                     false => context.output.warn(&text),
                 }
             }
-            if sight.untouched {
-                lookout.touch(sight);
+            if one.untouched {
+                observer.touch(one);
             }
         }
     }
@@ -227,13 +223,13 @@ pub struct Planned {
 }
 
 /// Says why nothing is done to an instance.
-fn tell_if_left(context: &Context, sight: &Sight) {
-    let why = match &sight.standing {
-        Standing::Left(why) => why,
-        Standing::On(_, decision) if decision.step.is_none() => &decision.reason,
-        Standing::On(..) => return,
+fn tell_if_left(context: &Context, one: &Observation) {
+    let why = match &one.assessment {
+        Assessment::Skipped(why) => why,
+        Assessment::Judged(_, decision) if decision.step.is_none() => &decision.reason,
+        Assessment::Judged(..) => return,
     };
-    let name = &sight.name;
+    let name = &one.name;
     context.output.detail(&format!("{name}: left: {why}"));
 }
 
@@ -262,8 +258,8 @@ fn guard(context: &Context, in_force: Result<bool>) {
     }
 }
 
-fn planned(sight: &Sight) -> Option<(Planned, &Sight)> {
-    let Standing::On(facts, decision) = &sight.standing else {
+fn planned(one: &Observation) -> Option<(Planned, &Observation)> {
+    let Assessment::Judged(facts, decision) = &one.assessment else {
         return None;
     };
     let planned = Planned {
@@ -272,7 +268,7 @@ fn planned(sight: &Sight) -> Option<(Planned, &Sight)> {
         reason: decision.reason.clone(),
         idle_seconds: decision.unused.as_secs(),
     };
-    Some((planned, sight))
+    Some((planned, one))
 }
 
 impl Planned {
@@ -287,9 +283,14 @@ impl Planned {
         }
     }
 
-    fn action(&self, sight: &Sight, reason: &str, result: Result<(), &anyhow::Error>) -> Action {
+    fn action(
+        &self,
+        one: &Observation,
+        reason: &str,
+        result: Result<(), &anyhow::Error>,
+    ) -> Action {
         Action::new(
-            sight,
+            one,
             self.from,
             self.to,
             self.idle_seconds,

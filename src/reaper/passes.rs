@@ -12,7 +12,6 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::policy::Connection;
 use crate::clock::Moment;
 use crate::files;
 use crate::hypervisor::Trouble;
@@ -81,6 +80,15 @@ pub struct Seen {
     /// What was last said to be wrong with it: that is said once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     doubts: Vec<String>,
+}
+
+/// A client that has seen the console's picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// When it was first seen.
+    pub since: Timestamp,
+    /// When it was last seen.
+    pub seen: Timestamp,
 }
 
 /// How often keyboard and pointer of a run were heard, and when that was last seen to grow.
@@ -202,7 +210,8 @@ impl Last {
 }
 
 impl Seen {
-    fn new(uuid: Uuid) -> Seen {
+    /// Of one that no pass has seen.
+    pub fn new(uuid: Uuid) -> Seen {
         Seen {
             uuid,
             stopped_since: None,

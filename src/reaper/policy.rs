@@ -5,11 +5,14 @@
 //! its console, is bounded in time: the guest is a student's.
 #![deny(clippy::arithmetic_side_effects)]
 
-use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use super::signals::{Bound, Sign, Signal, Source};
 use crate::config::Policy;
-use crate::state::activity::unused_for;
+use crate::state::keep::Keep;
 use crate::units::{Patience, age};
 
 /// The rungs of the ladder, from the top.
@@ -41,52 +44,15 @@ impl Rung {
     }
 }
 
-/// What one source tells of the last use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sign {
-    /// It was used then.
-    At(Timestamp),
-    /// The source does not exist here, or was not asked: it says nothing either way.
-    Silent(&'static str),
-    /// The source should say something and does not.
-    Unreadable(String),
-}
-
-/// A client that has seen the console's picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Connection {
-    /// When it was first seen.
-    pub since: Timestamp,
-    /// When it was last seen.
-    pub seen: Timestamp,
-}
-
-/// Whether an instance is exempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Keep {
-    /// It is not.
-    No,
-    /// Until then.
-    Until(Timestamp),
-    /// There is something that should say until when, and it cannot be read.
-    Unreadable(String),
-}
-
 /// What is known of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Where it is.
     pub rung: Rung,
-    /// Its activity file. This one is never silent.
-    pub touched: Sign,
-    /// When somebody else than this program powered it on, as far as passes have seen.
-    pub powered_on: Option<Timestamp>,
+    /// What tells of its use.
+    pub signals: Vec<Signal>,
     /// Since when it runs without a break, as far as passes have seen.
     pub running_since: Option<Timestamp>,
-    /// Its console.
-    pub console: Option<Connection>,
-    /// What its guest's agent says of logins and input.
-    pub guest: Sign,
     /// Whether it is exempt.
     pub keep: Keep,
     /// Since when passes have seen it stopped, without a gap.
@@ -95,46 +61,9 @@ pub struct Facts {
     pub trusted_from: Option<Timestamp>,
 }
 
-/// What decided when an instance was last used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// The activity file.
-    Touched,
-    /// It was powered on by something else.
-    Power,
-    /// A client of the console.
-    Console,
-    /// The guest's agent.
-    Guest,
-    /// The host's clock was set.
-    Clock,
-    /// It is exempt.
-    Kept,
-    /// It has run for as long as it may.
-    Runtime,
-}
-
-impl Source {
-    fn described(self) -> &'static str {
-        match self {
-            Source::Touched => "its activity file",
-            Source::Power => "powered on by something other than cyyber",
-            Source::Console => "a client of its console",
-            Source::Guest => GUEST,
-            Source::Clock => "the host's clock was set then",
-            Source::Kept => "it is exempt",
-            Source::Runtime => "it has run for as long as it may",
-        }
-    }
-}
-
-/// With what doubts begin that a guest brings about.
-const GUEST: &str = "its guest's agent";
-
 /// Whether it is for its guest to end, or to have, this doubt.
 pub fn is_of_guest(doubt: &str) -> bool {
-    doubt.starts_with(GUEST)
+    doubt.starts_with(Source::GUEST.words)
 }
 
 /// What is to be done with an instance, and why.
@@ -161,8 +90,8 @@ pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
     let unused = now.duration_since(used).max(SignedDuration::ZERO);
     let mut reason = match (source, doubts.last()) {
         (_, Some(doubt)) if unused.is_zero() => format!("counts as active: {doubt}"),
-        _ if unused.as_secs() == 0 => format!("in use now: {}", source.described()),
-        _ => format!("not used for {}: {}", age(unused), source.described()),
+        _ if unused.as_secs() == 0 => format!("in use now: {}", source.words),
+        _ => format!("not used for {}: {}", age(unused), source.words),
     };
     let kept = match &facts.keep {
         Keep::Until(until) if *until > now => Some(format!("kept until {until:.0}")),
@@ -176,7 +105,7 @@ pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
         let step = (facts.rung == Rung::Idle).then_some(Rung::Running);
         return Decision {
             unused,
-            source: Source::Kept,
+            source: Source::KEPT,
             step,
             next: None,
             reason: kept,
@@ -187,10 +116,10 @@ pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
     if let Some((step, _)) = end.filter(|(_, at)| *at <= now) {
         return Decision {
             unused,
-            source: Source::Runtime,
+            source: Source::RUNTIME,
             step: Some(step),
             next: end,
-            reason: format!("{}: policy.max_runtime", Source::Runtime.described()),
+            reason: format!("{}: policy.max_runtime", Source::RUNTIME.words),
             doubts,
         };
     }
@@ -236,56 +165,58 @@ fn last_use(
     policy: &Policy,
     doubts: &mut Vec<String>,
 ) -> (Timestamp, Source) {
-    let touched = match known(now, &facts.touched) {
-        Ok(Some(at)) => at,
-        Ok(None) => now,
-        Err(doubt) => {
-            doubts.push(format!("its activity file {doubt}"));
-            now
+    let mut said = Vec::new();
+    for signal in &facts.signals {
+        match known(now, &signal.sign) {
+            Ok(None) => {}
+            Ok(Some(at)) => said.push((at, signal)),
+            Err(doubt) => {
+                doubts.push(format!("{} {doubt}", signal.source.words));
+                said.push((now, signal));
+            }
         }
-    };
-    let mut last = (touched, Source::Touched);
-    let mut consider = |at: Timestamp, source| {
-        if at > last.0 {
-            last = (at, source);
-        }
-    };
+    }
+    let vouching = said.iter().filter(|(_, it)| it.bound == Bound::Vouches);
+    // Without any word of that kind it is in use.
+    let first = vouching
+        .map(|(at, it)| (*at, it.source))
+        .max_by_key(|it| it.0);
+    let first = first.unwrap_or((now, Source::TOUCHED));
     // What a connection, or an agent that does not answer, is worth begins with the last use that
     // something else vouches for.
-    let mut vouched = touched;
+    let mut vouched = first.0;
+    for (at, claim) in &said {
+        for (seen, connection) in &said {
+            // Somebody was there to type.
+            if let (Bound::Claim, Sign::At(_), Bound::Connection(since)) =
+                (claim.bound, &claim.sign, connection.bound)
+                && since <= *at
+            {
+                vouched = vouched.max(*at.min(seen));
+            }
+        }
+    }
     let bounded = |from: Timestamp, at: Timestamp| match policy.max_connected {
         Patience::Never => at,
         Patience::After(limit) => at.min(plus(from, limit.0)),
     };
-    match known(now, &facts.guest) {
-        Ok(None) => {}
-        Ok(Some(at)) => {
-            // Somebody was there to type.
-            if let Some(Connection { since, seen }) = facts.console
-                && since <= at
-            {
-                vouched = vouched.max(at.min(seen).min(now));
-            }
-            consider(bounded(vouched, at), Source::Guest);
-        }
-        Err(doubt) => {
-            doubts.push(format!("{GUEST} {doubt}"));
-            consider(bounded(vouched, now), Source::Guest);
-        }
-    }
-    if let Some(Connection { since, seen }) = facts.console {
-        consider(
-            bounded(vouched.max(since.min(now)), seen.min(now)),
-            Source::Console,
-        );
-    }
-    if let Some(at) = facts.powered_on {
-        consider(at.min(now), Source::Power);
-    }
-    if let Some(from) = facts.trusted_from {
-        consider(from.min(now), Source::Clock);
-    }
-    last
+    // Of those that give the same time the first in this order decides.
+    let worth = |(at, signal): &(Timestamp, &Signal)| {
+        let (rank, at) = match signal.bound {
+            Bound::Vouches => (0, *at),
+            Bound::Claim => (1, bounded(vouched, *at)),
+            Bound::Connection(since) => (2, bounded(vouched.max(since.min(now)), *at)),
+            Bound::Counts => (3, *at),
+        };
+        (at, Reverse(rank), signal.source)
+    };
+    let clock = facts
+        .trusted_from
+        .map(|from| (from.min(now), Reverse(4), Source::CLOCK));
+    let all = said.iter().map(worth).chain(clock);
+    all.chain([(first.0, Reverse(0), first.1)])
+        .max_by_key(|(at, rank, _)| (*at, *rank))
+        .map_or(first, |(at, _, source)| (at, source))
 }
 
 /// What becomes of it when it has run for as long as it may, and when that is.
@@ -306,11 +237,26 @@ fn known(now: Timestamp, sign: &Sign) -> Result<Option<Timestamp>, String> {
     match sign {
         Sign::Silent(_) => Ok(None),
         Sign::Unreadable(why) => Err(why.clone()),
-        Sign::At(at) => match unused_for(Some(*at), now) {
+        Sign::Seen(at) => Ok(Some((*at).min(now))),
+        Sign::At(at) => match unused_for(*at, now) {
             Some(_) => Ok(Some((*at).min(now))),
             None => Err(format!("has an absurd time, {at:.0}")),
         },
     }
+}
+
+/// Nothing of this program was used before (2020-01-01): an earlier time is garbage.
+const EARLIEST: Timestamp = Timestamp::constant(1_577_836_800, 0);
+
+/// The clock of files and ours may differ by this much.
+const SLACK: SignedDuration = SignedDuration::from_secs(2);
+
+/// How long an instance has not been used at `now`; `None` where that cannot be told, as with a
+/// time in the future or in a time before this program, which must count as active.
+pub fn unused_for(last: Timestamp, now: Timestamp) -> Option<SignedDuration> {
+    let unused = now.duration_since(last);
+    let makes_sense = last >= EARLIEST && unused.saturating_add(SLACK) >= SignedDuration::ZERO;
+    makes_sense.then(|| unused.max(SignedDuration::ZERO))
 }
 
 /// After how long without use an instance steps down to `rung`; `None` for never.
@@ -359,7 +305,51 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::reaper::passes::Connection;
     use crate::units::Duration;
+
+    /// What is known, by the names of the signals.
+    #[derive(Debug, Clone)]
+    struct Facts {
+        rung: Rung,
+        touched: Sign,
+        powered_on: Option<Timestamp>,
+        running_since: Option<Timestamp>,
+        console: Option<Connection>,
+        guest: Sign,
+        keep: Keep,
+        stopped_since: Option<Timestamp>,
+        trusted_from: Option<Timestamp>,
+    }
+
+    fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
+        let facts = facts.clone();
+        let signal = |source, sign, bound| Signal {
+            source,
+            sign,
+            bound,
+        };
+        let mut signals = vec![
+            signal(Source::TOUCHED, facts.touched, Bound::Vouches),
+            signal(Source::GUEST, facts.guest, Bound::Claim),
+        ];
+        if let Some(Connection { since, seen }) = facts.console {
+            let bound = Bound::Connection(since);
+            signals.push(signal(Source::CONSOLE, Sign::Seen(seen), bound));
+        }
+        if let Some(at) = facts.powered_on {
+            signals.push(signal(Source::POWER, Sign::Seen(at), Bound::Counts));
+        }
+        let facts = super::Facts {
+            rung: facts.rung,
+            signals,
+            running_since: facts.running_since,
+            keep: facts.keep,
+            stopped_since: facts.stopped_since,
+            trusted_from: facts.trusted_from,
+        };
+        super::decide(now, &facts, policy)
+    }
 
     const NOW: i64 = 1_800_000_000;
 
@@ -440,7 +430,7 @@ mod tests {
             })
         };
         let decision = connected(240, 239);
-        assert_eq!((decision.step, decision.source), (None, Source::Console));
+        assert_eq!((decision.step, decision.source), (None, Source::CONSOLE));
         assert_eq!(connected(260, 249).step, None);
         assert_eq!(connected(260, 250).step, Some(Rung::Idle));
         assert_eq!(connected(260, 5).step, None, "it came back");
@@ -484,7 +474,7 @@ mod tests {
             })
         };
         let decision = says_now(249, None);
-        assert_eq!((decision.step, decision.source), (None, Source::Guest));
+        assert_eq!((decision.step, decision.source), (None, Source::GUEST));
         assert_eq!(says_now(250, None).step, Some(Rung::Idle));
         assert_eq!(says_now(100_000, None).step, Some(Rung::Idle));
         // Somebody looks on, or did until lately.
@@ -518,7 +508,7 @@ mod tests {
         assert_eq!(step(&in_use(Rung::Running, 59), &hour), None);
         let decision = decide(at(NOW), &in_use(Rung::Running, 60), &hour);
         assert_eq!(decision.step, Some(Rung::Paused));
-        assert_eq!(decision.source, Source::Runtime);
+        assert_eq!(decision.source, Source::RUNTIME);
         assert_eq!(step(&in_use(Rung::Idle, 60), &hour), Some(Rung::Paused));
         assert_eq!(step(&in_use(Rung::Paused, 60), &hour), None);
         let never = policy(Patience::Never, 60);
@@ -586,7 +576,21 @@ mod tests {
             ..on(Rung::Running, ago(500))
         };
         let decision = decided(&facts);
-        assert_eq!((decision.step, decision.source), (None, Source::Clock));
+        assert_eq!((decision.step, decision.source), (None, Source::CLOCK));
+    }
+
+    #[test]
+    fn absurd_times_tell_nothing() {
+        let now = Timestamp::from_second(2_000_000_000).unwrap();
+        let unused = |second: i64| {
+            let last = Timestamp::from_second(second).unwrap();
+            unused_for(last, now).map(|unused| unused.as_secs())
+        };
+        assert_eq!(unused(2_000_000_000 - 60), Some(60));
+        assert_eq!(unused(2_000_000_001), Some(0));
+        assert_eq!(unused(2_000_000_060), None);
+        assert_eq!(unused(0), None);
+        assert_eq!(unused(-1), None);
     }
 
     fn rungs() -> impl Strategy<Value = Rung> {
@@ -670,7 +674,7 @@ mod tests {
         ) {
             let rung = facts.rung;
             let decision = decide(at(NOW), &facts, &policy);
-            if decision.source == Source::Runtime {
+            if decision.source == Source::RUNTIME {
                 let ways = [Some(Rung::Paused), Some(Rung::Stopped)];
                 prop_assert!(rung <= Rung::Idle && ways.contains(&decision.step));
             } else if let Some(to) = decision.step {

@@ -1,13 +1,13 @@
 //! What a pass answers.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::observer::{Sight, Standing};
-use super::policy::{Connection, Facts, Rung, Sign, Source};
+use super::observer::{Assessment, Observation};
+use super::policy::{Facts, Rung, unused_for};
+use super::signals::{Sign, Source};
 use crate::error::{Kind, kind_of};
 use crate::names::State;
-use crate::state::activity::unused_for;
 use crate::units::age;
 
 /// The document of the contract.
@@ -41,7 +41,8 @@ pub struct Action {
 pub struct Row {
     pub instance: String,
     pub state: State,
-    pub signs: Option<Signs>,
+    #[serde(serialize_with = "by_name")]
+    pub signs: Option<Vec<(Source, Shown)>>,
     pub source: Option<Source>,
     pub idle_seconds: Option<i64>,
     pub step: Option<Rung>,
@@ -50,13 +51,6 @@ pub struct Row {
     pub reason: String,
     #[serde(skip)]
     pub next_in: String,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Signs {
-    pub touched: Shown,
-    pub console: Shown,
-    pub guest: Shown,
 }
 
 /// One sign: how old it is, or why that is not known.
@@ -101,9 +95,9 @@ impl Report {
 }
 
 impl Action {
-    /// The step of `sight` to `to`, which came to an end by `result`.
+    /// The step of `one` to `to`, which came to an end by `result`.
     pub fn new(
-        sight: &Sight,
+        one: &Observation,
         from: Rung,
         to: Rung,
         idle_seconds: i64,
@@ -111,7 +105,7 @@ impl Action {
         result: Result<(), &anyhow::Error>,
     ) -> Action {
         Action {
-            instance: sight.name.to_string(),
+            instance: one.name.to_string(),
             from,
             to,
             idle_seconds,
@@ -124,10 +118,10 @@ impl Action {
 }
 
 impl Row {
-    pub fn new(sight: &Sight, now: Timestamp) -> Row {
+    pub fn new(one: &Observation, now: Timestamp) -> Row {
         let row = Row {
-            instance: sight.name.to_string(),
-            state: sight.state,
+            instance: one.name.to_string(),
+            state: one.state,
             signs: None,
             source: None,
             idle_seconds: None,
@@ -137,13 +131,13 @@ impl Row {
             reason: String::new(),
             next_in: "-".to_owned(),
         };
-        match &sight.standing {
-            Standing::Left(why) => Row {
+        match &one.assessment {
+            Assessment::Skipped(why) => Row {
                 reason: format!("left alone: {why}"),
                 ..row
             },
-            Standing::On(facts, decision) => Row {
-                signs: Some(Signs::of(facts, now)),
+            Assessment::Judged(facts, decision) => Row {
+                signs: Some(shown(facts, now)),
                 source: Some(decision.source),
                 idle_seconds: Some(decision.unused.as_secs()),
                 step: decision.step,
@@ -163,27 +157,35 @@ impl Row {
     }
 }
 
-impl Signs {
-    fn of(facts: &Facts, now: Timestamp) -> Signs {
-        let sign = |sign: &Sign| match sign {
-            Sign::At(at) => Shown::at(*at, now),
-            Sign::Silent(why) => Shown::note(why),
-            Sign::Unreadable(why) => Shown::note(why),
-        };
-        Signs {
-            touched: sign(&facts.touched),
-            console: match facts.console {
-                Some(Connection { seen, .. }) => Shown::at(seen, now),
-                None => Shown::note("none seen"),
-            },
-            guest: sign(&facts.guest),
-        }
+/// What those of its signals tell that reports show.
+fn shown(facts: &Facts, now: Timestamp) -> Vec<(Source, Shown)> {
+    let signals = facts.signals.iter();
+    signals
+        .filter(|signal| signal.source.title.is_some())
+        .map(|signal| {
+            let shown = match &signal.sign {
+                Sign::At(at) | Sign::Seen(at) => Shown::at(*at, now),
+                Sign::Silent(why) => Shown::note(why),
+                Sign::Unreadable(why) => Shown::note(why),
+            };
+            (signal.source, shown)
+        })
+        .collect()
+}
+
+fn by_name<S: Serializer>(
+    signs: &Option<Vec<(Source, Shown)>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match signs {
+        Some(signs) => serializer.collect_map(signs.iter().map(|(source, it)| (source.name, it))),
+        None => serializer.serialize_none(),
     }
 }
 
 impl Shown {
     fn at(at: Timestamp, now: Timestamp) -> Shown {
-        match unused_for(Some(at), now) {
+        match unused_for(at, now) {
             Some(unused) => Shown {
                 age_seconds: Some(unused.as_secs()),
                 note: None,

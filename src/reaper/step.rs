@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::observer::{Lookout, Sight, Standing};
+use super::observer::{Assessment, Observation, Observer};
 use super::pass::Planned;
 use super::passes::Seen;
 use super::policy::Rung;
@@ -31,27 +31,27 @@ pub enum Outcome {
     Failed(anyhow::Error),
 }
 
-/// Takes the step that was planned at `sight`, if it is still due. A guest may take up to `timeout`
+/// Takes the step that was planned at `one`, if it is still due. A guest may take up to `timeout`
 /// to shut down.
 pub fn take(
     context: &Context,
-    lookout: &Lookout,
-    sight: &Sight,
+    observer: &Observer,
+    one: &Observation,
     seen: Seen,
     planned: &Planned,
     timeout: Duration,
 ) -> Outcome {
-    let name = &sight.name;
+    let name = &one.name;
     let context = context.beside();
     let Some(vm) = Instance::try_lock(&context, name) else {
         return Outcome::Left("another command is at work on it".to_owned());
     };
     let began = Instant::now();
-    match attempt(&context, vm, lookout, sight, seen, planned, timeout) {
+    match attempt(&context, vm, observer, one, seen, planned, timeout) {
         Ok(Attempt::Taken(reason)) => {
             let entry = Entry {
                 action: "reap",
-                from: state(planned.from).or(Some(sight.state)),
+                from: state(planned.from).or(Some(one.state)),
                 to: state(planned.to),
                 ok: true,
                 reason: &reason,
@@ -68,7 +68,7 @@ pub fn take(
             Outcome::Left(format!("{error:#}"))
         }
         Err(error) => {
-            journal::failure(&context, "reap", name, began, Some(sight.state), &error);
+            journal::failure(&context, "reap", name, began, Some(one.state), &error);
             Outcome::Failed(error)
         }
     }
@@ -85,13 +85,13 @@ enum Attempt {
 fn attempt(
     context: &Context,
     vm: Instance,
-    lookout: &Lookout,
-    sight: &Sight,
+    observer: &Observer,
+    one: &Observation,
     mut seen: Seen,
     planned: &Planned,
     timeout: Duration,
 ) -> Result<Attempt> {
-    let name = &sight.name;
+    let name = &one.name;
     let not_due = |why: &str| Ok(Attempt::NotDue(why.to_owned()));
     let facts = match vm.find()? {
         Some(domain) => domain.facts(Detail::Power)?,
@@ -100,22 +100,22 @@ fn attempt(
     let Some(facts) = facts else {
         return not_due("it is gone");
     };
-    if facts.uuid != sight.facts.uuid {
+    if facts.uuid != one.facts.uuid {
         return not_due("it was made anew");
     }
-    let lookout = lookout.renewed();
-    let now = lookout.glance(name.clone(), facts, &mut seen);
+    let observer = observer.renewed();
+    let now = observer.observe(name.clone(), facts, &mut seen);
     let mut now = [(now, seen)];
-    lookout.look_closer(&mut now, Sight::is_unsure);
+    observer.look_closer(&mut now, Observation::is_unsure);
     let [(now, _)] = now;
-    match &now.standing {
-        Standing::Left(why) => return not_due(why),
-        Standing::On(facts, decision)
+    match &now.assessment {
+        Assessment::Skipped(why) => return not_due(why),
+        Assessment::Judged(facts, decision)
             if (facts.rung, decision.step) != (planned.from, Some(planned.to)) =>
         {
             return not_due(&format!("it changed meanwhile: {}", decision.reason));
         }
-        Standing::On(..) => {}
+        Assessment::Judged(..) => {}
     }
     act(context, vm, planned, timeout).map(Attempt::Taken)
 }

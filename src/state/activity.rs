@@ -5,7 +5,7 @@
 use std::io;
 use std::path::Path;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use rustix::path::Arg;
 
@@ -36,20 +36,6 @@ pub fn last_in(directory: &Directory, name: impl Arg) -> Option<Timestamp> {
     directory.modified(name).ok()
 }
 
-/// Nothing of this program was used before (2020-01-01): an earlier time is garbage.
-const EARLIEST: Timestamp = Timestamp::constant(1_577_836_800, 0);
-
-/// The clock of files and ours may differ by this much.
-const SLACK: SignedDuration = SignedDuration::from_secs(2);
-
-/// How long an instance has not been used at `now`; `None` where that cannot be told, as with a
-/// time in the future or in a time before this program, which must count as active.
-pub fn unused_for(last: Option<Timestamp>, now: Timestamp) -> Option<SignedDuration> {
-    let last = last.filter(|last| *last >= EARLIEST)?;
-    let unused = now.duration_since(last);
-    (unused.saturating_add(SLACK) >= SignedDuration::ZERO).then(|| unused.max(SignedDuration::ZERO))
-}
-
 #[cfg(test)]
 #[allow(
     clippy::arithmetic_side_effects,
@@ -72,20 +58,5 @@ mod tests {
         // The kernel's clock for files lags by up to a tick.
         assert!(last(&path).unwrap() + jiff::SignedDuration::from_millis(20) >= before);
         assert_eq!(last(dir.path()), None, "a directory is no sign of activity");
-    }
-
-    #[test]
-    fn absurd_times_tell_nothing() {
-        let now = Timestamp::from_second(2_000_000_000).unwrap();
-        let unused = |second: i64| {
-            let last = Timestamp::from_second(second).unwrap();
-            unused_for(Some(last), now).map(|unused| unused.as_secs())
-        };
-        assert_eq!(unused(2_000_000_000 - 60), Some(60));
-        assert_eq!(unused(2_000_000_001), Some(0));
-        assert_eq!(unused(2_000_000_060), None);
-        assert_eq!(unused(0), None);
-        assert_eq!(unused(-1), None);
-        assert_eq!(unused_for(None, now), None);
     }
 }

@@ -9,7 +9,17 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::files::{self, Directory};
-use crate::reaper::policy::Keep;
+
+/// Whether an instance is exempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// It is not.
+    No,
+    /// Until then.
+    Until(Timestamp),
+    /// There is something that should say until when, and it cannot be read.
+    Unreadable(String),
+}
 
 #[derive(Serialize, Deserialize)]
 struct Promise {

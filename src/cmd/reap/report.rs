@@ -2,19 +2,22 @@
 
 use crate::output::{self, Cell, Column, Table};
 use crate::reaper::policy::Rung;
-use crate::reaper::report::{Report, Row, Shown, Signs};
+use crate::reaper::report::{Report, Row, Shown};
+use crate::reaper::signals::SIGNALS;
 use crate::units::age;
 
-const COLUMNS: [Column; 8] = [
-    Column::new("INSTANCE"),
-    Column::new("STATE"),
-    Column::new("TOUCHED").spare(5),
-    Column::new("CONSOLE").spare(5),
-    Column::new("GUEST").cut().spare(5),
-    Column::new("STEP").spare(2),
-    Column::new("NEXT").spare(1),
-    Column::new("REASON").cut().spare(3),
-];
+/// The columns: one for each signal, between what there always is.
+fn columns() -> Vec<Column> {
+    let mut columns = vec![Column::new("INSTANCE"), Column::new("STATE")];
+    let titles = SIGNALS.iter().filter_map(|(source, _)| source.title);
+    columns.extend(titles.map(|title| Column::new(title).cut().spare(5)));
+    columns.extend([
+        Column::new("STEP").spare(2),
+        Column::new("NEXT").spare(1),
+        Column::new("REASON").cut().spare(3),
+    ]);
+    columns
+}
 
 impl output::Report for Report {
     /// Nothing of a pass: cron would mail it.
@@ -28,25 +31,24 @@ impl output::Report for Report {
     fn table(&self) -> Option<Table> {
         let instances = self.instances.as_ref()?;
         let rows = instances.iter().map(cells);
-        (!instances.is_empty()).then(|| Table::new(&COLUMNS, rows))
+        (!instances.is_empty()).then(|| Table::new(&columns(), rows))
     }
 }
 
 fn cells(row: &Row) -> Vec<Cell> {
-    let sign = |shown: fn(&Signs) -> &Shown| {
-        let shown = row.signs.as_ref().map(shown);
-        Cell::from(shown.map(text))
-    };
-    vec![
-        row.instance.as_str().into(),
-        row.state.into(),
-        sign(|signs| &signs.touched),
-        sign(|signs| &signs.console),
-        sign(|signs| &signs.guest),
+    let mut cells = vec![row.instance.as_str().into(), row.state.into()];
+    let titled = SIGNALS.iter().filter(|(source, _)| source.title.is_some());
+    cells.extend(titled.map(|(source, _)| {
+        let mut signs = row.signs.iter().flatten();
+        let shown = signs.find(|(other, _)| other == source);
+        Cell::from(shown.map(|(_, shown)| text(shown)))
+    }));
+    cells.extend([
         row.step.map(Rung::as_str).into(),
         row.next_in.as_str().into(),
         row.reason.as_str().into(),
-    ]
+    ]);
+    cells
 }
 
 fn text(shown: &Shown) -> String {

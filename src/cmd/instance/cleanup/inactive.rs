@@ -5,9 +5,10 @@ use jiff::SignedDuration;
 
 use crate::context::Context;
 use crate::instance::remains::Traces;
-use crate::reaper::observer::{Lookout, Sight, Standing};
+use crate::reaper::observer::{Assessment, Observation, Observer};
 use crate::reaper::passes::Passes;
-use crate::reaper::policy::{Decision, Source};
+use crate::reaper::policy::Decision;
+use crate::reaper::signals::Source;
 use crate::units::Duration;
 
 /// What is known of the use of an instance.
@@ -21,7 +22,7 @@ pub struct Inactive {
 
 /// Where that is learned.
 pub struct Uses<'a> {
-    lookout: Lookout<'a>,
+    observer: Observer<'a>,
     passes: Passes,
 }
 
@@ -31,7 +32,7 @@ impl<'a> Uses<'a> {
         let mut passes = Passes::read(&context.paths.passes());
         passes.begin(&context.moment());
         Uses {
-            lookout: Lookout::of_all(context, passes.trusted_from),
+            observer: Observer::of_all(context, passes.trusted_from),
             passes,
         }
     }
@@ -39,39 +40,42 @@ impl<'a> Uses<'a> {
     /// For how long each of `all` was not used. Guests are asked of those that would be inactive for
     /// `limit` otherwise.
     pub fn of(&self, all: &[&Traces], limit: Duration) -> Vec<Inactive> {
-        let lookout = self.lookout.renewed();
+        let observer = self.observer.renewed();
         let vms = all.iter().filter_map(|traces| {
             let facts = traces.facts.clone()?;
             let mut seen = self.passes.seen(&facts.name, facts.uuid);
-            Some((lookout.glance(traces.name.clone(), facts, &mut seen), seen))
+            Some((
+                observer.observe(traces.name.clone(), facts, &mut seen),
+                seen,
+            ))
         });
         let mut vms: Vec<_> = vms.collect();
-        let is_due = |sight: &Sight| {
-            let length = of_sight(sight).length;
+        let is_due = |one: &Observation| {
+            let length = of_observation(one).length;
             length.is_some_and(|length| length >= limit.0)
         };
-        lookout.look_closer(&mut vms, is_due);
+        observer.look_closer(&mut vms, is_due);
         let mut vms = vms.iter();
         let of = |traces: &&Traces| match &traces.facts {
-            Some(_) => vms.next().map(|(sight, _)| of_sight(sight)),
-            None => Some(of_decision(&lookout.leftover(&traces.name))),
+            Some(_) => vms.next().map(|(one, _)| of_observation(one)),
+            None => Some(of_decision(&observer.leftover(&traces.name))),
         };
         all.iter().filter_map(of).collect()
     }
 }
 
-fn of_sight(sight: &Sight) -> Inactive {
-    match &sight.standing {
-        Standing::Left(why) => Inactive {
+fn of_observation(one: &Observation) -> Inactive {
+    match &one.assessment {
+        Assessment::Skipped(why) => Inactive {
             length: None,
             reason: why.clone(),
         },
-        Standing::On(_, decision) => of_decision(decision),
+        Assessment::Judged(_, decision) => of_decision(decision),
     }
 }
 
 fn of_decision(decision: &Decision) -> Inactive {
-    let kept = decision.source == Source::Kept;
+    let kept = decision.source == Source::KEPT;
     let doubted = decision.unused.is_zero() && !decision.doubts.is_empty();
     Inactive {
         length: (!kept && !doubted).then_some(decision.unused),

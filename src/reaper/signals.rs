@@ -1,0 +1,182 @@
+//! The signals of use: what may tell that somebody uses an instance.
+//!
+//! A new one is a function here and a line in [`SIGNALS`]. The policy takes the last use from whatever
+//! they say, and a dry run shows what that is.
+#![deny(clippy::arithmetic_side_effects)]
+
+use std::io;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use super::passes::Seen;
+use crate::files::Directory;
+use crate::names::InstanceName;
+
+/// What can decide when an instance was last used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Its name in JSON.
+    pub name: &'static str,
+    /// In words, with which its doubts begin.
+    pub words: &'static str,
+    /// What its column in reports is called, if it has one.
+    pub title: Option<&'static str>,
+}
+
+impl Source {
+    /// The activity file.
+    pub const TOUCHED: Source = Source::new("touched", "its activity file").shown("TOUCHED");
+    /// A client of the console.
+    pub const CONSOLE: Source = Source::new("console", "a client of its console").shown("CONSOLE");
+    /// The guest's agent, on logins and input.
+    pub const GUEST: Source = Source::new("guest", "its guest's agent").shown("GUEST");
+    /// It was powered on by something else.
+    pub const POWER: Source = Source::new("power", "powered on by something other than cyyber");
+    /// The host's clock was set.
+    pub const CLOCK: Source = Source::new("clock", "the host's clock was set then");
+    /// It is exempt.
+    pub const KEPT: Source = Source::new("kept", "it is exempt");
+    /// It has run for as long as it may.
+    pub const RUNTIME: Source = Source::new("runtime", "it has run for as long as it may");
+
+    const fn new(name: &'static str, words: &'static str) -> Source {
+        Source {
+            name,
+            words,
+            title: None,
+        }
+    }
+
+    const fn shown(self, title: &'static str) -> Source {
+        Source {
+            title: Some(title),
+            ..self
+        }
+    }
+}
+
+impl Serialize for Source {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
+}
+
+/// What one source tells of the last use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sign {
+    /// It was used then.
+    At(Timestamp),
+    /// Passes saw it used then. Their own word is not doubted.
+    Seen(Timestamp),
+    /// The source does not exist here, or was not asked: it says nothing either way.
+    Silent(&'static str),
+    /// The source should say something and does not.
+    Unreadable(String),
+}
+
+/// What a sign is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// It counts, and vouches for others.
+    Vouches,
+    /// It counts.
+    Counts,
+    /// It counts for no longer than `policy.max_connected` after the last use that something vouches for.
+    Claim,
+    /// As a claim, and no earlier than from when the connection was made. It vouches for what its guest
+    /// says of the time since then.
+    Connection(Timestamp),
+}
+
+/// What one source tells, and what that is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signal {
+    /// The source.
+    pub source: Source,
+    /// What it tells.
+    pub sign: Sign,
+    /// What that is worth.
+    pub bound: Bound,
+}
+
+/// What signals are read from.
+#[derive(Debug)]
+pub(crate) struct Evidence<'a> {
+    pub name: &'a InstanceName,
+    pub activities: &'a io::Result<Directory>,
+    /// What passes saw.
+    pub seen: &'a Seen,
+    /// Its present run was begun by this program.
+    pub is_own_run: bool,
+    /// What its guest's agent said.
+    pub guest: &'a Sign,
+}
+
+/// How a signal is read.
+pub(crate) type Read = fn(&Evidence) -> (Sign, Bound);
+
+/// All signals, in the order of reports.
+pub(crate) const SIGNALS: [(Source, Read); 4] = [
+    (Source::TOUCHED, touched),
+    (Source::CONSOLE, console),
+    (Source::GUEST, guest),
+    (Source::POWER, power),
+];
+
+/// What all of them say.
+pub(super) fn read(evidence: &Evidence) -> Vec<Signal> {
+    let signal = |(source, read): &(Source, Read)| {
+        let (sign, bound) = read(evidence);
+        Signal {
+            source: *source,
+            sign,
+            bound,
+        }
+    };
+    SIGNALS.iter().map(signal).collect()
+}
+
+/// What is wrong with an activity file that is not there.
+const MISSING: &str = "is missing";
+
+impl Signal {
+    /// Whether this is an activity file that is missing.
+    pub(super) fn is_of_missing_file(&self) -> bool {
+        matches!(&self.sign, Sign::Unreadable(why) if self.source == Source::TOUCHED && why == MISSING)
+    }
+}
+
+fn touched(evidence: &Evidence) -> (Sign, Bound) {
+    let touched = match evidence.activities {
+        Ok(activities) => activities.modified(evidence.name.to_string()),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    };
+    let sign = match touched {
+        Ok(at) => Sign::At(at),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Sign::Unreadable(MISSING.to_owned())
+        }
+        Err(error) => Sign::Unreadable(format!("cannot be read: {error}")),
+    };
+    (sign, Bound::Vouches)
+}
+
+fn console(evidence: &Evidence) -> (Sign, Bound) {
+    match evidence.seen.console {
+        Some(it) => (Sign::Seen(it.seen), Bound::Connection(it.since)),
+        None => (Sign::Silent("none seen"), Bound::Counts),
+    }
+}
+
+fn guest(evidence: &Evidence) -> (Sign, Bound) {
+    (evidence.guest.clone(), Bound::Claim)
+}
+
+fn power(evidence: &Evidence) -> (Sign, Bound) {
+    let sign = match &evidence.seen.run {
+        Some((_, since)) if !evidence.is_own_run => Sign::Seen(*since),
+        _ => Sign::Silent("not by others"),
+    };
+    (sign, Bound::Counts)
+}
