@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use cyyber::accelerator::{self, Accelerator};
 use cyyber::config::Config;
-use cyyber::domain::{InstanceDomain, new_uuid};
+use cyyber::hypervisor::xml::domain::{InstanceDomain, new_uuid};
 use cyyber::images::base::{self, Base};
 use cyyber::names::{InstanceName, LabId};
 use cyyber::network::HostPart;

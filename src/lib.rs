@@ -10,7 +10,7 @@
 //! | [`reaper`] | the idle policy: what is known of the use of instances, the step that is due, and a pass over all |
 //! | [`instance`] | the engine: the states of an instance, and what is done to one |
 //! | [`context`] | what every verb stands on: configuration, paths, hypervisor, time |
-//! | [`hypervisor`] | libvirt; the only room that names the `virt` crate |
+//! | [`hypervisor`] | libvirt, and its XML both ways; the only room that names the `virt` crate |
 //! | [`images`] | stages, base builds and overlays |
 //! | [`packer`] | building a lab's image |
 //! | [`journal`] | one line for every change of state, every build and every failure |
@@ -26,8 +26,6 @@
 //! | [`config`] | `labs-config.json` |
 //! | [`paths`] | every path |
 //! | [`accelerator`] | hardware virtualisation or software emulation |
-//! | [`domain`] | domain XML both ways; no I/O |
-//! | [`cards`] | network cards and their ports in definitions; pure |
 //! | [`network`] | the cards of the lab networks, with their addresses and ports; pure |
 //! | [`inputs`] | what an image is made from, and what of it changed; pure |
 //! | [`prometheus`] | the text format of metrics; pure |
@@ -39,13 +37,11 @@
 //! | [`names`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
 
 pub mod accelerator;
-pub mod cards;
 pub mod cli;
 pub mod clock;
 pub mod cmd;
 pub mod config;
 pub mod context;
-pub mod domain;
 pub mod env;
 pub mod error;
 pub mod files;

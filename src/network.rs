@@ -13,7 +13,6 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::config::NetworkMode;
@@ -114,55 +113,19 @@ impl<'de> Deserialize<'de> for Mac {
 /// The range of addresses of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
-    gateway: Ipv4Addr,
-    mask: u32,
+    /// The host's own address.
+    pub gateway: Ipv4Addr,
+    /// The bits that all addresses share.
+    pub mask: u32,
 }
 
 impl Subnet {
-    /// That of the network with the definition `xml`.
-    pub fn of(xml: &str) -> Result<Subnet> {
-        let network: NetworkXml = quick_xml::de::from_str(xml)
-            .context("failed to understand the network's definition")?;
-        let mut found = network.ips.iter().filter_map(IpXml::subnet);
-        found
-            .next()
-            .context("the network's definition has no IPv4 address and netmask")
-    }
-
     /// The address of the card with this host part; `None` where the network is too small for it.
     pub fn address(self, part: HostPart) -> Option<Ipv4Addr> {
         let part = u32::from(part.0);
         let ip = Ipv4Addr::from_bits(self.gateway.to_bits() & self.mask | part);
         // All ones are for broadcasts.
         (part < !self.mask && ip != self.gateway).then_some(ip)
-    }
-}
-
-#[derive(Deserialize)]
-struct NetworkXml {
-    #[serde(default, rename = "ip")]
-    ips: Vec<IpXml>,
-}
-
-#[derive(Deserialize)]
-struct IpXml {
-    #[serde(rename = "@address")]
-    address: String,
-    #[serde(rename = "@netmask")]
-    netmask: Option<Ipv4Addr>,
-    #[serde(rename = "@prefix")]
-    prefix: Option<u32>,
-}
-
-impl IpXml {
-    fn subnet(&self) -> Option<Subnet> {
-        Some(Subnet {
-            gateway: self.address.parse().ok()?,
-            mask: match (self.netmask, self.prefix) {
-                (Some(mask), _) => mask.to_bits(),
-                (None, prefix) => !u32::MAX.checked_shr(prefix?).unwrap_or(0),
-            },
-        })
     }
 }
 
@@ -192,28 +155,6 @@ mod tests {
     }
 
     #[test]
-    fn an_address_follows_from_the_networks_range() {
-        let address = |ip: &str, number| {
-            let xml = format!(
-                "<network connections='1'><name>cyyber-nat</name><ip family='ipv6' address='fd00::1' \
-                 prefix='64'/>{ip}</network>"
-            );
-            let address = Subnet::of(&xml).unwrap().address(part(number));
-            address.map(|ip| ip.to_string())
-        };
-        let wide = "<ip address='10.213.0.1' netmask='255.255.240.0'><dhcp>\
-                    <host mac='52:63:79:79:00:02' ip='10.213.0.2'/></dhcp></ip>";
-        let at = |ip: &str| Some(ip.to_owned());
-        assert_eq!(address(wide, 16), at("10.213.0.16"));
-        assert_eq!(address(wide, 2015), at("10.213.7.223"));
-        let small = "<ip address='192.168.9.20' prefix='24'/>";
-        assert_eq!(address(small, 254), at("192.168.9.254"));
-        for none in [20, 255, 256] {
-            assert_eq!(address(small, none), None, "{none}");
-        }
-    }
-
-    #[test]
     fn setup_makes_the_cards_that_instances_get() {
         let setup = include_str!("../templates/host/steps/networks.sh");
         let (first, last) = HostPart::OF_INSTANCES.into_inner();
@@ -233,17 +174,6 @@ mod tests {
             "\"cyyber-\" kind",
         ] {
             assert!(table.contains(ports), "{ports}");
-        }
-    }
-
-    #[test]
-    fn a_network_without_addresses_is_an_error() {
-        for bad in [
-            "<network/>",
-            "<network><ip address='fd00::1' prefix='64'/></network>",
-            "<net",
-        ] {
-            assert!(Subnet::of(bad).is_err(), "{bad}");
         }
     }
 }

@@ -9,7 +9,7 @@ use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 use super::{Domain, is};
-use crate::domain::CPU_PERIOD;
+use crate::hypervisor::xml::domain::CPU_PERIOD;
 
 /// The smallest quota that libvirt takes, in microseconds.
 const SMALLEST: i64 = 1000;

@@ -15,9 +15,8 @@ use virt::connect::Connect;
 use virt::sys;
 
 use super::domain::start_failed;
-use super::{Domain, Facts, Hypervisor, Power, failed, job};
+use super::{Domain, Facts, Hypervisor, Power, failed, job, xml};
 use crate::config::connect;
-use crate::domain;
 use crate::error::{Fault, Kind};
 use crate::files;
 
@@ -99,7 +98,7 @@ impl Hypervisor {
         let answer = self
             .side
             .apart(ABORTING, move |conn| conn.save_image_xml_desc(&file, 0));
-        domain::uuid_of(&answer?.ok()?).ok()
+        xml::domain::uuid_of(&answer?.ok()?).ok()
     }
 }
 
@@ -245,7 +244,7 @@ impl Domain {
                 return Err(failed("look at the saved memory", e));
             }
             Some(Err(e)) => Err(super::answer::words(e.message())),
-            Some(Ok(xml)) if domain::uuid_of(&xml).is_ok_and(|of| of == uuid) => Ok(()),
+            Some(Ok(xml)) if xml::domain::uuid_of(&xml).is_ok_and(|of| of == uuid) => Ok(()),
             Some(Ok(_)) => Err("it is of another VM".to_owned()),
         })
     }

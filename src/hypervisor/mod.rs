@@ -15,6 +15,7 @@ mod network;
 mod readiness;
 mod stats;
 mod usage;
+pub mod xml;
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
@@ -36,9 +37,9 @@ pub use readiness::{Account, NetworkFacts, Version, Versions};
 pub use stats::{Detail, GuestMemory};
 
 use apart::Side;
+use xml::domain::is_ours;
 
 use crate::config::connect;
-use crate::domain::is_ours;
 use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
 use crate::reach::Reach;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use virt::error::ErrorNumber;
 
-use super::{Hypervisor, failed, is};
+use super::{Hypervisor, failed, is, xml};
 use crate::network::Subnet;
 
 impl Hypervisor {
@@ -14,6 +14,6 @@ impl Hypervisor {
             network => network?.xml_desc(0).map(Some),
         };
         let xml = ask().map_err(|e| failed(&format!("look at the network {name}"), e))?;
-        xml.map(|xml| Subnet::of(&xml)).transpose()
+        xml.map(|xml| xml::network::subnet(&xml)).transpose()
     }
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use virt::error::ErrorNumber;
 
-use super::{Hypervisor, failed, is};
+use super::{Hypervisor, failed, is, xml};
 use crate::network::Mac;
 
 /// Versions, as in `9.0.0`.
@@ -81,19 +81,18 @@ impl Hypervisor {
 
     /// Facts about the network called `name`, if there is one.
     pub fn network_facts(&self, name: &str) -> Result<Option<NetworkFacts>> {
-        let ask = || {
-            let network = match self.conn.lookup_network_by_name(name) {
-                Err(e) if is(&e, ErrorNumber::NoNetwork) => return Ok(None),
-                network => network?,
-            };
-            Ok(Some(NetworkFacts {
-                active: network.is_active()?,
-                autostart: network.autostart()?,
-                // Of which a small network has not all.
-                cards: network.xml_desc(0)?.contains(&Mac::FIRST.to_string()),
-            }))
+        let failed = |e| failed(&format!("look at the network {name}"), e);
+        let network = match self.conn.lookup_network_by_name(name) {
+            Err(e) if is(&e, ErrorNumber::NoNetwork) => return Ok(None),
+            network => network.map_err(failed)?,
         };
-        ask().map_err(|e| failed(&format!("look at the network {name}"), e))
+        let xml = network.xml_desc(0).map_err(failed)?;
+        Ok(Some(NetworkFacts {
+            active: network.is_active().map_err(failed)?,
+            autostart: network.autostart().map_err(failed)?,
+            // Of which a small network has not all.
+            cards: xml::network::has_host(&xml, Mac::FIRST)?,
+        }))
     }
 }
 

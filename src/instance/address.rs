@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result};
 use sha2::{Digest, Sha256};
 
 use super::Instance;
-use crate::cards::Card;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::files::{self, Directory};
 use crate::firewall;
+use crate::hypervisor::xml::interface::Interface;
 use crate::names::InstanceName;
 use crate::network::{HostPart, Mac};
 
@@ -51,7 +51,7 @@ impl Instance<'_> {
     }
 
     /// Sees to it that its `card` is its alone.
-    pub(super) fn hold_address(&self, card: &Card) -> Result<()> {
+    pub(super) fn hold_address(&self, card: &Interface) -> Result<()> {
         let part = card.mac.of_instance();
         let part = part.with_context(|| {
             format!(
@@ -78,7 +78,7 @@ impl Instance<'_> {
     /// it has no network.
     pub(super) fn confine(&self) -> Result<()> {
         let domain = self.domain()?;
-        let attempt = || self.hold_address(&Card::of(&domain.xml()?)?);
+        let attempt = || self.hold_address(&Interface::of(&domain.xml()?)?);
         attempt().or_else(|error| {
             domain.freeze()?;
             Err(error.context(format!(
@@ -107,7 +107,7 @@ fn release_lost(context: &Context, addresses: &Addresses) -> Result<()> {
     // A domain that is not ours may have no card, or more than one.
     let cards = definitions
         .iter()
-        .filter_map(|definition| Card::of(&definition.xml).ok()?.mac.of_instance());
+        .filter_map(|definition| Interface::of(&definition.xml).ok()?.mac.of_instance());
     let used: HashSet<HostPart> = cards.collect();
     // One that is being made just now loses its address, and gets another one when it is started.
     addresses.release(|part, _| !used.contains(&part))?;

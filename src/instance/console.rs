@@ -7,9 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Instance;
 use super::outcome::Outcome;
-use crate::domain::{Console, new_vnc_password};
 use crate::error::{Fault, Kind};
 use crate::hypervisor::Power;
+use crate::hypervisor::xml::domain::{Console, new_vnc_password};
 use crate::secret::Secret;
 
 /// How long a new password opens new sessions. Sessions that are open stay open.
@@ -73,7 +73,7 @@ impl Instance<'_> {
         let password = Secret::new(new_vnc_password());
         let expires = self.context.time() + VALID_FOR;
         self.domain()?
-            .update_live(console.with_password(password.reveal(), expires))
+            .update_live(console.with_password(password.reveal(), expires)?)
             .context("failed to set the console's password")?;
         Ok(Access { password, expires })
     }

@@ -9,8 +9,8 @@ use super::Instance;
 use super::disk;
 use super::qemu_user;
 use super::record::{self, Record};
-use crate::cards::{self, Card};
-use crate::domain::{self, InstanceDomain};
+use crate::hypervisor::xml::domain::{self, InstanceDomain};
+use crate::hypervisor::xml::interface::{self, Interface};
 use crate::images::base::Base;
 use crate::images::overlay;
 use crate::network::Mac;
@@ -42,7 +42,7 @@ impl Instance<'_> {
     pub(super) fn renew(&self) -> Result<()> {
         let (context, name, domain) = (self.context, self.name, self.domain()?);
         let xml = domain.stored_xml()?;
-        let card = Card::of(&xml)?;
+        let card = Interface::of(&xml)?;
         let xml = match (context.config.lab(&name.lab), self.record()?) {
             (Ok(_), Some(record)) => {
                 self.ensure_own_disk(&xml)?;
@@ -62,9 +62,9 @@ impl Instance<'_> {
     /// one that an earlier version made has neither.
     pub(super) fn kept_definition(&self) -> Result<String> {
         let xml = self.domain()?.whole_xml()?;
-        let card = Card::of(&xml)?;
+        let card = Interface::of(&xml)?;
         self.hold_address(&card)?;
-        let xml = cards::at_own_port(&xml)?.unwrap_or(xml);
+        let xml = interface::at_own_port(&xml)?.unwrap_or(xml);
         qemu_user::put_into(self.context, card.mac, xml)
     }
 

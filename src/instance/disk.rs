@@ -9,8 +9,8 @@ use anyhow::Result;
 
 use super::Instance;
 use crate::context::Context;
-use crate::domain::{self, Disk, Origin};
 use crate::error::{Fault, Kind};
+use crate::hypervisor::xml::domain::{self, Disk, Origin};
 use crate::images::base::Base;
 use crate::images::header::Header;
 use crate::names::{InstanceName, LabId};

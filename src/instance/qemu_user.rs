@@ -10,12 +10,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Once;
 
-use anyhow::{Context as _, Result};
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::{Reader, Writer};
+use anyhow::Result;
 
 use crate::accelerator::Accelerator;
 use crate::context::Context;
+use crate::hypervisor::xml::domain::with_owner;
 use crate::network::{HostPart, Mac};
 
 /// What is added to a host part. Between the users that systemd gives to containers, which end at
@@ -44,48 +43,6 @@ impl QemuUser {
             user == group && user.parse().is_ok_and(|it| QemuUser::NUMBERS.contains(&it))
         })
     }
-
-    /// The definition `xml` of a domain with this user, in place of whom it names.
-    ///
-    /// libvirt gives it the domain's own files for as long as the domain runs, and gives those back
-    /// to whom they belonged. QEMU gets this one group and no other: not `kvm` either.
-    pub fn put_into(self, xml: &str) -> Result<String> {
-        let failed = "failed to understand the domain's definition";
-        let mut reader = Reader::from_str(xml);
-        let mut writer = Writer::new(Vec::new());
-        let (mut depth, mut dropping) = (0, false);
-        loop {
-            let event = reader.read_event().context(failed)?;
-            match &event {
-                Event::Eof => break,
-                Event::Start(tag) => {
-                    dropping |= depth == 1 && names_a_user(tag);
-                    depth += 1;
-                }
-                Event::Empty(tag) if depth == 1 && names_a_user(tag) => continue,
-                Event::End(_) => {
-                    depth -= 1;
-                    if depth == 1 && std::mem::take(&mut dropping) {
-                        continue;
-                    }
-                    if depth == 0 {
-                        writer.get_mut().extend_from_slice(
-                            format!(
-                                "  <seclabel type='static' model='dac' relabel='yes'>\n    \
-                                 <label>{self}</label>\n  </seclabel>\n"
-                            )
-                            .as_bytes(),
-                        );
-                    }
-                }
-                _ => {}
-            }
-            if !dropping {
-                writer.write_event(event).context(failed)?;
-            }
-        }
-        String::from_utf8(writer.into_inner()).context(failed)
-    }
 }
 
 /// As in libvirt's labels.
@@ -93,11 +50,6 @@ impl fmt::Display for QemuUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "+{0}:+{0}", self.0)
     }
-}
-
-fn names_a_user(tag: &BytesStart) -> bool {
-    let model = || tag.try_get_attribute("model").ok().flatten();
-    tag.name().as_ref() == "seclabel" && model().is_some_and(|model| model.value == "dac")
 }
 
 /// The first of `numbers` that a list of users, groups or ranges of them has. Their fields are
@@ -146,7 +98,7 @@ fn of(context: &Context, mac: Mac) -> Option<QemuUser> {
 /// The definition `xml` with the user for the instance with this network card, where it has one.
 pub(super) fn put_into(context: &Context, mac: Mac, xml: String) -> Result<String> {
     match of(context, mac) {
-        Some(user) => user.put_into(&xml),
+        Some(user) => with_owner(&xml, &user.to_string()),
         None => Ok(xml),
     }
 }
@@ -177,10 +129,10 @@ mod tests {
 
     #[test]
     fn a_definition_names_its_own_user_and_nobody_else() {
-        let label = "<seclabel type='static' model='dac' relabel='yes'>\n    <label>+2100000016:+2100000016</label>\n  </seclabel>\n</domain>";
+        let label = "<seclabel type=\"static\" model=\"dac\" relabel=\"yes\"><label>+2100000016:+2100000016</label></seclabel></domain>";
         let disk = "<devices><disk><source><seclabel model='dac' relabel='no'/></source>&lt;</disk></devices>";
         let plain = format!("<domain type='kvm'>{disk}\n</domain>");
-        let own = user(16).put_into(&plain).unwrap();
+        let own = with_owner(&plain, &user(16).to_string()).unwrap();
         assert!(own.ends_with(label) && own.contains(disk), "{own}");
         // Whatever was there before, an other model's apart.
         for other in [
@@ -189,7 +141,7 @@ mod tests {
             "<seclabel type='dynamic' model='apparmor' relabel='yes'/><seclabel model=\"dac\"><label>root:root</label></seclabel>",
         ] {
             let xml = plain.replace("</domain>", &format!("{other}</domain>"));
-            let own = user(16).put_into(&xml).unwrap();
+            let own = with_owner(&xml, &user(16).to_string()).unwrap();
             assert!(own.ends_with(label), "{own}");
             assert!(!own.contains("+0") && !own.contains("root"), "{own}");
             assert_eq!(
@@ -198,12 +150,18 @@ mod tests {
                 "{own}"
             );
             assert_eq!(own.matches("dac").count(), 2, "{own}");
-            assert_eq!(user(16).put_into(&own).unwrap().matches("dac").count(), 2);
+            assert_eq!(
+                with_owner(&own, &user(16).to_string())
+                    .unwrap()
+                    .matches("dac")
+                    .count(),
+                2
+            );
         }
         assert_ne!(user(16).to_string(), user(17).to_string());
         assert!(QemuUser::is_label(&user(2015).to_string()));
         assert!(!QemuUser::is_label("+64055:+64055") && !QemuUser::is_label("+2100000016:+0"));
-        assert!(user(16).put_into("<domain").is_err());
+        assert!(with_owner("<domain", &user(16).to_string()).is_err());
     }
 
     #[test]

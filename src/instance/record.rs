@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::saved_memory::fit::Saved;
-use crate::domain::Console;
 use crate::files::{self, Directory};
+use crate::hypervisor::xml::domain::Console;
 use crate::names::State;
 
 /// A note on one instance.
@@ -157,7 +157,7 @@ pub fn write(path: &Path, record: &Record) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::new_uuid;
+    use crate::hypervisor::xml::domain::new_uuid;
 
     #[test]
     fn a_record_counts_for_its_own_domain_only() {

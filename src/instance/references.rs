@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use anyhow::{Context as _, Result};
 
 use crate::context::Context;
-use crate::domain;
 use crate::error::{Fault, Kind};
+use crate::hypervisor::xml::domain;
 use crate::images::header::Header;
 use crate::names::InstanceName;
 use crate::paths::Paths;

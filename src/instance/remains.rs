@@ -9,8 +9,8 @@ use super::disk;
 
 use super::references::References;
 use crate::context::Context;
-use crate::domain;
 use crate::error::{Fault, Kind};
+use crate::hypervisor::xml::domain;
 use crate::hypervisor::{Detail, Facts, Hypervisor};
 use crate::images;
 use crate::names::InstanceName;

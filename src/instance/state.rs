@@ -89,7 +89,7 @@ mod tests {
     fn facts(power: Power, saved: bool) -> Facts {
         Facts {
             name: "lab01_user_7".to_owned(),
-            uuid: crate::domain::new_uuid(),
+            uuid: crate::hypervisor::xml::domain::new_uuid(),
             id: Some(1),
             power,
             saved,

@@ -8,8 +8,8 @@ use anyhow::Result;
 use super::Instance;
 use super::record::{Boot, ReadyBy, Run};
 use super::status;
-use crate::domain::Console;
 use crate::error::{Fault, Kind};
+use crate::hypervisor::xml::domain::Console;
 use crate::hypervisor::{Errand, Facts, Power};
 
 /// How long libvirt may take to be done with what it is doing to a domain. A large guest that is

@@ -294,7 +294,7 @@ impl Seen {
 )]
 mod tests {
     use super::*;
-    use crate::domain::new_uuid;
+    use crate::hypervisor::xml::domain::new_uuid;
 
     fn moment(seconds: i64, uptime: i64) -> Moment {
         Moment {

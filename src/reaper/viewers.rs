@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use anyhow::{Context, Result};
 
-use crate::domain::Console;
+use crate::hypervisor::xml::domain::Console;
 use crate::process::Program;
 
 /// More than this was sent to a client of the VNC port that has finished the handshake.

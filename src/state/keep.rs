@@ -56,7 +56,7 @@ pub fn write(path: &Path, uuid: Uuid, until: Timestamp) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::new_uuid;
+    use crate::hypervisor::xml::domain::new_uuid;
 
     #[test]
     fn a_promise_holds_for_its_own_domain_and_a_damaged_one_for_every() {

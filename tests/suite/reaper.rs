@@ -382,7 +382,10 @@ fn signs_that_make_no_sense_are_use_and_who_is_not_ours_is_left() {
     let renamed = format!("{}-renamed", sandbox.lab);
     for (name, uuid) in [
         (&foreign, "11111111-2222-4333-8444-555555555555".to_owned()),
-        (&renamed, cyyber::domain::new_uuid().to_string()),
+        (
+            &renamed,
+            cyyber::hypervisor::xml::domain::new_uuid().to_string(),
+        ),
     ] {
         let xml = format!(
             "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory>\

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::finding::Finding;
 use crate::context::Context;
-use crate::domain::{SecurityLabel, security_labels};
+use crate::hypervisor::xml::domain::{SecurityLabel, security_labels};
 use crate::hypervisor::{Account, Detail, Hypervisor};
 use crate::instance::qemu_user;
 use crate::instance::qemu_user::{QemuUser, taken};

@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::finding::Finding;
-use crate::cards::cards;
 use crate::config::NetworkMode;
 use crate::context::Context;
 use crate::error::{Kind, kind_of};
 use crate::firewall;
 use crate::host::libvirt_unit;
+use crate::hypervisor::xml::interface::interfaces;
 use crate::hypervisor::{Account, Detail, Hypervisor, Version};
 
 /// The first version with all that we ask of it: port isolation came with 6.1, the balloon's page
@@ -160,7 +160,11 @@ fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
                 continue;
             };
             // One that ends while it is looked at has no cards any more.
-            for card in domain.xml().and_then(|xml| cards(&xml)).unwrap_or_default() {
+            for card in domain
+                .xml()
+                .and_then(|xml| interfaces(&xml))
+                .unwrap_or_default()
+            {
                 let Some(device) = &card.device else { continue };
                 count += 1;
                 if !is_isolated(device) {

@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
 
 use super::Instance;
-use crate::domain;
 use crate::error::{Fault, Kind};
 use crate::files::Identity;
+use crate::hypervisor::xml::domain;
 use crate::names::InstanceName;
 use fit::{Memory, Saved, misfit};
 

@@ -1,15 +1,19 @@
-//! Domain XML, both ways: what we ask of libvirt, and what it tells of a running guest.
-//! No I/O; random are only the ids and passwords made here.
+//! Definitions of domains: what we ask of libvirt, and what it tells of a running guest. Random are only
+//! the ids and passwords made here.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
+use quick_xml::Writer;
+use quick_xml::events::{BytesStart, BytesText};
 use rand::distr::{Alphanumeric, SampleString};
 use serde::{Deserialize, Serialize};
 use uuid::{Builder, Uuid};
 
+use super::edit::put_child;
+use super::interface::InterfaceXml;
 use crate::accelerator::Accelerator;
 use crate::config::Lab;
 use crate::names::InstanceName;
@@ -148,7 +152,7 @@ fn environment() -> Result<Environment<'static>> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment.add_template(DOMAIN, include_str!("../templates/domain.xml"))?;
+    environment.add_template(DOMAIN, include_str!("../../../templates/domain.xml"))?;
     Ok(environment)
 }
 
@@ -181,20 +185,27 @@ impl Console {
     }
 
     /// The device that gives this console a new password.
-    pub fn with_password(&self, password: &str, valid_to: Timestamp) -> String {
-        let websocket = self
-            .websocket
-            .map(|port| format!(" websocket='{port}'"))
-            .unwrap_or_default();
-        format!(
-            "<graphics type='vnc' port='{}' autoport='yes'{websocket} listen='{host}' passwd='{}' passwdValidTo='{}'>\
-             <listen type='address' address='{host}'/></graphics>",
-            self.port,
-            quick_xml::escape::escape(password),
-            // libvirt takes UTC without saying so.
-            valid_to.strftime("%Y-%m-%dT%H:%M:%S"),
-            host = quick_xml::escape::escape(self.host.as_str()),
-        )
+    pub fn with_password(&self, password: &str, valid_to: Timestamp) -> Result<String> {
+        // libvirt takes UTC without saying so.
+        let valid_to = valid_to.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+        let (port, websocket) = (
+            self.port.to_string(),
+            self.websocket.map(|it| it.to_string()),
+        );
+        let mut writer = Writer::new(Vec::new());
+        writer
+            .create_element("graphics")
+            .with_attributes([("type", "vnc"), ("port", &*port), ("autoport", "yes")])
+            .with_attributes(websocket.iter().map(|port| ("websocket", &**port)))
+            .with_attributes([("listen", &*self.host), ("passwd", password)])
+            .with_attribute(("passwdValidTo", &*valid_to))
+            .write_inner_content(|writer| {
+                let listen = writer.create_element("listen");
+                let listen =
+                    listen.with_attributes([("type", "address"), ("address", &*self.host)]);
+                listen.write_empty().map(drop)
+            })?;
+        Ok(String::from_utf8(writer.into_inner())?)
     }
 }
 
@@ -259,11 +270,35 @@ pub fn uuid_of(xml: &str) -> Result<Uuid> {
     parse(xml)?.uuid.context("the definition has no UUID")
 }
 
+/// The definition `xml` with `label` as its owner's (libvirt's model "dac"), in place of whom it names.
+///
+/// libvirt gives the owner the domain's own files for as long as the domain runs, and gives those back
+/// to whom they belonged. QEMU gets this one group and no other: not `kvm` either.
+pub fn with_owner(xml: &str, label: &str) -> Result<String> {
+    let names_an_owner = |tag: &BytesStart| {
+        let model = || tag.try_get_attribute("model").ok().flatten();
+        tag.name().as_ref() == "seclabel" && model().is_some_and(|model| model.value == "dac")
+    };
+    put_child(xml, &["domain"], names_an_owner, |writer| {
+        writer
+            .create_element("seclabel")
+            .with_attributes([("type", "static"), ("model", "dac"), ("relabel", "yes")])
+            .write_inner_content(|writer| {
+                let text = BytesText::new(label);
+                writer
+                    .create_element("label")
+                    .write_text_content(text)
+                    .map(drop)
+            })
+            .map(drop)
+    })
+}
+
 #[derive(Deserialize)]
-struct DomainXml {
+pub(super) struct DomainXml {
     uuid: Option<Uuid>,
     metadata: Option<MetadataXml>,
-    devices: DevicesXml,
+    pub devices: DevicesXml,
     #[serde(default, rename = "seclabel")]
     labels: Vec<SecurityLabel>,
 }
@@ -274,11 +309,13 @@ struct MetadataXml {
 }
 
 #[derive(Deserialize)]
-struct DevicesXml {
+pub(super) struct DevicesXml {
     #[serde(default)]
     graphics: Vec<GraphicsXml>,
     #[serde(default, rename = "disk")]
     disks: Vec<ImageXml>,
+    #[serde(default, rename = "interface")]
+    pub interfaces: Vec<InterfaceXml>,
 }
 
 /// A disk, or an image below one.
@@ -326,14 +363,14 @@ struct GraphicsXml {
     listen: Option<String>,
 }
 
-fn parse(xml: &str) -> Result<DomainXml> {
+pub(super) fn parse(xml: &str) -> Result<DomainXml> {
     quick_xml::de::from_str(xml).context("failed to understand the domain's definition")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cards::Card;
+    use crate::hypervisor::xml::interface::Interface;
 
     fn lab(motd: &str) -> Lab {
         serde_json::from_value(serde_json::json!({
@@ -411,13 +448,13 @@ mod tests {
 
     #[test]
     fn a_network_card_is_at_the_port_that_goes_with_it() {
-        let card = Card::of(&instance_xml(new_uuid())).unwrap();
+        let card = Interface::of(&instance_xml(new_uuid())).unwrap();
         assert_eq!(card.mac.to_string(), "52:63:79:79:00:4d");
         assert_eq!(card.network.as_deref(), Some("cyyber-nat"));
         assert_eq!(card.device.as_deref(), Some("cyyber-n77"));
         assert!(card.is_at_its_port() && !card.is_filtered);
         let standalone = standalone_xml(&lab(""), "/images/lab01.qcow2", Accelerator::Tcg).unwrap();
-        let card = Card::of(&standalone).unwrap();
+        let card = Interface::of(&standalone).unwrap();
         assert_eq!(card.mac, Mac::of(HostPart::STANDALONE));
         assert_eq!(card.device.as_deref(), Some("cyyber-n2"));
     }
@@ -428,9 +465,10 @@ mod tests {
                    listen='127.0.0.1'><listen type='address' address='127.0.0.1'/></graphics></devices></domain>";
         let console = Console::of(xml).unwrap().unwrap();
         assert_eq!((console.port, console.websocket), (5901, Some(5700)));
-        let device = console.with_password("s3cret", "2026-11-23T10:00:30Z".parse().unwrap());
+        let valid_to = "2026-11-23T10:00:30Z".parse().unwrap();
+        let device = console.with_password("s3cret", valid_to).unwrap();
         assert!(
-            device.contains("passwdValidTo='2026-11-23T10:00:30'"),
+            device.contains("passwdValidTo=\"2026-11-23T10:00:30\""),
             "{device}"
         );
         let again = Console::of(&format!("<domain><devices>{device}</devices></domain>")).unwrap();

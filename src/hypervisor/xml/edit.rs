@@ -1,0 +1,43 @@
+//! Changing a definition without a look at the rest of it.
+
+use std::io;
+
+use anyhow::{Context, Result};
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, Writer};
+
+/// The definition `xml` in which each element at `path` ends with what `add` writes, in place of those
+/// of its children that are `replaced`.
+pub(super) fn put_child(
+    xml: &str,
+    path: &[&str],
+    replaced: impl Fn(&BytesStart) -> bool,
+    add: impl Fn(&mut Writer<Vec<u8>>) -> io::Result<()>,
+) -> Result<String> {
+    let failed = "failed to understand the domain's definition";
+    let mut reader = Reader::from_str(xml);
+    let mut writer = Writer::new(Vec::new());
+    let mut open: Vec<String> = Vec::new();
+    loop {
+        let event = reader.read_event().context(failed)?;
+        match &event {
+            Event::Eof => break,
+            Event::Start(tag) if open == path && replaced(tag) => {
+                let end = tag.to_end().into_owned();
+                reader.read_to_end(end.name()).context(failed)?;
+                continue;
+            }
+            Event::Empty(tag) if open == path && replaced(tag) => continue,
+            Event::Start(tag) => open.push(tag.name().as_ref().to_owned()),
+            Event::End(_) => {
+                if open == path {
+                    add(&mut writer)?;
+                }
+                open.pop();
+            }
+            _ => {}
+        }
+        writer.write_event(event)?;
+    }
+    String::from_utf8(writer.into_inner()).context(failed)
+}

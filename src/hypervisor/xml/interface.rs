@@ -1,0 +1,170 @@
+//! The network interface in a domain's definition, and the port that it is plugged into.
+
+use anyhow::{Context, Result};
+use quick_xml::events::BytesStart;
+use serde::Deserialize;
+
+use super::domain::parse;
+use super::edit::put_child;
+use crate::config::NetworkMode;
+use crate::network::Mac;
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its address.
+    pub mac: Mac,
+    /// The libvirt network that it is in.
+    pub network: Option<String>,
+    /// The host's end of it: its port in the bridge.
+    pub device: Option<String>,
+    /// It has a filter of libvirt's, as cards had before ports had names of their own.
+    pub is_filtered: bool,
+}
+
+impl Interface {
+    /// The network interface in the definition `xml` of an instance. A second one would be nobody's of
+    /// ours.
+    pub fn of(xml: &str) -> Result<Interface> {
+        let [interface] = <[Interface; 1]>::try_from(interfaces(xml)?)
+            .map_err(|all| anyhow::anyhow!("the domain has {} network cards", all.len()))?;
+        Ok(interface)
+    }
+
+    /// The port that is its own, and admitted with its addresses; none in other networks than those
+    /// of the labs.
+    pub fn own_port(&self) -> Option<String> {
+        let network = self.network.as_deref()?;
+        let mut modes = NetworkMode::ALL.into_iter();
+        let mode = modes.find(|mode| mode.network() == network)?;
+        Some(self.mac.of_instance()?.port(mode))
+    }
+
+    /// Whether it is plugged into that.
+    pub fn is_at_its_port(&self) -> bool {
+        self.device.is_some() && self.device == self.own_port()
+    }
+}
+
+/// The network interfaces in the definition `xml`.
+pub fn interfaces(xml: &str) -> Result<Vec<Interface>> {
+    let interfaces = parse(xml)?.devices.interfaces.into_iter();
+    interfaces
+        .map(|interface| {
+            Ok(Interface {
+                mac: interface
+                    .mac
+                    .context("a network card has no address")?
+                    .address,
+                network: interface.source.and_then(|source| source.network),
+                device: interface.target.and_then(|target| target.device),
+                is_filtered: interface.filterref.is_some(),
+            })
+        })
+        .collect()
+}
+
+/// The definition `xml` with its interface at its own port, in place of a filter; `None` where it is so
+/// already, or the interface is none of the labs'.
+pub fn at_own_port(xml: &str) -> Result<Option<String>> {
+    let interface = Interface::of(xml)?;
+    let Some(port) = interface.own_port() else {
+        return Ok(None);
+    };
+    if interface.is_at_its_port() && !interface.is_filtered {
+        return Ok(None);
+    }
+    let replaced = |tag: &BytesStart| matches!(tag.name().as_ref(), "filterref" | "target");
+    put_child(
+        xml,
+        &["domain", "devices", "interface"],
+        replaced,
+        |writer| {
+            let target = writer.create_element("target");
+            target
+                .with_attribute(("dev", &*port))
+                .write_empty()
+                .map(drop)
+        },
+    )
+    .map(Some)
+}
+
+#[derive(Deserialize)]
+pub(super) struct InterfaceXml {
+    mac: Option<AddressXml>,
+    source: Option<SourceXml>,
+    filterref: Option<FilterXml>,
+    target: Option<TargetXml>,
+}
+
+#[derive(Deserialize)]
+struct AddressXml {
+    #[serde(rename = "@address")]
+    address: Mac,
+}
+
+#[derive(Deserialize)]
+struct SourceXml {
+    #[serde(rename = "@network")]
+    network: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct FilterXml {}
+
+#[derive(Deserialize)]
+struct TargetXml {
+    #[serde(rename = "@dev")]
+    device: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMER: &str = "<domain><name>x</name><devices><disk type='file'><target dev='vda'/></disk>\
+        <interface type='network'><mac address='52:63:79:79:00:14'/>\
+        <source network='cyyber-nat' portid='1' bridge='cyyber0'/><target dev='vnet3'/>\
+        <model type='virtio'/><filterref filter='cyyber-nat'>\
+        <parameter name='IP' value='10.213.0.20'/></filterref></interface>\
+        <graphics type='vnc' passwd='a&amp;b'/></devices></domain>";
+
+    #[test]
+    fn interfaces_are_read() {
+        let user = "<interface type='user'><mac address='52:54:00:00:00:02'/></interface><graphics";
+        let former = Interface {
+            mac: "52:63:79:79:00:14".parse().unwrap(),
+            network: Some("cyyber-nat".to_owned()),
+            device: Some("vnet3".to_owned()),
+            is_filtered: true,
+        };
+        let other = Interface {
+            mac: "52:54:00:00:00:02".parse().unwrap(),
+            network: None,
+            device: None,
+            is_filtered: false,
+        };
+        assert_eq!(former.own_port().as_deref(), Some("cyyber-n20"));
+        assert!(!former.is_at_its_port() && !other.is_at_its_port());
+        let both = FORMER.replace("<graphics", user);
+        assert_eq!(interfaces(&both).unwrap(), [former, other]);
+        for none_or_two in ["<domain><devices/></domain>", &*both] {
+            assert!(Interface::of(none_or_two).is_err(), "{none_or_two}");
+        }
+    }
+
+    #[test]
+    fn a_card_is_put_at_its_own_port_and_nothing_else_is_changed() {
+        let moved = at_own_port(FORMER).unwrap().unwrap();
+        let wanted = FORMER.replace("<target dev='vnet3'/>", "").replace(
+            "<filterref filter='cyyber-nat'><parameter name='IP' value='10.213.0.20'/></filterref>",
+            "<target dev=\"cyyber-n20\"/>",
+        );
+        assert_eq!(moved, wanted);
+        assert_eq!(at_own_port(&moved).unwrap(), None);
+        // Nor one that is none of ours.
+        let foreign = FORMER.replace("cyyber-nat'", "default'");
+        assert_eq!(at_own_port(&foreign).unwrap(), None);
+    }
+}
