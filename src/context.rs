@@ -20,7 +20,7 @@ use crate::interrupt;
 use crate::names::{InstanceName, LabId, UserId};
 use crate::output::Output;
 use crate::paths::Paths;
-use crate::reach::{Reach, missing};
+use crate::scope::{Scope, missing};
 use crate::state::coverage::Coverage;
 
 /// The surroundings of a command.
@@ -38,7 +38,7 @@ pub struct Context {
     accelerator: AcceleratorChoice,
     uri: ConnectUri,
     who: String,
-    reach: Reach,
+    scope: Scope,
     warned: Arc<Once>,
     warned_of_cpu: Arc<Once>,
     warned_of_console: Arc<Once>,
@@ -105,9 +105,9 @@ impl Context {
                 .or(overrides.connect)
                 .unwrap_or_else(|| host.connect.clone()),
             who: rustix::process::getuid().as_raw().to_string(),
-            reach: match global.as_user.clone().or(overrides.as_user) {
-                Some(user) => Reach::Only(user),
-                None => Reach::Everyone,
+            scope: match global.as_user.clone().or(overrides.as_user) {
+                Some(user) => Scope::Only(user),
+                None => Scope::Everyone,
             },
             config: Arc::new(config),
             warned: Arc::new(Once::new()),
@@ -131,7 +131,7 @@ impl Context {
             accelerator: self.accelerator,
             uri: self.uri.clone(),
             who: self.who.clone(),
-            reach: self.reach.clone(),
+            scope: self.scope.clone(),
             warned: Arc::clone(&self.warned),
             warned_of_cpu: Arc::clone(&self.warned_of_cpu),
             warned_of_console: Arc::clone(&self.warned_of_console),
@@ -174,8 +174,8 @@ impl Context {
     }
 
     /// Whose instances there are, for this command.
-    pub fn reach(&self) -> &Reach {
-        &self.reach
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// The instance of `user` that the command line names. One that is out of reach is missing,
@@ -185,7 +185,7 @@ impl Context {
             lab: lab.clone(),
             user: user.clone(),
         };
-        if !self.reach.covers(&name) {
+        if !self.scope.covers(&name) {
             self.config.lab(lab)?;
             return Err(missing(&name).into());
         }
@@ -194,7 +194,7 @@ impl Context {
 
     /// Fails where the command acts for one user alone: `what` is about the whole host.
     pub fn require_everyone(&self, what: &str) -> Result<()> {
-        let Some(user) = self.reach.only() else {
+        let Some(user) = self.scope.only() else {
             return Ok(());
         };
         let message = format!("there is no `{what}` for {user} alone: it is about the whole host");
@@ -208,7 +208,7 @@ impl Context {
         if let Some(open) = self.hypervisor.get() {
             return Ok(open);
         }
-        let open = Hypervisor::open(self.uri.as_str(), self.reach.clone())?;
+        let open = Hypervisor::open(self.uri.as_str(), self.scope.clone())?;
         Ok(self.hypervisor.get_or_init(|| open))
     }
 

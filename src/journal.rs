@@ -49,14 +49,15 @@ pub fn write<'a>(
         ok: entry.ok,
         reason: entry.reason,
         who: context.who(),
-        as_user: context.reach().only(),
+        as_user: context.scope().only(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     if let Err(error) = append(&context.paths.journal(), &event) {
         let text = format!("failed to write the journal: {error}");
-        match entry.ok {
-            true => context.output.warn(&text),
-            false => context.output.detail(&text),
+        if entry.ok {
+            context.output.warn(&text)
+        } else {
+            context.output.detail(&text)
         }
     }
 }

@@ -29,7 +29,7 @@
 //! | [`network`] | the cards of the lab networks, with their addresses and ports; pure |
 //! | [`inputs`] | what an image is made from, and what of it changed; pure |
 //! | [`prometheus`] | the text format of metrics; pure |
-//! | [`reach`] | whose instances a command can reach; pure |
+//! | [`scope`] | whose instances a command can reach; pure |
 //! | [`roster`] | lists of users from a file; pure |
 //! | [`text`] | text of files, in whatever encoding; pure |
 //! | [`nearest`] | what was meant by a name that is not there; pure |
@@ -62,9 +62,9 @@ pub mod parallel;
 pub mod paths;
 pub mod process;
 pub mod prometheus;
-pub mod reach;
 pub mod reaper;
 pub mod roster;
+pub mod scope;
 pub mod secret;
 pub mod state;
 pub mod text;

@@ -137,6 +137,13 @@ pub struct InstanceName {
     pub user: UserId,
 }
 
+impl InstanceName {
+    /// As commands take it.
+    pub fn arguments(&self) -> String {
+        format!("{} {}", self.lab, self.user)
+    }
+}
+
 impl fmt::Display for InstanceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{INFIX}{}", self.lab, self.user)

@@ -66,10 +66,10 @@ pub struct Mac([u8; 6]);
 
 impl Mac {
     /// That of the first card that an instance can have.
-    pub const FIRST: Mac = Mac::of(HostPart(*HostPart::OF_INSTANCES.start()));
+    pub const FIRST: Mac = Mac::from_host_part(HostPart(*HostPart::OF_INSTANCES.start()));
 
     /// That of the card with this host part.
-    pub const fn of(part: HostPart) -> Mac {
+    pub const fn from_host_part(part: HostPart) -> Mac {
         let ([a, b, c, d], [e, g]) = (PREFIX, part.0.to_be_bytes());
         Mac([a, b, c, d, e, g])
     }
@@ -140,14 +140,20 @@ mod tests {
     #[test]
     fn a_mac_is_a_local_unicast_address_and_tells_the_host_part() {
         for number in [16, 255, 256, 2015] {
-            let mac = Mac::of(part(number));
+            let mac = Mac::from_host_part(part(number));
             assert_eq!(mac.0[0] & 0b11, 0b10, "{mac}");
             assert_eq!(mac.to_string().parse(), Ok(mac));
             assert_eq!(mac.of_instance(), Some(part(number)));
         }
-        assert_eq!(Mac::of(part(515)).to_string(), "52:63:79:79:02:03");
+        assert_eq!(
+            Mac::from_host_part(part(515)).to_string(),
+            "52:63:79:79:02:03"
+        );
         assert_eq!(HostPart::of_instance(15), None);
-        assert_eq!(Mac::of(HostPart::STANDALONE).of_instance(), None);
+        assert_eq!(
+            Mac::from_host_part(HostPart::STANDALONE).of_instance(),
+            None
+        );
         assert_eq!(Mac([0x52, 0x54, 0, 1, 0, 99]).of_instance(), None);
         for bad in ["", "52:00", "52:00:00:00:00:00:00", "52:00:00:00:00:0g"] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");

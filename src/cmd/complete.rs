@@ -157,7 +157,7 @@ impl Asked {
             .into_iter()
             .flatten()
             .filter_map(|entry| Paths::instance_of(entry.ok()?.file_name().to_str()?))
-            .filter(|name| self.context.reach().covers(name))
+            .filter(|name| self.context.scope().covers(name))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::files;
 use crate::host;
 use crate::hypervisor::{Detail, Facts};
 use crate::images;
-use crate::instance::status::{self, View};
+use crate::instance::status::{self, InstanceStatus};
 use crate::names::State;
 use crate::output::Report;
 use crate::prometheus::{Kind, Metric, text};
@@ -26,8 +26,8 @@ const READABLE: u32 = 0o644;
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
     let all = context.hypervisor()?.survey(Detail::Usage)?;
-    let views = status::known(context, &all)?;
-    let seen: Vec<(View, Facts)> = views
+    let statuses = status::known(context, &all)?;
+    let seen: Vec<(InstanceStatus, Facts)> = statuses
         .into_iter()
         .zip(all.into_iter().map(|(_, facts)| facts))
         .collect();
@@ -101,17 +101,20 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
 }
 
 /// Every state, also those that no instance is in: a series that comes and goes is of little use.
-fn of_states(seen: &[(View, Facts)]) -> Vec<Metric> {
+fn of_states(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
     let mut metric = Metric::new(Kind::Gauge, "cyyber_instances", "Instances by their state.");
     for state in State::value_variants() {
-        let count = seen.iter().filter(|(view, _)| view.state == *state).count();
+        let count = seen
+            .iter()
+            .filter(|(status, _)| status.state == *state)
+            .count();
         metric.add([("state", state.as_str())], float(count as u64));
     }
     vec![metric]
 }
 
 /// What the host is spared.
-fn savings(seen: &[(View, Facts)]) -> Vec<Metric> {
+fn savings(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
     let paused = seen
         .iter()
         .filter(|(_, facts)| facts.saved && facts.id.is_none());
@@ -119,7 +122,9 @@ fn savings(seen: &[(View, Facts)]) -> Vec<Metric> {
         .filter_map(|(_, facts)| facts.usage().memory_bytes)
         .fold(0, u64::saturating_add);
     let size = |path: &PathBuf| images::allocated(path).unwrap_or(0);
-    let bases = seen.iter().filter_map(|(view, _)| view.base_image.as_ref());
+    let bases = seen
+        .iter()
+        .filter_map(|(status, _)| status.base_image.as_ref());
     let distinct: BTreeSet<_> = bases.clone().collect();
     let sizes: std::collections::BTreeMap<_, _> =
         distinct.iter().map(|base| (*base, size(base))).collect();
@@ -142,7 +147,7 @@ fn savings(seen: &[(View, Facts)]) -> Vec<Metric> {
 }
 
 /// A figure of an instance, where it is known.
-type Figure = fn(&View, &Facts) -> Option<f64>;
+type Figure = fn(&InstanceStatus, &Facts) -> Option<f64>;
 
 const FIGURES: [(Kind, &str, &str, Figure); 10] = [
     (
@@ -173,7 +178,7 @@ const FIGURES: [(Kind, &str, &str, Figure); 10] = [
         Kind::Gauge,
         "cyyber_instance_disk_bytes",
         "What its own disk takes, without the shared base image.",
-        |view, _| images::allocated(&view.disk_path).map(float),
+        |status, _| images::allocated(&status.disk_path).map(float),
     ),
     (
         Kind::Counter,
@@ -203,16 +208,16 @@ const FIGURES: [(Kind, &str, &str, Figure); 10] = [
         Kind::Gauge,
         "cyyber_instance_last_activity_timestamp_seconds",
         "When it was last used, in seconds since 1970.",
-        |view, _| Some(view.last_activity?.as_duration().as_secs_f64()),
+        |status, _| Some(status.last_activity?.as_duration().as_secs_f64()),
     ),
 ];
 
-fn of_instances(seen: &[(View, Facts)]) -> Vec<Metric> {
-    fn labels(view: &View) -> [(&'static str, &str); 3] {
+fn of_instances(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
+    fn labels(status: &InstanceStatus) -> [(&'static str, &str); 3] {
         [
-            ("instance", &view.instance),
-            ("lab", view.lab_id.as_str()),
-            ("user", view.user_id.as_str()),
+            ("instance", &status.instance),
+            ("lab", status.lab_id.as_str()),
+            ("user", status.user_id.as_str()),
         ]
     }
     let mut states = Metric::new(
@@ -220,16 +225,16 @@ fn of_instances(seen: &[(View, Facts)]) -> Vec<Metric> {
         "cyyber_instance_state",
         "The state that an instance is in.",
     );
-    for (view, _) in seen {
-        let state = [("state", view.state.as_str())];
-        states.add(labels(view).into_iter().chain(state), 1.0);
+    for (status, _) in seen {
+        let state = [("state", status.state.as_str())];
+        states.add(labels(status).into_iter().chain(state), 1.0);
     }
     let mut metrics = vec![states];
     for (kind, name, help, figure) in FIGURES {
         let mut metric = Metric::new(kind, name, help);
-        for (view, facts) in seen {
-            if let Some(value) = figure(view, facts) {
-                metric.add(labels(view), value);
+        for (status, facts) in seen {
+            if let Some(value) = figure(status, facts) {
+                metric.add(labels(status), value);
             }
         }
         metrics.push(metric);

@@ -14,8 +14,8 @@ use serde_json::json;
 use virt::connect::Connect;
 use virt::error::{Error, ErrorNumber};
 
-use super::answer::{Begun, GuestUse, Login, Progress, Trouble, logged_in, returned, words};
-use super::{Domain, Errand, is, job};
+use super::answer::{Begun, ExecStatus, GuestUse, Login, Trouble, logged_in, returned, words};
+use super::{Domain, PendingCall, is, job};
 
 /// How long the guest's agent may take to set the clock, in a guest that has just come back.
 const CLOCK: Duration = Duration::from_secs(5);
@@ -85,13 +85,13 @@ impl Domain {
     /// Has the guest's agent set the guest's clock to `now`. A guest does not notice how long its
     /// memory lay on disk. The agent sets the clock at once, but then takes a second to set the
     /// guest's hardware clock as well, which nobody needs to wait for.
-    pub fn set_clock(&self, now: Timestamp) -> Result<Errand> {
+    pub fn set_clock(&self, now: Timestamp) -> Result<PendingCall> {
         // What QEMU's guest-set-time takes: nanoseconds since 1970.
         let nanoseconds = now.as_nanosecond();
         let command =
             format!(r#"{{"execute":"guest-set-time","arguments":{{"time":{nanoseconds}}}}}"#);
         let uuid = self.uuid()?;
-        Ok(self.side.begin(move |conn| {
+        Ok(self.pool.begin(move |conn| {
             let seconds = i32::try_from(CLOCK.as_secs()).unwrap_or(i32::MAX);
             conn.lookup_domain_by_uuid(uuid)?
                 .qemu_agent_command(&command, seconds, 0)
@@ -110,7 +110,7 @@ impl Domain {
                 job::wait_for_agent(&conn.lookup_domain_by_uuid(uuid)?, patience)
             };
             // One that knows no such call waits as long as it does.
-            self.side.apart(ANSWER, hurry);
+            self.pool.within(ANSWER, hurry);
         }
         let found = match self.look(until) {
             // Guests of some kinds run no commands for us.
@@ -132,7 +132,8 @@ impl Domain {
         let arguments = json!({"path": "/bin/sh", "arg": ["-c", LOOK], "capture-output": true});
         let Begun { pid } = self.ask("guest-exec", &arguments, until)?;
         loop {
-            let progress: Progress = self.ask("guest-exec-status", &json!({"pid": pid}), until)?;
+            let progress: ExecStatus =
+                self.ask("guest-exec-status", &json!({"pid": pid}), until)?;
             if let Some(found) = progress.found()? {
                 return Ok(found);
             }
@@ -169,7 +170,7 @@ impl Domain {
             self.uuid().map_err(|_| Silence::Absent)?,
             command.to_owned(),
         );
-        let answer = self.side.apart(left, move |conn| {
+        let answer = self.pool.within(left, move |conn| {
             conn.lookup_domain_by_uuid(uuid)?
                 .qemu_agent_command(&command, seconds, 0)
         });

@@ -66,9 +66,10 @@ pub fn words(text: &str) -> String {
     }
     let (shown, rest) = text.split_at(end);
     let shown = shown.replace(char::is_control, " ");
-    match rest.is_empty() {
-        true => shown,
-        false => format!("{shown}…"),
+    if rest.is_empty() {
+        shown
+    } else {
+        format!("{shown}…")
     }
 }
 
@@ -98,12 +99,12 @@ pub(super) struct Begun {
 /// How far a command is.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Progress {
+pub(super) struct ExecStatus {
     exited: bool,
     out_data: Option<String>,
 }
 
-impl Progress {
+impl ExecStatus {
     /// What the command, [`super::agent::LOOK`], has printed; `None` while it runs.
     pub(super) fn found(&self) -> Result<Option<GuestUse>, Trouble> {
         if !self.exited {
@@ -285,7 +286,7 @@ mod tests {
             answer in answers(), now in number(), printed in printed(),
         ) {
             let _: Result<Begun, _> = returned(&answer);
-            if let Ok(progress) = returned::<Progress>(&answer)
+            if let Ok(progress) = returned::<ExecStatus>(&answer)
                 && let Ok(Some(found)) = progress.found()
             {
                 prop_assert!(is_bounded(found), "{found:?}");

@@ -17,18 +17,10 @@ const SMALLEST: i64 = 1000;
 /// No limit. Zero would change nothing.
 const UNLIMITED: i64 = -1;
 
-/// Whether a limit could be set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CpuControl {
-    /// It is in force.
-    InForce,
-    /// This hypervisor cannot limit CPU time, as without the kernel's controller for it.
-    Unavailable,
-}
-
 impl Domain {
-    /// Limits each of its virtual CPUs to `percent` of what its definition entitles it to.
-    pub fn cap_cpu(&self, percent: u8) -> Result<CpuControl> {
+    /// Limits each of its virtual CPUs to `percent` of what its definition entitles it to; whether this
+    /// hypervisor can, which one without the kernel's controller for it cannot.
+    pub fn cap_cpu(&self, percent: u8) -> Result<bool> {
         self.by_qemu("limit its CPU time", move |domain| {
             let capped = entitlement(domain).and_then(|entitled| {
                 let whole = match entitled {
@@ -38,8 +30,8 @@ impl Domain {
                 set_quota(domain, (whole * i64::from(percent) / 100).max(SMALLEST))
             });
             match capped {
-                Ok(()) => Ok(CpuControl::InForce),
-                Err(error) if is_unavailable(&error) => Ok(CpuControl::Unavailable),
+                Ok(()) => Ok(true),
+                Err(error) if is_unavailable(&error) => Ok(false),
                 Err(error) => Err(error),
             }
         })

@@ -9,9 +9,10 @@ use uuid::Uuid;
 use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
-use super::apart::Side;
-use super::{Detail, Facts, Power, answer, failed, is, memory, stats};
+use super::pool::Pool;
+use super::{Detail, Facts, Power, answer, failed, is, saved_memory, stats};
 use crate::error::{Fault, Kind};
+use crate::names::InstanceName;
 
 /// How long a QEMU may take to answer. One on a busy host takes a second.
 const QEMU_DEADLINE: Duration = Duration::from_secs(20);
@@ -20,7 +21,7 @@ const QEMU_DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Domain {
     pub(super) inner: virt::domain::Domain,
-    pub(super) side: Arc<Side>,
+    pub(super) pool: Arc<Pool>,
 }
 
 impl Domain {
@@ -36,7 +37,7 @@ impl Domain {
             Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
             Err(e) => return Err(failed("ask for saved memory", e)),
         };
-        memory::note_saved(&mut facts, saved, self.side.uri());
+        saved_memory::note_saved(&mut facts, saved, self.pool.uri());
         Ok(Some(facts))
     }
 
@@ -64,7 +65,7 @@ impl Domain {
 
     /// Powers it on, or restores its saved memory.
     pub fn start(&self) -> Result<()> {
-        self.inner.create().map_err(start_failed)
+        self.inner.create().map_err(|e| self.start_failed(e))
     }
 
     /// Holds it still, with its memory in RAM.
@@ -88,7 +89,7 @@ impl Domain {
         let Ok(uuid) = self.inner.uuid() else {
             return;
         };
-        self.side.apart(deadline, move |conn| {
+        self.pool.within(deadline, move |conn| {
             let domain = conn.lookup_domain_by_uuid(uuid)?;
             match domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN) {
                 // A hypervisor that knows one kind of shutdown only.
@@ -137,7 +138,7 @@ impl Domain {
         call: impl FnOnce(&virt::domain::Domain) -> Result<T, virt::error::Error> + Send + 'static,
     ) -> Result<T> {
         let uuid = self.uuid()?;
-        let answer = self.side.apart(QEMU_DEADLINE, move |conn| {
+        let answer = self.pool.within(QEMU_DEADLINE, move |conn| {
             call(&conn.lookup_domain_by_uuid(uuid)?)
         });
         match answer {
@@ -146,7 +147,7 @@ impl Domain {
                 Kind::Failed,
                 format!("failed to {what}: its QEMU does not answer"),
             )
-            .hint("power it off: cyyber instance stop LAB USER --force")
+            .hint(format!("power it off: {}", self.by_force()))
             .into()),
         }
     }
@@ -167,46 +168,48 @@ impl Domain {
             .flat_map(|interface| &interface.addrs)
             .find_map(|address| address.addr.parse().ok())
     }
-}
 
-/// The error of a domain that did not come up.
-pub(super) fn start_failed(e: Error) -> anyhow::Error {
-    let says = |what: &str| e.message().contains(what);
-    let (kind, hint) = if says("Cannot allocate memory") {
-        (Kind::Capacity, "the host has not enough free memory for it")
-    // Of its own disk, or of one below it.
-    } else if says("Cannot access storage file") || says("Cannot access backing file") {
-        match says("No such file") {
-            true => (
-                Kind::Conflict,
-                "put that file back; where storage_dir was moved, put a link in its old place",
-            ),
-            false => (
-                Kind::Failed,
-                "`cyyber doctor` looks whether QEMU can reach the images",
-            ),
-        }
-    } else if says("Permission denied") {
-        (
-            Kind::Failed,
-            "`cyyber doctor` looks whether QEMU can reach what it needs; dynamic_ownership must not be 0 \
-             in /etc/libvirt/qemu.conf",
-        )
-    } else if is(&e, ErrorNumber::ConfigUnsupported) {
-        (
-            Kind::Conflict,
-            "a device or limit was changed by other means since its memory was saved: change its \
-             stored definition likewise (virsh edit), or give the memory up: cyyber instance stop \
-             LAB USER --force",
-        )
-    } else if is(&e, ErrorNumber::NoNetwork) || says("is not active") && says("network") {
-        (
-            Kind::Unavailable,
-            "`make setup` defines and starts the lab networks",
-        )
-    } else {
-        return failed("start the domain", e);
-    };
-    let message = format!("failed to start the domain: {}", answer::words(e.message()));
-    Fault::new(kind, message).hint(hint).into()
+    /// What to say to have it powered off by force, whatever becomes of its memory.
+    fn by_force(&self) -> String {
+        let name = self.inner.name().ok().and_then(|name| name.parse().ok());
+        let name = name.map_or("LAB USER".to_owned(), |name: InstanceName| name.arguments());
+        format!("cyyber instance stop {name} --force")
+    }
+
+    /// The error of one that did not come up.
+    pub(super) fn start_failed(&self, e: Error) -> anyhow::Error {
+        let says = |what: &str| e.message().contains(what);
+        let of_its_disk = says("Cannot access storage file") || says("Cannot access backing file");
+        let (kind, hint) = if says("Cannot allocate memory") {
+            (
+                Kind::Capacity,
+                "the host has not enough free memory for it".to_owned(),
+            )
+        } else if of_its_disk && says("No such file") {
+            let hint =
+                "put that file back; where storage_dir was moved, put a link in its old place";
+            (Kind::Conflict, hint.to_owned())
+        } else if of_its_disk {
+            let hint = "`cyyber doctor` looks whether QEMU can reach the images";
+            (Kind::Failed, hint.to_owned())
+        } else if says("Permission denied") {
+            let hint = "`cyyber doctor` looks whether QEMU can reach what it needs; dynamic_ownership must \
+                        not be 0 in /etc/libvirt/qemu.conf";
+            (Kind::Failed, hint.to_owned())
+        } else if is(&e, ErrorNumber::ConfigUnsupported) {
+            let hint = format!(
+                "a device or limit was changed by other means since its memory was saved: change its \
+                 stored definition likewise (virsh edit), or give the memory up: {}",
+                self.by_force()
+            );
+            (Kind::Conflict, hint)
+        } else if is(&e, ErrorNumber::NoNetwork) || says("is not active") && says("network") {
+            let hint = "`make setup` defines and starts the lab networks";
+            (Kind::Unavailable, hint.to_owned())
+        } else {
+            return failed("start the domain", e);
+        };
+        let message = format!("failed to start the domain: {}", answer::words(e.message()));
+        Fault::new(kind, message).hint(hint).into()
+    }
 }

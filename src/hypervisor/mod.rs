@@ -6,13 +6,13 @@
 
 mod agent;
 mod answer;
-mod apart;
 mod cpu;
 mod domain;
 mod job;
-mod memory;
 mod network;
+mod pool;
 mod readiness;
+mod saved_memory;
 mod stats;
 mod usage;
 pub mod xml;
@@ -30,26 +30,26 @@ use virt::sys;
 
 pub use agent::Answer;
 pub use answer::{GuestUse, Trouble};
-pub use apart::Errand;
-pub use cpu::CpuControl;
 pub use domain::Domain;
-pub use readiness::{Account, NetworkFacts, Version, Versions};
+pub use network::NetworkFacts;
+pub use pool::PendingCall;
+pub use readiness::{Account, Version, Versions};
 pub use stats::{Detail, GuestMemory};
 
-use apart::Side;
+use pool::Pool;
 use xml::domain::is_ours;
 
 use crate::config::connect;
 use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
-use crate::reach::Reach;
+use crate::scope::Scope;
 
 /// A connection to libvirt. Of instances that are out of reach it tells nothing.
 #[derive(Debug)]
 pub struct Hypervisor {
     conn: Connect,
-    reach: Reach,
-    side: Arc<Side>,
+    scope: Scope,
+    pool: Arc<Pool>,
 }
 
 /// What the hypervisor says of a domain's power.
@@ -122,7 +122,7 @@ pub struct Usage {
 
 /// The memory of a running guest.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningGuest {
     /// The domain's name.
     pub name: String,
     /// What it may use, in bytes.
@@ -131,18 +131,9 @@ pub struct Running {
     pub resident: Option<u64>,
 }
 
-/// One form of a domain's definition.
-#[derive(Debug)]
-pub struct Definition {
-    /// The domain's name.
-    pub domain: String,
-    /// The definition.
-    pub xml: String,
-}
-
 impl Hypervisor {
     /// Opens the connection `uri`, for the instances within `reach`.
-    pub fn open(uri: &str, reach: Reach) -> Result<Hypervisor> {
+    pub fn open(uri: &str, scope: Scope) -> Result<Hypervisor> {
         // libvirt would print every error on standard error by itself.
         virt::error::clear_error_callback();
         let conn = Connect::open(Some(uri)).map_err(|error| {
@@ -151,8 +142,8 @@ impl Hypervisor {
         })?;
         Ok(Hypervisor {
             conn,
-            reach,
-            side: Arc::new(Side::new(uri)),
+            scope,
+            pool: Arc::new(Pool::new(uri)),
         })
     }
 
@@ -161,7 +152,7 @@ impl Hypervisor {
     pub fn survey(&self, detail: Detail) -> Result<Vec<(InstanceName, Facts)>> {
         let answered = match detail {
             Detail::Power | Detail::Memory => None,
-            Detail::Usage => usage::of_all(&self.side),
+            Detail::Usage => usage::of_all(&self.pool),
         };
         let held_up = detail == Detail::Usage && answered.is_none();
         // Both at once: each has libvirt look at every domain.
@@ -173,7 +164,7 @@ impl Hypervisor {
         let mut all = all.map_err(|e| failed("read the state of all domains", e))?;
         all.retain(|facts| is_ours(facts.uuid));
         if held_up {
-            usage::add(&self.side, &mut all, usage::SHOWN);
+            usage::add(&self.pool, &mut all, usage::SHOWN);
         }
         let saved = saved.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         // Of what is filtered `collect` knows no size, and moves a thousand while it grows.
@@ -183,10 +174,10 @@ impl Hypervisor {
                 // A domain with our UUID was renamed by hand if its name does not parse: no
                 // instance.
                 .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
-                .filter(|(name, _)| self.reach.covers(name)),
+                .filter(|(name, _)| self.scope.covers(name)),
         );
         for (_, facts) in &mut instances {
-            memory::note_saved(facts, saved.contains(&facts.uuid), self.side.uri());
+            saved_memory::note_saved(facts, saved.contains(&facts.uuid), self.pool.uri());
         }
         instances.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(instances)
@@ -206,26 +197,26 @@ impl Hypervisor {
 
     /// Whether libvirt at `uri` answers at all within `deadline`, be it by a refusal.
     pub fn answers(uri: &str, deadline: Duration) -> bool {
-        let side = Arc::new(Side::new(uri));
-        side.apart(deadline, Connect::lib_version).is_some()
+        let pool = Arc::new(Pool::new(uri));
+        pool.within(deadline, Connect::lib_version).is_some()
     }
 
     /// Whether the guests run on this host.
     pub fn is_local(&self) -> bool {
-        connect::local(self.side.uri()).is_some()
+        connect::local(self.pool.uri()).is_some()
     }
 
     /// Whether that is the system's libvirt, which runs each guest as whom it is told.
     pub fn is_system(&self) -> bool {
-        connect::is_system(self.side.uri())
+        connect::is_system(self.pool.uri())
     }
 
     /// The memory of all running guests, ours or not and within reach or not: they share the host.
-    pub fn memory_of_running(&self) -> Result<Vec<Running>> {
-        let all = usage::memory_of_all(&self.side, &self.conn)?;
+    pub fn memory_of_running(&self) -> Result<Vec<RunningGuest>> {
+        let all = usage::memory_of_all(&self.pool, &self.conn)?;
         let running = all.into_iter().filter(|facts| facts.id.is_some());
         Ok(running
-            .map(|facts| Running {
+            .map(|facts| RunningGuest {
                 memory: facts.usage().memory_bytes.unwrap_or(0),
                 resident: facts.usage().resident_bytes,
                 name: facts.name,
@@ -236,7 +227,7 @@ impl Hypervisor {
     /// The domain of an instance, if there is one. A domain of that name that is not ours is a
     /// conflict.
     pub fn find(&self, name: &InstanceName) -> Result<Option<Domain>> {
-        if !self.reach.covers(name) {
+        if !self.scope.covers(name) {
             return Ok(None);
         }
         let inner = match self.conn.lookup_domain_by_name(&name.to_string()) {
@@ -250,7 +241,7 @@ impl Hypervisor {
         if is_ours(uuid) {
             return Ok(Some(Domain {
                 inner,
-                side: Arc::clone(&self.side),
+                pool: Arc::clone(&self.pool),
             }));
         }
         Err(Fault::new(
@@ -261,10 +252,10 @@ impl Hypervisor {
         .into())
     }
 
-    /// The definitions of all domains, ours or not and within reach or not; of a running one also
+    /// The names and definitions of all domains, ours or not and within reach or not; of a running one also
     /// what it runs with. A call for each: this is for rare occasions. Who holds a file is told by
     /// them, and their names are not for people who act for one user.
-    pub fn definitions(&self) -> Result<Vec<Definition>> {
+    pub fn definitions(&self) -> Result<Vec<(String, String)>> {
         let all = self.conn.list_all_domains(0);
         let mut definitions = Vec::new();
         for domain in all.map_err(|e| failed("list all domains", e))? {
@@ -272,7 +263,7 @@ impl Hypervisor {
                 let xml = domain.xml_desc(form);
                 let named = xml.and_then(|xml| Ok((domain.name()?, xml)));
                 match named {
-                    Ok((domain, xml)) => definitions.push(Definition { domain, xml }),
+                    Ok(definition) => definitions.push(definition),
                     Err(e) if is(&e, ErrorNumber::NoDomain) => {}
                     Err(e) => return Err(failed("read a domain's definition", e)),
                 }
@@ -289,7 +280,7 @@ impl Hypervisor {
             .map_err(|e| failed("define the domain", e))?;
         Ok(Domain {
             inner,
-            side: Arc::clone(&self.side),
+            pool: Arc::clone(&self.pool),
         })
     }
 }
@@ -301,11 +292,12 @@ fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {
 fn failed(what: &str, error: virt::error::Error) -> anyhow::Error {
     // QEMU's words are among them, which a guest may have broken into.
     let message = format!("failed to {what}: {}", answer::words(error.message()));
-    match is_lost(&error) {
-        true => Fault::new(Kind::Unavailable, message)
+    if is_lost(&error) {
+        Fault::new(Kind::Unavailable, message)
             .hint("the connection to libvirtd was lost; try again when it is back")
-            .into(),
-        false => anyhow::anyhow!(message),
+            .into()
+    } else {
+        anyhow::anyhow!(message)
     }
 }
 

@@ -1,19 +1,58 @@
 //! The lab networks.
 
 use anyhow::Result;
-use virt::error::ErrorNumber;
+use virt::error::{Error, ErrorNumber};
+use virt::network::Network;
 
 use super::{Hypervisor, failed, is, xml};
-use crate::network::Subnet;
+use crate::network::{Mac, Subnet};
+
+/// Whether a network serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetworkFacts {
+    /// It is there now.
+    pub active: bool,
+    /// It will be there after a boot.
+    pub autostart: bool,
+    /// It has the cards that instances get.
+    pub cards: bool,
+}
 
 impl Hypervisor {
     /// The range of addresses of the network called `name`, if there is one.
     pub fn subnet(&self, name: &str) -> Result<Option<Subnet>> {
-        let ask = || match self.conn.lookup_network_by_name(name) {
-            Err(e) if is(&e, ErrorNumber::NoNetwork) => Ok(None),
-            network => network?.xml_desc(0).map(Some),
-        };
-        let xml = ask().map_err(|e| failed(&format!("look at the network {name}"), e))?;
+        let xml = self.of_network(name, |network| network.xml_desc(0))?;
         xml.map(|xml| xml::network::subnet(&xml)).transpose()
+    }
+
+    /// Facts about the network called `name`, if there is one.
+    pub fn network_facts(&self, name: &str) -> Result<Option<NetworkFacts>> {
+        let told = self.of_network(name, |network| {
+            let serves = (network.is_active()?, network.autostart()?);
+            Ok((serves, network.xml_desc(0)?))
+        })?;
+        let facts = told.map(|((active, autostart), xml)| {
+            Ok(NetworkFacts {
+                active,
+                autostart,
+                // Of which a small network has not all.
+                cards: xml::network::has_host(&xml, Mac::FIRST)?,
+            })
+        });
+        facts.transpose()
+    }
+
+    /// What `ask` learns of the network called `name`, if there is one.
+    fn of_network<T>(
+        &self,
+        name: &str,
+        ask: impl FnOnce(&Network) -> Result<T, Error>,
+    ) -> Result<Option<T>> {
+        let told = match self.conn.lookup_network_by_name(name) {
+            Err(e) if is(&e, ErrorNumber::NoNetwork) => return Ok(None),
+            network => network.and_then(|network| ask(&network)),
+        };
+        told.map(Some)
+            .map_err(|e| failed(&format!("look at the network {name}"), e))
     }
 }

@@ -1,11 +1,9 @@
-//! What libvirt itself is like: its version, whom it runs QEMU as, and its networks.
+//! What libvirt itself is like: its version, and whom it runs QEMU as.
 
-use anyhow::{Context, Result};
-use serde::Deserialize;
-use virt::error::ErrorNumber;
+use anyhow::Result;
 
-use super::{Hypervisor, failed, is, xml};
-use crate::network::Mac;
+use super::xml::capabilities::{SecurityModel, security_models};
+use super::{Hypervisor, failed};
 
 /// Versions, as in `9.0.0`.
 #[derive(Debug)]
@@ -33,17 +31,6 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// Whether a network serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NetworkFacts {
-    /// It is there now.
-    pub active: bool,
-    /// It will be there after a boot.
-    pub autostart: bool,
-    /// It has the cards that instances get.
-    pub cards: bool,
-}
-
 /// A user and a group, by their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
@@ -67,77 +54,35 @@ impl Hypervisor {
 
     /// Whom QEMU runs as; `None` where libvirt does not say so.
     pub fn qemu_account(&self) -> Result<Option<Account>> {
-        let capabilities = self.conn.capabilities();
-        account(&capabilities.map_err(|e| failed("read the capabilities of libvirt", e))?)
+        Ok(account(self.security()?))
     }
 
     /// The ways in which libvirt confines QEMU, as `dac` and `apparmor`.
     pub fn security_models(&self) -> Result<Vec<String>> {
+        Ok(self.security()?.into_iter().map(|it| it.model).collect())
+    }
+
+    fn security(&self) -> Result<Vec<SecurityModel>> {
         let capabilities = self.conn.capabilities();
-        let all =
-            models(&capabilities.map_err(|e| failed("read the capabilities of libvirt", e))?)?;
-        Ok(all.into_iter().map(|it| it.model).collect())
+        let failed = |e| failed("read the capabilities of libvirt", e);
+        security_models(&capabilities.map_err(failed)?)
     }
-
-    /// Facts about the network called `name`, if there is one.
-    pub fn network_facts(&self, name: &str) -> Result<Option<NetworkFacts>> {
-        let failed = |e| failed(&format!("look at the network {name}"), e);
-        let network = match self.conn.lookup_network_by_name(name) {
-            Err(e) if is(&e, ErrorNumber::NoNetwork) => return Ok(None),
-            network => network.map_err(failed)?,
-        };
-        let xml = network.xml_desc(0).map_err(failed)?;
-        Ok(Some(NetworkFacts {
-            active: network.is_active().map_err(failed)?,
-            autostart: network.autostart().map_err(failed)?,
-            // Of which a small network has not all.
-            cards: xml::network::has_host(&xml, Mac::FIRST)?,
-        }))
-    }
-}
-
-#[derive(Deserialize)]
-struct Model {
-    model: String,
-    #[serde(default, rename = "baselabel")]
-    labels: Vec<Label>,
-}
-
-#[derive(Deserialize)]
-struct Label {
-    #[serde(default, rename = "$text")]
-    text: String,
-}
-
-fn models(capabilities: &str) -> Result<Vec<Model>> {
-    #[derive(Deserialize)]
-    struct Capabilities {
-        host: Host,
-    }
-    #[derive(Deserialize)]
-    struct Host {
-        #[serde(default, rename = "secmodel")]
-        models: Vec<Model>,
-    }
-    let capabilities: Capabilities = quick_xml::de::from_str(capabilities)
-        .context("failed to understand the capabilities of libvirt")?;
-    Ok(capabilities.host.models)
 }
 
 /// From the base label of libvirt's security model "dac": `+64055:+64055`.
-fn account(capabilities: &str) -> Result<Option<Account>> {
-    let models = models(capabilities)?.into_iter();
+fn account(models: Vec<SecurityModel>) -> Option<Account> {
+    let models = models.into_iter();
     let mut labels = models
         .filter(|model| model.model == "dac")
         .flat_map(|model| model.labels);
-    Ok(labels.find_map(|label| {
+    labels.find_map(|label| {
         let number = |text: &str| text.trim().strip_prefix('+')?.parse().ok();
-        let (uid, gid) = label.text.split_once(':')?;
+        let (uid, gid) = label.split_once(':')?;
         Some(Account {
             uid: number(uid)?,
             gid: number(gid)?,
         })
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -157,10 +102,10 @@ mod tests {
     #[test]
     fn whom_qemu_runs_as_is_read() {
         let with = |models: &str| {
-            account(&format!(
+            let xml = format!(
                 "<capabilities><host><cpu><model>x</model></cpu>{models}</host></capabilities>"
-            ))
-            .unwrap()
+            );
+            account(security_models(&xml).unwrap())
         };
         let dac = "<secmodel><model>none</model><doi>0</doi></secmodel><secmodel>\
                    <model>dac</model><doi>0</doi><baselabel type='kvm'>+64055:+107</baselabel>\

@@ -9,7 +9,7 @@ use anyhow::Result;
 use virt::connect::Connect;
 use virt::error::Error;
 
-use super::apart::Side;
+use super::pool::Pool;
 use super::{Detail, Facts, failed, stats};
 use crate::error::{Fault, Kind};
 
@@ -30,20 +30,20 @@ const FOR_A_START: Duration = Duration::from_secs(20);
 const AT_ONCE: usize = 8;
 
 /// All domains with their usage, in one call; `None` where one of them holds it up.
-pub(super) fn of_all(side: &Arc<Side>) -> Option<Result<Vec<Facts>, Error>> {
-    side.apart(TOGETHER, |conn| stats::of_all(conn, Detail::Usage))
+pub(super) fn of_all(pool: &Arc<Pool>) -> Option<Result<Vec<Facts>, Error>> {
+    pool.within(TOGETHER, |conn| stats::of_all(conn, Detail::Usage))
 }
 
 /// All running domains with their memory.
-pub(super) fn memory_of_all(side: &Arc<Side>, conn: &Connect) -> Result<Vec<Facts>> {
+pub(super) fn memory_of_all(pool: &Arc<Pool>, conn: &Connect) -> Result<Vec<Facts>> {
     let refused = |e| failed("read the memory of all domains", e);
     let together = |conn: &Connect| stats::of_all(conn, Detail::Memory);
-    if let Some(all) = side.apart(TOGETHER_FOR_A_START, together) {
+    if let Some(all) = pool.within(TOGETHER_FOR_A_START, together) {
         return all.map_err(refused);
     }
     let mut all = stats::of_all(conn, Detail::Power).map_err(refused)?;
     all.retain(|facts| facts.id.is_some());
-    add(side, &mut all, FOR_A_START);
+    add(pool, &mut all, FOR_A_START);
     all.retain(|facts| facts.id.is_some());
     match all.iter().find(|facts| facts.usage.is_none()) {
         None => Ok(all),
@@ -58,7 +58,7 @@ pub(super) fn memory_of_all(side: &Arc<Side>, conn: &Connect) -> Result<Vec<Fact
 
 /// Adds the usage of each, asked by itself, of the running ones first. Those that do not answer
 /// within `deadline` are left without.
-pub(super) fn add(side: &Arc<Side>, all: &mut [Facts], deadline: Duration) {
+pub(super) fn add(pool: &Arc<Pool>, all: &mut [Facts], deadline: Duration) {
     let began = Instant::now();
     let (running, off): (Vec<_>, Vec<_>) = all.iter().partition(|facts| facts.id.is_some());
     // They are taken from the end.
@@ -68,7 +68,7 @@ pub(super) fn add(side: &Arc<Side>, all: &mut [Facts], deadline: Duration) {
     let (sender, answers) = channel();
     for _ in 0..workers {
         let (left, sender) = (Arc::clone(&left), sender.clone());
-        side.begin(move |conn| {
+        pool.begin(move |conn| {
             let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop();
             while let Some(uuid) = next() {
                 let domain = conn.lookup_domain_by_uuid(uuid);

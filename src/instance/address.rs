@@ -78,7 +78,7 @@ impl Instance<'_> {
     /// it has no network.
     pub(super) fn confine(&self) -> Result<()> {
         let domain = self.domain()?;
-        let attempt = || self.hold_address(&Interface::of(&domain.xml()?)?);
+        let attempt = || self.hold_address(&Interface::from_xml(&domain.xml()?)?);
         attempt().or_else(|error| {
             domain.freeze()?;
             Err(error.context(format!(
@@ -105,10 +105,10 @@ fn addresses(context: &Context) -> Result<Addresses> {
 fn release_lost(context: &Context, addresses: &Addresses) -> Result<()> {
     let definitions = context.hypervisor()?.definitions()?;
     // A domain that is not ours may have no card, or more than one.
-    let cards = definitions
+    let interfaces = definitions
         .iter()
-        .filter_map(|definition| Interface::of(&definition.xml).ok()?.mac.of_instance());
-    let used: HashSet<HostPart> = cards.collect();
+        .filter_map(|(_, xml)| Interface::from_xml(xml).ok()?.mac.of_instance());
+    let used: HashSet<HostPart> = interfaces.collect();
     // One that is being made just now loses its address, and gets another one when it is started.
     addresses.release(|part, _| !used.contains(&part))?;
     Ok(())

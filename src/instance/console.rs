@@ -15,20 +15,13 @@ use crate::secret::Secret;
 /// How long a new password opens new sessions. Sessions that are open stay open.
 const VALID_FOR: SignedDuration = SignedDuration::from_secs(60);
 
-/// A password for the console of a running instance.
-#[derive(Debug)]
-pub struct Access {
-    pub password: Secret,
-    pub expires: Timestamp,
-}
-
 impl Instance<'_> {
     /// Gives access to its console. It must run.
     pub fn open_console(&self) -> Result<Outcome> {
         if self.settled()?.power != Power::On {
             let name = self.name;
             let message = format!("{name} is not running and has no console");
-            let hint = format!("start it: cyyber instance start {} {}", name.lab, name.user);
+            let hint = format!("start it: cyyber instance start {}", name.arguments());
             return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
         }
         // Whoever asks is about to look.
@@ -41,7 +34,7 @@ impl Instance<'_> {
     /// does not want it, as with a guest that was started or saved under another one: as long as nobody
     /// has a password for it, nobody gets in.
     pub(super) fn console(&self) -> Result<Console> {
-        let console = Console::of(&self.domain()?.xml()?)?;
+        let console = Console::from_xml(&self.domain()?.xml()?)?;
         let console = console.context("the running domain has no VNC console")?;
         let wanted = self.context.config.host.vnc_listen;
         let allowed = |ip: IpAddr| ip == wanted || ip.is_loopback();
@@ -54,15 +47,14 @@ impl Instance<'_> {
             console.host
         );
         let hint = format!(
-            "power it off and on: cyyber instance stop {lab} {user}, then start",
-            lab = name.lab,
-            user = name.user
+            "power it off and on: cyyber instance stop {}, then start",
+            name.arguments()
         );
         Err(Fault::new(Kind::Conflict, message).hint(hint).into())
     }
 
     /// Gives its console a fresh password. The one before opens no more sessions.
-    pub(super) fn grant_access(&self, console: &Console) -> Result<Access> {
+    pub(super) fn grant_access(&self, console: &Console) -> Result<(Secret, Timestamp)> {
         if console
             .host
             .parse()
@@ -75,6 +67,6 @@ impl Instance<'_> {
         self.domain()?
             .update_live(console.with_password(password.reveal(), expires)?)
             .context("failed to set the console's password")?;
-        Ok(Access { password, expires })
+        Ok((password, expires))
     }
 }

@@ -42,7 +42,7 @@ impl Instance<'_> {
     pub(super) fn renew(&self) -> Result<()> {
         let (context, name, domain) = (self.context, self.name, self.domain()?);
         let xml = domain.stored_xml()?;
-        let card = Interface::of(&xml)?;
+        let card = Interface::from_xml(&xml)?;
         let xml = match (context.config.lab(&name.lab), self.record()?) {
             (Ok(_), Some(record)) => {
                 self.ensure_own_disk(&xml)?;
@@ -62,7 +62,7 @@ impl Instance<'_> {
     /// one that an earlier version made has neither.
     pub(super) fn kept_definition(&self) -> Result<String> {
         let xml = self.domain()?.whole_xml()?;
-        let card = Interface::of(&xml)?;
+        let card = Interface::from_xml(&xml)?;
         self.hold_address(&card)?;
         let xml = interface::at_own_port(&xml)?.unwrap_or(xml);
         qemu_user::put_into(self.context, card.mac, xml)
@@ -99,6 +99,6 @@ impl Instance<'_> {
             created: record.created,
         }
         .xml()?;
-        qemu_user::put_into(context, Mac::of(card), xml)
+        qemu_user::put_into(context, Mac::from_host_part(card), xml)
     }
 }

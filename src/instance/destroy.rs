@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use super::Instance;
-use super::remains::Traces;
+use super::references::References;
+use super::remains::Remains;
 use crate::files;
 use crate::state::activity;
 
 impl Instance<'_> {
-    /// Destroys what there is of it, `traces`, which were read under its lock and are ours. Killed in
-    /// the middle, the next cleanup finishes it: it is marked first, and the mark goes last.
-    pub fn destroy(mut self, traces: &Traces) -> Result<()> {
+    /// Destroys what there is of it, `remains`, which were read under its lock; fails where that is, or
+    /// may be, somebody else's. Killed in the middle, the next cleanup finishes it: it is marked first,
+    /// and the mark goes last.
+    pub fn destroy(mut self, remains: &Remains, references: &References) -> Result<()> {
+        remains.ensure_ours(self.context, references)?;
         let (name, paths) = (self.name, &self.context.paths);
         let mark = paths.destroying(name);
         activity::touch(&mark).with_context(|| format!("failed to mark {name}"))?;
@@ -26,7 +29,7 @@ impl Instance<'_> {
             paths.keep(name),
             paths.record(name),
         ];
-        for file in traces.memory.iter().chain(&files) {
+        for file in remains.memory.iter().chain(&files) {
             files::remove(file)?;
         }
         // Its user goes with its address: to the next one when nothing is left that is that user's.

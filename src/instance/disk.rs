@@ -61,18 +61,19 @@ pub fn ensure_own(context: &Context, name: &InstanceName, xml: &str) -> Result<(
     if !file.is_some_and(|file| is_same(file, &own)) {
         return Err(elsewhere(name, disk, &own));
     }
-    let build = Origin::of(xml)?.map(|origin| origin.build);
+    let build = Origin::from_xml(xml)?.map(|origin| origin.build);
     let base = build.map(|build| context.paths.base_build(&name.lab, &build));
     // By their names: with `storage_dir` the directory moves.
     let below: Vec<_> = disk.files.iter().skip(1).map(|it| it.file_name()).collect();
     let wanted: Vec<_> = base.iter().map(|base| base.file_name()).collect();
-    match below == wanted {
-        true => Ok(()),
-        false => Err(strange(
+    if below == wanted {
+        Ok(())
+    } else {
+        Err(strange(
             name,
             "it does not stand on the base image that it was made from",
             &by_hand(name, &own),
-        )),
+        ))
     }
 }
 

@@ -53,7 +53,7 @@ use anyhow::{Context as _, Result};
 use crate::context::Context;
 use crate::hypervisor::{Detail, Domain, Facts};
 use crate::names::{InstanceName, State};
-use crate::reach::missing;
+use crate::scope::missing;
 use crate::state::activity;
 use crate::state::lock::{self, Lock};
 use outcome::{Outcome, Was};
@@ -76,7 +76,7 @@ impl<'a> Instance<'a> {
     /// Locks `name`, waiting for a command that is at work on it. One that is out of reach has no
     /// lock.
     pub fn lock(context: &'a Context, name: &'a InstanceName) -> Result<Instance<'a>> {
-        context.reach().check(name)?;
+        context.scope().check(name)?;
         let path = context.paths.instance_lock(name);
         let lock = Lock::take(&path, &name.to_string(), lock::PATIENCE)?;
         Ok(Instance::with(context, name, lock))
@@ -155,7 +155,7 @@ impl<'a> Instance<'a> {
 
     /// What a verb made of it: how it is now, whether the verb `changed` it, and why it is so.
     fn outcome(&self, changed: bool, reason: Option<String>) -> Result<Outcome> {
-        status::outcome(self.context, self.name, self.domain()?, changed, reason)
+        Outcome::new(self.context, self.name, self.domain()?, changed, reason)
     }
 
     /// What it was before a verb.

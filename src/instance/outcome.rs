@@ -1,18 +1,21 @@
 //! What a verb made of an instance.
 
+use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::console::Access;
-use super::status::View;
-use crate::names::State;
+use super::facts;
+use super::status::{InstanceStatus, StatusReader};
+use crate::context::Context;
+use crate::hypervisor::{Domain, Power};
+use crate::names::{InstanceName, State};
 use crate::secret::Secret;
 
 /// What a verb made of an instance.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
     #[serde(flatten)]
-    pub view: View,
+    pub status: InstanceStatus,
     pub vnc_password: Option<Secret>,
     pub vnc_password_expires: Option<Timestamp>,
     /// What it was before, where the verb may have changed that.
@@ -30,6 +33,32 @@ pub enum Was {
 }
 
 impl Outcome {
+    /// What a verb made of `name`, whose domain is `domain`: how it is now, whether the verb `changed` it,
+    /// and why it is so.
+    pub fn new(
+        context: &Context,
+        name: &InstanceName,
+        domain: &Domain,
+        changed: bool,
+        reason: Option<String>,
+    ) -> Result<Outcome> {
+        let facts = facts(domain, name)?;
+        let mut status = StatusReader::new(context).status(name, &facts)?;
+        status.changed = changed;
+        if let Some(reason) = reason {
+            status.reason = reason;
+        }
+        if facts.power == Power::On {
+            status.ip = domain.leased_address().map(|address| address.to_string());
+        }
+        Ok(Outcome {
+            status,
+            vnc_password: None,
+            vnc_password_expires: None,
+            was: None,
+        })
+    }
+
     /// The same of a verb that found the instance as it `was`.
     #[must_use]
     pub fn after(self, was: Was) -> Outcome {
@@ -41,20 +70,20 @@ impl Outcome {
 
     /// The same with access to its console.
     #[must_use]
-    pub fn with(self, access: Access) -> Outcome {
+    pub fn with(self, (password, expires): (Secret, Timestamp)) -> Outcome {
         Outcome {
-            vnc_password: Some(access.password),
-            vnc_password_expires: Some(access.expires),
+            vnc_password: Some(password),
+            vnc_password_expires: Some(expires),
             ..self
         }
     }
 
     /// What the verb changed, if it did: the states before and after, and the reason.
     pub fn change(&self) -> Option<(Option<State>, State, &str)> {
-        let from = match self.was.filter(|_| self.view.changed)? {
+        let from = match self.was.filter(|_| self.status.changed)? {
             Was::Absent => None,
             Was::In(state) => Some(state),
         };
-        Some((from, self.view.state, &self.view.reason))
+        Some((from, self.status.state, &self.status.reason))
     }
 }

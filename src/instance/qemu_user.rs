@@ -32,7 +32,7 @@ impl QemuUser {
         BASE + *HostPart::OF_INSTANCES.start() as u32..=BASE + *HostPart::OF_INSTANCES.end() as u32;
 
     /// That of the instance whose card has this host part.
-    pub fn of(part: HostPart) -> QemuUser {
+    pub fn with_host_part(part: HostPart) -> QemuUser {
         QemuUser(BASE + u32::from(part.number()))
     }
 
@@ -78,7 +78,7 @@ const KVM: &str = "/dev/kvm";
 
 /// The user for the instance with this network card; `None` where it shares libvirt's with all
 /// others, which is said once.
-fn of(context: &Context, mac: Mac) -> Option<QemuUser> {
+fn own_user(context: &Context, mac: Mac) -> Option<QemuUser> {
     static SAID: Once = Once::new();
     if !context.hypervisor().ok()?.is_system() {
         return None;
@@ -92,12 +92,12 @@ fn of(context: &Context, mac: Mac) -> Option<QemuUser> {
         });
         return None;
     }
-    mac.of_instance().map(QemuUser::of)
+    mac.of_instance().map(QemuUser::with_host_part)
 }
 
 /// The definition `xml` with the user for the instance with this network card, where it has one.
 pub(super) fn put_into(context: &Context, mac: Mac, xml: String) -> Result<String> {
-    match of(context, mac) {
+    match own_user(context, mac) {
         Some(user) => with_owner(&xml, &user.to_string()),
         None => Ok(xml),
     }
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn user(number: u16) -> QemuUser {
-        QemuUser::of(HostPart::of_instance(number).unwrap())
+        QemuUser::with_host_part(HostPart::of_instance(number).unwrap())
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub struct Record {
     pub saved: Option<Saved>,
     /// Why it is in the state that it was last brought to, if that was not simply asked for.
     #[serde(default)]
-    pub why: Option<Why>,
+    pub why: Option<Cause>,
 }
 
 impl Record {
@@ -53,7 +53,7 @@ impl Record {
 
 /// A note on why an instance is in a state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Why {
+pub struct Cause {
     /// The state that it was brought to. In another one this tells nothing.
     pub state: State,
     /// The reason, for people.

@@ -47,7 +47,7 @@ impl<'a> References<'a> {
         let Some(domain) = self.by_domains()?.get(file) else {
             return Ok(());
         };
-        let holder = match self.context.reach().only() {
+        let holder = match self.context.scope().only() {
             None => format!("the VM {domain}"),
             Some(_) => "another VM".to_owned(),
         };
@@ -90,11 +90,11 @@ impl<'a> References<'a> {
             return Ok(known);
         }
         let mut known = HashMap::new();
-        for definition in self.context.hypervisor()?.definitions()? {
-            let disks = domain::disks(&definition.xml)?.into_iter();
+        for (domain, xml) in self.context.hypervisor()?.definitions()? {
+            let disks = domain::disks(&xml)?.into_iter();
             let files = disks.flat_map(|disk| disk.files);
             for name in files.filter_map(|file| Some(file.file_name()?.to_owned())) {
-                known.insert(name, definition.domain.clone());
+                known.insert(name, domain.clone());
             }
         }
         Ok(self.by_domains.get_or_init(|| known))

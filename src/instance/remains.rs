@@ -19,7 +19,7 @@ use crate::state::activity;
 
 /// What is there of an instance.
 #[derive(Debug)]
-pub struct Traces {
+pub struct Remains {
     pub name: InstanceName,
     /// Its domain.
     pub facts: Option<Facts>,
@@ -33,25 +33,25 @@ pub struct Traces {
     pub half_destroyed: bool,
 }
 
-impl Traces {
+impl Remains {
     /// What is there of `name`; `None` when there is nothing.
-    pub fn of(context: &Context, name: &InstanceName) -> Result<Option<Traces>> {
-        if !context.reach().covers(name) {
+    pub fn find(context: &Context, name: &InstanceName) -> Result<Option<Remains>> {
+        if !context.scope().covers(name) {
             return Ok(None);
         }
         let hypervisor = context.hypervisor()?;
-        // A domain of somebody else is no trace, and an error where the traces are acted on.
+        // A domain of somebody else is no trace, and an error where the remains are acted on.
         let facts = match hypervisor.find(name) {
             Ok(Some(domain)) => domain.facts(Detail::Power)?,
             _ => None,
         };
         let memory = memory_files(hypervisor)?.remove(name).unwrap_or_default();
-        let traces = Traces::gather(context, name.clone(), facts, memory);
-        Ok((!traces.is_empty()).then_some(traces))
+        let remains = Remains::gather(context, name.clone(), facts, memory);
+        Ok((!remains.is_empty()).then_some(remains))
     }
 
-    /// The traces of all instances within reach, by name.
-    pub fn all(context: &Context) -> Result<Vec<Traces>> {
+    /// The remains of all instances within reach, by name.
+    pub fn all(context: &Context) -> Result<Vec<Remains>> {
         let paths = &context.paths;
         // Whoever may not use libvirt is told that, and not which directory is closed as well.
         let hypervisor = context.hypervisor()?;
@@ -68,12 +68,12 @@ impl Traces {
         for (name, of_domain) in hypervisor.survey(Detail::Power)? {
             facts.insert(name, Some(of_domain));
         }
-        facts.retain(|name, _| context.reach().covers(name));
+        facts.retain(|name, _| context.scope().covers(name));
         let gathered = facts.into_iter().map(|(name, facts)| {
             let memory = memory.remove(&name).unwrap_or_default();
-            Traces::gather(context, name, facts, memory)
+            Remains::gather(context, name, facts, memory)
         });
-        Ok(gathered.filter(|traces| !traces.is_empty()).collect())
+        Ok(gathered.filter(|remains| !remains.is_empty()).collect())
     }
 
     fn gather(
@@ -81,13 +81,13 @@ impl Traces {
         name: InstanceName,
         facts: Option<Facts>,
         memory: Vec<PathBuf>,
-    ) -> Traces {
+    ) -> Remains {
         let paths = &context.paths;
         let is_there = |path: &PathBuf| path.symlink_metadata().is_ok();
         let mark = paths.destroying(&name);
         let half_destroyed = activity::last(&mark)
             .is_some_and(|marked| activity::last(&paths.activity(&name)) <= Some(marked));
-        Traces {
+        Remains {
             facts,
             overlay: is_there(&paths.overlay(&name)),
             memory,

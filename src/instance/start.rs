@@ -47,10 +47,7 @@ impl Instance<'_> {
         if matches!(before.power, Power::Off | Power::Crashed) && !before.saved {
             let name = self.name;
             let message = format!("{name} is not paused: nothing to resume");
-            let hint = format!(
-                "power it on: cyyber instance start {} {}",
-                name.lab, name.user
-            );
+            let hint = format!("power it on: cyyber instance start {}", name.arguments());
             return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
         }
         self.power_on(Start {
@@ -62,9 +59,10 @@ impl Instance<'_> {
     /// Brings it to run, from whatever state it is in, and gives access to its console.
     fn power_on(&self, start: Start) -> Result<Outcome> {
         let before = self.settled()?;
-        let unusable = match before.saved {
-            true => self.unusable_memory()?,
-            false => None,
+        let unusable = if before.saved {
+            self.unusable_memory()?
+        } else {
+            None
         };
         if let (Some(why), true) = (&unusable, start.as_it_was) {
             return Err(saved_memory::refused(self.name, why));
@@ -98,9 +96,10 @@ impl Instance<'_> {
             self.set_memory_aside(&why)?;
             before.saved = false;
         }
-        let was = match changed {
-            true => Was::Absent,
-            false => self.was(&before),
+        let was = if changed {
+            Was::Absent
+        } else {
+            self.was(&before)
         };
         let woken = self.wake(&before)?;
         let console = self.console()?;

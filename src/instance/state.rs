@@ -37,9 +37,10 @@ pub fn observe(
                 idle: Some(idle), ..
             }) => {
                 let since = age(now.duration_since(idle.since));
-                let cpu = match idle.capped {
-                    true => "its CPU is held to half",
-                    false => "this hypervisor cannot limit its CPU",
+                let cpu = if idle.capped {
+                    "its CPU is held to half"
+                } else {
+                    "this hypervisor cannot limit its CPU"
                 };
                 (State::Idle, format!("idle for {since}: {cpu}"))
             }

@@ -10,13 +10,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Instance;
-use super::facts;
-use super::outcome::Outcome;
 use super::record::{self, Boot, ReadyBy, Record, Run};
 use crate::context::Context;
 use crate::files::Directory;
 use crate::hypervisor::xml::domain::{Console, Origin};
-use crate::hypervisor::{Domain, Facts, Power};
+use crate::hypervisor::{Facts, Power};
 use crate::images::{base, overlay};
 use crate::instance::state::observe;
 use crate::names::{InstanceName, LabId, State, UserId};
@@ -34,7 +32,7 @@ const PING: Duration = Duration::from_secs(1);
 
 /// The instance object of the contract, without secrets.
 #[derive(Debug, Serialize)]
-pub struct View {
+pub struct InstanceStatus {
     pub instance: String,
     pub lab_id: LabId,
     pub user_id: UserId,
@@ -53,8 +51,8 @@ pub struct View {
     pub reason: String,
 }
 
-/// Assembles views; what instances of one lab share is looked up once.
-pub struct Viewer<'a> {
+/// Assembles statuses; what instances of one lab share is looked up once.
+pub struct StatusReader<'a> {
     context: &'a Context,
     /// `None` while nothing was ever written there.
     records: Option<Directory>,
@@ -66,9 +64,9 @@ pub struct Viewer<'a> {
     current_builds: HashMap<LabId, Option<String>>,
 }
 
-impl<'a> Viewer<'a> {
+impl<'a> StatusReader<'a> {
     pub fn new(context: &'a Context) -> Self {
-        Viewer {
+        StatusReader {
             context,
             records: Directory::open(&context.paths.records()).ok(),
             activities: Directory::open(&context.paths.activities()).ok(),
@@ -80,7 +78,7 @@ impl<'a> Viewer<'a> {
     }
 
     /// The instance `name` with the facts `facts`.
-    pub fn view(&mut self, name: &InstanceName, facts: &Facts) -> Result<View> {
+    pub fn status(&mut self, name: &InstanceName, facts: &Facts) -> Result<InstanceStatus> {
         let context = self.context;
         let instance = name.to_string();
         let mut record = self
@@ -140,7 +138,7 @@ impl<'a> Viewer<'a> {
                 Keep::Until(until) if until > now => Some(until),
                 _ => None,
             });
-        Ok(View {
+        Ok(InstanceStatus {
             last_activity: self
                 .activities
                 .as_ref()
@@ -186,16 +184,17 @@ impl<'a> Viewer<'a> {
         let began = Instant::now();
         let answers = domain.is_some_and(|domain| domain.agent_answers(PING));
         // Where there is no agent, libvirt says so at once.
-        self.mute = match answers || began.elapsed() < PING / 2 {
-            true => self.mute,
-            false => self.mute.saturating_add(1),
+        self.mute = if answers || began.elapsed() < PING / 2 {
+            self.mute
+        } else {
+            self.mute.saturating_add(1)
         };
         answers
     }
 
     fn console(&self, name: &InstanceName) -> Result<Option<Console>> {
         match self.context.hypervisor()?.find(name)? {
-            Some(domain) => Console::of(&domain.xml()?),
+            Some(domain) => Console::from_xml(&domain.xml()?),
             None => Ok(None),
         }
     }
@@ -241,17 +240,23 @@ pub fn full_disk(context: &Context, name: &InstanceName) -> Option<String> {
         .then(|| format!("its disk has grown to its limits.overlay_size of {limit}"))
 }
 
-/// How many workers assemble the views of a listing. Most of the time goes by in waiting: for the
+/// How many workers assemble the statuses of a listing. Most of the time goes by in waiting: for the
 /// file system, and for guests that are starting and do not answer.
 const WORKERS: usize = 4;
 
-/// The views of many instances, in their order.
-pub fn views(context: &Context, instances: &[(InstanceName, Facts)]) -> Result<Vec<View>> {
+/// The statuses of many instances, in their order.
+pub fn statuses(
+    context: &Context,
+    instances: &[(InstanceName, Facts)],
+) -> Result<Vec<InstanceStatus>> {
     assembled(context, instances, true)
 }
 
 /// The same by what is known of them, without asking any guest.
-pub fn known(context: &Context, instances: &[(InstanceName, Facts)]) -> Result<Vec<View>> {
+pub fn known(
+    context: &Context,
+    instances: &[(InstanceName, Facts)],
+) -> Result<Vec<InstanceStatus>> {
     assembled(context, instances, false)
 }
 
@@ -259,52 +264,26 @@ fn assembled(
     context: &Context,
     instances: &[(InstanceName, Facts)],
     asks: bool,
-) -> Result<Vec<View>> {
+) -> Result<Vec<InstanceStatus>> {
     let share = instances.len().div_ceil(WORKERS).max(1);
     let shares: Vec<_> = instances.chunks(share).collect();
-    let views = side_by_side(&shares, WORKERS, |share| -> Result<Vec<View>> {
-        let mut viewer = Viewer {
+    let statuses = side_by_side(&shares, WORKERS, |share| -> Result<Vec<InstanceStatus>> {
+        let mut reader = StatusReader {
             asks,
-            ..Viewer::new(context)
+            ..StatusReader::new(context)
         };
         // Of what may fail `collect` knows no size, and moves a thousand while it grows.
-        let mut views = Vec::with_capacity(share.len());
+        let mut statuses = Vec::with_capacity(share.len());
         for (name, facts) in *share {
-            views.push(viewer.view(name, facts)?);
+            statuses.push(reader.status(name, facts)?);
         }
-        Ok(views)
+        Ok(statuses)
     });
     let mut all = Vec::with_capacity(instances.len());
-    for share in views {
+    for share in statuses {
         all.append(&mut share?);
     }
     Ok(all)
-}
-
-/// What a verb made of `name`, whose domain is `domain`: how it is now, whether the verb `changed` it,
-/// and why it is so.
-pub fn outcome(
-    context: &Context,
-    name: &InstanceName,
-    domain: &Domain,
-    changed: bool,
-    reason: Option<String>,
-) -> Result<Outcome> {
-    let facts = facts(domain, name)?;
-    let mut view = Viewer::new(context).view(name, &facts)?;
-    view.changed = changed;
-    if let Some(reason) = reason {
-        view.reason = reason;
-    }
-    if facts.power == Power::On {
-        view.ip = domain.leased_address().map(|address| address.to_string());
-    }
-    Ok(Outcome {
-        view,
-        vnc_password: None,
-        vnc_password_expires: None,
-        was: None,
-    })
 }
 
 /// The state of the instance `name`, as far as `facts` and the notes tell.
@@ -331,6 +310,6 @@ fn kept_by_libvirt(context: &Context, name: &InstanceName, uuid: Uuid) -> Result
     let Some(domain) = context.hypervisor()?.find(name)? else {
         return Ok(None);
     };
-    let origin = Origin::of(&domain.xml()?)?;
+    let origin = Origin::from_xml(&domain.xml()?)?;
     Ok(origin.map(|Origin { build, created }| Record::new(uuid, build, created)))
 }

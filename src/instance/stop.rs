@@ -40,18 +40,17 @@ impl Instance<'_> {
     /// Shuts it down, or cuts its power at once by `force`.
     pub fn stop(&self, timeout: units::Duration, force: bool) -> Result<Outcome> {
         let was = self.was(&self.facts()?);
-        let (changed, reason) = match force {
-            true => self.cut_power()?,
-            false => {
-                let down = self.shut_down(timeout)?;
-                let changed = !matches!(down, Down::Already(_));
-                if let Down::Cut(reason) = &down {
-                    self.context
-                        .output
-                        .warn(&format!("{} was {reason}", self.name));
-                }
-                (changed, down.reason())
+        let (changed, reason) = if force {
+            self.cut_power()?
+        } else {
+            let down = self.shut_down(timeout)?;
+            let changed = !matches!(down, Down::Already(_));
+            if let Down::Cut(reason) = &down {
+                self.context
+                    .output
+                    .warn(&format!("{} was {reason}", self.name));
             }
+            (changed, down.reason())
         };
         Ok(self.outcome(changed, Some(reason))?.after(was))
     }

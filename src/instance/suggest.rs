@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::hypervisor::Detail;
 use crate::names::InstanceName;
 use crate::nearest::nearest;
-use crate::reach::missing;
+use crate::scope::missing;
 
 /// Why there is no instance `name`. Of a lab that is no longer configured there may be instances; of
 /// none there is not, and the lab's name is likely mistyped.
@@ -28,8 +28,8 @@ pub fn unknown(context: &Context, name: &InstanceName) -> Fault {
     let names: Vec<_> = all.into_iter().map(|(name, _)| name).collect();
     match meant(name, &names) {
         Some((lab, user)) => fault.hint(format!(
-            "did you mean {lab} {user}? if not, make it: cyyber instance create {} {}",
-            name.lab, name.user
+            "did you mean {lab} {user}? if not, make it: cyyber instance create {}",
+            name.arguments()
         )),
         None => fault,
     }

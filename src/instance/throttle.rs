@@ -7,7 +7,7 @@ use super::Instance;
 use super::outcome::Outcome;
 use super::record::{Boot, Idle, ReadyBy, Run};
 use crate::error::{Fault, Kind};
-use crate::hypervisor::{CpuControl, Power};
+use crate::hypervisor::Power;
 
 /// What is left to an idle instance of the CPU time that it is entitled to, in percent.
 const SHARE: u8 = 50;
@@ -29,7 +29,7 @@ impl Instance<'_> {
             return self.outcome(false, None);
         }
         let domain = self.domain()?;
-        let capped = domain.cap_cpu(SHARE)? == CpuControl::InForce;
+        let capped = domain.cap_cpu(SHARE)?;
         if !capped {
             context.tell_of_no_cpu_control();
         }

@@ -28,6 +28,6 @@ pub fn touch(context: &Context, name: &InstanceName) -> Result<Outcome> {
             was = Some(Was::In(State::Idle));
         }
     }
-    let outcome = status::outcome(context, name, &domain, true, None)?;
+    let outcome = Outcome::new(context, name, &domain, true, None)?;
     Ok(Outcome { was, ..outcome })
 }

@@ -10,7 +10,7 @@ use super::record::{Boot, ReadyBy, Run};
 use super::status;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::xml::domain::Console;
-use crate::hypervisor::{Errand, Facts, Power};
+use crate::hypervisor::{Facts, PendingCall, Power};
 
 /// How long libvirt may take to be done with what it is doing to a domain. A large guest that is
 /// being saved takes a while.
@@ -70,9 +70,10 @@ impl Instance<'_> {
         let (context, name, domain) = (self.context, self.name, self.domain()?);
         let woken = match before.power {
             Power::On | Power::Busy => {
-                return Ok(match domain.lift_cpu_cap()? {
-                    true => Woken::Uncapped,
-                    false => Woken::Already,
+                return Ok(if domain.lift_cpu_cap()? {
+                    Woken::Uncapped
+                } else {
+                    Woken::Already
                 });
             }
             Power::Frozen | Power::StuckOnDisk => {
@@ -80,8 +81,8 @@ impl Instance<'_> {
                     && let Some(why) = status::full_disk(context, name)
                 {
                     let hint = format!(
-                        "reset it, or raise the limit and power it off and on: cyyber instance stop {} {} --force, then start",
-                        name.lab, name.user
+                        "reset it, or raise the limit and power it off and on: cyyber instance stop {} --force, then start",
+                        name.arguments()
                     );
                     let message = format!("{name} cannot go on: {why}");
                     return Err(Fault::new(Kind::Capacity, message).hint(hint).into());
@@ -112,7 +113,7 @@ impl Instance<'_> {
         // A limit is saved and restored with the memory.
         domain.lift_cpu_cap()?;
         // Without an agent only the guest itself can set its clock.
-        if let Err(error) = clock.and_then(Errand::leave_to_libvirt) {
+        if let Err(error) = clock.and_then(PendingCall::leave_to_libvirt) {
             context.output.detail(&format!(
                 "warning: the clock of {name} was not set: {error:#}"
             ));

@@ -24,7 +24,7 @@ use crate::error::{Fault, Kind, kind_of};
 use crate::host;
 use crate::state::lock::Lock;
 use crate::units;
-use report::Report;
+use report::PassReport;
 
 /// How often it is looked whether libvirt still answers while a pass waits for it.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ pub struct Options {
 }
 
 /// Makes a pass, unless another one is at work.
-pub(crate) fn run(context: &Context, options: Options) -> Result<Report> {
+pub(crate) fn run(context: &Context, options: Options) -> Result<PassReport> {
     // Before there are threads that a signal could end.
     context.interrupted()?;
     if options.dry_run {
@@ -60,7 +60,7 @@ pub(crate) fn run(context: &Context, options: Options) -> Result<Report> {
         context
             .output
             .detail("another pass is at work: nothing to do");
-        return Ok(Report::new(false));
+        return Ok(PassReport::new(false));
     };
     watched(context, options)
 }
@@ -75,7 +75,7 @@ fn alone(context: &Context) -> Result<Option<Lock>> {
 }
 
 /// Makes a pass, and gives it up when libvirt hangs: the next one must not wait behind it.
-fn watched(context: &Context, options: Options) -> Result<Report> {
+fn watched(context: &Context, options: Options) -> Result<PassReport> {
     let progress = Arc::new(AtomicUsize::new(0));
     let (sender, ended) = channel();
     let worker = context.beside().as_reaper();

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::passes::Seen;
-use super::policy::{self, Decision, Rung, decide};
-use super::signals::{self, Evidence, Sign, Signal, Source};
+use super::policy::{Decision, Evidence, Rung, decide};
+use super::signals::{self, Readings, Sign, Signal, SignalSource};
 use super::viewers;
 use crate::context::Context;
 use crate::files::Directory;
@@ -72,7 +72,7 @@ pub enum Assessment {
     /// It is left alone, and why.
     Skipped(String),
     /// What is known of it, and what follows from that.
-    Judged(Box<policy::Facts>, Decision),
+    Judged(Box<Evidence>, Decision),
 }
 
 /// Where a console is, and what a guest answered if it was asked.
@@ -179,31 +179,35 @@ impl<'a> Observer<'a> {
 
     /// Judges `one`, which is on `rung`, by what is known of it.
     fn judge(&self, one: &mut Observation, rung: Rung, seen: &Seen) {
-        let facts = policy::Facts {
+        let evidence = Evidence {
             running_since: seen.run.as_ref().map(|(_, since)| *since),
             keep: self.keep(&one.name, one.facts.uuid),
             stopped_since: seen.stopped_since,
             ..self.known(&one.name, rung, seen, one.is_own_run, &one.guest)
         };
-        let mut decision = self.decide(&one.name, &facts);
+        let mut decision = self.decide(&one.name, &evidence);
         if self.only_looks && decision.step.is_some_and(|to| to > rung) {
             decision.step = None;
             decision.reason.push_str("; a first pass only looks");
         }
         decision.doubts.extend(one.doubt.clone());
-        one.untouched = facts.signals.iter().any(Signal::is_of_missing_file);
-        one.assessment = Assessment::Judged(Box::new(facts), decision);
+        one.untouched = evidence.signals.iter().any(Signal::is_of_missing_file);
+        one.assessment = Assessment::Judged(Box::new(evidence), decision);
     }
 
     fn judge_again(&self, one: &mut Observation, seen: &Seen) {
-        if let Assessment::Judged(facts, _) = &one.assessment {
-            let rung = facts.rung;
+        if let Assessment::Judged(evidence, _) = &one.assessment {
+            let rung = evidence.rung;
             self.judge(one, rung, seen);
         }
     }
 
-    fn decide(&self, name: &InstanceName, facts: &policy::Facts) -> Decision {
-        decide(self.context.time(), facts, &self.context.policy(&name.lab))
+    fn decide(&self, name: &InstanceName, evidence: &Evidence) -> Decision {
+        decide(
+            self.context.time(),
+            evidence,
+            &self.context.policy(&name.lab),
+        )
     }
 
     /// What signals tell of `name`, and nothing else.
@@ -214,10 +218,10 @@ impl<'a> Observer<'a> {
         seen: &Seen,
         is_own_run: bool,
         guest: &Sign,
-    ) -> policy::Facts {
-        policy::Facts {
+    ) -> Evidence {
+        Evidence {
             rung,
-            signals: signals::read(&Evidence {
+            signals: signals::read(&Readings {
                 name,
                 activities: &self.activities,
                 seen,
@@ -234,8 +238,8 @@ impl<'a> Observer<'a> {
     /// What is to be said of `name`, of which there is no VM any more.
     pub fn leftover(&self, name: &InstanceName) -> Decision {
         let seen = Seen::new(Uuid::nil());
-        let facts = self.known(name, Rung::Stopped, &seen, false, &NOT_ASKED);
-        self.decide(name, &facts)
+        let evidence = self.known(name, Rung::Stopped, &seen, false, &NOT_ASKED);
+        self.decide(name, &evidence)
     }
 
     /// Looks closer at those of `all` that run: who looks at their consoles, which the kernel tells
@@ -331,7 +335,7 @@ impl<'a> Observer<'a> {
     /// Takes note of who looks at the consoles that are known.
     fn look_at_consoles(&self, running: &mut [&mut (Observation, Seen)]) -> Option<String> {
         let consoles = running.iter().filter_map(|(one, _)| one.console.as_ref());
-        let viewed = viewers::of(consoles);
+        let viewed = viewers::viewed_ports(consoles);
         for (one, seen) in running.iter_mut().map(|one| &mut **one) {
             let Some(console) = &one.console else {
                 continue;
@@ -393,7 +397,7 @@ impl Observation {
 
     /// Whether it runs and is on the ladder.
     fn runs(&self) -> bool {
-        matches!(&self.assessment, Assessment::Judged(facts, _) if facts.rung <= Rung::Idle)
+        matches!(&self.assessment, Assessment::Judged(evidence, _) if evidence.rung <= Rung::Idle)
     }
 
     /// What is wrong with its signs.
@@ -406,14 +410,14 @@ impl Observation {
 
     /// Whether it runs, and more must be known before it is taken down, or let go again.
     pub fn is_unsure(&self) -> bool {
-        let Assessment::Judged(facts, decision) = &self.assessment else {
+        let Assessment::Judged(evidence, decision) = &self.assessment else {
             return false;
         };
-        match (facts.rung, decision.step) {
+        match (evidence.rung, decision.step) {
             // Whatever its guest says.
-            _ if decision.source == Source::RUNTIME => false,
+            _ if decision.source == SignalSource::RUNTIME => false,
             (Rung::Idle, None) => true,
-            (Rung::Running | Rung::Idle, Some(to)) => to > facts.rung,
+            (Rung::Running | Rung::Idle, Some(to)) => to > evidence.rung,
             _ => false,
         }
     }
@@ -435,7 +439,7 @@ fn rung(facts: &Facts, state: State) -> Result<Rung, &'static str> {
 
 fn console(context: &Context, name: &InstanceName) -> Result<Option<Console>> {
     match context.hypervisor()?.find(name)? {
-        Some(domain) => Console::of(&domain.xml()?),
+        Some(domain) => Console::from_xml(&domain.xml()?),
         None => Ok(None),
     }
 }

@@ -13,8 +13,8 @@ use super::Options;
 use super::observer::{Assessment, Observation, Observer};
 use super::passes::{self, Circumstances, Passes, Seen};
 use super::policy::{self, Rung};
-use super::report::{Action, Report, Row};
-use super::step::{self, Outcome};
+use super::report::{InstanceRow, PassReport};
+use super::step::{self, Planned, StepOutcome};
 use crate::context::Context;
 use crate::firewall;
 use crate::hypervisor::Detail;
@@ -35,7 +35,7 @@ pub struct Pass {
 
 impl Pass {
     /// Makes the pass. The caller holds the reaper's lock, unless it is a dry run.
-    pub fn run(&self, context: &Context) -> Result<Report> {
+    pub fn run(&self, context: &Context) -> Result<PassReport> {
         let began = Instant::now();
         let hypervisor = context.hypervisor()?;
         // Both wait for others: libvirt and the kernel.
@@ -76,16 +76,14 @@ impl Pass {
         let trouble = observer.look_closer(&mut all, |one| every || one.is_unsure());
         self.progress.fetch_add(1, Ordering::Relaxed);
 
-        let mut report = Report::new(self.options.dry_run);
+        let mut report = PassReport::new(self.options.dry_run);
         report.checked = all.len();
         if self.options.dry_run {
             let now = context.time();
-            let rows = all.iter().map(|(one, _)| Row::new(one, now));
+            let rows = all.iter().map(|(one, _)| InstanceRow::new(one, now));
             report.instances = Some(rows.collect());
-            let due = all.iter().filter_map(|(one, _)| planned(one));
-            report.actions = due
-                .map(|(step, one)| step.action(one, &step.reason, Ok(())))
-                .collect();
+            let due = all.iter().filter_map(|(one, _)| Planned::new(one));
+            report.actions = due.map(|step| step.action(&step.reason, Ok(()))).collect();
             return Ok(report);
         }
         // Without a lab network there is nothing to guard.
@@ -109,12 +107,12 @@ impl Pass {
         }
         let mut due: Vec<_> = all
             .iter()
-            .filter_map(|(one, seen)| planned(one).map(|(step, one)| (step, one, seen)))
+            .filter_map(|(one, seen)| Some((Planned::new(one)?, seen)))
             // Without a memory nobody is taken down.
-            .filter(|(step, ..)| noted.is_ok() || step.to == Rung::Running)
+            .filter(|(step, _)| noted.is_ok() || step.to == Rung::Running)
             .collect();
-        due.sort_by_key(|(step, one, _)| {
-            let lab = context.config.lab(&one.name.lab);
+        due.sort_by_key(|(step, _)| {
+            let lab = context.config.lab(&step.one.name.lab);
             let memory = lab.map_or(0, |lab| lab.memory_mb);
             (step.urgency(), Reverse(memory))
         });
@@ -134,47 +132,45 @@ impl Pass {
         &self,
         context: &Context,
         observer: &Observer,
-        due: &[(Planned, &Observation, &Seen)],
+        due: &[(Planned, &Seen)],
         latest: Instant,
-        report: &mut Report,
+        report: &mut PassReport,
     ) -> Result<()> {
         let stop = context.interrupted()?;
-        let outcomes = side_by_side(due, self.options.jobs, |(planned, one, seen)| {
+        let outcomes = side_by_side(due, self.options.jobs, |(planned, seen)| {
             let too_late = planned.to != Rung::Running && Instant::now() > latest;
             let outcome = match (stop.load(Ordering::Relaxed), too_late) {
-                (true, _) => Outcome::Left("interrupted before it was its turn".to_owned()),
-                (false, true) => Outcome::Left("this pass has taken long enough".to_owned()),
+                (true, _) => StepOutcome::Left("interrupted before it was its turn".to_owned()),
+                (false, true) => StepOutcome::Left("this pass has taken long enough".to_owned()),
                 (false, false) => {
                     let seen = (*seen).clone();
-                    contained(|| {
-                        step::take(context, observer, one, seen, planned, self.options.timeout)
-                    })
-                    .unwrap_or_else(Outcome::Failed)
+                    contained(|| step::take(context, observer, planned, seen, self.options.timeout))
+                        .unwrap_or_else(StepOutcome::Failed)
                 }
             };
             self.progress.fetch_add(1, Ordering::Relaxed);
             outcome
         });
-        for ((planned, one, _), outcome) in due.iter().zip(outcomes) {
-            let name = &one.name;
+        for ((planned, _), outcome) in due.iter().zip(outcomes) {
+            let name = &planned.one.name;
             let (from, to) = (planned.from.as_str(), planned.to.as_str());
             let (reason, result) = match &outcome {
-                Outcome::Left(why) => {
+                StepOutcome::Left(why) => {
                     context
                         .output
                         .detail(&format!("{name}: left for the next pass: {why}"));
                     continue;
                 }
-                Outcome::Done(reason) => {
+                StepOutcome::Done(reason) => {
                     context
                         .output
                         .detail(&format!("{name}: {from} to {to}: {reason}"));
                     (reason, Ok(()))
                 }
-                Outcome::Failed(error) => (&planned.reason, Err(error)),
+                StepOutcome::Failed(error) => (&planned.reason, Err(error)),
             };
             report.failed += usize::from(result.is_err());
-            report.actions.push(planned.action(one, reason, result));
+            report.actions.push(planned.action(reason, result));
         }
         Ok(())
     }
@@ -189,9 +185,10 @@ impl Pass {
         all: &mut [(Observation, Seen)],
     ) {
         for trouble in &troubles {
-            match passes.troubles.contains(trouble) {
-                true => context.output.detail(trouble),
-                false => context.output.warn(trouble),
+            if passes.troubles.contains(trouble) {
+                context.output.detail(trouble)
+            } else {
+                context.output.warn(trouble)
             }
         }
         passes.troubles = troubles;
@@ -201,9 +198,10 @@ impl Pass {
             let new = seen.doubted(&doubts, policy::is_of_guest);
             for doubt in &doubts {
                 let text = format!("{}: {doubt}; it counts as active", one.name);
-                match blind || !new.contains(&passes::bounded(doubt)) {
-                    true => context.output.detail(&text),
-                    false => context.output.warn(&text),
+                if blind || !new.contains(&passes::bounded(doubt)) {
+                    context.output.detail(&text)
+                } else {
+                    context.output.warn(&text)
                 }
             }
             if one.untouched {
@@ -211,15 +209,6 @@ impl Pass {
             }
         }
     }
-}
-
-/// A step that is due.
-#[derive(Debug)]
-pub struct Planned {
-    pub from: Rung,
-    pub to: Rung,
-    pub reason: String,
-    idle_seconds: i64,
 }
 
 /// Says why nothing is done to an instance.
@@ -255,47 +244,5 @@ fn guard(context: &Context, in_force: Result<bool>) {
         Err(error) => context.output.warn(&format!(
             "failed to see to the firewall of the lab networks: {error:#}"
         )),
-    }
-}
-
-fn planned(one: &Observation) -> Option<(Planned, &Observation)> {
-    let Assessment::Judged(facts, decision) = &one.assessment else {
-        return None;
-    };
-    let planned = Planned {
-        from: facts.rung,
-        to: decision.step?,
-        reason: decision.reason.clone(),
-        idle_seconds: decision.unused.as_secs(),
-    };
-    Some((planned, one))
-}
-
-impl Planned {
-    /// In which order steps are taken: first whoever is waiting, then what frees memory.
-    fn urgency(&self) -> u8 {
-        match (self.from, self.to) {
-            (_, Rung::Running) => 0,
-            (Rung::Running | Rung::Idle, Rung::Paused | Rung::Stopped) => 1,
-            (_, Rung::Idle) => 2,
-            (_, Rung::Paused | Rung::Stopped) => 3,
-            (_, Rung::Destroyed) => 4,
-        }
-    }
-
-    fn action(
-        &self,
-        one: &Observation,
-        reason: &str,
-        result: Result<(), &anyhow::Error>,
-    ) -> Action {
-        Action::new(
-            one,
-            self.from,
-            self.to,
-            self.idle_seconds,
-            reason.to_owned(),
-            result,
-        )
     }
 }

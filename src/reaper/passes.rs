@@ -202,9 +202,10 @@ impl Last {
         {
             return Circumstances::ClockSet;
         }
-        match self.host_boot != this.host_boot || by_clock > LONGEST_GAP {
-            true => Circumstances::AfterOutage,
-            false => Circumstances::Usual,
+        if self.host_boot != this.host_boot || by_clock > LONGEST_GAP {
+            Circumstances::AfterOutage
+        } else {
+            Circumstances::Usual
         }
     }
 }

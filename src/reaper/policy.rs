@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::signals::{Bound, Sign, Signal, Source};
+use super::signals::{Bound, Sign, Signal, SignalSource};
 use crate::config::Policy;
 use crate::state::keep::Keep;
 use crate::units::{Patience, age};
@@ -46,7 +46,7 @@ impl Rung {
 
 /// What is known of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct Evidence {
     /// Where it is.
     pub rung: Rung,
     /// What tells of its use.
@@ -63,7 +63,7 @@ pub struct Facts {
 
 /// Whether it is for its guest to end, or to have, this doubt.
 pub fn is_of_guest(doubt: &str) -> bool {
-    doubt.starts_with(Source::GUEST.words)
+    doubt.starts_with(SignalSource::GUEST.words)
 }
 
 /// What is to be done with an instance, and why.
@@ -72,7 +72,7 @@ pub struct Decision {
     /// How long it has not been used.
     pub unused: SignedDuration,
     /// What says so.
-    pub source: Source,
+    pub source: SignalSource,
     /// The one step that is due.
     pub step: Option<Rung>,
     /// The next step down and when it is due if nothing happens.
@@ -84,16 +84,16 @@ pub struct Decision {
 }
 
 /// Decides at the time `now` about an instance.
-pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
+pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision {
     let mut doubts = Vec::new();
-    let (used, source) = last_use(now, facts, policy, &mut doubts);
+    let (used, source) = last_use(now, evidence, policy, &mut doubts);
     let unused = now.duration_since(used).max(SignedDuration::ZERO);
     let mut reason = match (source, doubts.last()) {
         (_, Some(doubt)) if unused.is_zero() => format!("counts as active: {doubt}"),
         _ if unused.as_secs() == 0 => format!("in use now: {}", source.words),
         _ => format!("not used for {}: {}", age(unused), source.words),
     };
-    let kept = match &facts.keep {
+    let kept = match &evidence.keep {
         Keep::Until(until) if *until > now => Some(format!("kept until {until:.0}")),
         Keep::Unreadable(why) => {
             doubts.push(why.clone());
@@ -102,29 +102,29 @@ pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
         Keep::No | Keep::Until(_) => None,
     };
     if let Some(kept) = kept {
-        let step = (facts.rung == Rung::Idle).then_some(Rung::Running);
+        let step = (evidence.rung == Rung::Idle).then_some(Rung::Running);
         return Decision {
             unused,
-            source: Source::KEPT,
+            source: SignalSource::KEPT,
             step,
             next: None,
             reason: kept,
             doubts,
         };
     }
-    let end = end_of_run(facts, policy);
+    let end = end_of_run(evidence, policy);
     if let Some((step, _)) = end.filter(|(_, at)| *at <= now) {
         return Decision {
             unused,
-            source: Source::RUNTIME,
+            source: SignalSource::RUNTIME,
             step: Some(step),
             next: end,
-            reason: format!("{}: policy.max_runtime", Source::RUNTIME.words),
+            reason: format!("{}: policy.max_runtime", SignalSource::RUNTIME.words),
             doubts,
         };
     }
     let is_due = |rung| after(policy, rung).is_some_and(|after| unused >= after);
-    if facts.rung == Rung::Idle && !is_due(Rung::Idle) {
+    if evidence.rung == Rung::Idle && !is_due(Rung::Idle) {
         let next = due_at(policy, Rung::Idle, used).map(|at| (Rung::Idle, at));
         return Decision {
             unused,
@@ -135,10 +135,10 @@ pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
             doubts,
         };
     }
-    let next = below(policy, facts.rung).and_then(|rung| {
+    let next = below(policy, evidence.rung).and_then(|rung| {
         let mut at = due_at(policy, rung, used)?;
         if rung == Rung::Destroyed {
-            let since = facts.stopped_since.filter(|since| *since <= now);
+            let since = evidence.stopped_since.filter(|since| *since <= now);
             at = at.max(plus(since.unwrap_or(now), policy.destroy_grace.0));
         }
         Some((rung, at))
@@ -161,12 +161,12 @@ pub fn decide(now: Timestamp, facts: &Facts, policy: &Policy) -> Decision {
 /// When it was last used, never after `now`, and what says so.
 fn last_use(
     now: Timestamp,
-    facts: &Facts,
+    evidence: &Evidence,
     policy: &Policy,
     doubts: &mut Vec<String>,
-) -> (Timestamp, Source) {
+) -> (Timestamp, SignalSource) {
     let mut said = Vec::new();
-    for signal in &facts.signals {
+    for signal in &evidence.signals {
         match known(now, &signal.sign) {
             Ok(None) => {}
             Ok(Some(at)) => said.push((at, signal)),
@@ -181,7 +181,7 @@ fn last_use(
     let first = vouching
         .map(|(at, it)| (*at, it.source))
         .max_by_key(|it| it.0);
-    let first = first.unwrap_or((now, Source::TOUCHED));
+    let first = first.unwrap_or((now, SignalSource::TOUCHED));
     // What a connection, or an agent that does not answer, is worth begins with the last use that
     // something else vouches for.
     let mut vouched = first.0;
@@ -210,9 +210,9 @@ fn last_use(
         };
         (at, Reverse(rank), signal.source)
     };
-    let clock = facts
+    let clock = evidence
         .trusted_from
-        .map(|from| (from.min(now), Reverse(4), Source::CLOCK));
+        .map(|from| (from.min(now), Reverse(4), SignalSource::CLOCK));
     let all = said.iter().map(worth).chain(clock);
     all.chain([(first.0, Reverse(0), first.1)])
         .max_by_key(|(at, rank, _)| (*at, *rank))
@@ -220,13 +220,13 @@ fn last_use(
 }
 
 /// What becomes of it when it has run for as long as it may, and when that is.
-fn end_of_run(facts: &Facts, policy: &Policy) -> Option<(Rung, Timestamp)> {
-    let (Rung::Running | Rung::Idle, Patience::After(limit)) = (facts.rung, policy.max_runtime)
+fn end_of_run(evidence: &Evidence, policy: &Policy) -> Option<(Rung, Timestamp)> {
+    let (Rung::Running | Rung::Idle, Patience::After(limit)) = (evidence.rung, policy.max_runtime)
     else {
         return None;
     };
     // A clock that was wrong may have said that it runs for years.
-    let since = Some(facts.running_since?).max(facts.trusted_from)?;
+    let since = Some(evidence.running_since?).max(evidence.trusted_from)?;
     let mut down = [Rung::Paused, Rung::Stopped].into_iter();
     let down = down.find(|rung| after(policy, *rung).is_some());
     Some((down.unwrap_or(Rung::Stopped), plus(since, limit.0)))
@@ -330,17 +330,17 @@ mod tests {
             bound,
         };
         let mut signals = vec![
-            signal(Source::TOUCHED, facts.touched, Bound::Vouches),
-            signal(Source::GUEST, facts.guest, Bound::Claim),
+            signal(SignalSource::TOUCHED, facts.touched, Bound::Vouches),
+            signal(SignalSource::GUEST, facts.guest, Bound::Claim),
         ];
         if let Some(Connection { since, seen }) = facts.console {
             let bound = Bound::Connection(since);
-            signals.push(signal(Source::CONSOLE, Sign::Seen(seen), bound));
+            signals.push(signal(SignalSource::CONSOLE, Sign::Seen(seen), bound));
         }
         if let Some(at) = facts.powered_on {
-            signals.push(signal(Source::POWER, Sign::Seen(at), Bound::Counts));
+            signals.push(signal(SignalSource::POWER, Sign::Seen(at), Bound::Counts));
         }
-        let facts = super::Facts {
+        let facts = super::Evidence {
             rung: facts.rung,
             signals,
             running_since: facts.running_since,
@@ -430,7 +430,10 @@ mod tests {
             })
         };
         let decision = connected(240, 239);
-        assert_eq!((decision.step, decision.source), (None, Source::CONSOLE));
+        assert_eq!(
+            (decision.step, decision.source),
+            (None, SignalSource::CONSOLE)
+        );
         assert_eq!(connected(260, 249).step, None);
         assert_eq!(connected(260, 250).step, Some(Rung::Idle));
         assert_eq!(connected(260, 5).step, None, "it came back");
@@ -474,7 +477,10 @@ mod tests {
             })
         };
         let decision = says_now(249, None);
-        assert_eq!((decision.step, decision.source), (None, Source::GUEST));
+        assert_eq!(
+            (decision.step, decision.source),
+            (None, SignalSource::GUEST)
+        );
         assert_eq!(says_now(250, None).step, Some(Rung::Idle));
         assert_eq!(says_now(100_000, None).step, Some(Rung::Idle));
         // Somebody looks on, or did until lately.
@@ -508,7 +514,7 @@ mod tests {
         assert_eq!(step(&in_use(Rung::Running, 59), &hour), None);
         let decision = decide(at(NOW), &in_use(Rung::Running, 60), &hour);
         assert_eq!(decision.step, Some(Rung::Paused));
-        assert_eq!(decision.source, Source::RUNTIME);
+        assert_eq!(decision.source, SignalSource::RUNTIME);
         assert_eq!(step(&in_use(Rung::Idle, 60), &hour), Some(Rung::Paused));
         assert_eq!(step(&in_use(Rung::Paused, 60), &hour), None);
         let never = policy(Patience::Never, 60);
@@ -576,7 +582,10 @@ mod tests {
             ..on(Rung::Running, ago(500))
         };
         let decision = decided(&facts);
-        assert_eq!((decision.step, decision.source), (None, Source::CLOCK));
+        assert_eq!(
+            (decision.step, decision.source),
+            (None, SignalSource::CLOCK)
+        );
     }
 
     #[test]
@@ -674,7 +683,7 @@ mod tests {
         ) {
             let rung = facts.rung;
             let decision = decide(at(NOW), &facts, &policy);
-            if decision.source == Source::RUNTIME {
+            if decision.source == SignalSource::RUNTIME {
                 let ways = [Some(Rung::Paused), Some(Rung::Stopped)];
                 prop_assert!(rung <= Rung::Idle && ways.contains(&decision.step));
             } else if let Some(to) = decision.step {

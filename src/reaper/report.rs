@@ -4,22 +4,22 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use super::observer::{Assessment, Observation};
-use super::policy::{Facts, Rung, unused_for};
-use super::signals::{Sign, Source};
-use crate::error::{Kind, kind_of};
+use super::policy::{Evidence, Rung, unused_for};
+use super::signals::{Sign, SignalSource};
+use crate::error::Kind;
 use crate::names::State;
 use crate::units::age;
 
 /// The document of the contract.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct PassReport {
     pub checked: usize,
     pub actions: Vec<Action>,
     pub failed: usize,
     pub dry_run: bool,
     /// Of a dry run: every instance.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub instances: Option<Vec<Row>>,
+    pub instances: Option<Vec<InstanceRow>>,
 }
 
 /// A step that was taken, or tried.
@@ -33,17 +33,17 @@ pub struct Action {
     pub error: Option<String>,
     pub reason: String,
     #[serde(skip)]
-    kind: Option<Kind>,
+    pub kind: Option<Kind>,
 }
 
 /// An instance, its signs and what follows from them.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct InstanceRow {
     pub instance: String,
     pub state: State,
     #[serde(serialize_with = "by_name")]
-    pub signs: Option<Vec<(Source, Shown)>>,
-    pub source: Option<Source>,
+    pub signs: Option<Vec<(SignalSource, Shown)>>,
+    pub source: Option<SignalSource>,
     pub idle_seconds: Option<i64>,
     pub step: Option<Rung>,
     pub next: Option<Rung>,
@@ -60,9 +60,9 @@ pub struct Shown {
     pub note: Option<String>,
 }
 
-impl Report {
-    pub fn new(dry_run: bool) -> Report {
-        Report {
+impl PassReport {
+    pub fn new(dry_run: bool) -> PassReport {
+        PassReport {
             checked: 0,
             actions: Vec::new(),
             failed: 0,
@@ -94,32 +94,9 @@ impl Report {
     }
 }
 
-impl Action {
-    /// The step of `one` to `to`, which came to an end by `result`.
-    pub fn new(
-        one: &Observation,
-        from: Rung,
-        to: Rung,
-        idle_seconds: i64,
-        reason: String,
-        result: Result<(), &anyhow::Error>,
-    ) -> Action {
-        Action {
-            instance: one.name.to_string(),
-            from,
-            to,
-            idle_seconds,
-            ok: result.is_ok(),
-            kind: result.err().map(kind_of),
-            error: result.err().map(|error| format!("{error:#}")),
-            reason,
-        }
-    }
-}
-
-impl Row {
-    pub fn new(one: &Observation, now: Timestamp) -> Row {
-        let row = Row {
+impl InstanceRow {
+    pub fn new(one: &Observation, now: Timestamp) -> InstanceRow {
+        let row = InstanceRow {
             instance: one.name.to_string(),
             state: one.state,
             signs: None,
@@ -132,11 +109,11 @@ impl Row {
             next_in: "-".to_owned(),
         };
         match &one.assessment {
-            Assessment::Skipped(why) => Row {
+            Assessment::Skipped(why) => InstanceRow {
                 reason: format!("left alone: {why}"),
                 ..row
             },
-            Assessment::Judged(facts, decision) => Row {
+            Assessment::Judged(facts, decision) => InstanceRow {
                 signs: Some(shown(facts, now)),
                 source: Some(decision.source),
                 idle_seconds: Some(decision.unused.as_secs()),
@@ -145,9 +122,12 @@ impl Row {
                 next_at: decision.next.map(|(_, at)| at),
                 next_in: decision.next.map_or_else(
                     || "-".to_owned(),
-                    |(rung, at)| match at <= now {
-                        true => format!("{} now", rung.as_str()),
-                        false => format!("{} in {}", rung.as_str(), age(at.duration_since(now))),
+                    |(rung, at)| {
+                        if at <= now {
+                            format!("{} now", rung.as_str())
+                        } else {
+                            format!("{} in {}", rung.as_str(), age(at.duration_since(now)))
+                        }
                     },
                 ),
                 reason: decision.reason.clone(),
@@ -158,8 +138,8 @@ impl Row {
 }
 
 /// What those of its signals tell that reports show.
-fn shown(facts: &Facts, now: Timestamp) -> Vec<(Source, Shown)> {
-    let signals = facts.signals.iter();
+fn shown(evidence: &Evidence, now: Timestamp) -> Vec<(SignalSource, Shown)> {
+    let signals = evidence.signals.iter();
     signals
         .filter(|signal| signal.source.title.is_some())
         .map(|signal| {
@@ -174,7 +154,7 @@ fn shown(facts: &Facts, now: Timestamp) -> Vec<(Source, Shown)> {
 }
 
 fn by_name<S: Serializer>(
-    signs: &Option<Vec<(Source, Shown)>>,
+    signs: &Option<Vec<(SignalSource, Shown)>>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     match signs {

@@ -15,7 +15,7 @@ use crate::names::InstanceName;
 
 /// What can decide when an instance was last used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Source {
+pub struct SignalSource {
     /// Its name in JSON.
     pub name: &'static str,
     /// In words, with which its doubts begin.
@@ -24,39 +24,43 @@ pub struct Source {
     pub title: Option<&'static str>,
 }
 
-impl Source {
+impl SignalSource {
     /// The activity file.
-    pub const TOUCHED: Source = Source::new("touched", "its activity file").shown("TOUCHED");
+    pub const TOUCHED: SignalSource =
+        SignalSource::new("touched", "its activity file").shown("TOUCHED");
     /// A client of the console.
-    pub const CONSOLE: Source = Source::new("console", "a client of its console").shown("CONSOLE");
+    pub const CONSOLE: SignalSource =
+        SignalSource::new("console", "a client of its console").shown("CONSOLE");
     /// The guest's agent, on logins and input.
-    pub const GUEST: Source = Source::new("guest", "its guest's agent").shown("GUEST");
+    pub const GUEST: SignalSource = SignalSource::new("guest", "its guest's agent").shown("GUEST");
     /// It was powered on by something else.
-    pub const POWER: Source = Source::new("power", "powered on by something other than cyyber");
+    pub const POWER: SignalSource =
+        SignalSource::new("power", "powered on by something other than cyyber");
     /// The host's clock was set.
-    pub const CLOCK: Source = Source::new("clock", "the host's clock was set then");
+    pub const CLOCK: SignalSource = SignalSource::new("clock", "the host's clock was set then");
     /// It is exempt.
-    pub const KEPT: Source = Source::new("kept", "it is exempt");
+    pub const KEPT: SignalSource = SignalSource::new("kept", "it is exempt");
     /// It has run for as long as it may.
-    pub const RUNTIME: Source = Source::new("runtime", "it has run for as long as it may");
+    pub const RUNTIME: SignalSource =
+        SignalSource::new("runtime", "it has run for as long as it may");
 
-    const fn new(name: &'static str, words: &'static str) -> Source {
-        Source {
+    const fn new(name: &'static str, words: &'static str) -> SignalSource {
+        SignalSource {
             name,
             words,
             title: None,
         }
     }
 
-    const fn shown(self, title: &'static str) -> Source {
-        Source {
+    const fn shown(self, title: &'static str) -> SignalSource {
+        SignalSource {
             title: Some(title),
             ..self
         }
     }
 }
 
-impl Serialize for Source {
+impl Serialize for SignalSource {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name)
     }
@@ -93,7 +97,7 @@ pub enum Bound {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signal {
     /// The source.
-    pub source: Source,
+    pub source: SignalSource,
     /// What it tells.
     pub sign: Sign,
     /// What that is worth.
@@ -102,7 +106,7 @@ pub struct Signal {
 
 /// What signals are read from.
 #[derive(Debug)]
-pub(crate) struct Evidence<'a> {
+pub(crate) struct Readings<'a> {
     pub name: &'a InstanceName,
     pub activities: &'a io::Result<Directory>,
     /// What passes saw.
@@ -114,20 +118,20 @@ pub(crate) struct Evidence<'a> {
 }
 
 /// How a signal is read.
-pub(crate) type Read = fn(&Evidence) -> (Sign, Bound);
+pub(crate) type Read = fn(&Readings) -> (Sign, Bound);
 
 /// All signals, in the order of reports.
-pub(crate) const SIGNALS: [(Source, Read); 4] = [
-    (Source::TOUCHED, touched),
-    (Source::CONSOLE, console),
-    (Source::GUEST, guest),
-    (Source::POWER, power),
+pub(crate) static SIGNALS: [(SignalSource, Read); 4] = [
+    (SignalSource::TOUCHED, touched),
+    (SignalSource::CONSOLE, console),
+    (SignalSource::GUEST, guest),
+    (SignalSource::POWER, power),
 ];
 
 /// What all of them say.
-pub(super) fn read(evidence: &Evidence) -> Vec<Signal> {
-    let signal = |(source, read): &(Source, Read)| {
-        let (sign, bound) = read(evidence);
+pub(super) fn read(readings: &Readings) -> Vec<Signal> {
+    let signal = |(source, read): &(SignalSource, Read)| {
+        let (sign, bound) = read(readings);
         Signal {
             source: *source,
             sign,
@@ -143,13 +147,13 @@ const MISSING: &str = "is missing";
 impl Signal {
     /// Whether this is an activity file that is missing.
     pub(super) fn is_of_missing_file(&self) -> bool {
-        matches!(&self.sign, Sign::Unreadable(why) if self.source == Source::TOUCHED && why == MISSING)
+        matches!(&self.sign, Sign::Unreadable(why) if self.source == SignalSource::TOUCHED && why == MISSING)
     }
 }
 
-fn touched(evidence: &Evidence) -> (Sign, Bound) {
-    let touched = match evidence.activities {
-        Ok(activities) => activities.modified(evidence.name.to_string()),
+fn touched(readings: &Readings) -> (Sign, Bound) {
+    let touched = match readings.activities {
+        Ok(activities) => activities.modified(readings.name.to_string()),
         Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
     };
     let sign = match touched {
@@ -162,20 +166,20 @@ fn touched(evidence: &Evidence) -> (Sign, Bound) {
     (sign, Bound::Vouches)
 }
 
-fn console(evidence: &Evidence) -> (Sign, Bound) {
-    match evidence.seen.console {
+fn console(readings: &Readings) -> (Sign, Bound) {
+    match readings.seen.console {
         Some(it) => (Sign::Seen(it.seen), Bound::Connection(it.since)),
         None => (Sign::Silent("none seen"), Bound::Counts),
     }
 }
 
-fn guest(evidence: &Evidence) -> (Sign, Bound) {
-    (evidence.guest.clone(), Bound::Claim)
+fn guest(readings: &Readings) -> (Sign, Bound) {
+    (readings.guest.clone(), Bound::Claim)
 }
 
-fn power(evidence: &Evidence) -> (Sign, Bound) {
-    let sign = match &evidence.seen.run {
-        Some((_, since)) if !evidence.is_own_run => Sign::Seen(*since),
+fn power(readings: &Readings) -> (Sign, Bound) {
+    let sign = match &readings.seen.run {
+        Some((_, since)) if !readings.is_own_run => Sign::Seen(*since),
         _ => Sign::Silent("not by others"),
     };
     (sign, Bound::Counts)

@@ -5,24 +5,75 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::observer::{Assessment, Observation, Observer};
-use super::pass::Planned;
 use super::passes::Seen;
 use super::policy::Rung;
+use super::report::Action;
 use crate::context::Context;
 use crate::error::{Kind, kind_of};
 use crate::hypervisor::Detail;
 use crate::instance::Instance;
-use crate::instance::record::Why;
+use crate::instance::record::Cause;
 use crate::instance::references::References;
-use crate::instance::remains::Traces;
+use crate::instance::remains::Remains;
 use crate::journal::{self, Entry};
 use crate::names::State;
-use crate::reach::missing;
+use crate::scope::missing;
 use crate::units::Duration;
+
+/// A step that is due.
+#[derive(Debug)]
+pub struct Planned<'a> {
+    pub one: &'a Observation,
+    pub from: Rung,
+    pub to: Rung,
+    pub reason: String,
+    idle_seconds: i64,
+}
+
+impl Planned<'_> {
+    /// The step that is due for `one`, if there is one.
+    pub fn new(one: &Observation) -> Option<Planned<'_>> {
+        let Assessment::Judged(evidence, decision) = &one.assessment else {
+            return None;
+        };
+        Some(Planned {
+            one,
+            from: evidence.rung,
+            to: decision.step?,
+            reason: decision.reason.clone(),
+            idle_seconds: decision.unused.as_secs(),
+        })
+    }
+
+    /// In which order steps are taken: first whoever is waiting, then what frees memory.
+    pub fn urgency(&self) -> u8 {
+        match (self.from, self.to) {
+            (_, Rung::Running) => 0,
+            (Rung::Running | Rung::Idle, Rung::Paused | Rung::Stopped) => 1,
+            (_, Rung::Idle) => 2,
+            (_, Rung::Paused | Rung::Stopped) => 3,
+            (_, Rung::Destroyed) => 4,
+        }
+    }
+
+    /// The same as a step that was taken, for `reason`, or tried.
+    pub fn action(&self, reason: &str, result: Result<(), &anyhow::Error>) -> Action {
+        Action {
+            instance: self.one.name.to_string(),
+            from: self.from,
+            to: self.to,
+            idle_seconds: self.idle_seconds,
+            ok: result.is_ok(),
+            kind: result.err().map(kind_of),
+            error: result.err().map(|error| format!("{error:#}")),
+            reason: reason.to_owned(),
+        }
+    }
+}
 
 /// What became of a step.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum StepOutcome {
     /// It was taken, and why.
     Done(String),
     /// It was not, and that is no fault: the next pass looks again.
@@ -31,24 +82,23 @@ pub enum Outcome {
     Failed(anyhow::Error),
 }
 
-/// Takes the step that was planned at `one`, if it is still due. A guest may take up to `timeout`
+/// Takes the step that was `planned`, if it is still due. A guest may take up to `timeout`
 /// to shut down.
 pub fn take(
     context: &Context,
     observer: &Observer,
-    one: &Observation,
-    seen: Seen,
     planned: &Planned,
+    seen: Seen,
     timeout: Duration,
-) -> Outcome {
-    let name = &one.name;
+) -> StepOutcome {
+    let (one, name) = (planned.one, &planned.one.name);
     let context = context.beside();
     let Some(vm) = Instance::try_lock(&context, name) else {
-        return Outcome::Left("another command is at work on it".to_owned());
+        return StepOutcome::Left("another command is at work on it".to_owned());
     };
     let began = Instant::now();
-    match attempt(&context, vm, observer, one, seen, planned, timeout) {
-        Ok(Attempt::Taken(reason)) => {
+    match attempt(&context, vm, observer, planned, seen, timeout) {
+        Ok(StepOutcome::Done(reason)) => {
             let entry = Entry {
                 action: "reap",
                 from: state(planned.from).or(Some(one.state)),
@@ -57,42 +107,33 @@ pub fn take(
                 reason: &reason,
             };
             journal::write(&context, name, began, &entry);
-            Outcome::Done(reason)
+            StepOutcome::Done(reason)
         }
-        Ok(Attempt::NotDue(why)) => Outcome::Left(why),
+        Ok(left) => left,
         // To shut a paused guest down takes memory; it can wait until there is some.
         Err(error)
             if kind_of(&error) == Kind::Busy
                 || (planned.from == Rung::Paused && kind_of(&error) == Kind::Capacity) =>
         {
-            Outcome::Left(format!("{error:#}"))
+            StepOutcome::Left(format!("{error:#}"))
         }
         Err(error) => {
             journal::failure(&context, "reap", name, began, Some(one.state), &error);
-            Outcome::Failed(error)
+            StepOutcome::Failed(error)
         }
     }
-}
-
-/// What came of looking again.
-enum Attempt {
-    /// The step was taken, and why.
-    Taken(String),
-    /// It is no longer due, and why.
-    NotDue(String),
 }
 
 fn attempt(
     context: &Context,
     vm: Instance,
     observer: &Observer,
-    one: &Observation,
-    mut seen: Seen,
     planned: &Planned,
+    mut seen: Seen,
     timeout: Duration,
-) -> Result<Attempt> {
-    let name = &one.name;
-    let not_due = |why: &str| Ok(Attempt::NotDue(why.to_owned()));
+) -> Result<StepOutcome> {
+    let one = planned.one;
+    let not_due = |why: &str| Ok(StepOutcome::Left(why.to_owned()));
     let facts = match vm.find()? {
         Some(domain) => domain.facts(Detail::Power)?,
         None => None,
@@ -104,7 +145,7 @@ fn attempt(
         return not_due("it was made anew");
     }
     let observer = observer.renewed();
-    let now = observer.observe(name.clone(), facts, &mut seen);
+    let now = observer.observe(one.name.clone(), facts, &mut seen);
     let mut now = [(now, seen)];
     observer.look_closer(&mut now, Observation::is_unsure);
     let [(now, _)] = now;
@@ -117,7 +158,7 @@ fn attempt(
         }
         Assessment::Judged(..) => {}
     }
-    act(context, vm, planned, timeout).map(Attempt::Taken)
+    act(context, vm, planned, timeout).map(StepOutcome::Done)
 }
 
 /// Takes the step, and notes why, for listings; returns why.
@@ -130,14 +171,13 @@ fn act(context: &Context, vm: Instance, planned: &Planned, timeout: Duration) ->
         Rung::Stopped => reason = format!("{reason}; {}", vm.shut_down(timeout)?.reason()),
         Rung::Destroyed => {
             let name = vm.name();
-            let traces = Traces::of(context, name)?.with_context(|| missing(name))?;
-            traces.ensure_ours(context, &References::new(context))?;
-            vm.destroy(&traces)?;
+            let remains = Remains::find(context, name)?.with_context(|| missing(name))?;
+            vm.destroy(&remains, &References::new(context))?;
             return Ok(reason);
         }
     }
     if let Some(state) = state(planned.to).filter(|state| *state != State::Running) {
-        let why = Some(Why {
+        let why = Some(Cause {
             state,
             reason: reason.clone(),
         });

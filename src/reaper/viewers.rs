@@ -23,7 +23,7 @@ const VNC: u64 = 64;
 const WEBSOCKET: u64 = 512;
 
 /// The ports, among those of `consoles`, that have such a client. One call for all of them.
-pub fn of<'a>(consoles: impl IntoIterator<Item = &'a Console>) -> Result<HashSet<u16>> {
+pub fn viewed_ports<'a>(consoles: impl IntoIterator<Item = &'a Console>) -> Result<HashSet<u16>> {
     let (mut vnc, mut websocket) = (HashSet::new(), HashSet::new());
     for console in consoles {
         vnc.insert(console.port);
@@ -84,7 +84,7 @@ mod tests {
                 port,
                 websocket: None,
             };
-            of([&console]).unwrap().contains(&port)
+            viewed_ports([&console]).unwrap().contains(&port)
         };
         assert!(!seen());
         let client = TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -16,10 +16,10 @@ pub const LONGEST_GAP: SignedDuration = SignedDuration::from_mins(10);
 
 /// The last pass by each configuration that was read.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Coverage(BTreeMap<String, Pass>);
+pub struct Coverage(BTreeMap<String, CoveringPass>);
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Pass {
+struct CoveringPass {
     at: Timestamp,
     labs: BTreeSet<String>,
 }
@@ -44,7 +44,7 @@ impl Coverage {
         // What cannot be read is replaced.
         let mut coverage = Coverage::read(path).unwrap_or_default();
         coverage.0.retain(|_, pass| counts(pass.at, now));
-        let pass = Pass {
+        let pass = CoveringPass {
             at: now.time,
             labs: labs.map(str::to_owned).collect(),
         };

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::hypervisor::Detail;
-use crate::instance::status::{View, views};
+use crate::instance::status::{InstanceStatus, statuses};
 use crate::names::{LabId, State, UserId};
 use crate::output::{Column, Report, Table};
 use crate::units::age;
@@ -21,8 +21,8 @@ pub fn run(
     asked_for.retain(|(name, _)| {
         lab.is_none_or(|lab| *lab == name.lab) && user.is_none_or(|user| *user == name.user)
     });
-    let mut instances = views(context, &asked_for)?;
-    instances.retain(|view| state.is_none_or(|state| state == view.state));
+    let mut instances = statuses(context, &asked_for)?;
+    instances.retain(|status| state.is_none_or(|state| state == status.state));
     if let (Some(lab), true) = (lab, instances.is_empty()) {
         context.config.lab(lab)?;
     }
@@ -34,7 +34,7 @@ pub fn run(
 
 #[derive(Serialize)]
 struct List {
-    instances: Vec<View>,
+    instances: Vec<InstanceStatus>,
     #[serde(skip)]
     now: Timestamp,
 }
@@ -60,23 +60,24 @@ impl Report for List {
     }
 
     fn table(&self) -> Option<Table> {
-        let rows = self.instances.iter().map(|view| {
+        let rows = self.instances.iter().map(|status| {
             let port = |port: Option<u16>| port.map(|port| port.to_string());
             let base = |is_current| if is_current { "current" } else { "old" };
-            let active = view.last_activity;
+            let active = status.last_activity;
             vec![
-                view.instance.as_str().into(),
-                view.lab_id.as_str().into(),
-                view.user_id.as_str().into(),
-                view.state.into(),
-                port(view.vnc_port).into(),
-                port(view.novnc_port).into(),
-                view.base_is_current.map(base).into(),
+                status.instance.as_str().into(),
+                status.lab_id.as_str().into(),
+                status.user_id.as_str().into(),
+                status.state.into(),
+                port(status.vnc_port).into(),
+                port(status.novnc_port).into(),
+                status.base_is_current.map(base).into(),
                 active.map(|at| age(self.now.duration_since(at))).into(),
-                view.kept_until
+                status
+                    .kept_until
                     .map(|until| age(until.duration_since(self.now)))
                     .into(),
-                view.reason.as_str().into(),
+                status.reason.as_str().into(),
             ]
         });
         (!self.instances.is_empty()).then(|| Table::new(&COLUMNS, rows))

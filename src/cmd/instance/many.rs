@@ -42,9 +42,10 @@ pub fn run(
     let stop = context.interrupted()?;
     let progress = context.output.progress(names.len());
     let results = side_by_side(&names, usize::from(class.jobs), |name| {
-        let result = match stop.load(Ordering::Relaxed) {
-            true => Err(anyhow!("interrupted before it was its turn")),
-            false => verb(&context.beside(), name),
+        let result = if stop.load(Ordering::Relaxed) {
+            Err(anyhow!("interrupted before it was its turn"))
+        } else {
+            verb(&context.beside(), name)
         };
         progress.inc(1);
         result
@@ -56,23 +57,23 @@ pub fn run(
 /// Fails where there is no such lab, and no instance of one that was.
 fn ensure_known(context: &Context, lab: &LabId) -> Result<()> {
     let all = context.hypervisor()?.survey(Detail::Power)?;
-    match all.iter().any(|(name, _)| name.lab == *lab) {
-        true => Ok(()),
-        false => context.config.lab(lab).map(drop),
+    if all.iter().any(|(name, _)| name.lab == *lab) {
+        Ok(())
+    } else {
+        context.config.lab(lab).map(drop)
     }
 }
 
 /// The instances of the users in `file`, where `-` is standard input.
 fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName>> {
-    let (source, text) = match file == Path::new("-") {
-        true => {
-            let text = whole(std::io::stdin());
-            ("standard input".to_owned(), text)
-        }
-        false => (
+    let (source, text) = if file == Path::new("-") {
+        let text = whole(std::io::stdin());
+        ("standard input".to_owned(), text)
+    } else {
+        (
             file.display().to_string(),
             std::fs::File::open(file).and_then(whole),
-        ),
+        )
     };
     let text = text.with_context(|| {
         Fault::new(
@@ -82,7 +83,7 @@ fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName
         .hint("name a file with one user id a line, or - for standard input")
     })?;
     let users = roster::parse(&text, &source);
-    if let Some(only) = context.reach().only()
+    if let Some(only) = context.scope().only()
         && !matches!(&users, Ok(users) if users.iter().all(|user| user == only))
     {
         // Whoever else is in there is not named, nor is a line of it shown.
@@ -101,9 +102,10 @@ fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName
 fn whole(file: impl Read) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 <= LONGEST {
-        true => text::utf8(bytes).map_err(std::io::Error::other),
-        false => Err(std::io::Error::other("it is too long")),
+    if bytes.len() as u64 <= LONGEST {
+        text::utf8(bytes).map_err(std::io::Error::other)
+    } else {
+        Err(std::io::Error::other("it is too long"))
     }
 }
 
@@ -118,7 +120,7 @@ fn report<'a>(
     for (name, result) in results {
         match result {
             Ok(instance) => many.instances.push(instance),
-            Err(error) => many.failed.push(Failed {
+            Err(error) => many.failed.push(FailedInstance {
                 instance: name.to_string(),
                 code: kind_of(&error).code(),
                 error: format!("{error:#}"),
@@ -126,13 +128,14 @@ fn report<'a>(
         }
     }
     context.output.answer(&many)?;
-    for Failed {
+    for FailedInstance {
         instance, error, ..
     } in &many.failed
     {
-        context.output.problem(&match error.contains(instance) {
-            true => error.clone(),
-            false => format!("{instance}: {error}"),
+        context.output.problem(&if error.contains(instance) {
+            error.clone()
+        } else {
+            format!("{instance}: {error}")
         });
     }
     let (failed, all) = (many.failed.len(), many.instances.len() + many.failed.len());
@@ -149,11 +152,11 @@ fn report<'a>(
 #[derive(Serialize)]
 struct Many {
     instances: Vec<Outcome>,
-    failed: Vec<Failed>,
+    failed: Vec<FailedInstance>,
 }
 
 #[derive(Serialize)]
-struct Failed {
+struct FailedInstance {
     instance: String,
     code: &'static str,
     error: String,

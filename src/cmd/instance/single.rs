@@ -1,7 +1,7 @@
 //! How the answer of a verb on one instance looks.
 
 use crate::instance::outcome::Outcome;
-use crate::instance::status::View;
+use crate::instance::status::InstanceStatus;
 use crate::output::{Cell, Column, Report};
 use crate::units::endpoint;
 
@@ -16,34 +16,34 @@ pub const COLUMNS: [Column; 6] = [
 ];
 
 /// The row of one instance in it.
-pub fn row(Outcome { view, .. }: &Outcome) -> Vec<Cell> {
+pub fn row(Outcome { status, .. }: &Outcome) -> Vec<Cell> {
     let port = |port: Option<u16>| Cell::from(port.map(|port| port.to_string()));
     vec![
-        view.instance.as_str().into(),
-        view.state.into(),
-        if view.changed { "yes" } else { "no" }.into(),
-        port(view.vnc_port),
-        port(view.novnc_port),
-        view.reason.as_str().into(),
+        status.instance.as_str().into(),
+        status.state.into(),
+        if status.changed { "yes" } else { "no" }.into(),
+        port(status.vnc_port),
+        port(status.novnc_port),
+        status.reason.as_str().into(),
     ]
 }
 
 impl Report for Outcome {
     fn text(&self) -> String {
-        let View {
+        let InstanceStatus {
             instance,
             state,
             changed,
             reason,
             ..
-        } = &self.view;
+        } = &self.status;
         let already = if *changed { "" } else { "already " };
         let mut text = format!("{instance} is {already}{state}: {reason}");
         let mut line =
             |label: &str, value: String| text.push_str(&format!("\n  {label:<10}{value}"));
-        if let (Some(host), Some(port)) = (&self.view.vnc_host, self.view.vnc_port) {
+        if let (Some(host), Some(port)) = (&self.status.vnc_host, self.status.vnc_port) {
             line("VNC", endpoint(host, port));
-            if let Some(port) = self.view.novnc_port {
+            if let Some(port) = self.status.novnc_port {
                 line("WebSocket", endpoint(host, port));
             }
         }
@@ -57,10 +57,10 @@ impl Report for Outcome {
                 ),
             );
         }
-        if let Some(ip) = &self.view.ip {
+        if let Some(ip) = &self.status.ip {
             line("address", ip.clone());
         }
-        if let Some(until) = &self.view.kept_until {
+        if let Some(until) = &self.status.kept_until {
             line("kept", until.strftime("until %F %H:%M:%S UTC").to_string());
         }
         text

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::hypervisor::{Detail, Facts};
 use crate::images;
 use crate::instance;
-use crate::instance::status::{View, views};
+use crate::instance::status::{InstanceStatus, statuses};
 use crate::names::{InstanceName, LabId, State, UserId};
 use crate::output::{Cell, Column, Report, Table};
 use crate::units::{MIB, age, size};
@@ -44,35 +44,36 @@ pub struct Stats {
 /// The answer: of one instance that was named, or of all.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub enum Answer {
+pub enum Figures {
     One(Box<Stats>),
     All { instances: Vec<Stats> },
 }
 
 /// Shows what all instances use, or the one called `name`.
 pub fn run(context: &Context, name: Option<&InstanceName>) -> Result<()> {
-    let before = Sample::first(context, name)?;
-    let after = match before.is_of_running() {
-        true => Sample::take(context, name)?,
-        false => before.clone(),
+    let before = UsageSample::first(context, name)?;
+    let after = if before.is_of_running() {
+        UsageSample::take(context, name)?
+    } else {
+        before.clone()
     };
     context.output.answer(&after.since(&before, context, name)?)
 }
 
 /// Facts about all instances, or one, and when they were learned.
 #[derive(Clone)]
-pub struct Sample {
+pub struct UsageSample {
     at: Instant,
     instances: Vec<(InstanceName, Facts)>,
 }
 
-impl Sample {
+impl UsageSample {
     /// A sample that another one may follow at once to measure by.
-    pub fn first(context: &Context, name: Option<&InstanceName>) -> Result<Sample> {
+    pub fn first(context: &Context, name: Option<&InstanceName>) -> Result<UsageSample> {
         if let Some(name) = name {
             instance::existing(context, name)?;
         }
-        let sample = Sample::take(context, name)?;
+        let sample = UsageSample::take(context, name)?;
         if sample.is_of_running() {
             sleep(SAMPLE);
         }
@@ -80,7 +81,7 @@ impl Sample {
     }
 
     /// Facts as they are now. An instance called `name` must be there.
-    pub fn take(context: &Context, name: Option<&InstanceName>) -> Result<Sample> {
+    pub fn take(context: &Context, name: Option<&InstanceName>) -> Result<UsageSample> {
         // Connecting is not to count as a part of the first sample.
         context.hypervisor()?;
         let began = Instant::now();
@@ -95,7 +96,7 @@ impl Sample {
                 return Err(instance::unknown(context, name).into());
             }
         }
-        Ok(Sample { at, instances })
+        Ok(UsageSample { at, instances })
     }
 
     fn is_of_running(&self) -> bool {
@@ -105,22 +106,22 @@ impl Sample {
     /// What the instances use, and have used of the CPU since the sample `before`.
     pub fn since(
         &self,
-        before: &Sample,
+        before: &UsageSample,
         context: &Context,
         name: Option<&InstanceName>,
-    ) -> Result<Answer> {
-        let views = views(context, &self.instances)?.into_iter();
-        let mut instances: Vec<Stats> = views
+    ) -> Result<Figures> {
+        let statuses = statuses(context, &self.instances)?.into_iter();
+        let mut instances: Vec<Stats> = statuses
             .zip(&self.instances)
-            .map(|(view, (_, facts))| {
+            .map(|(status, (_, facts))| {
                 let spent = before.cpu_since(facts);
                 let percent = spent.map(|spent| percent(spent, self.at.duration_since(before.at)));
-                Stats::new(context, view, facts, percent)
+                Stats::new(context, status, facts, percent)
             })
             .collect();
         Ok(match (name, instances.len()) {
-            (Some(_), 1) => Answer::One(Box::new(instances.remove(0))),
-            _ => Answer::All { instances },
+            (Some(_), 1) => Figures::One(Box::new(instances.remove(0))),
+            _ => Figures::All { instances },
         })
     }
 
@@ -162,26 +163,31 @@ const COLUMNS: [Column; 9] = [
 ];
 
 impl Stats {
-    fn new(context: &Context, view: View, facts: &Facts, cpu_percent: Option<f64>) -> Stats {
+    fn new(
+        context: &Context,
+        status: InstanceStatus,
+        facts: &Facts,
+        cpu_percent: Option<f64>,
+    ) -> Stats {
         let (usage, now) = (facts.usage(), context.time());
         let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes / MIB);
         Stats {
-            instance: view.instance,
-            lab_id: view.lab_id,
-            user_id: view.user_id,
-            state: view.state,
+            instance: status.instance,
+            lab_id: status.lab_id,
+            user_id: status.user_id,
+            state: status.state,
             cpu_count: usage.vcpus,
             cpu_time_ns: usage.cpu_time_ns,
             cpu_percent,
             memory_mb: mib(usage.memory_bytes),
             memory_used_mb: mib(usage.resident_bytes),
             memory_guest_used_mb: mib(usage.guest_memory.used_bytes(now)),
-            disk_used_mb: mib(images::allocated(&view.disk_path)),
+            disk_used_mb: mib(images::allocated(&status.disk_path)),
             disk_read_bytes: usage.disk_read_bytes,
             disk_write_bytes: usage.disk_write_bytes,
             net_rx_bytes: usage.net_rx_bytes,
             net_tx_bytes: usage.net_tx_bytes,
-            idle_seconds: view
+            idle_seconds: status
                 .last_activity
                 .map(|at| now.duration_since(at).as_secs().max(0)),
         }
@@ -239,16 +245,16 @@ pub fn table<'a>(instances: impl IntoIterator<Item = &'a Stats>) -> Table {
     Table::new(&COLUMNS, instances.into_iter().map(Stats::row))
 }
 
-impl Report for Answer {
+impl Report for Figures {
     fn text(&self) -> String {
         "no instances".to_owned()
     }
 
     fn table(&self) -> Option<Table> {
         match self {
-            Answer::All { instances } if instances.is_empty() => None,
-            Answer::All { instances } => Some(table(instances)),
-            Answer::One(one) => Some(table([&**one])),
+            Figures::All { instances } if instances.is_empty() => None,
+            Figures::All { instances } => Some(table(instances)),
+            Figures::One(one) => Some(table([&**one])),
         }
     }
 }

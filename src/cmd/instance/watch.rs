@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 
-use super::stats::{self, Answer, SAMPLE, Sample, Stats};
+use super::stats::{self, Figures, SAMPLE, Stats, UsageSample};
 use crate::context::Context;
 use crate::host::{self, Cpu, Memory};
 use crate::names::{InstanceName, State};
@@ -18,13 +18,13 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
     let stop = context.interrupted()?;
     let mut live = context.output.live();
     let mut busy_before = host::cpu().ok();
-    let mut before = Sample::first(context, name)?;
+    let mut before = UsageSample::first(context, name)?;
     loop {
         let began = Instant::now();
         // Each refresh asks anew, as a command of its own would: a libvirtd that was restarted
         // meanwhile is no reason to end.
         let context = &context.beside();
-        let sample = Sample::take(context, name)?;
+        let sample = UsageSample::take(context, name)?;
         let busy = host::cpu().ok();
         let dashboard = Dashboard {
             answer: sample.since(&before, context, name)?,
@@ -46,7 +46,7 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
 
 /// An answer, and the host that all this runs on.
 struct Dashboard {
-    answer: Answer,
+    answer: Figures,
     memory: Option<Memory>,
     cpu: Option<Cpu>,
     cpu_percent: Option<f64>,
@@ -66,7 +66,7 @@ impl Report for Dashboard {
 
     /// What costs most comes first.
     fn table(&self) -> Option<Table> {
-        let Answer::All { instances } = &self.answer else {
+        let Figures::All { instances } = &self.answer else {
             return self.answer.table();
         };
         let cpus = self.cpu.map_or(1, |cpu| cpu.count);
@@ -86,7 +86,7 @@ impl Dashboard {
     /// What the host has left, how many instances there are of each state, what they use together,
     /// and what pausing spares. Of one instance that was named there is no more to say.
     fn head(&self, page: Page) -> Option<String> {
-        let Answer::All { instances } = &self.answer else {
+        let Figures::All { instances } = &self.answer else {
             return None;
         };
         let mut host = Vec::new();
@@ -140,19 +140,19 @@ fn labelled(label: &str, parts: &[String], page: Page) -> Vec<String> {
     let mut line = format!("{label:<9}");
     let mut is_first = true;
     for part in parts {
-        let joined = match is_first {
-            true => format!("{line}  {part}"),
-            false => format!("{line}, {part}"),
+        let joined = if is_first {
+            format!("{line}  {part}")
+        } else {
+            format!("{line}, {part}")
         };
         let fits = page
             .columns
             .is_none_or(|columns| joined.chars().count() < columns);
-        line = match fits || is_first {
-            true => joined,
-            false => {
-                lines.push(line + ",");
-                format!("{:<9}  {part}", "")
-            }
+        line = if fits || is_first {
+            joined
+        } else {
+            lines.push(line + ",");
+            format!("{:<9}  {part}", "")
         };
         is_first = false;
     }

@@ -27,9 +27,10 @@ pub fn run(context: &Context, options: &Reap) -> Result<()> {
         0 => Ok(()),
         n => {
             let message = format!("{n} of {} steps failed", report.actions.len());
-            let kind = match report.all_unavailable() {
-                true => Kind::Unavailable,
-                false => Kind::Failed,
+            let kind = if report.all_unavailable() {
+                Kind::Unavailable
+            } else {
+                Kind::Failed
             };
             Err(Fault::new(kind, message)
                 .hint("the next pass tries again")

@@ -2,7 +2,7 @@
 
 use crate::output::{self, Cell, Column, Table};
 use crate::reaper::policy::Rung;
-use crate::reaper::report::{Report, Row, Shown};
+use crate::reaper::report::{InstanceRow, PassReport, Shown};
 use crate::reaper::signals::SIGNALS;
 use crate::units::age;
 
@@ -19,7 +19,7 @@ fn columns() -> Vec<Column> {
     columns
 }
 
-impl output::Report for Report {
+impl output::Report for PassReport {
     /// Nothing of a pass: cron would mail it.
     fn text(&self) -> String {
         match &self.instances {
@@ -35,7 +35,7 @@ impl output::Report for Report {
     }
 }
 
-fn cells(row: &Row) -> Vec<Cell> {
+fn cells(row: &InstanceRow) -> Vec<Cell> {
     let mut cells = vec![row.instance.as_str().into(), row.state.into()];
     let titled = SIGNALS.iter().filter(|(source, _)| source.title.is_some());
     cells.extend(titled.map(|(source, _)| {

@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 use uuid::{Builder, Uuid};
 
 use super::edit::put_child;
-use super::interface::InterfaceXml;
+use super::parse::{ImageXml, parse};
 use crate::accelerator::Accelerator;
 use crate::config::Lab;
 use crate::names::InstanceName;
 use crate::network::{HostPart, Mac};
+
+pub use super::parse::{Origin, SecurityLabel};
 
 /// The XML namespace of our facts in a domain's metadata.
 const NAMESPACE: &str = "https://cyyber.lab/instance/1";
@@ -120,7 +122,7 @@ pub fn standalone_xml(lab: &Lab, disk: &str, accelerator: Accelerator) -> Result
 
 fn lab_context(lab: &Lab, card: HostPart) -> minijinja::Value {
     context! {
-        mac => Mac::of(card).to_string(),
+        mac => Mac::from_host_part(card).to_string(),
         network => lab.network.network(),
         port => card.port(lab.network),
         memory_mb => lab.memory_mb,
@@ -169,7 +171,7 @@ pub struct Console {
 
 impl Console {
     /// The console of the running domain with the definition `xml`; `None` where it has none.
-    pub fn of(xml: &str) -> Result<Option<Console>> {
+    pub fn from_xml(xml: &str) -> Result<Option<Console>> {
         let vnc = parse(xml)?
             .devices
             .graphics
@@ -213,20 +215,9 @@ fn positive(port: Option<i32>) -> Option<u16> {
     u16::try_from(port?).ok().filter(|port| *port != 0)
 }
 
-/// Our facts in a domain's metadata.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Origin {
-    /// The base build that it was made from.
-    #[serde(rename = "@build")]
-    pub build: String,
-    /// When it was made.
-    #[serde(rename = "@created")]
-    pub created: Timestamp,
-}
-
 impl Origin {
     /// The facts in the definition `xml`, if they are there.
-    pub fn of(xml: &str) -> Result<Option<Origin>> {
+    pub fn from_xml(xml: &str) -> Result<Option<Origin>> {
         Ok(parse(xml)?.metadata.and_then(|metadata| metadata.instance))
     }
 }
@@ -248,16 +239,6 @@ pub fn disks(xml: &str) -> Result<Vec<Disk>> {
         files: image.files(),
     };
     Ok(disks.into_iter().map(disk).collect())
-}
-
-/// A label by which libvirt confines a domain.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-pub struct SecurityLabel {
-    /// By what, as `dac`.
-    #[serde(rename = "@model")]
-    pub model: Option<String>,
-    /// As whom, as `+64055:+64055`.
-    pub label: Option<String>,
 }
 
 /// The labels in the definition `xml` of a domain as a whole.
@@ -292,79 +273,6 @@ pub fn with_owner(xml: &str, label: &str) -> Result<String> {
             })
             .map(drop)
     })
-}
-
-#[derive(Deserialize)]
-pub(super) struct DomainXml {
-    uuid: Option<Uuid>,
-    metadata: Option<MetadataXml>,
-    pub devices: DevicesXml,
-    #[serde(default, rename = "seclabel")]
-    labels: Vec<SecurityLabel>,
-}
-
-#[derive(Deserialize)]
-struct MetadataXml {
-    instance: Option<Origin>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct DevicesXml {
-    #[serde(default)]
-    graphics: Vec<GraphicsXml>,
-    #[serde(default, rename = "disk")]
-    disks: Vec<ImageXml>,
-    #[serde(default, rename = "interface")]
-    pub interfaces: Vec<InterfaceXml>,
-}
-
-/// A disk, or an image below one.
-#[derive(Deserialize)]
-struct ImageXml {
-    source: Option<SourceXml>,
-    #[serde(rename = "backingStore")]
-    below: Option<Box<ImageXml>>,
-    target: Option<TargetXml>,
-}
-
-#[derive(Deserialize)]
-struct TargetXml {
-    #[serde(rename = "@dev")]
-    dev: String,
-}
-
-#[derive(Deserialize)]
-struct SourceXml {
-    #[serde(rename = "@file")]
-    file: Option<PathBuf>,
-}
-
-impl ImageXml {
-    fn files(self) -> Vec<PathBuf> {
-        let mut files: Vec<_> = self
-            .source
-            .and_then(|source| source.file)
-            .into_iter()
-            .collect();
-        files.extend(self.below.into_iter().flat_map(|below| below.files()));
-        files
-    }
-}
-
-#[derive(Deserialize)]
-struct GraphicsXml {
-    #[serde(rename = "@type")]
-    kind: String,
-    #[serde(rename = "@port")]
-    port: Option<i32>,
-    #[serde(rename = "@websocket")]
-    websocket: Option<i32>,
-    #[serde(rename = "@listen")]
-    listen: Option<String>,
-}
-
-pub(super) fn parse(xml: &str) -> Result<DomainXml> {
-    quick_xml::de::from_str(xml).context("failed to understand the domain's definition")
 }
 
 #[cfg(test)]
@@ -429,7 +337,7 @@ mod tests {
         assert!(is_nested(Accelerator::Kvm, true) && !is_nested(Accelerator::Kvm, false));
         assert!(is_nested(Accelerator::Tcg, false));
         assert!(xml.contains("size='10737418240'/>"), "{xml}");
-        let origin = Origin::of(&xml).unwrap().unwrap();
+        let origin = Origin::from_xml(&xml).unwrap().unwrap();
         assert_eq!(
             (origin.build.as_str(), origin.created),
             ("1", Timestamp::UNIX_EPOCH)
@@ -443,19 +351,23 @@ mod tests {
             files: files.map(PathBuf::from).into(),
         };
         assert_eq!(disks(&xml).unwrap(), [disk]);
-        assert_eq!(Console::of(&xml).unwrap(), None, "no port before power-on");
+        assert_eq!(
+            Console::from_xml(&xml).unwrap(),
+            None,
+            "no port before power-on"
+        );
     }
 
     #[test]
     fn a_network_card_is_at_the_port_that_goes_with_it() {
-        let card = Interface::of(&instance_xml(new_uuid())).unwrap();
+        let card = Interface::from_xml(&instance_xml(new_uuid())).unwrap();
         assert_eq!(card.mac.to_string(), "52:63:79:79:00:4d");
         assert_eq!(card.network.as_deref(), Some("cyyber-nat"));
         assert_eq!(card.device.as_deref(), Some("cyyber-n77"));
         assert!(card.is_at_its_port() && !card.is_filtered);
         let standalone = standalone_xml(&lab(""), "/images/lab01.qcow2", Accelerator::Tcg).unwrap();
-        let card = Interface::of(&standalone).unwrap();
-        assert_eq!(card.mac, Mac::of(HostPart::STANDALONE));
+        let card = Interface::from_xml(&standalone).unwrap();
+        assert_eq!(card.mac, Mac::from_host_part(HostPart::STANDALONE));
         assert_eq!(card.device.as_deref(), Some("cyyber-n2"));
     }
 
@@ -463,7 +375,7 @@ mod tests {
     fn a_live_console_is_read_and_its_password_device_matches_it() {
         let xml = "<domain><devices><graphics type='vnc' port='5901' autoport='yes' websocket='5700' \
                    listen='127.0.0.1'><listen type='address' address='127.0.0.1'/></graphics></devices></domain>";
-        let console = Console::of(xml).unwrap().unwrap();
+        let console = Console::from_xml(xml).unwrap().unwrap();
         assert_eq!((console.port, console.websocket), (5901, Some(5700)));
         let valid_to = "2026-11-23T10:00:30Z".parse().unwrap();
         let device = console.with_password("s3cret", valid_to).unwrap();
@@ -471,7 +383,8 @@ mod tests {
             device.contains("passwdValidTo=\"2026-11-23T10:00:30\""),
             "{device}"
         );
-        let again = Console::of(&format!("<domain><devices>{device}</devices></domain>")).unwrap();
+        let again =
+            Console::from_xml(&format!("<domain><devices>{device}</devices></domain>")).unwrap();
         assert_eq!(again, Some(console));
     }
 }

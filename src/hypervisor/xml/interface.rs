@@ -2,10 +2,9 @@
 
 use anyhow::{Context, Result};
 use quick_xml::events::BytesStart;
-use serde::Deserialize;
 
-use super::domain::parse;
 use super::edit::put_child;
+use super::parse::parse;
 use crate::config::NetworkMode;
 use crate::network::Mac;
 
@@ -25,7 +24,7 @@ pub struct Interface {
 impl Interface {
     /// The network interface in the definition `xml` of an instance. A second one would be nobody's of
     /// ours.
-    pub fn of(xml: &str) -> Result<Interface> {
+    pub fn from_xml(xml: &str) -> Result<Interface> {
         let [interface] = <[Interface; 1]>::try_from(interfaces(xml)?)
             .map_err(|all| anyhow::anyhow!("the domain has {} network cards", all.len()))?;
         Ok(interface)
@@ -67,7 +66,7 @@ pub fn interfaces(xml: &str) -> Result<Vec<Interface>> {
 /// The definition `xml` with its interface at its own port, in place of a filter; `None` where it is so
 /// already, or the interface is none of the labs'.
 pub fn at_own_port(xml: &str) -> Result<Option<String>> {
-    let interface = Interface::of(xml)?;
+    let interface = Interface::from_xml(xml)?;
     let Some(port) = interface.own_port() else {
         return Ok(None);
     };
@@ -88,35 +87,6 @@ pub fn at_own_port(xml: &str) -> Result<Option<String>> {
         },
     )
     .map(Some)
-}
-
-#[derive(Deserialize)]
-pub(super) struct InterfaceXml {
-    mac: Option<AddressXml>,
-    source: Option<SourceXml>,
-    filterref: Option<FilterXml>,
-    target: Option<TargetXml>,
-}
-
-#[derive(Deserialize)]
-struct AddressXml {
-    #[serde(rename = "@address")]
-    address: Mac,
-}
-
-#[derive(Deserialize)]
-struct SourceXml {
-    #[serde(rename = "@network")]
-    network: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct FilterXml {}
-
-#[derive(Deserialize)]
-struct TargetXml {
-    #[serde(rename = "@dev")]
-    device: Option<String>,
 }
 
 #[cfg(test)]
@@ -150,7 +120,7 @@ mod tests {
         let both = FORMER.replace("<graphics", user);
         assert_eq!(interfaces(&both).unwrap(), [former, other]);
         for none_or_two in ["<domain><devices/></domain>", &*both] {
-            assert!(Interface::of(none_or_two).is_err(), "{none_or_two}");
+            assert!(Interface::from_xml(none_or_two).is_err(), "{none_or_two}");
         }
     }
 

@@ -1,7 +1,9 @@
 //! XML of libvirt's, both ways: read into types, written by a template or an XML writer, and changed
 //! element by element. Nothing of it is ever joined or searched as text. No I/O.
 
+pub mod capabilities;
 pub mod domain;
 mod edit;
 pub mod interface;
 pub mod network;
+mod parse;

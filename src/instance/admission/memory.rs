@@ -45,15 +45,16 @@ pub fn admit(need: u64, memory: Memory, claimed: u64) -> Result<(), Shortage> {
     let free = memory
         .available
         .saturating_sub(claimed.saturating_add(reserve));
-    match need <= free {
-        true => Ok(()),
-        false => Err(Shortage {
+    if need <= free {
+        Ok(())
+    } else {
+        Err(Shortage {
             need,
             free,
             available: memory.available,
             claimed,
             reserve,
-        }),
+        })
     }
 }
 

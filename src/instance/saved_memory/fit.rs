@@ -19,7 +19,7 @@ use crate::files::{Exact, Identity};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     /// The file with the memory; `None` where it could not be looked at.
-    pub file: Option<Memory>,
+    pub file: Option<MemoryFile>,
     /// The file that the guest writes to.
     pub disk: Identity,
     /// Those below it, and those of other disks; none in a note by an earlier version.
@@ -29,7 +29,7 @@ pub struct Saved {
 
 /// A file with saved memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct MemoryFile {
     #[serde(flatten)]
     content: Identity,
     /// None in a note by an earlier version.
@@ -37,18 +37,18 @@ pub struct Memory {
     exact: Option<Exact>,
 }
 
-impl TryFrom<&Metadata> for Memory {
+impl TryFrom<&Metadata> for MemoryFile {
     type Error = io::Error;
 
-    fn try_from(there: &Metadata) -> io::Result<Memory> {
-        Ok(Memory {
+    fn try_from(there: &Metadata) -> io::Result<MemoryFile> {
+        Ok(MemoryFile {
             content: there.try_into()?,
             exact: Some(there.try_into()?),
         })
     }
 }
 
-impl Memory {
+impl MemoryFile {
     /// Why it is none that libvirt saved: those are root's.
     pub fn strange(&self) -> Option<&'static str> {
         let owner = self.exact.map_or(0, |exact| exact.owner);
@@ -56,7 +56,7 @@ impl Memory {
     }
 
     /// Why it is not the one that was `noted`.
-    pub fn altered(&self, noted: &Memory) -> Option<&'static str> {
+    pub fn altered(&self, noted: &MemoryFile) -> Option<&'static str> {
         let same =
             self.content == noted.content && (noted.exact.is_none() || noted.exact == self.exact);
         (!same).then_some("its file was changed after it was saved")
@@ -115,9 +115,9 @@ mod tests {
         }
     }
 
-    fn memory(size: u64, second: i64) -> Memory {
+    fn memory(size: u64, second: i64) -> MemoryFile {
         let changed = Timestamp::from_second(second).unwrap();
-        Memory {
+        MemoryFile {
             content: identity(size, second),
             exact: Some(Exact {
                 inode: 7,
@@ -133,7 +133,7 @@ mod tests {
         let with = |change: &dyn Fn(&mut Exact)| {
             let mut exact = noted.exact.unwrap();
             change(&mut exact);
-            Memory {
+            MemoryFile {
                 exact: Some(exact),
                 ..noted
             }
@@ -157,10 +157,10 @@ mod tests {
         }
         // By an earlier version.
         let earlier = r#"{"size":100,"modified":"1970-01-01T00:00:20Z"}"#;
-        let earlier: Memory = serde_json::from_str(earlier).unwrap();
+        let earlier: MemoryFile = serde_json::from_str(earlier).unwrap();
         assert_eq!(others[0].altered(&earlier), None);
         let written = serde_json::to_string(&noted).unwrap();
-        assert_eq!(serde_json::from_str::<Memory>(&written).unwrap(), noted);
+        assert_eq!(serde_json::from_str::<MemoryFile>(&written).unwrap(), noted);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::error::{Fault, Kind};
 use crate::files::Identity;
 use crate::hypervisor::xml::domain;
 use crate::names::InstanceName;
-use fit::{Memory, Saved, misfit};
+use fit::{MemoryFile, Saved, misfit};
 
 impl Instance<'_> {
     /// Notes what its saved memory and its disk look like now.
@@ -64,7 +64,7 @@ impl Instance<'_> {
         };
         if let Some(file) = &file {
             // Once more, of the file that is used: the name may be another one's by now.
-            let now = Memory::try_from(&file.metadata()?)?;
+            let now = MemoryFile::try_from(&file.metadata()?)?;
             let noted = self.noted_memory()?.and_then(|saved| saved.file);
             if let Some(why) = now.strange().or_else(|| now.altered(noted.as_ref()?)) {
                 return Err(refused(self.name, why));
@@ -122,20 +122,19 @@ pub fn refused(name: &InstanceName, why: &str) -> anyhow::Error {
     let message = format!("the saved memory of {name} cannot be restored: {why}");
     Fault::new(Kind::Conflict, message)
         .hint(format!(
-            "power it on: cyyber instance start {} {}; the memory is put aside then",
-            name.lab, name.user
+            "power it on: cyyber instance start {}; the memory is put aside then",
+            name.arguments()
         ))
         .into()
 }
 
-fn memory_at(path: &Path) -> Option<Memory> {
-    Memory::try_from(&path.symlink_metadata().ok()?).ok()
+fn memory_at(path: &Path) -> Option<MemoryFile> {
+    MemoryFile::try_from(&path.symlink_metadata().ok()?).ok()
 }
 
 fn disk_at(name: &InstanceName, path: &Path) -> Result<Identity> {
     Identity::of(path).map_err(|error| {
         let failed = format!("failed to look at a disk of {name}: {}", path.display());
-        let (lab, user) = (&name.lab, &name.user);
         match error.kind() {
             io::ErrorKind::NotFound => Fault::new(
                 Kind::Conflict,
@@ -146,7 +145,8 @@ fn disk_at(name: &InstanceName, path: &Path) -> Result<Identity> {
             )
             .hint(format!(
                 "put it back; where storage_dir was moved, put a link in its old place; or give \
-                 the memory up: cyyber instance stop {lab} {user} --force"
+                 the memory up: cyyber instance stop {} --force",
+                name.arguments()
             ))
             .into(),
             _ => anyhow::Error::from(error).context(failed),

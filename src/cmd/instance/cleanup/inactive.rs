@@ -4,11 +4,11 @@
 use jiff::SignedDuration;
 
 use crate::context::Context;
-use crate::instance::remains::Traces;
+use crate::instance::remains::Remains;
 use crate::reaper::observer::{Assessment, Observation, Observer};
 use crate::reaper::passes::Passes;
 use crate::reaper::policy::Decision;
-use crate::reaper::signals::Source;
+use crate::reaper::signals::SignalSource;
 use crate::units::Duration;
 
 /// What is known of the use of an instance.
@@ -39,13 +39,13 @@ impl<'a> Uses<'a> {
 
     /// For how long each of `all` was not used. Guests are asked of those that would be inactive for
     /// `limit` otherwise.
-    pub fn of(&self, all: &[&Traces], limit: Duration) -> Vec<Inactive> {
+    pub fn inactive(&self, all: &[&Remains], limit: Duration) -> Vec<Inactive> {
         let observer = self.observer.renewed();
-        let vms = all.iter().filter_map(|traces| {
-            let facts = traces.facts.clone()?;
+        let vms = all.iter().filter_map(|remains| {
+            let facts = remains.facts.clone()?;
             let mut seen = self.passes.seen(&facts.name, facts.uuid);
             Some((
-                observer.observe(traces.name.clone(), facts, &mut seen),
+                observer.observe(remains.name.clone(), facts, &mut seen),
                 seen,
             ))
         });
@@ -56,9 +56,9 @@ impl<'a> Uses<'a> {
         };
         observer.look_closer(&mut vms, is_due);
         let mut vms = vms.iter();
-        let of = |traces: &&Traces| match &traces.facts {
+        let of = |remains: &&Remains| match &remains.facts {
             Some(_) => vms.next().map(|(one, _)| of_observation(one)),
-            None => Some(of_decision(&observer.leftover(&traces.name))),
+            None => Some(of_decision(&observer.leftover(&remains.name))),
         };
         all.iter().filter_map(of).collect()
     }
@@ -75,7 +75,7 @@ fn of_observation(one: &Observation) -> Inactive {
 }
 
 fn of_decision(decision: &Decision) -> Inactive {
-    let kept = decision.source == Source::KEPT;
+    let kept = decision.source == SignalSource::KEPT;
     let doubted = decision.unused.is_zero() && !decision.doubts.is_empty();
     Inactive {
         length: (!kept && !doubted).then_some(decision.unused),

@@ -18,28 +18,28 @@ use crate::error::{Fault, Kind};
 use crate::images::{self, base::Base};
 use crate::instance::Instance;
 use crate::instance::references::References;
-use crate::instance::remains::Traces;
-use crate::instance::status::Viewer;
+use crate::instance::remains::Remains;
+use crate::instance::status::StatusReader;
 use crate::journal::{self, Entry};
 use crate::names::{InstanceName, LabId, State};
 use crate::parallel::side_by_side;
 use crate::state::activity;
 use inactive::{Inactive, Uses};
-use report::{Collected, Destroyed, Failed, Kept, Report};
-use select::{Filter, Seen, Verdict};
+use report::{CleanupReport, Collected, Destroyed, Failed, Kept};
+use select::{Filter, Inspected, Verdict};
 
 /// How many instances are destroyed at once.
 const AT_ONCE: usize = 4;
 
 /// An instance that is to be destroyed.
 struct Candidate {
-    traces: Traces,
+    remains: Remains,
     state: Option<State>,
     reason: String,
 }
 
 /// What a cleanup is going to do.
-struct Plan {
+struct CleanupPlan {
     made: Timestamp,
     candidates: Vec<Candidate>,
     builds: Vec<(LabId, Base)>,
@@ -51,7 +51,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         .map(|(lab, user)| context.instance(lab, user))
         .transpose()?;
     if let Some(user) = &options.of_user
-        && !context.reach().covers_user(user)
+        && !context.scope().covers_user(user)
     {
         let message = format!("there are no instances of {user}");
         return Err(Fault::new(Kind::NotFound, message).into());
@@ -63,20 +63,20 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         inactive_for: options.inactive_for,
     };
     let references = References::new(context);
-    let mut report = Report::new(options.dry_run);
+    let mut report = CleanupReport::new(options.dry_run);
     let mut plan = plan(context, &filter, named.as_ref(), &references, &mut report)?;
     if options.dry_run {
         for Candidate {
-            traces,
+            remains,
             state,
             reason,
         } in &plan.candidates
         {
             report.destroyed.push(Destroyed::new(
-                &traces.name,
+                &remains.name,
                 *state,
                 reason,
-                traces.bytes(&context.paths),
+                remains.bytes(&context.paths),
             ));
         }
         report.builds = plan.builds.iter().map(collected).collect();
@@ -113,40 +113,40 @@ fn plan(
     filter: &Filter,
     named: Option<&InstanceName>,
     references: &References,
-    report: &mut Report,
-) -> Result<Plan> {
+    report: &mut CleanupReport,
+) -> Result<CleanupPlan> {
     let made = context.time();
     let mut all = match named {
-        Some(name) => Traces::of(context, name)?.into_iter().collect(),
-        None => Traces::all(context)?,
+        Some(name) => Remains::find(context, name)?.into_iter().collect(),
+        None => Remains::all(context)?,
     };
-    all.retain(|traces| filter.names(&traces.name));
+    all.retain(|remains| filter.names(&remains.name));
     if let (Some(lab), true) = (filter.lab, all.is_empty()) {
         // Nothing to do, unless the lab's name is mistyped.
         context.config.lab(lab)?;
     }
-    let mut viewer = Viewer::new(context);
+    let mut reader = StatusReader::new(context);
     let mut candidates = Vec::new();
     let inactive = inactive(context, filter, &all.iter().collect::<Vec<_>>());
-    for (traces, inactive) in all.into_iter().zip(inactive) {
-        let seen = look(context, &mut viewer, &traces, inactive)?;
-        let name = &traces.name;
+    for (remains, inactive) in all.into_iter().zip(inactive) {
+        let seen = look(context, &mut reader, &remains, inactive)?;
+        let name = &remains.name;
         match filter.judge(&seen) {
             Verdict::Ignore => {}
             Verdict::Keep(reason) => report.kept.push(Kept::new(name, reason)),
-            Verdict::Destroy(reason) => match traces.ensure_ours(context, references) {
+            Verdict::Destroy(reason) => match remains.ensure_ours(context, references) {
                 Err(error) => report.failed.push(Failed::new(name, error)),
                 Ok(()) => candidates.push(Candidate {
                     state: seen.state,
                     reason,
-                    traces,
+                    remains,
                 }),
             },
         }
     }
-    let goes = |name: &InstanceName| candidates.iter().any(|going| going.traces.name == *name);
+    let goes = |name: &InstanceName| candidates.iter().any(|going| going.remains.name == *name);
     // Base images are everybody's.
-    let builds = match context.reach().only() {
+    let builds = match context.scope().only() {
         Some(_) => Vec::new(),
         None => builds::unused(context, filter.lab, goes).unwrap_or_else(|error| {
             context
@@ -155,7 +155,7 @@ fn plan(
             Vec::new()
         }),
     };
-    Ok(Plan {
+    Ok(CleanupPlan {
         made,
         candidates,
         builds,
@@ -163,10 +163,10 @@ fn plan(
 }
 
 /// For how long nobody used each of `all`, where that was asked for.
-fn inactive(context: &Context, filter: &Filter, all: &[&Traces]) -> Vec<Option<Inactive>> {
+fn inactive(context: &Context, filter: &Filter, all: &[&Remains]) -> Vec<Option<Inactive>> {
     match filter.inactive_for {
         Some(limit) => {
-            let inactive = Uses::new(context).of(all, limit);
+            let inactive = Uses::new(context).inactive(all, limit);
             inactive.into_iter().map(Some).collect()
         }
         None => vec![None; all.len()],
@@ -175,29 +175,30 @@ fn inactive(context: &Context, filter: &Filter, all: &[&Traces]) -> Vec<Option<I
 
 fn look(
     context: &Context,
-    viewer: &mut Viewer,
-    traces: &Traces,
+    reader: &mut StatusReader,
+    remains: &Remains,
     inactive: Option<Inactive>,
-) -> Result<Seen> {
-    let half_destroyed = traces.half_destroyed;
-    Ok(match &traces.facts {
+) -> Result<Inspected> {
+    let half_destroyed = remains.half_destroyed;
+    Ok(match &remains.facts {
         Some(facts) => {
-            let view = viewer.view(&traces.name, facts)?;
-            Seen {
-                state: Some(view.state),
-                reason: match traces.overlay {
-                    true => view.reason,
-                    false => "a VM without a disk".to_owned(),
+            let status = reader.status(&remains.name, facts)?;
+            Inspected {
+                state: Some(status.state),
+                reason: if remains.overlay {
+                    status.reason
+                } else {
+                    "a VM without a disk".to_owned()
                 },
-                last_activity: view.last_activity,
+                last_activity: status.last_activity,
                 inactive,
                 half_destroyed,
             }
         }
-        None => Seen {
+        None => Inspected {
             state: None,
-            reason: traces.leftover().to_owned(),
-            last_activity: activity::last(&context.paths.activity(&traces.name)),
+            reason: remains.leftover().to_owned(),
+            last_activity: activity::last(&context.paths.activity(&remains.name)),
             inactive,
             half_destroyed,
         },
@@ -205,12 +206,12 @@ fn look(
 }
 
 /// Asks the person at the terminal; anything but a yes ends the command.
-fn confirm(context: &Context, plan: &Plan) -> Result<()> {
+fn confirm(context: &Context, plan: &CleanupPlan) -> Result<()> {
     let going = plan.candidates.iter();
     let mut lines: Vec<String> = going
         .map(|going| {
             let state = going.state.map_or("", State::as_str);
-            format!("{}  {state}  {}", going.traces.name, going.reason)
+            format!("{}  {state}  {}", going.remains.name, going.reason)
         })
         .collect();
     lines.extend(
@@ -232,9 +233,9 @@ fn destroy_all(
     context: &Context,
     filter: &Filter,
     references: &References,
-    plan: &Plan,
+    plan: &CleanupPlan,
     candidates: Vec<Candidate>,
-    report: &mut Report,
+    report: &mut CleanupReport,
 ) -> Result<()> {
     if candidates.is_empty() {
         return Ok(());
@@ -242,22 +243,21 @@ fn destroy_all(
     let stop = context.interrupted()?;
     let progress = context.output.progress(candidates.len());
     let results = side_by_side(&candidates, AT_ONCE, |candidate| {
-        let result = match stop.load(Ordering::Relaxed) {
-            true => Err(anyhow!("interrupted before it was its turn")),
-            false => {
-                let (name, began) = (&candidate.traces.name, Instant::now());
-                let context = context.beside();
-                let destroyed = destroy_one(&context, filter, references, plan, name);
-                note(&context, candidate, began, &destroyed);
-                destroyed
-            }
+        let result = if stop.load(Ordering::Relaxed) {
+            Err(anyhow!("interrupted before it was its turn"))
+        } else {
+            let (name, began) = (&candidate.remains.name, Instant::now());
+            let context = context.beside();
+            let destroyed = destroy_one(&context, filter, references, plan, name);
+            note(&context, candidate, began, &destroyed);
+            destroyed
         };
         progress.inc(1);
         result
     });
     progress.finish_and_clear();
     for (candidate, result) in candidates.iter().zip(results) {
-        let name = &candidate.traces.name;
+        let name = &candidate.remains.name;
         match result {
             Ok(Some(bytes)) => {
                 let (state, reason) = (candidate.state, &candidate.reason);
@@ -279,29 +279,28 @@ fn destroy_one(
     context: &Context,
     filter: &Filter,
     references: &References,
-    plan: &Plan,
+    plan: &CleanupPlan,
     name: &InstanceName,
 ) -> Result<Option<u64>> {
     let vm = Instance::lock(context, name)?;
-    let Some(traces) = Traces::of(context, name)? else {
+    let Some(remains) = Remains::find(context, name)? else {
         // Another cleanup was faster.
         return Ok(Some(0));
     };
-    let inactive = inactive(context, filter, &[&traces]).pop().flatten();
-    let seen = look(context, &mut Viewer::new(context), &traces, inactive)?;
+    let inactive = inactive(context, filter, &[&remains]).pop().flatten();
+    let seen = look(context, &mut StatusReader::new(context), &remains, inactive)?;
     let used_since = seen.last_activity.is_some_and(|at| at > plan.made);
     if used_since || !matches!(filter.judge(&seen), Verdict::Destroy(_)) {
         return Ok(None);
     }
-    traces.ensure_ours(context, references)?;
-    let bytes = traces.bytes(&context.paths);
-    vm.destroy(&traces)?;
+    let bytes = remains.bytes(&context.paths);
+    vm.destroy(&remains, references)?;
     Ok(Some(bytes))
 }
 
 /// Writes down what became of `candidate`.
 fn note(context: &Context, candidate: &Candidate, began: Instant, destroyed: &Result<Option<u64>>) {
-    let name = &candidate.traces.name;
+    let name = &candidate.remains.name;
     match destroyed {
         Ok(Some(_)) => {
             let entry = Entry {
@@ -323,7 +322,7 @@ fn collected((lab, base): &(LabId, Base)) -> Collected {
 }
 
 /// Tells how it went. The failure of a single instance that was asked for is the command's own.
-fn finish(context: &Context, mut report: Report, single: bool) -> Result<()> {
+fn finish(context: &Context, mut report: CleanupReport, single: bool) -> Result<()> {
     report.add_up();
     if single && let Some(failed) = report.failed.pop() {
         return Err(failed.into_error());

@@ -11,7 +11,7 @@ use crate::units::{MIB, size};
 
 /// The document of the contract.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct CleanupReport {
     pub destroyed: Vec<Destroyed>,
     pub kept: Vec<Kept>,
     pub failed: Vec<Failed>,
@@ -57,9 +57,9 @@ pub struct Collected {
     bytes: u64,
 }
 
-impl Report {
-    pub fn new(dry_run: bool) -> Report {
-        Report {
+impl CleanupReport {
+    pub fn new(dry_run: bool) -> CleanupReport {
+        CleanupReport {
             destroyed: Vec::new(),
             kept: Vec::new(),
             failed: Vec::new(),
@@ -142,15 +142,16 @@ const COLUMNS: [Column; 5] = [
     Column::new("REASON").cut().spare(3),
 ];
 
-impl output::Report for Report {
+impl output::Report for CleanupReport {
     fn text(&self) -> String {
         "nothing to destroy".to_owned()
     }
 
     fn table(&self) -> Option<Table> {
-        let destroyed = match self.dry_run {
-            true => "would be destroyed",
-            false => "destroyed",
+        let destroyed = if self.dry_run {
+            "would be destroyed"
+        } else {
+            "destroyed"
         };
         let row =
             |what: &str, result: Cell, state: Option<State>, freed: Option<u64>, reason: &str| {

@@ -17,7 +17,7 @@ pub struct Filter<'a> {
 
 /// What is known of an instance, or of what is left of one.
 #[derive(Debug)]
-pub struct Seen {
+pub struct Inspected {
     /// `None` for what has no VM.
     pub state: Option<State>,
     /// Why it is in that state, or what is left of it.
@@ -48,7 +48,7 @@ impl Filter<'_> {
     }
 
     /// What becomes of an instance that was asked for by name.
-    pub fn judge(&self, seen: &Seen) -> Verdict {
+    pub fn judge(&self, seen: &Inspected) -> Verdict {
         if seen.half_destroyed {
             return Verdict::Destroy("an earlier cleanup was interrupted".to_owned());
         }
@@ -76,8 +76,8 @@ mod tests {
 
     use super::*;
 
-    fn seen(state: Option<State>, inactive: Option<Option<i64>>) -> Seen {
-        Seen {
+    fn seen(state: Option<State>, inactive: Option<Option<i64>>) -> Inspected {
+        Inspected {
             state,
             reason: "because".to_owned(),
             last_activity: None,
@@ -132,7 +132,7 @@ mod tests {
             inactive_for: Some("1h".parse().unwrap()),
             ..Filter::default()
         };
-        let half = Seen {
+        let half = Inspected {
             half_destroyed: true,
             ..seen(None, None)
         };

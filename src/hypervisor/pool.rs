@@ -19,15 +19,15 @@ const REACHING_LIBVIRT: Duration = Duration::from_millis(50);
 
 /// Where connections for such calls come from.
 #[derive(Debug)]
-pub(super) struct Side {
+pub(super) struct Pool {
     uri: String,
     /// Those that their calls came back on.
     spare: Mutex<Vec<Connect>>,
 }
 
-impl Side {
-    pub(super) fn new(uri: &str) -> Side {
-        Side {
+impl Pool {
+    pub(super) fn new(uri: &str) -> Pool {
+        Pool {
             uri: uri.to_owned(),
             spare: Mutex::new(Vec::new()),
         }
@@ -38,7 +38,7 @@ impl Side {
     }
 
     /// What `call` returns, if it does so within `deadline`.
-    pub(super) fn apart<T: Send + 'static>(
+    pub(super) fn within<T: Send + 'static>(
         self: &Arc<Self>,
         deadline: Duration,
         call: impl FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
@@ -50,20 +50,20 @@ impl Side {
     pub(super) fn begin<T: Send + 'static>(
         self: &Arc<Self>,
         call: impl FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
-    ) -> Errand<T> {
-        let side = Arc::clone(self);
+    ) -> PendingCall<T> {
+        let pool = Arc::clone(self);
         let (sender, answer) = channel();
         std::thread::spawn(move || {
-            let answer = side.connection().and_then(|conn| {
+            let answer = pool.connection().and_then(|conn| {
                 let answer = call(&conn);
                 if !answer.as_ref().is_err_and(is_lost) {
-                    side.keep(conn);
+                    pool.keep(conn);
                 }
                 answer
             });
             sender.send(answer)
         });
-        Errand {
+        PendingCall {
             began: Instant::now(),
             answer,
         }
@@ -85,12 +85,12 @@ impl Side {
 
 /// A call that is under way.
 #[derive(Debug)]
-pub struct Errand<T = ()> {
+pub struct PendingCall<T = ()> {
     began: Instant,
     answer: Receiver<Result<T, Error>>,
 }
 
-impl<T> Errand<T> {
+impl<T> PendingCall<T> {
     /// Its answer, if it comes within `deadline` of the beginning.
     pub(super) fn answer(&self, deadline: Duration) -> Option<Result<T, Error>> {
         let left = deadline.saturating_sub(self.began.elapsed());
@@ -98,7 +98,7 @@ impl<T> Errand<T> {
     }
 }
 
-impl Errand {
+impl PendingCall {
     /// Waits until the call has surely reached libvirt, which goes on with it after our end.
     pub fn leave_to_libvirt(self) -> Result<()> {
         match self.answer(REACHING_LIBVIRT) {

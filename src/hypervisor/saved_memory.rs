@@ -14,7 +14,6 @@ use uuid::Uuid;
 use virt::connect::Connect;
 use virt::sys;
 
-use super::domain::start_failed;
 use super::{Domain, Facts, Hypervisor, Power, failed, job, xml};
 use crate::config::connect;
 use crate::error::{Fault, Kind};
@@ -79,7 +78,7 @@ impl Hypervisor {
     /// The directory in which libvirt keeps saved memory; `None` where it is not known, as with a
     /// libvirt that is not this host's own.
     pub fn saved_memory_directory(&self) -> Option<PathBuf> {
-        directory(self.side.uri())
+        directory(self.pool.uri())
     }
 
     /// The domain that a file in there has the name of, with its memory or with memory of it that
@@ -96,8 +95,8 @@ impl Hypervisor {
         }
         let file = file.to_str()?.to_owned();
         let answer = self
-            .side
-            .apart(ABORTING, move |conn| conn.save_image_xml_desc(&file, 0));
+            .pool
+            .within(ABORTING, move |conn| conn.save_image_xml_desc(&file, 0));
         xml::domain::uuid_of(&answer?.ok()?).ok()
     }
 }
@@ -106,7 +105,7 @@ impl Domain {
     /// The file with its saved memory, there or not; `None` where it is not known.
     pub fn saved_memory_file(&self) -> Option<PathBuf> {
         let name = self.inner.name().ok()?;
-        Some(directory(self.side.uri())?.join(format!("{name}.save")))
+        Some(directory(self.pool.uri())?.join(format!("{name}.save")))
     }
 
     /// The memory that its guest may have, in bytes.
@@ -126,7 +125,7 @@ impl Domain {
     pub fn save_memory(&self, stop: &AtomicBool) -> Result<()> {
         let uuid = self.uuid()?;
         let enough = SHORTEST.max(Duration::from_secs(self.memory()? / SLOWEST));
-        let save = self.side.begin(move |conn| {
+        let save = self.pool.begin(move |conn| {
             conn.lookup_domain_by_uuid(uuid)?
                 .managed_save(sys::VIR_DOMAIN_SAVE_RUNNING)
         });
@@ -168,7 +167,7 @@ impl Domain {
     /// Ends the long job, such as a save, that libvirt is doing to it.
     fn abort_job(&self) {
         if let Ok(uuid) = self.uuid() {
-            self.side.apart(ABORTING, move |conn| {
+            self.pool.within(ABORTING, move |conn| {
                 job::abort(&conn.lookup_domain_by_uuid(uuid)?)
             });
         }
@@ -186,13 +185,13 @@ impl Domain {
         };
         let conn = self.inner.connect();
         let conn = conn.map_err(|e| failed("restore the domain", e))?;
-        let own = memory.map(|memory| OwnName::of(memory, &path));
+        let own = memory.map(|memory| OwnName::link(memory, &path));
         match own.transpose() {
             Ok(Some(own)) => {
                 let file = own.0.to_string_lossy();
                 let running = sys::VIR_DOMAIN_SAVE_RUNNING;
                 conn.restore_domain_flags(&file, Some(definition), running)
-                    .map_err(start_failed)?;
+                    .map_err(|e| self.start_failed(e))?;
                 drop(own);
                 self.drop_saved_memory()
             }
@@ -223,7 +222,7 @@ impl Domain {
     fn restore_by_name(&self, conn: &Connect, path: &Path, definition: &str) -> Result<()> {
         let file = path.to_string_lossy();
         conn.save_image_define_xml(&file, definition, sys::VIR_DOMAIN_SAVE_RUNNING)
-            .map_err(start_failed)?;
+            .map_err(|e| self.start_failed(e))?;
         self.start()
     }
 
@@ -235,7 +234,7 @@ impl Domain {
             return Ok(Ok(()));
         };
         let uuid = self.uuid()?;
-        let answer = self.side.apart(ABORTING, move |conn| {
+        let answer = self.pool.within(ABORTING, move |conn| {
             conn.save_image_xml_desc(&file.to_string_lossy(), 0)
         });
         Ok(match answer {
@@ -296,7 +295,7 @@ struct OwnName(PathBuf);
 
 impl OwnName {
     /// One that has the last part of `path`.
-    fn of(file: &File, path: &Path) -> io::Result<OwnName> {
+    fn link(file: &File, path: &Path) -> io::Result<OwnName> {
         files::make_directory(Path::new(RESTORING), files::PRIVATE_DIRECTORY)?;
         let there = Path::new(RESTORING).symlink_metadata()?;
         if there.uid() != 0 || there.mode() & 0o077 != 0 {

@@ -4,7 +4,7 @@
 //! What is out of reach does not exist for the command. That holds at the few places by which
 //! anything comes in: names from the command line ([`crate::context::Context::instance`]), domains
 //! ([`crate::hypervisor::Hypervisor`]), files that are looked for
-//! ([`crate::cmd::instance`]'s traces), and the lock that everything takes which changes an
+//! ([`crate::instance`]'s remains), and the lock that everything takes which changes an
 //! instance. A verb has no way to an instance past them.
 
 use crate::error::{Fault, Kind};
@@ -12,14 +12,14 @@ use crate::names::{InstanceName, UserId};
 
 /// Whose instances a command can reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reach {
+pub enum Scope {
     /// Everybody's.
     Everyone,
     /// Those of this user: nothing of anyone else exists.
     Only(UserId),
 }
 
-impl Reach {
+impl Scope {
     /// Whether the instance `name` is within reach.
     pub fn covers(&self, name: &InstanceName) -> bool {
         self.covers_user(&name.user)
@@ -28,34 +28,33 @@ impl Reach {
     /// Whether the instances of `user` are within reach.
     pub fn covers_user(&self, user: &UserId) -> bool {
         match self {
-            Reach::Everyone => true,
-            Reach::Only(only) => only == user,
+            Scope::Everyone => true,
+            Scope::Only(only) => only == user,
         }
     }
 
     /// Fails for an instance that is out of reach, as for one that is missing.
     pub fn check(&self, name: &InstanceName) -> Result<(), Fault> {
-        match self.covers(name) {
-            true => Ok(()),
-            false => Err(missing(name)),
+        if self.covers(name) {
+            Ok(())
+        } else {
+            Err(missing(name))
         }
     }
 
     /// The one user whose instances these are, if it is one.
     pub fn only(&self) -> Option<&UserId> {
         match self {
-            Reach::Everyone => None,
-            Reach::Only(user) => Some(user),
+            Scope::Everyone => None,
+            Scope::Only(user) => Some(user),
         }
     }
 }
 
 /// There is no instance called `name`, as far as the command can tell.
 pub fn missing(name: &InstanceName) -> Fault {
-    Fault::new(Kind::NotFound, format!("no instance {name}")).hint(format!(
-        "make it: cyyber instance create {} {}",
-        name.lab, name.user
-    ))
+    let hint = format!("make it: cyyber instance create {}", name.arguments());
+    Fault::new(Kind::NotFound, format!("no instance {name}")).hint(hint)
 }
 
 #[cfg(test)]
@@ -66,14 +65,14 @@ mod tests {
     fn one_user_reaches_nobody_else() {
         let user = |id: &str| id.parse::<UserId>().unwrap();
         let name = |name: &str| name.parse::<InstanceName>().unwrap();
-        let only = Reach::Only(user("7"));
+        let only = Scope::Only(user("7"));
         assert!(only.covers(&name("lab01_user_7")));
         for other in ["lab01_user_77", "lab01_user_8", "lab7_user_a"] {
             assert!(!only.covers(&name(other)), "{other}");
             assert!(only.check(&name(other)).is_err());
-            assert!(Reach::Everyone.covers(&name(other)));
+            assert!(Scope::Everyone.covers(&name(other)));
         }
         // Ids are told apart by case, as the names of domains and files are.
-        assert!(!Reach::Only(user("anna")).covers(&name("lab01_user_Anna")));
+        assert!(!Scope::Only(user("anna")).covers(&name("lab01_user_Anna")));
     }
 }

@@ -1,0 +1,134 @@
+//! What definitions of domains are read into.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::network::Mac;
+
+pub(super) fn parse(xml: &str) -> Result<DomainXml> {
+    quick_xml::de::from_str(xml).context("failed to understand the domain's definition")
+}
+
+/// Our facts in a domain's metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Origin {
+    /// The base build that it was made from.
+    #[serde(rename = "@build")]
+    pub build: String,
+    /// When it was made.
+    #[serde(rename = "@created")]
+    pub created: Timestamp,
+}
+
+/// A label by which libvirt confines a domain.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct SecurityLabel {
+    /// By what, as `dac`.
+    #[serde(rename = "@model")]
+    pub model: Option<String>,
+    /// As whom, as `+64055:+64055`.
+    pub label: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct DomainXml {
+    pub uuid: Option<Uuid>,
+    pub metadata: Option<MetadataXml>,
+    pub devices: DevicesXml,
+    #[serde(default, rename = "seclabel")]
+    pub labels: Vec<SecurityLabel>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct MetadataXml {
+    pub instance: Option<Origin>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct DevicesXml {
+    #[serde(default)]
+    pub graphics: Vec<GraphicsXml>,
+    #[serde(default, rename = "disk")]
+    pub disks: Vec<ImageXml>,
+    #[serde(default, rename = "interface")]
+    pub interfaces: Vec<InterfaceXml>,
+}
+
+/// A disk, or an image below one.
+#[derive(Deserialize)]
+pub(super) struct ImageXml {
+    pub source: Option<SourceXml>,
+    #[serde(rename = "backingStore")]
+    pub below: Option<Box<ImageXml>>,
+    pub target: Option<TargetXml>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct TargetXml {
+    #[serde(rename = "@dev")]
+    pub dev: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SourceXml {
+    #[serde(rename = "@file")]
+    pub file: Option<PathBuf>,
+}
+
+impl ImageXml {
+    /// Its own file, then those below it.
+    pub fn files(self) -> Vec<PathBuf> {
+        let mut files: Vec<_> = self
+            .source
+            .and_then(|source| source.file)
+            .into_iter()
+            .collect();
+        files.extend(self.below.into_iter().flat_map(|below| below.files()));
+        files
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct GraphicsXml {
+    #[serde(rename = "@type")]
+    pub kind: String,
+    #[serde(rename = "@port")]
+    pub port: Option<i32>,
+    #[serde(rename = "@websocket")]
+    pub websocket: Option<i32>,
+    #[serde(rename = "@listen")]
+    pub listen: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct InterfaceXml {
+    pub mac: Option<AddressXml>,
+    pub source: Option<NetworkSourceXml>,
+    pub filterref: Option<FilterXml>,
+    pub target: Option<PortXml>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct AddressXml {
+    #[serde(rename = "@address")]
+    pub address: Mac,
+}
+
+#[derive(Deserialize)]
+pub(super) struct NetworkSourceXml {
+    #[serde(rename = "@network")]
+    pub network: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct FilterXml {}
+
+#[derive(Deserialize)]
+pub(super) struct PortXml {
+    #[serde(rename = "@dev")]
+    pub device: Option<String>,
+}
