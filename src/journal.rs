@@ -18,13 +18,13 @@ use crate::files;
 use crate::names::{InstanceName, LabId, State, UserId};
 
 /// What was done, or attempted.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub struct Entry<'a> {
     /// The verb.
     pub action: &'a str,
-    /// The state before.
+    /// The state before; `None` where there was no instance.
     pub from: Option<State>,
-    /// The state after.
+    /// The state after; `None` where there is no instance any more, or where it failed.
     pub to: Option<State>,
     /// Whether it was done.
     pub ok: bool,
@@ -40,14 +40,10 @@ pub fn write<'a>(
     began: Instant,
     entry: &Entry,
 ) {
-    let event = Event {
+    let event = Line {
         time: context.time(),
         subject: subject.into(),
-        action: entry.action,
-        from: entry.from,
-        to: entry.to,
-        ok: entry.ok,
-        reason: entry.reason,
+        entry: *entry,
         who: context.who(),
         as_user: context.scope().only(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -88,28 +84,19 @@ pub fn failure<'a>(
 
 /// One line of it.
 #[derive(Debug, Clone, Serialize)]
-struct Event<'a> {
+struct Line<'a> {
     /// When it had happened.
-    pub time: Timestamp,
-    /// To what it happened.
+    time: Timestamp,
     #[serde(flatten)]
-    pub subject: Subject<'a>,
-    /// What was done or attempted: the verb.
-    pub action: &'a str,
-    /// The state before; `None` where there was no instance.
-    pub from: Option<State>,
-    /// The state after; `None` where there is no instance any more, or where it failed.
-    pub to: Option<State>,
-    /// Whether it was done.
-    pub ok: bool,
-    /// Why, or why not.
-    pub reason: &'a str,
+    subject: Subject<'a>,
+    #[serde(flatten)]
+    entry: Entry<'a>,
     /// Who did it: the number of a user, or `reap`.
-    pub who: &'a str,
+    who: &'a str,
     /// For which user alone, where it was told so by `--as-user`.
-    pub as_user: Option<&'a UserId>,
+    as_user: Option<&'a UserId>,
     /// How long it took.
-    pub duration_ms: u64,
+    duration_ms: u64,
 }
 
 /// To what something happened.
@@ -149,11 +136,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(2);
 
 /// Appends `event` to the journal at `path`.
-fn append(path: &Path, event: &Event) -> io::Result<()> {
+fn append(path: &Path, event: &Line) -> io::Result<()> {
     append_within(PATIENCE, path, event)
 }
 
-fn append_within(patience: Duration, path: &Path, event: &Event) -> io::Result<()> {
+fn append_within(patience: Duration, path: &Path, event: &Line) -> io::Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
     let deadline = Instant::now() + patience;
@@ -201,14 +188,16 @@ mod tests {
         let path = dir.path().join("state/events.jsonl");
         let name: InstanceName = "lab01_user_7".parse().unwrap();
         let reason = "x".repeat(5000);
-        let event = |n: usize| Event {
+        let event = |n: usize| Line {
             time: Timestamp::UNIX_EPOCH,
             subject: Subject::from(&name),
-            action: "pause",
-            from: Some(State::Running),
-            to: Some(State::Paused),
-            ok: true,
-            reason: &reason[..n * 400],
+            entry: Entry {
+                action: "pause",
+                from: Some(State::Running),
+                to: Some(State::Paused),
+                ok: true,
+                reason: &reason[..n * 400],
+            },
             who: "reap",
             as_user: None,
             duration_ms: 7,
@@ -245,14 +234,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
         let name: InstanceName = "lab01_user_7".parse().unwrap();
-        let event = Event {
+        let event = Line {
             time: Timestamp::UNIX_EPOCH,
             subject: Subject::from(&name),
-            action: "pause",
-            from: None,
-            to: None,
-            ok: false,
-            reason: "",
+            entry: Entry {
+                action: "pause",
+                from: None,
+                to: None,
+                ok: false,
+                reason: "",
+            },
             who: "0",
             as_user: None,
             duration_ms: 0,

@@ -15,7 +15,7 @@ use crate::files;
 use crate::host;
 use crate::hypervisor::{Detail, Facts};
 use crate::images;
-use crate::instance::status::{self, InstanceStatus};
+use crate::instance::status::{InstanceStatus, statuses};
 use crate::names::State;
 use crate::output::Report;
 use crate::prometheus::{Kind, Metric, text};
@@ -26,7 +26,7 @@ const READABLE: u32 = 0o644;
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
     let all = context.hypervisor()?.survey(Detail::Usage)?;
-    let statuses = status::known(context, &all)?;
+    let statuses = statuses(context, &all, false)?;
     let seen: Vec<(InstanceStatus, Facts)> = statuses
         .into_iter()
         .zip(all.into_iter().map(|(_, facts)| facts))

@@ -1,29 +1,30 @@
 //! The engine: what an instance is, and what is done to one.
 //!
 //! ```text
-//!              create              start           the agent answers
-//!  (missing) ─────────► stopped ───────────► starting ───────────► running
-//!      ▲                 ▲   ▲                                      │   ▲
-//!      │ destroy,        │   │ stop, from any state        throttle │   │ touch, keep,
-//!      │ from any state  │   └────────────────────────              ▼   │ start, resume
-//!      └─────────────────┤                                          idle
-//!                        │ stop                                     │
-//!                        │              pause, from running or idle │
-//!                      paused ◄─────────────────────────────────────┘
-//!                        │
-//!                        └── start, resume ──► running
+//!            create            start            the agent answers            throttle
+//! (missing) ───────► stopped ───────► starting ───────────────────► running ─────────► idle
+//!                       ▲                 │                          │ ▲ ▲              │ │
+//!                       │                 │ pause              pause │ │ └──────────────┘ │
+//!                       │      stop       ▼                          │ │  touch, keep,    │
+//!                       └────────────── paused ◄─────────────────────┘ │  start, resume   │
+//!                                        │ ▲      start, resume        │                  │
+//!                                        └─┼───────────────────────────┘                  │
+//!                                          └──────────────────────────────────────────────┘
+//!                                                               pause
 //! ```
 //!
-//! `reset` leads from any state to `stopped`, with a clean disk. `crashed` is what libvirt says of a
-//! guest that ended by a fault; `start` and `stop` lead out of it. Which of these an instance is in is
-//! never noted: [`state`] tells it from what libvirt says and from the [`record`] of its present run.
+//! From any state `stop` leads to `stopped`, `reset` to `stopped` with a clean disk, and `destroy` to
+//! nothing. A guest that does not answer is `running` as well, once `boot_timeout` is over. `crashed` is
+//! what libvirt says of one that ended by a fault: `start` and `stop` lead out of it. Which of these an
+//! instance is in is never noted: [`state`] tells it from what libvirt says and from the [`record`] of
+//! its present run.
 //!
 //! An [`Instance`] is one under its lock. Each of its verbs reads it afresh, decides, acts, notes what it
 //! did, and returns an [`Outcome`](outcome::Outcome). Commands and the reaper use the same verbs.
 
 pub mod address;
 pub mod admission;
-pub(crate) mod console;
+mod console;
 mod create;
 mod definition;
 mod destroy;
@@ -51,6 +52,7 @@ use std::cell::OnceCell;
 use anyhow::{Context as _, Result};
 
 use crate::context::Context;
+use crate::hypervisor::xml::domain::Console;
 use crate::hypervisor::{Detail, Domain, Facts};
 use crate::names::{InstanceName, State};
 use crate::scope::missing;
@@ -174,6 +176,14 @@ fn touch_activity(context: &Context, name: &InstanceName) -> Result<()> {
 pub(crate) fn existing(context: &Context, name: &InstanceName) -> Result<Domain> {
     let domain = context.hypervisor()?.find(name)?;
     domain.ok_or_else(|| absent(context, name))
+}
+
+/// Where the console of `name` is, if it runs and has one.
+pub(crate) fn console_of(context: &Context, name: &InstanceName) -> Result<Option<Console>> {
+    match context.hypervisor()?.find(name)? {
+        Some(domain) => Console::from_xml(&domain.xml()?),
+        None => Ok(None),
+    }
 }
 
 /// Facts about a domain that was there a moment ago.

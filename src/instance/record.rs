@@ -49,6 +49,12 @@ impl Record {
             why: None,
         }
     }
+
+    /// The note on the present run of its domain, to which libvirt gave the number `id`.
+    pub fn boot_of(&self, id: Option<u32>) -> Option<Boot> {
+        let run = Run::current(id?);
+        self.boot.clone().filter(|boot| boot.run == run)
+    }
 }
 
 /// A note on why an instance is in a state.

@@ -10,10 +10,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Instance;
-use super::record::{self, Boot, ReadyBy, Record, Run};
+use super::console_of;
+use super::record::{self, Boot, ReadyBy, Record};
 use crate::context::Context;
 use crate::files::Directory;
-use crate::hypervisor::xml::domain::{Console, Origin};
+use crate::hypervisor::xml::domain::Origin;
 use crate::hypervisor::{Facts, Power};
 use crate::images::{base, overlay};
 use crate::instance::state::observe;
@@ -81,7 +82,7 @@ impl<'a> StatusReader<'a> {
     pub fn status(&mut self, name: &InstanceName, facts: &Facts) -> Result<InstanceStatus> {
         let context = self.context;
         let instance = name.to_string();
-        let mut record = self
+        let record = self
             .records
             .as_ref()
             .and_then(|records| record::read_in(records, Paths::record_name(name), facts.uuid))
@@ -89,11 +90,7 @@ impl<'a> StatusReader<'a> {
                 self.known(name, kept_by_libvirt(context, name, facts.uuid))
                     .flatten()
             });
-        let run = facts.id.map(Run::current);
-        let mut boot = record
-            .as_mut()
-            .and_then(|record| record.boot.take())
-            .filter(|boot| Some(&boot.run) == run.as_ref());
+        let mut boot = record.as_ref().and_then(|record| record.boot_of(facts.id));
 
         let now = context.time();
         let boot_timeout = context.policy(&name.lab).boot_timeout;
@@ -117,7 +114,7 @@ impl<'a> StatusReader<'a> {
                     ..
                 }),
             ) => Some(console.clone()),
-            _ => self.known(name, self.console(name)).flatten(),
+            _ => self.known(name, console_of(context, name)).flatten(),
         };
         if let Some(why) = record.as_ref().and_then(|record| record.why.as_ref())
             && why.state == state
@@ -192,13 +189,6 @@ impl<'a> StatusReader<'a> {
         answers
     }
 
-    fn console(&self, name: &InstanceName) -> Result<Option<Console>> {
-        match self.context.hypervisor()?.find(name)? {
-            Some(domain) => Console::from_xml(&domain.xml()?),
-            None => Ok(None),
-        }
-    }
-
     /// Notes that the guest is ready, unless a command is at work on the instance: that one knows
     /// better, and the next listing finds out again.
     fn note(&self, name: &InstanceName, ready: &Boot) {
@@ -244,23 +234,9 @@ pub fn full_disk(context: &Context, name: &InstanceName) -> Option<String> {
 /// file system, and for guests that are starting and do not answer.
 const WORKERS: usize = 4;
 
-/// The statuses of many instances, in their order.
+/// The statuses of many instances, in their order. Guests that are starting are asked whether they are
+/// up if that `asks` for it; otherwise it goes by what is known of them.
 pub fn statuses(
-    context: &Context,
-    instances: &[(InstanceName, Facts)],
-) -> Result<Vec<InstanceStatus>> {
-    assembled(context, instances, true)
-}
-
-/// The same by what is known of them, without asking any guest.
-pub fn known(
-    context: &Context,
-    instances: &[(InstanceName, Facts)],
-) -> Result<Vec<InstanceStatus>> {
-    assembled(context, instances, false)
-}
-
-fn assembled(
     context: &Context,
     instances: &[(InstanceName, Facts)],
     asks: bool,
@@ -289,10 +265,7 @@ fn assembled(
 /// The state of the instance `name`, as far as `facts` and the notes tell.
 pub fn state(context: &Context, name: &InstanceName, facts: &Facts) -> State {
     let record = record::read(&context.paths.record(name), facts.uuid);
-    let run = facts.id.map(Run::current);
-    let boot = record
-        .and_then(|record| record.boot)
-        .filter(|boot| Some(&boot.run) == run.as_ref());
+    let boot = record.and_then(|record| record.boot_of(facts.id));
     let boot_timeout = context.policy(&name.lab).boot_timeout;
     observe(facts, boot.as_ref(), boot_timeout, context.time()).0
 }

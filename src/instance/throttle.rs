@@ -24,7 +24,7 @@ impl Instance<'_> {
             let message = format!("{name} is not running: it cannot be idle");
             return Err(Fault::new(Kind::Conflict, message).into());
         };
-        let boot = record.boot.filter(|boot| boot.run == run);
+        let boot = record.boot_of(before.id);
         if boot.as_ref().is_some_and(|boot| boot.idle.is_some()) {
             return self.outcome(false, None);
         }

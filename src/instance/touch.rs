@@ -3,7 +3,6 @@
 use anyhow::Result;
 
 use super::outcome::{Outcome, Was};
-use super::record::Run;
 use super::{Instance, touch_activity};
 use super::{existing, facts, status};
 use crate::context::Context;
@@ -19,10 +18,9 @@ pub fn touch(context: &Context, name: &InstanceName) -> Result<Outcome> {
     let mut was = None;
     if matches!(facts.power, Power::On | Power::Busy) {
         let record = status::noted(context, name, facts.uuid)?;
-        let known = record.and_then(|record| record.boot);
+        let known = record.and_then(|record| record.boot_of(facts.id));
         // One whose run is not noted may have been throttled before it was restored.
-        if known
-            .is_none_or(|boot| Some(boot.run) != facts.id.map(Run::current) || boot.idle.is_some())
+        if known.is_none_or(|boot| boot.idle.is_some())
             && Instance::lock(context, name)?.unthrottle()?
         {
             was = Some(Was::In(State::Idle));

@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::files::Directory;
 use crate::hypervisor::xml::domain::Console;
 use crate::hypervisor::{Answer, Facts, Power, Trouble};
+use crate::instance::console_of;
 use crate::instance::record::{self, Run};
 use crate::instance::state::observe;
 use crate::names::{InstanceName, State};
@@ -149,11 +150,10 @@ impl<'a> Observer<'a> {
         let now = self.context.time();
         let run = one.facts.id.map(Run::current);
         // Of one that is off, and most are, the notes on its runs tell nothing.
-        let boot = run.as_ref().and_then(|run| {
+        let boot = one.facts.id.and_then(|_| {
             let records = self.records.as_ref()?;
             let file = Paths::record_name(&one.name);
-            let record = record::read_in(records, file, one.facts.uuid)?;
-            record.boot.filter(|boot| boot.run == *run)
+            record::read_in(records, file, one.facts.uuid)?.boot_of(one.facts.id)
         });
         one.is_own_run = boot.is_some();
         let boot_timeout = self.context.policy(&one.name.lab).boot_timeout;
@@ -172,21 +172,24 @@ impl<'a> Observer<'a> {
             (_, rung) => rung,
         };
         match rung {
-            Ok(rung) => self.judge(one, rung, seen),
+            Ok(rung) => {
+                let evidence = Evidence {
+                    rung,
+                    signals: self.signals(&one.name, seen, one.is_own_run, &one.guest),
+                    running_since: seen.run.as_ref().map(|(_, since)| *since),
+                    keep: self.keep(&one.name, one.facts.uuid),
+                    stopped_since: seen.stopped_since,
+                    trusted_from: self.trusted_from,
+                };
+                self.judge(one, evidence);
+            }
             Err(why) => one.assessment = Assessment::Skipped(why.to_owned()),
         }
     }
 
-    /// Judges `one`, which is on `rung`, by what is known of it.
-    fn judge(&self, one: &mut Observation, rung: Rung, seen: &Seen) {
-        let evidence = Evidence {
-            running_since: seen.run.as_ref().map(|(_, since)| *since),
-            keep: self.keep(&one.name, one.facts.uuid),
-            stopped_since: seen.stopped_since,
-            ..self.known(&one.name, rung, seen, one.is_own_run, &one.guest)
-        };
+    fn judge(&self, one: &mut Observation, evidence: Evidence) {
         let mut decision = self.decide(&one.name, &evidence);
-        if self.only_looks && decision.step.is_some_and(|to| to > rung) {
+        if self.only_looks && decision.step.is_some_and(|to| to > evidence.rung) {
             decision.step = None;
             decision.reason.push_str("; a first pass only looks");
         }
@@ -195,50 +198,49 @@ impl<'a> Observer<'a> {
         one.assessment = Assessment::Judged(Box::new(evidence), decision);
     }
 
+    /// Judges by what was learned since.
     fn judge_again(&self, one: &mut Observation, seen: &Seen) {
         if let Assessment::Judged(evidence, _) = &one.assessment {
-            let rung = evidence.rung;
-            self.judge(one, rung, seen);
+            let evidence = Evidence {
+                signals: self.signals(&one.name, seen, one.is_own_run, &one.guest),
+                keep: evidence.keep.clone(),
+                ..**evidence
+            };
+            self.judge(one, evidence);
         }
     }
 
     fn decide(&self, name: &InstanceName, evidence: &Evidence) -> Decision {
-        decide(
-            self.context.time(),
-            evidence,
-            &self.context.policy(&name.lab),
-        )
+        let policy = self.context.policy(&name.lab);
+        decide(self.context.time(), evidence, &policy)
     }
 
-    /// What signals tell of `name`, and nothing else.
-    fn known(
+    fn signals(
         &self,
         name: &InstanceName,
-        rung: Rung,
         seen: &Seen,
         is_own_run: bool,
         guest: &Sign,
-    ) -> Evidence {
-        Evidence {
-            rung,
-            signals: signals::read(&Readings {
-                name,
-                activities: &self.activities,
-                seen,
-                is_own_run,
-                guest,
-            }),
-            running_since: None,
-            keep: Keep::No,
-            stopped_since: None,
-            trusted_from: self.trusted_from,
-        }
+    ) -> Vec<Signal> {
+        signals::read(&Readings {
+            name,
+            activities: &self.activities,
+            seen,
+            is_own_run,
+            guest,
+        })
     }
 
     /// What is to be said of `name`, of which there is no VM any more.
     pub fn leftover(&self, name: &InstanceName) -> Decision {
-        let seen = Seen::new(Uuid::nil());
-        let evidence = self.known(name, Rung::Stopped, &seen, false, &NOT_ASKED);
+        let evidence = Evidence {
+            rung: Rung::Stopped,
+            signals: self.signals(name, &Seen::new(Uuid::nil()), false, &NOT_ASKED),
+            running_since: None,
+            keep: Keep::No,
+            stopped_since: None,
+            trusted_from: self.trusted_from,
+        };
         self.decide(name, &evidence)
     }
 
@@ -264,7 +266,7 @@ impl<'a> Observer<'a> {
             contained(|| {
                 let console = match &one.console {
                     Some(_) => Ok(None),
-                    None => console(self.context, &one.name),
+                    None => console_of(self.context, &one.name),
                 };
                 let asks = *place < most && began.elapsed() < ASKING;
                 (console, asks.then(|| guest(self.context, &one.name, seen)))
@@ -434,13 +436,6 @@ fn rung(facts: &Facts, state: State) -> Result<Rung, &'static str> {
         (_, State::Idle) => Ok(Rung::Idle),
         (_, State::Paused) => Ok(Rung::Paused),
         (_, State::Stopped | State::Crashed) => Ok(Rung::Stopped),
-    }
-}
-
-fn console(context: &Context, name: &InstanceName) -> Result<Option<Console>> {
-    match context.hypervisor()?.find(name)? {
-        Some(domain) => Console::from_xml(&domain.xml()?),
-        None => Ok(None),
     }
 }
 

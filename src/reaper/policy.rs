@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::signals::{Bound, Sign, Signal, SignalSource};
 use crate::config::Policy;
+use crate::names::State;
 use crate::state::keep::Keep;
 use crate::units::{Patience, age};
 
@@ -32,15 +33,20 @@ pub enum Rung {
 }
 
 impl Rung {
-    /// Its name, which is that of the state where there is one.
-    pub const fn as_str(self) -> &'static str {
+    /// The state that it is, unless there is nothing left.
+    pub const fn state(self) -> Option<State> {
         match self {
-            Rung::Running => "running",
-            Rung::Idle => "idle",
-            Rung::Paused => "paused",
-            Rung::Stopped => "stopped",
-            Rung::Destroyed => "destroyed",
+            Rung::Running => Some(State::Running),
+            Rung::Idle => Some(State::Idle),
+            Rung::Paused => Some(State::Paused),
+            Rung::Stopped => Some(State::Stopped),
+            Rung::Destroyed => None,
         }
+    }
+
+    /// Its name, which is that of the state where there is one.
+    pub fn as_str(self) -> &'static str {
+        self.state().map_or("destroyed", State::as_str)
     }
 }
 
@@ -88,7 +94,7 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
     let mut doubts = Vec::new();
     let (used, source) = last_use(now, evidence, policy, &mut doubts);
     let unused = now.duration_since(used).max(SignedDuration::ZERO);
-    let mut reason = match (source, doubts.last()) {
+    let reason = match (source, doubts.last()) {
         (_, Some(doubt)) if unused.is_zero() => format!("counts as active: {doubt}"),
         _ if unused.as_secs() == 0 => format!("in use now: {}", source.words),
         _ => format!("not used for {}: {}", age(unused), source.words),
@@ -101,39 +107,32 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
         }
         Keep::No | Keep::Until(_) => None,
     };
+    let mut decision = Decision {
+        unused,
+        source,
+        step: None,
+        next: None,
+        reason,
+        doubts,
+    };
     if let Some(kept) = kept {
-        let step = (evidence.rung == Rung::Idle).then_some(Rung::Running);
-        return Decision {
-            unused,
-            source: SignalSource::KEPT,
-            step,
-            next: None,
-            reason: kept,
-            doubts,
-        };
+        decision.source = SignalSource::KEPT;
+        decision.step = (evidence.rung == Rung::Idle).then_some(Rung::Running);
+        decision.reason = kept;
+        return decision;
     }
     let end = end_of_run(evidence, policy);
     if let Some((step, _)) = end.filter(|(_, at)| *at <= now) {
-        return Decision {
-            unused,
-            source: SignalSource::RUNTIME,
-            step: Some(step),
-            next: end,
-            reason: format!("{}: policy.max_runtime", SignalSource::RUNTIME.words),
-            doubts,
-        };
+        decision.source = SignalSource::RUNTIME;
+        (decision.step, decision.next) = (Some(step), end);
+        decision.reason = format!("{}: policy.max_runtime", SignalSource::RUNTIME.words);
+        return decision;
     }
     let is_due = |rung| after(policy, rung).is_some_and(|after| unused >= after);
     if evidence.rung == Rung::Idle && !is_due(Rung::Idle) {
-        let next = due_at(policy, Rung::Idle, used).map(|at| (Rung::Idle, at));
-        return Decision {
-            unused,
-            source,
-            step: Some(Rung::Running),
-            next,
-            reason,
-            doubts,
-        };
+        decision.step = Some(Rung::Running);
+        decision.next = due_at(policy, Rung::Idle, used).map(|at| (Rung::Idle, at));
+        return decision;
     }
     let next = below(policy, evidence.rung).and_then(|rung| {
         let mut at = due_at(policy, rung, used)?;
@@ -143,19 +142,18 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
         }
         Some((rung, at))
     });
-    let next = next.into_iter().chain(end).min_by_key(|(_, at)| *at);
-    let step = next.and_then(|(rung, at)| (at <= now).then_some(rung));
-    if let (Some((Rung::Destroyed, _)), None, true) = (next, step, is_due(Rung::Destroyed)) {
-        reason.push_str("; not seen stopped for long enough yet");
+    decision.next = next.into_iter().chain(end).min_by_key(|(_, at)| *at);
+    decision.step = decision
+        .next
+        .and_then(|(rung, at)| (at <= now).then_some(rung));
+    if let (Some((Rung::Destroyed, _)), None) = (decision.next, decision.step)
+        && is_due(Rung::Destroyed)
+    {
+        decision
+            .reason
+            .push_str("; not seen stopped for long enough yet");
     }
-    Decision {
-        unused,
-        source,
-        step,
-        next,
-        reason,
-        doubts,
-    }
+    decision
 }
 
 /// When it was last used, never after `now`, and what says so.

@@ -101,8 +101,8 @@ pub fn take(
         Ok(StepOutcome::Done(reason)) => {
             let entry = Entry {
                 action: "reap",
-                from: state(planned.from).or(Some(one.state)),
-                to: state(planned.to),
+                from: planned.from.state().or(Some(one.state)),
+                to: planned.to.state(),
                 ok: true,
                 reason: &reason,
             };
@@ -176,7 +176,7 @@ fn act(context: &Context, vm: Instance, planned: &Planned, timeout: Duration) ->
             return Ok(reason);
         }
     }
-    if let Some(state) = state(planned.to).filter(|state| *state != State::Running) {
+    if let Some(state) = planned.to.state().filter(|state| *state != State::Running) {
         let why = Some(Cause {
             state,
             reason: reason.clone(),
@@ -189,15 +189,4 @@ fn act(context: &Context, vm: Instance, planned: &Planned, timeout: Duration) ->
         }
     }
     Ok(reason)
-}
-
-/// The state that a rung is.
-fn state(rung: Rung) -> Option<State> {
-    match rung {
-        Rung::Running => Some(State::Running),
-        Rung::Idle => Some(State::Idle),
-        Rung::Paused => Some(State::Paused),
-        Rung::Stopped => Some(State::Stopped),
-        Rung::Destroyed => None,
-    }
 }

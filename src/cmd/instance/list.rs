@@ -21,7 +21,7 @@ pub fn run(
     asked_for.retain(|(name, _)| {
         lab.is_none_or(|lab| *lab == name.lab) && user.is_none_or(|user| *user == name.user)
     });
-    let mut instances = statuses(context, &asked_for)?;
+    let mut instances = statuses(context, &asked_for, true)?;
     instances.retain(|status| state.is_none_or(|state| state == status.state));
     if let (Some(lab), true) = (lab, instances.is_empty()) {
         context.config.lab(lab)?;

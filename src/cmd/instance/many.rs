@@ -15,17 +15,12 @@ use crate::hypervisor::Detail;
 use crate::instance::outcome::Outcome;
 use crate::names::{InstanceName, LabId};
 use crate::output::{Report, Table};
-use crate::parallel::side_by_side;
+use crate::parallel;
 use crate::roster;
 use crate::text;
 
 /// No list of users is longer, in bytes.
 const LONGEST: u64 = 1 << 20;
-
-/// A verb on one instance.
-pub trait Verb: Fn(&Context, &InstanceName) -> Result<Outcome> + Sync {}
-
-impl<T: Fn(&Context, &InstanceName) -> Result<Outcome> + Sync> Verb for T {}
 
 /// Runs `verb` on the instance of every user in the file that `class` names, some at a time, going
 /// on past failures.
@@ -34,24 +29,36 @@ pub fn run(
     lab: &LabId,
     class: &Class,
     file: &Path,
-    verb: impl Verb,
+    verb: impl Fn(&Context, &InstanceName) -> Result<Outcome> + Sync,
 ) -> Result<()> {
     let names = names(context, lab, file)?;
     // What would fail for each of them fails once.
     ensure_known(context, lab)?;
+    let results = side_by_side(context, &names, usize::from(class.jobs), verb)?;
+    report(context, names.iter().zip(results))
+}
+
+/// Runs `job` on every item, `most` at a time, each with a context of its own, and shows how far that
+/// is. What was not begun when the command was asked to end fails.
+pub fn side_by_side<T: Sync, R: Send>(
+    context: &Context,
+    items: &[T],
+    most: usize,
+    job: impl Fn(&Context, &T) -> Result<R> + Sync,
+) -> Result<Vec<Result<R>>> {
     let stop = context.interrupted()?;
-    let progress = context.output.progress(names.len());
-    let results = side_by_side(&names, usize::from(class.jobs), |name| {
+    let progress = context.output.progress(items.len());
+    let results = parallel::side_by_side(items, most, |item| {
         let result = if stop.load(Ordering::Relaxed) {
             Err(anyhow!("interrupted before it was its turn"))
         } else {
-            verb(&context.beside(), name)
+            job(&context.beside(), item)
         };
         progress.inc(1);
         result
     });
     progress.finish_and_clear();
-    report(context, names.iter().zip(results))
+    Ok(results)
 }
 
 /// Fails where there is no such lab, and no instance of one that was.

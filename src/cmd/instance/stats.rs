@@ -110,7 +110,7 @@ impl UsageSample {
         context: &Context,
         name: Option<&InstanceName>,
     ) -> Result<Figures> {
-        let statuses = statuses(context, &self.instances)?.into_iter();
+        let statuses = statuses(context, &self.instances, true)?.into_iter();
         let mut instances: Vec<Stats> = statuses
             .zip(&self.instances)
             .map(|(status, (_, facts))| {

@@ -235,7 +235,11 @@ pub struct Disk {
 pub fn disks(xml: &str) -> Result<Vec<Disk>> {
     let disks = parse(xml)?.devices.disks;
     let disk = |mut image: ImageXml| Disk {
-        target: image.target.take().map(|it| it.dev).unwrap_or_default(),
+        target: image
+            .target
+            .take()
+            .and_then(|it| it.device)
+            .unwrap_or_default(),
         files: image.files(),
     };
     Ok(disks.into_iter().map(disk).collect())

@@ -70,13 +70,15 @@ pub(super) struct ImageXml {
 #[derive(Deserialize)]
 pub(super) struct TargetXml {
     #[serde(rename = "@dev")]
-    pub dev: String,
+    pub device: Option<String>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct SourceXml {
     #[serde(rename = "@file")]
     pub file: Option<PathBuf>,
+    #[serde(rename = "@network")]
+    pub network: Option<String>,
 }
 
 impl ImageXml {
@@ -107,9 +109,9 @@ pub(super) struct GraphicsXml {
 #[derive(Deserialize)]
 pub(super) struct InterfaceXml {
     pub mac: Option<AddressXml>,
-    pub source: Option<NetworkSourceXml>,
+    pub source: Option<SourceXml>,
     pub filterref: Option<FilterXml>,
-    pub target: Option<PortXml>,
+    pub target: Option<TargetXml>,
 }
 
 #[derive(Deserialize)]
@@ -119,16 +121,4 @@ pub(super) struct AddressXml {
 }
 
 #[derive(Deserialize)]
-pub(super) struct NetworkSourceXml {
-    #[serde(rename = "@network")]
-    pub network: Option<String>,
-}
-
-#[derive(Deserialize)]
 pub(super) struct FilterXml {}
-
-#[derive(Deserialize)]
-pub(super) struct PortXml {
-    #[serde(rename = "@dev")]
-    pub device: Option<String>,
-}
