@@ -187,13 +187,16 @@ fn exploit_a_shop(student: &Student) {
 }
 
 fn find_passwords(student: &Student) {
-    student.types("echo \"alice:$(openssl passwd -6 sunshine)\" >hashes");
-    student.types("john --wordlist=/usr/share/john/password.lst hashes");
-    student.sees("john --show hashes", "alice:sunshine");
-    student.types("zip -P dragon box.zip hashes");
+    let list = "john --wordlist=/usr/share/john/password.lst company";
+    student.types(list);
+    student.sees("john --show company", "mira:sunflower");
+    student.types(&format!("{list} --rules"));
+    student.sees("john --show company", "tom:Dragon1");
+    student.types("crunch 7 7 -t lab%%%% | john --stdin company");
+    student.sees("john --show company", "3 password hashes cracked, 1 left");
     student.sees(
-        "fcrackzip -u -D -p /usr/share/john/password.lst box.zip",
-        "PASSWORD FOUND!!!!: pw == dragon",
+        "unzip -pP lab2749 box.zip",
+        "flag{long-and-odd-beats-short-and-clever}",
     );
 }
 
