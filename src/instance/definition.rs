@@ -20,7 +20,8 @@ impl Instance<'_> {
     pub(super) fn define(&self, overlay: &Path, base: &Base) -> Result<()> {
         let (context, name) = (self.context, self.name);
         context.warn_of_emulation();
-        let record = Record::new(domain::new_uuid(), base.build.clone(), context.time());
+        let disk = Some(overlay.to_owned());
+        let record = Record::new(domain::new_uuid(), base.build.clone(), disk, context.time());
         let xml = self.definition(overlay, &base.path, &record, None)?;
         // Before the domain exists, so that it is never seen without a sign of life.
         self.touch_activity()?;

@@ -105,7 +105,7 @@ pub fn too_large(lab: &LabId, base: &Base, wanted: ByteSize) -> Result<Option<St
 }
 
 /// Whether both are the same file, be it that `storage_dir` was moved with what is in it.
-fn is_same(file: &Path, own: &Path) -> bool {
+pub fn is_same(file: &Path, own: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().ok();
     let moved = || {
         let gone = file.try_exists().is_ok_and(|there| !there);

@@ -5,7 +5,7 @@
 //! domain, that it was written for. Without it the same facts are asked of libvirt.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
@@ -25,6 +25,9 @@ pub struct Record {
     pub uuid: Uuid,
     /// The base build that its overlay stands on.
     pub build: String,
+    /// Its overlay. Other configurations of this host may have another `storage_dir`.
+    #[serde(default)]
+    pub disk: Option<PathBuf>,
     /// When the instance was made.
     pub created: Timestamp,
     /// Its last run, if it was started by this program.
@@ -39,10 +42,11 @@ pub struct Record {
 
 impl Record {
     /// On an instance that was just made, or of which nothing else is known.
-    pub fn new(uuid: Uuid, build: String, created: Timestamp) -> Record {
+    pub fn new(uuid: Uuid, build: String, disk: Option<PathBuf>, created: Timestamp) -> Record {
         Record {
             uuid,
             build,
+            disk,
             created,
             boot: None,
             saved: None,
@@ -170,7 +174,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("instances/lab01_user_7.json");
         let uuid = new_uuid();
-        let record = Record::new(uuid, "1".to_owned(), Timestamp::UNIX_EPOCH);
+        let record = Record::new(uuid, "1".to_owned(), None, Timestamp::UNIX_EPOCH);
         write(&path, &record).unwrap();
         assert_eq!(read(&path, uuid), Some(record));
         assert_eq!(read(&path, new_uuid()), None);

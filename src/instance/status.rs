@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::Instance;
 use super::console_of;
+use super::disk::is_same;
 use super::record::{self, Boot, ReadyBy, Record};
 use crate::context::Context;
 use crate::files::Directory;
-use crate::hypervisor::xml::domain::Origin;
+use crate::hypervisor::xml::domain::{self, Origin};
 use crate::hypervisor::{Facts, Power};
 use crate::images::{base, overlay};
 use crate::instance::state::observe;
@@ -126,7 +127,21 @@ impl<'a> StatusReader<'a> {
         {
             reason = why;
         }
-        let build = record.as_ref().map(|record| record.build.clone());
+        let own_disk = context.paths.overlay(name);
+        let disk = record.as_ref().and_then(|record| record.disk.clone());
+        let foreign = disk.filter(|disk| !is_same(disk, &own_disk));
+        if foreign.is_some() {
+            let where_from = "made under a configuration with another storage_dir";
+            reason = match (facts.power, &boot) {
+                (Power::On, None) => where_from.to_owned(),
+                _ => format!("{reason}; {where_from}"),
+            };
+        }
+        // The base builds that are known are those of this configuration.
+        let build = match foreign {
+            Some(_) => None,
+            None => record.as_ref().map(|record| record.build.clone()),
+        };
         let kept_until = self
             .keeps
             .as_ref()
@@ -153,7 +168,7 @@ impl<'a> StatusReader<'a> {
                 .as_ref()
                 .map(|build| context.paths.base_build(&name.lab, build)),
             base_is_current: build.and_then(|build| Some(*self.current_build(&name.lab)? == build)),
-            disk_path: context.paths.overlay(name),
+            disk_path: foreign.unwrap_or(own_disk),
             created: record.map(|record| record.created),
             kept_until,
             reason,
@@ -283,6 +298,11 @@ fn kept_by_libvirt(context: &Context, name: &InstanceName, uuid: Uuid) -> Result
     let Some(domain) = context.hypervisor()?.find(name)? else {
         return Ok(None);
     };
-    let origin = Origin::from_xml(&domain.xml()?)?;
-    Ok(origin.map(|Origin { build, created }| Record::new(uuid, build, created)))
+    let xml = domain.xml()?;
+    let Some(Origin { build, created }) = Origin::from_xml(&xml)? else {
+        return Ok(None);
+    };
+    let disks = domain::disks(&xml)?.into_iter();
+    let disk = disks.flat_map(|disk| disk.files).next();
+    Ok(Some(Record::new(uuid, build, disk, created)))
 }

@@ -294,6 +294,19 @@ fn an_instance_of_another_place_stays() {
         Run::of(command.env("CYYBER_STORAGE_DIR", sandbox.path("elsewhere"))).error_json(5);
         assert!(defined(&sandbox, "7") && sandbox.overlay("7").exists());
     }
+    sandbox.instance("start", "7", &[]).ok();
+    // Also where nothing is noted of it.
+    for state in ["state", "other-state"] {
+        let mut list = sandbox.command(["-o", "json", "instance", "list", "--lab", &sandbox.lab]);
+        list.env("CYYBER_STORAGE_DIR", sandbox.path("elsewhere"))
+            .env("CYYBER_STATE_DIR", sandbox.path(state));
+        let listed = &Run::of(&mut list).json()["instances"][0];
+        assert_eq!(listed["disk_path"], *sandbox.overlay("7").to_str().unwrap());
+        assert_eq!(listed["base_image"], Value::Null, "{listed:#}");
+        assert_eq!(listed["base_is_current"], Value::Null);
+        let reason = text(&listed["reason"]);
+        assert!(reason.contains("another storage_dir") && !reason.contains("other than"));
+    }
 }
 
 #[test]
