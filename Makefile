@@ -1,6 +1,6 @@
 # cyyber: branded lab VMs for cyber-security teaching.
 #
-#   make demo     prepare this host, build a lab, give a student a VM of it, look at it
+#   make demo     prepare this host, build a lab, start a VM of it, save a picture of its screen
 #   make test     prepare this host, run every test
 #   make help     the rest
 #
@@ -40,11 +40,11 @@ help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .PHONY: setup
-setup: ## prepare this host: packages, libvirt, directories, networks (DRY_RUN=1: only say what)
+setup: ## prepare this host: packages, libvirt, directories, networks (DRY_RUN=1: print the changes only)
 	@templates/host/setup.sh $(if $(DRY_RUN),--check || [ $$? = 1 ],$(if $(filter image demo,$(MAKECMDGOALS)),--need-packer))
 
 .PHONY: image
-image: setup ## make the Debian cloud image that labs/demo.json is built from
+image: setup ## build the Debian cloud image that labs/demo.json uses
 	@$(SUDO) templates/cloud-image/make-image.sh
 
 .PHONY: build
@@ -52,7 +52,7 @@ build: ## compile the program
 	@$(CARGO) build --release --locked
 
 .PHONY: demo
-demo: setup image ## build a lab and run an instance of it
+demo: setup image ## build a lab and start an instance of it
 	@$(MAKE) --no-print-directory build
 	@$(SUDO) labs/demo.sh $(BINARY)
 
@@ -61,27 +61,27 @@ test: ## run the tests, or those with ONLY="NAME..." in their names
 	@tests/run.sh $(ONLY)
 
 .PHONY: test-all
-test-all: ## run the same with more rounds, and what takes longer
+test-all: ## run all tests, with more rounds and the slow ones
 	@tests/run.sh --all $(ONLY)
 
 .PHONY: test-desktop
-test-desktop: setup image ## build a lab with a desktop and look at its screen (target/tmp/*.png)
+test-desktop: setup image ## build a lab with a desktop and save its screen (target/tmp/*.png)
 	@$(IN_WORLD) $(CARGO) test --locked --test suite -- --include-ignored booted::desktop
 
 .PHONY: test-labs
-test-labs: setup image ## build the labs that come along and do what their instructions say
+test-labs: setup image ## build the five labs and do what their instructions say
 	@$(IN_WORLD) $(CARGO) test --locked --test suite -- --include-ignored booted::shipped_labs
 
 .PHONY: bench
-bench: setup ## measure against named rivals and print every ratio
+bench: setup ## compare speed with virsh, qemu-img and Packer
 	@$(AS_ROOT) $(CARGO) bench --locked
 
 .PHONY: reference
-reference: ## write man/, completions/ and the configuration's schema anew from the program
+reference: ## regenerate man/, completions/ and the configuration's schema
 	@CYYBER_UPDATE_REFERENCE=1 $(SHELL) -c '$(CARGO) test --locked --test suite -- reference:: schema::'
 
 .PHONY: install
-install: build ## install program, man pages, completions, passes each minute, examples
+install: build ## install program, man pages, completions, examples, and a reaper pass every minute
 	$(SUDO) install -D -m 755 $(BINARY) $(BINDIR)/cyyber
 	$(SUDO) install -d $(SHAREDIR)/man/man1 $(SHAREDIR)/man/man5 $(SHAREDIR)/cyyber/labs
 	$(SUDO) install -m 644 man/*.1 $(SHAREDIR)/man/man1/
@@ -103,7 +103,7 @@ install: build ## install program, man pages, completions, passes each minute, e
 	    $(SUDO) systemctl daemon-reload; $(SUDO) systemctl enable --now cyyber-reap.timer; fi
 
 .PHONY: uninstall
-uninstall: ## take that and the networks away again; instances and images stay
+uninstall: ## remove that and the lab networks; instances and images are kept
 	@# What a trial in some other place has not touched.
 	if [ "$(DESTDIR)$(SYSCONFDIR)" = /etc ]; then templates/host/setup.sh --remove; \
 	    [ ! -d /run/systemd/system ] || $(SUDO) systemctl --quiet disable --now cyyber-reap.timer || true; fi
@@ -112,13 +112,13 @@ uninstall: ## take that and the networks away again; instances and images stay
 	    $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish $(UNITDIR)/cyyber-reap.{service,timer} \
 	    $(DESTDIR)$(SYSCONFDIR)/{cron.d,logrotate.d}/cyyber
 	$(SUDO) rm -rf $(SHAREDIR)/cyyber
-	@echo 'left: instances, images and notes (/var/lib/libvirt/images/cyyber-labs, /var/lib/cyyber), $(SYSCONFDIR)/cyyber,'
-	@echo '      what was installed by apt. `cyyber instance cleanup` before this takes the instances too.'
+	@echo 'kept: instances, images and state (/var/lib/libvirt/images/cyyber-labs, /var/lib/cyyber), $(SYSCONFDIR)/cyyber,'
+	@echo '      packages installed by apt. To remove instances too, run `cyyber instance cleanup` before this.'
 
 .PHONY: deb
-deb: build ## make a Debian package in target/debian
+deb: build ## build a Debian package in target/debian
 	@templates/package/make-deb.sh $(BINARY) target/debian
 
 .PHONY: clean
-clean: ## remove what was compiled
+clean: ## remove compiled files
 	rm -rf target

@@ -31,17 +31,17 @@ field() { cyyber instance list --lab "$lab" --user "$user" -o json | grep -Eo "\
 wait_until_running() {
     local began=$SECONDS
     until [[ $(field state) = running ]]; do
-        ((SECONDS - began < 330)) || die "$domain did not come up in time"
+        ((SECONDS - began < 330)) || die "$domain did not boot in time"
         sleep 2
     done
-    printf 'up after %s s\n' "$((SECONDS - began))"
+    printf 'running after %s s\n' "$((SECONDS - began))"
 }
 
 # The student is logged in on the screen a while after the agent's answer, the shell a moment later.
 wait_for_login() {
     local tries=60
     until [[ $(in_the_guest '{"execute":"guest-get-users"}') = *'"student"'* ]]; do
-        ((--tries)) || die 'nobody was logged in on the screen'
+        ((--tries)) || die 'no user was logged in on the screen'
         sleep 2
     done
     sleep 5
@@ -51,30 +51,30 @@ in_the_guest() { virsh -q qemu-agent-command -- "$domain" "$1"; }
 
 step "Build the lab's image (Packer boots a cloud image, installs the packages, brands it)"
 run cyyber build "$lab"
-printf 'proved: %s\n' "$(grep -c '"version": "' "cyyber-labs-output/$lab-metadata.json") packages are in it, with their versions in cyyber-labs-output/$lab-metadata.json"
+printf 'proved: %s\n' "$(grep -c '"version": "' "cyyber-labs-output/$lab-metadata.json") packages are in the image, with their versions in cyyber-labs-output/$lab-metadata.json"
 
-step 'Give a student a VM of it'
+step 'Start a VM of it for a student'
 run cyyber instance start "$lab" "$user"
-printf 'proved: its disk holds %s of its own, the rest is the shared base image\n' \
+printf 'proved: its own disk takes %s, the rest is the shared base image\n' \
     "$(du -h --apparent-size "$(field disk_path)" | cut -f1)"
 
 step 'Wait until it has booted'
 wait_until_running
 [[ $(in_the_guest '{"execute":"guest-get-host-name"}') = *"\"cyyber-lab-$lab\""* ]] ||
     die 'the guest has the wrong hostname'
-printf 'proved: the guest says that it is cyyber-lab-%s\n' "$lab"
+printf 'proved: the hostname of the guest is cyyber-lab-%s\n' "$lab"
 
-step 'Look at it'
+step 'Show its state and its screen'
 run cyyber instance list
 run cyyber instance stats
 wait_for_login
 virsh -q screenshot "$domain" "$picture" >/dev/null
-printf 'proved: it has a screen; see %s\n' "$PWD/$picture"
+printf 'proved: its screen works; see %s\n' "$PWD/$picture"
 
 step 'Shut it down'
 run cyyber instance stop "$lab" "$user" --timeout 2m
 [[ $(field state) = stopped ]] || die "$domain is $(field state) instead of stopped"
-printf 'proved: the guest shut down; its disk stays for the next start\n'
+printf 'proved: the guest shut down; its disk is kept for the next start\n'
 
 # Run through sudo, the results belong to the person who did.
 if [[ -n ${SUDO_UID-} ]]; then chown -R "$SUDO_UID:${SUDO_GID-}" cyyber-labs-output; fi

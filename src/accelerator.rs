@@ -1,4 +1,4 @@
-//! Hardware virtualisation or software emulation: what this host can really do.
+//! Hardware virtualisation or software emulation: what this host supports.
 
 use crate::config::AcceleratorChoice;
 use crate::error::{Fault, Kind};

@@ -12,9 +12,9 @@ use crate::units::{Duration, Interval, Until};
 
 /// Branded lab VMs for cyber-security teaching.
 ///
-/// An instructor describes labs in labs-config.json. `cyyber build` makes a VM image of each;
-/// `cyyber instance` gives every student a VM of a lab, as a copy-on-write disk on the lab's
-/// read-only base image.
+/// An instructor describes labs in labs-config.json. `cyyber build` builds a VM image for each lab;
+/// `cyyber instance` creates and controls the students' VMs. Each VM has a copy-on-write disk on
+/// the lab's read-only base image.
 #[derive(Debug, Parser)]
 #[command(
     name = "cyyber",
@@ -23,14 +23,14 @@ use crate::units::{Duration, Interval, Until};
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "Examples:
-  cyyber build lab01                   make the lab's image
-  cyyber instance start lab01 7        give user 7 a running VM of it
-  cyyber instance list                 who has a VM, and in which state
-  cyyber -o json instance list         the same for a program
-  cyyber instance stop lab01 7         shut that VM down; its disk stays
+  cyyber build lab01                   build the lab's image
+  cyyber instance start lab01 7        create and start user 7's VM of it
+  cyyber instance list                 all VMs and their states
+  cyyber -o json instance list         the same as JSON
+  cyyber instance stop lab01 7         shut the VM down; its disk is kept
 
-`man cyyber` has states, JSON, exit codes, environment and files, `man labs-config.json` every key
-of the configuration."
+See `man cyyber` for states, JSON, exit codes, environment and files, and `man labs-config.json` for
+the configuration."
 )]
 pub struct Cli {
     /// Options of every command.
@@ -45,29 +45,29 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The file that describes the labs [default: ./labs-config.json, then
+    /// The configuration file [default: ./labs-config.json, then
     /// /etc/cyyber/labs-config.json] [env: CYYBER_CONFIG]
     #[arg(long, global = true, value_name = "PATH")]
     pub config: Option<PathBuf>,
 
-    /// The libvirt connection [default: host.connect of the configuration, which is qemu:///system
-    /// unless set] [env: CYYBER_CONNECT]
+    /// The libvirt connection URI [default: host.connect of the configuration, or qemu:///system]
+    /// [env: CYYBER_CONNECT]
     #[arg(long, short = 'c', global = true, value_name = "URI", value_parser = parsed::<ConnectUri>())]
     pub connect: Option<ConnectUri>,
 
-    /// What standard output carries [default: table] [env: CYYBER_OUTPUT]
+    /// The output format [default: table] [env: CYYBER_OUTPUT]
     #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]
     pub output: Option<Format>,
 
-    /// Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]
+    /// Act only on USER's instances; all others are reported as not found [env: CYYBER_AS_USER]
     #[arg(long, global = true, value_name = "USER", value_parser = parsed::<UserId>())]
     pub as_user: Option<UserId>,
 
-    /// Errors only on standard error: no progress, notes or warnings
+    /// Print only errors: no progress, notes or warnings
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// More detail on standard error
+    /// Print more detail on standard error
     #[arg(long, short, global = true)]
     pub verbose: bool,
 }
@@ -77,47 +77,50 @@ pub struct Global {
 pub enum Command {
     /// Build the base images of labs
     ///
-    /// For each lab a Packer template is rendered into the output directory and run. The result is a
-    /// disk image, a libvirt domain definition and a metadata file there, and a new build of the lab's
-    /// base image in the storage directory. Instances made before keep the build they were made from.
+    /// For each lab a Packer template is rendered into the output directory and run. The result is
+    /// a disk image, a libvirt domain definition and a metadata file in that directory, and a new
+    /// build of the lab's base image in the storage directory. Existing instances keep the build
+    /// that they were created from.
     ///
-    /// A lab is built when something that goes into its image changed. What labs have in common is
-    /// built once and shared. When one of several fails, the others are built all the same.
+    /// A lab is built if any input of its image changed. What labs have in common, the stage image,
+    /// is built once and shared. If one lab fails, the others are still built.
     Build(Build),
-    /// Give students their VMs, and look after them
+    /// Create, start, stop and manage students' VMs
     ///
     /// An instance is one user's VM of one lab. Its name, in lists and in libvirt, is
-    /// LAB_user_USER, as in lab01_user_7. Asking for what is already so succeeds and says so.
+    /// LAB_user_USER, for example lab01_user_7. Commands are idempotent: if there is nothing to
+    /// change, they succeed and say so.
     #[command(
         subcommand,
         after_help = "Examples:
-  cyyber instance start lab01 7    make it where there is none, power it on
-  cyyber instance stats            what every instance uses
-  cyyber instance stop lab01 7     shut it down; its disk stays"
+  cyyber instance start lab01 7    create it if needed, and power it on
+  cyyber instance stats            resource use of all instances
+  cyyber instance stop lab01 7     shut it down; its disk is kept"
     )]
     Instance(Instance),
-    /// Walk instances that nobody uses down the idle ladder, once
+    /// Run one idle-policy pass: throttle, pause, stop, then destroy unused instances
     ///
-    /// For cron, each minute. An instance that was not used for a while is held to half of its CPU
-    /// time; later its memory is saved to disk, then it is shut down, and at last destroyed, as the
-    /// policy of its lab says. It goes down by one rung in a pass at most. An idle one that is used
-    /// again gets its CPU time back.
+    /// Run it every minute, from cron or a systemd timer. An unused instance is first limited to
+    /// half of its CPU time (idle), later its memory is saved to disk (paused), then it is shut
+    /// down (stopped), and finally it is destroyed. The policy of its lab sets the times. One pass
+    /// takes at most one step per instance. An idle instance that is used again gets its full CPU
+    /// time back.
     ///
-    /// In doubt an instance is in use: where its last activity cannot be told, nothing is done. A pass
-    /// that comes after an outage only looks, and nothing is destroyed that passes have not seen
-    /// stopped for an hour.
+    /// When in doubt, an instance counts as active: if its last use cannot be determined, nothing
+    /// is done to it. The first pass after an outage only observes. An instance is destroyed only
+    /// after passes have seen it stopped for an hour.
     ///
-    /// Says nothing when all went well. A pass that finds another one at work leaves it to that.
+    /// Prints nothing if all went well. If another pass is running, this one ends at once.
     Reap(Reap),
-    /// Print what there is and what it uses, for Prometheus
+    /// Print metrics of the host and its instances, for Prometheus
     Metrics(Metrics),
-    /// Tell whether this host is ready, and what to do where it is not
+    /// Check whether this host is ready, and how to fix what is not
     Doctor(Doctor),
-    /// Print the completion script for a shell
+    /// Print a shell completion script
     ///
-    /// The script goes where the shell looks for completions; a new shell then knows it, as it does
-    /// where `make install` or the Debian package put it there. On Tab it offers commands, options,
-    /// and where they are wanted the ids of labs and the users of existing instances.
+    /// Save the script where your shell looks for completions, then start a new shell. `make
+    /// install` and the Debian package install it for you. Tab completes commands, options, lab ids
+    /// and the users of existing instances.
     #[command(after_help = "Examples:
   cyyber completions bash > /etc/bash_completion.d/cyyber
   cyyber completions zsh > /usr/local/share/zsh/site-functions/_cyyber
@@ -132,25 +135,25 @@ pub enum Command {
 /// Options of `cyyber build`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  cyyber build                      every lab that changed
+  cyyber build                      all labs that changed
   cyyber build lab01 lab02 --force  these two, changed or not
-  cyyber build --dry-run            what would be built, and why
-  cyyber build --jobs 3             side by side, as far as memory allows")]
+  cyyber build --dry-run            show what would be built, and why
+  cyyber build --jobs 3             three at a time, as memory allows")]
 pub struct Build {
-    /// The ids of the labs to build [default: all]
+    /// Ids of the labs to build [default: all]
     #[arg(value_name = "LAB", value_parser = parsed::<LabId>())]
     pub labs: Vec<LabId>,
 
-    /// Render everything into the output directory, tell what would be built and why, and run
-    /// nothing
+    /// Render the templates into the output directory and print what would be built and why, but
+    /// build nothing
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Build even where nothing changed, with what the labs share, and so with newer upgrades
+    /// Rebuild even if nothing changed, including the shared stage, to pick up package upgrades
     #[arg(long)]
     pub force: bool,
 
-    /// How many labs to build at once, at most
+    /// How many labs to build in parallel, at most
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub jobs: u8,
 }
@@ -158,135 +161,134 @@ pub struct Build {
 /// Commands on instances.
 #[derive(Debug, Subcommand)]
 pub enum Instance {
-    /// Make a user's instance of a lab
+    /// Create a user's instance of a lab
     ///
-    /// Makes a copy-on-write disk on the lab's current base image and defines the VM. An instance
-    /// that exists is left as it is. A disk that is found without its VM is kept, and gets a VM
-    /// again.
+    /// Creates a copy-on-write disk on the lab's current base image and defines the VM. An existing
+    /// instance is left unchanged. If there is a disk without its VM, the disk is kept and gets a
+    /// new VM.
     #[command(after_help = "Examples:
-  cyyber instance create lab01 7          ready to be powered on
-  cyyber instance create lab01 7 --start  powered on as well
+  cyyber instance create lab01 7          create it, powered off
+  cyyber instance create lab01 7 --start  create it and power it on
   cyyber instance create lab01 --users-from class.txt")]
     Create {
         /// Whose instance of which lab
         #[command(flatten)]
         class: Class,
-        /// Power it on as well
+        /// Also power it on
         #[arg(long)]
         start: bool,
     },
-    /// Power an instance on, making it first where it is missing
+    /// Power on an instance, and create it first if needed
     ///
-    /// A paused instance comes back as it was. The answer has the console's ports and a fresh
-    /// password, which is good for 60 seconds; a session that was opened in time stays open. Start
-    /// an instance that runs already to get a new password.
+    /// A paused instance is resumed as it was. The answer has the console's ports and a new
+    /// password, valid for 60 seconds; a session opened in that time stays open. To get a new
+    /// password for a running instance, start it again.
     #[command(after_help = "Examples:
   cyyber instance start lab01 7          state, ports and password as text
-  cyyber -o json instance start lab01 7  the same for a web backend
+  cyyber -o json instance start lab01 7  the same as JSON, for a web backend
   cyyber instance start lab01 --users-from class.txt")]
     Start {
         /// Whose instance of which lab
         #[command(flatten)]
         class: Class,
     },
-    /// Pause an instance and give its memory back to the host
+    /// Pause an instance and free its memory on the host
     ///
-    /// The guest's memory is saved to disk, and its RAM is free again. `resume` and `start` bring
-    /// the instance back as it was, running. When the memory cannot be saved, as on a full disk, or
-    /// on Ctrl-C, the instance goes on running.
+    /// Saves the guest's memory to disk and frees its RAM. `resume` and `start` bring the instance
+    /// back as it was, running. If the memory cannot be saved, for example because the disk is
+    /// full, or on Ctrl-C, the instance keeps running.
     #[command(after_help = "Examples:
-  cyyber instance pause lab01 7                memory to disk, RAM free
-  cyyber instance pause lab01 7 --keep-memory  held still in RAM, back at once
+  cyyber instance pause lab01 7                save its memory to disk, free its RAM
+  cyyber instance pause lab01 7 --keep-memory  freeze it in RAM, for a quick resume
   cyyber instance pause lab01 --users-from class.txt")]
     Pause {
         /// Whose instance of which lab
         #[command(flatten)]
         class: Class,
-        /// Hold it still with its memory in RAM, instead of saving it to disk
+        /// Freeze it in RAM instead of saving its memory to disk
         #[arg(long)]
         keep_memory: bool,
     },
-    /// Bring a paused instance back
+    /// Resume a paused instance
     ///
-    /// It goes on where it was, at full speed and with the right time where its guest agent can set
-    /// the clock. As with `start`, the answer has the console's ports and a fresh password. A
-    /// stopped instance cannot be resumed.
+    /// It continues where it was paused, at full speed. Its clock is set if it has a guest agent.
+    /// As with `start`, the answer has the console's ports and a new password. A stopped instance
+    /// cannot be resumed; use `start`.
     #[command(after_help = "Examples:
   cyyber instance resume lab01 7          state, ports and password as text
-  cyyber -o json instance resume lab01 7  the same for a web backend
+  cyyber -o json instance resume lab01 7  the same as JSON, for a web backend
   cyyber instance resume lab01 --users-from class.txt")]
     Resume {
         /// Whose instance of which lab
         #[command(flatten)]
         class: Class,
     },
-    /// Shut an instance down
+    /// Shut down an instance
     ///
-    /// Asks the guest, by its agent and by the ACPI power button, and powers it off when it has not
-    /// shut down by the timeout. A paused instance is brought back first, so that it can shut down
-    /// cleanly. The disk stays.
+    /// Asks the guest to shut down, through its agent and the ACPI power button, and powers it off
+    /// if it still runs after the timeout. A paused instance is resumed first, so that it can shut
+    /// down cleanly. The disk is kept.
     #[command(after_help = "Examples:
-  cyyber instance stop lab01 7               powered off after 30 seconds at the latest
-  cyyber instance stop lab01 7 --timeout 2m  for a guest that takes long
-  cyyber instance stop lab01 7 --force       at once, for a guest that hangs
+  cyyber instance stop lab01 7               shut down, or power off after 30 seconds
+  cyyber instance stop lab01 7 --timeout 2m  for a slow guest
+  cyyber instance stop lab01 7 --force       power off at once, for a guest that hangs
   cyyber instance stop lab01 --users-from class.txt")]
     Stop {
         /// Whose instance of which lab
         #[command(flatten)]
         class: Class,
-        /// How long the guest may take, as in 90s or 2m
+        /// How long the guest may take, for example 90s or 2m
         #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parsed::<Duration>())]
         timeout: Duration,
-        /// Power it off at once: what the guest has not written to its disk, or has in saved
-        /// memory, is lost
+        /// Power off at once; unsaved data in the guest and in saved memory is lost
         #[arg(long)]
         force: bool,
     },
-    /// Give an instance a clean disk on the lab's current base image
+    /// Replace an instance's disk with a clean one on the lab's current base image
     ///
-    /// For a student who broke the VM, or whose instance stands on an old build. Everything in the
-    /// instance is lost, also memory that is saved; it is stopped afterwards. Asks first at a
-    /// terminal, and needs --yes elsewhere.
+    /// For a broken VM, or one that uses an old build. Everything in the instance is lost,
+    /// including saved memory; afterwards it is stopped. Asks for confirmation at a terminal;
+    /// elsewhere --yes is required.
     #[command(after_help = "Examples:
   cyyber instance reset lab01 7        asks first
-  cyyber instance reset lab01 7 --yes  for a program")]
+  cyyber instance reset lab01 7 --yes  for a script")]
     Reset {
         /// Whose instance of which lab
         #[command(flatten)]
         target: Target,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
-    /// Destroy instances with their disks
+    /// Destroy instances and their disks
     ///
-    /// Destroys the VM, saved memory, disk and activity file of every instance that was asked for: of
-    /// all when nothing limits that. A base image that an instance stands on is never touched, nor is a
-    /// VM that cyyber did not make.
+    /// Destroys the VM, saved memory, disk and activity file of each selected instance; without
+    /// options, of all instances. A base image that an instance uses is never removed, nor is a VM
+    /// that cyyber did not create.
     ///
-    /// What interrupted commands left is found as well: a disk or saved memory without its VM, a VM
-    /// without its disk. So are old builds of base images that no instance stands on any more.
+    /// Also removes what interrupted commands left behind (a disk or saved memory without its VM, a
+    /// VM without its disk) and old builds of base images that no instance uses any more.
     ///
-    /// Asks first at a terminal, and needs --yes elsewhere.
+    /// Asks for confirmation at a terminal; elsewhere --yes is required.
     Cleanup(Cleanup),
-    /// Get access to the console of a running instance
+    /// Get the console's ports and a new password
     ///
-    /// The answer has both ports of the console and a fresh password, which is good for 60 seconds.
-    /// The password before it opens no more sessions; one that is open stays open.
+    /// The instance must be running. The password is valid for 60 seconds and replaces the previous
+    /// one. Sessions that are open stay open.
     #[command(after_help = "Examples:
   cyyber instance console lab01 7          ports and password as text
-  cyyber -o json instance console lab01 7  the same for a web backend")]
+  cyyber -o json instance console lab01 7  the same as JSON, for a web backend")]
     Console {
         /// Whose instance of which lab
         #[command(flatten)]
         target: Target,
     },
-    /// Record that an instance is in use now
+    /// Mark an instance as in use now
     ///
-    /// What keeps an instance from being taken for idle, and gives an idle one its CPU time back.
-    /// A program may as well set the modification time of the file state_dir/activity/INSTANCE.
+    /// Restarts its idle time, and gives an idle instance its full CPU time back. A program can
+    /// instead set the modification time of the file state_dir/activity/INSTANCE.
     #[command(after_help = "Examples:
-  cyyber instance touch lab01 7  its user is there")]
+  cyyber instance touch lab01 7  user 7 is active")]
     Touch {
         /// Whose instance of which lab
         #[command(flatten)]
@@ -294,28 +296,28 @@ pub enum Instance {
     },
     /// Exempt an instance from the idle policy
     ///
-    /// Until the given time `cyyber reap` neither holds it back nor pauses, stops or destroys it; an
-    /// idle one gets its CPU time back at once. `--until off` ends that. Commands that are given by
-    /// hand do what they always do.
+    /// Until the given time `cyyber reap` does not throttle, pause, stop or destroy it; an idle
+    /// instance gets its full CPU time back at once. `--until off` ends the exemption. Commands
+    /// that you run yourself work as usual.
     #[command(after_help = "Examples:
   cyyber instance keep lab01 7 --until 3d                for three days from now
-  cyyber instance keep lab01 7 --until 2027-01-31        to the end of that day
-  cyyber instance keep lab01 7 --until 2027-01-31T18:00  by this host's clock
-  cyyber instance keep lab01 7 --until off               as others again")]
+  cyyber instance keep lab01 7 --until 2027-01-31        until the end of that day
+  cyyber instance keep lab01 7 --until 2027-01-31T18:00  in this host's time zone
+  cyyber instance keep lab01 7 --until off               end the exemption")]
     Keep {
         /// Whose instance of which lab
         #[command(flatten)]
         target: Target,
-        /// A length of time from now on (90s, 10m, 24h, 7d), a day, a time, or off
+        /// A duration from now (90s, 10m, 24h, 7d), a date, a time, or off
         #[arg(long, value_name = "TIME|DURATION|off", value_parser = parsed::<Until>())]
         until: Until,
     },
-    /// Show what instances use
+    /// Show the resource use of instances
     ///
-    /// CPU is measured for a quarter of a second, and from one refresh to the next with --watch;
-    /// 100 % is one CPU of the host, fully used, so that an instance with two CPUs can reach 200 %.
-    /// USED is the host's memory that it takes at present, GUEST what the system in it uses by its
-    /// own account, DISK what its own disk takes, without the shared base image.
+    /// CPU is measured over a quarter of a second, or between two refreshes with --watch. 100 % is
+    /// one CPU of the host, fully used, so an instance with two CPUs can reach 200 %. USED is the
+    /// host's memory that it uses now, GUEST the memory in use that its guest reports, DISK the
+    /// size of its own disk without the shared base image.
     #[command(after_help = "Examples:
   cyyber instance stats                    all instances
   cyyber -o json instance stats lab01 7    one, for a program
@@ -328,16 +330,16 @@ pub enum Instance {
         /// The user's id
         #[arg(value_parser = parsed::<UserId>())]
         user: Option<UserId>,
-        /// Repeat it every so many seconds, from 1 to 3600, until Ctrl-C; LAB USER go before this
+        /// Repeat every SECONDS, from 1 to 3600, until Ctrl-C; put LAB USER before this option
         /// [default: 2]
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = parsed::<Interval>())]
         watch: Option<Interval>,
     },
     /// List instances and their states
     ///
-    /// VNC and NOVNC are the ports of the console, the second one for noVNC in a browser. BASE is
-    /// old where the lab was built anew since the instance was made. ACTIVE is the time since the
-    /// last activity.
+    /// VNC and NOVNC are the ports of the console; NOVNC is for noVNC in a browser. BASE is old if
+    /// the lab was rebuilt after the instance was created. ACTIVE is the time since the last
+    /// activity.
     #[command(after_help = "Examples:
   cyyber instance list --lab lab01              the whole class
   cyyber instance list --user 7                 all VMs of one student
@@ -358,10 +360,10 @@ pub enum Instance {
 /// Options of `cyyber instance cleanup`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  cyyber instance cleanup --lab lab01 --dry-run       what would go
-  cyyber instance cleanup --inactive-for 7d           what nobody used for a week, asking first
+  cyyber instance cleanup --lab lab01 --dry-run       show what would be destroyed
+  cyyber instance cleanup --inactive-for 7d           unused for a week; asks first
   cyyber instance cleanup --state stopped --yes       for a script
-  cyyber -o json instance cleanup lab01 7 --yes       one, for a web backend")]
+  cyyber -o json instance cleanup lab01 7 --yes       one instance, for a web backend")]
 pub struct Cleanup {
     /// The lab's id, for a single instance
     #[arg(value_parser = parsed::<LabId>(), requires = "user", conflicts_with_all = ["of_lab", "of_user"])]
@@ -378,14 +380,14 @@ pub struct Cleanup {
     /// Only instances in this state
     #[arg(long, value_enum)]
     pub state: Option<State>,
-    /// Only instances that were not used for this long, as in 24h or 7d, by the signs that the reaper
-    /// goes by; one that is kept, or whose last use is not known, stays
+    /// Only instances not used for this long, for example 24h or 7d, by the reaper's signs of use;
+    /// instances that are kept, or whose last use is unknown, are left out
     #[arg(long, value_name = "DURATION", value_parser = parsed::<Duration>())]
     pub inactive_for: Option<Duration>,
-    /// Say what would be destroyed, and destroy nothing
+    /// Print what would be destroyed, but destroy nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub yes: bool,
 }
@@ -394,56 +396,57 @@ pub struct Cleanup {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cyyber reap --dry-run            every instance: its signs of use, the next step, and when
-  cyyber reap -v                   what is done, and why
+  cyyber reap -v                   each step and its reason
   cyyber -o json reap              for a program")]
 pub struct Reap {
-    /// Tell of every instance what would be done and why, and do nothing
+    /// Print what would be done with each instance and why, but do nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// How many instances to take down at once
+    /// How many instances to act on in parallel
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub jobs: u8,
-    /// How long a guest that is stopped may take to shut down, as in 90s or 2m
+    /// How long a guest may take to shut down, for example 90s or 2m
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parsed::<Duration>())]
     pub timeout: Duration,
 }
 
-/// Print what there is and what it uses, for Prometheus
+/// Print metrics of the host and its instances, for Prometheus
 ///
-/// The host's memory, instances by their state, what each uses of CPU, memory, disk and network,
-/// what pausing and shared base images save, and when the last pass of the reaper was, in
-/// Prometheus' text format. Nothing is asked of guests: what was not noted yet is not told.
+/// Prints the host's memory, the number of instances by state, the CPU, memory, disk and network
+/// use of each, what pausing and shared base images save, and the time of the last reaper pass, in
+/// Prometheus' text format. Guests are not queried; values that are not recorded yet are left out.
 ///
-/// With --textfile it goes to a file, for the textfile collector of the node exporter, which reads
-/// files whose names end in .prom. A reader of it sees the whole file before or the whole one after.
-/// Where it fails, the file stays as it was.
+/// With --textfile the metrics are written to a file for the textfile collector of the node
+/// exporter, which reads files whose names end in .prom. The file is replaced atomically. If the
+/// command fails, the file is left unchanged.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cyyber metrics                   on standard output
   cyyber metrics --textfile /var/lib/prometheus/node-exporter/cyyber.prom
   cyyber -o json metrics           for another program")]
 pub struct Metrics {
-    /// Write it to this file, and print nothing
+    /// Write the metrics to this file instead of printing them
     #[arg(long, value_name = "PATH")]
     pub textfile: Option<PathBuf>,
 }
 
-/// Tell whether this host is ready, and what to do where it is not
+/// Check whether this host is ready, and how to fix what is not
 ///
-/// Looks at hardware virtualisation, libvirt and whom it runs QEMU as, the networks of the labs and
-/// their firewall, the programs that are run, directories and who may use them, memory and
-/// disk, the configuration, the base images of the labs, and whether `cyyber reap` is called. It
-/// changes nothing.
+/// Checks hardware virtualisation, libvirt and the user that QEMU runs as, the lab networks and
+/// their firewall, required programs, directories and their permissions, memory and disk, the
+/// configuration, the base images, and whether `cyyber reap` is called regularly. It changes
+/// nothing.
 ///
-/// A warning is something that works, though not as well or as safely as it could. Only a failure
-/// makes the command fail, with exit status 1.
+/// A warning is about something that works, but not as well or as safely as it could. Only a
+/// failure makes the command fail, with exit status 1.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  cyyber doctor                    every finding, with its remedy
-  cyyber doctor --verify           also whether each base image is still what was made
+  cyyber doctor                    all findings and how to fix them
+  cyyber doctor --verify           also verify the content of base images
   cyyber -o json doctor            for a program")]
 pub struct Doctor {
-    /// Compare the content of each base image with what was noted when it was made; reads them all
+    /// Compare the content of each base image with the checksum recorded at its build; reads them
+    /// all
     #[arg(long)]
     pub verify: bool,
 }
@@ -454,7 +457,7 @@ pub struct Target {
     /// The lab's id, as in labs-config.json
     #[arg(value_parser = parsed::<LabId>())]
     pub lab: LabId,
-    /// The user's id: letters, digits, '.' and '-', at most 64
+    /// The user's id: at most 64 letters, digits, '.' and '-'
     #[arg(value_parser = parsed::<UserId>())]
     pub user: UserId,
 }
@@ -465,13 +468,13 @@ pub struct Class {
     /// The lab's id, as in labs-config.json
     #[arg(value_parser = parsed::<LabId>())]
     pub lab: LabId,
-    /// The user's id: letters, digits, '.' and '-', at most 64
+    /// The user's id: at most 64 letters, digits, '.' and '-'
     #[arg(value_parser = parsed::<UserId>(), required_unless_present = "users_from")]
     pub user: Option<UserId>,
-    /// Do it for every user in this file, one id a line; - is standard input
+    /// Act on every user in this file, one id per line; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "user")]
     pub users_from: Option<PathBuf>,
-    /// How many of them at once
+    /// How many users to work on in parallel
     #[arg(long, value_name = "N", default_value_t = 4, conflicts_with = "user", value_parser = clap::value_parser!(u8).range(1..=32))]
     pub jobs: u8,
 }

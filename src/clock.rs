@@ -1,4 +1,4 @@
-//! What time it is, by two clocks.
+//! The time, from two clocks.
 
 use jiff::{SignedDuration, Timestamp};
 

@@ -1,4 +1,4 @@
-//! What every command stands on: configuration, paths, the hypervisor and the time, each settled
+//! The base of every command: configuration, paths, the hypervisor and the time, each resolved
 //! once.
 
 use std::sync::atomic::AtomicBool;
@@ -168,7 +168,7 @@ impl Context {
         }
     }
 
-    /// Who is at work, for the journal: the number of a user, or `reap`.
+    /// The actor, for the journal: the id of a user, or `reap`.
     pub fn who(&self) -> &str {
         &self.who
     }
@@ -197,9 +197,10 @@ impl Context {
         let Some(user) = self.scope.only() else {
             return Ok(());
         };
-        let message = format!("there is no `{what}` for {user} alone: it is about the whole host");
+        let message =
+            format!("`{what}` acts on the whole host and cannot be used for {user} alone");
         Err(Fault::new(Kind::NotFound, message)
-            .hint("leave --as-user and CYYBER_AS_USER out")
+            .hint("run it without --as-user and CYYBER_AS_USER")
             .into())
     }
 
@@ -256,7 +257,8 @@ impl Context {
         self.warned_of_console.call_once(|| {
             let listen = self.config.host.vnc_listen;
             self.output.warn(&format!(
-                "consoles listen on {listen}, where passwords are weak and what is seen and typed is not encrypted"
+                "consoles listen on {listen}: their passwords are weak, and their traffic is not \
+                 encrypted"
             ));
         });
     }
@@ -269,22 +271,22 @@ impl Context {
         self.warned_of_reaper.call_once(|| {
             let gap = match Coverage::read(&self.paths.coverage()) {
                 Ok(coverage) => coverage.gap(lab.as_str(), &self.moment()),
-                Err(error) => Some(format!("its passes are not known: {error}")),
+                Err(error) => Some(format!("its passes are unknown: {error}")),
             };
             if let Some(why) = gap {
                 self.output.warn(&format!(
-                    "no reaper looks after instances of {lab}, which use memory until \
-                     they are stopped: {why}; see `cyyber doctor`"
+                    "no reaper covers instances of {lab}, which use memory until they are stopped: \
+                     {why}; see `cyyber doctor`"
                 ));
             }
         });
     }
 
-    /// Says, once, that nothing can be held back here. The reason of each idle instance says so too.
+    /// Says, once, that nothing can be throttled here. The reason of each idle instance says so too.
     pub fn tell_of_no_cpu_control(&self) {
         self.warned_of_cpu.call_once(|| {
             self.output
-                .detail("this hypervisor cannot limit CPU time: idle instances keep all of theirs");
+                .detail("this hypervisor cannot limit CPU time: idle instances are not throttled");
         });
     }
 }

@@ -70,10 +70,7 @@ pub fn time_zone() -> Result<TimeZone> {
         name => TimeZone::get(name).or_else(|_| TimeZone::posix(name)),
     };
     known.map_err(|_| {
-        let message = format!(
-            "TZ names no time zone that is known here: '{}'",
-            name.escape_debug()
-        );
+        let message = format!("TZ is not a known time zone: '{}'", name.escape_debug());
         Fault::new(Kind::Usage, message)
             .hint("correct it, install tzdata, or give the time in UTC, as in 2027-01-31T18:00:00Z")
             .into()

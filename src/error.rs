@@ -17,7 +17,7 @@ pub enum Kind {
     Config,
     /// No such lab, base image or instance.
     NotFound,
-    /// The present state does not allow it.
+    /// The current state does not allow it.
     Conflict,
     /// Another command holds the instance and did not finish in time.
     Busy,
@@ -57,13 +57,11 @@ impl Kind {
     /// When it happens, for people; part of the reference.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Kind::Failed => "Anything not below; of several targets, some failed.",
+            Kind::Failed => "Any other failure; with several targets, some of them failed.",
             Kind::Usage => "Bad arguments or a bad id.",
-            Kind::Config => {
-                "The configuration is missing, unreadable, invalid or not to be trusted."
-            }
+            Kind::Config => "The configuration is missing, unreadable, invalid or not trusted.",
             Kind::NotFound => "No such lab, base image or instance.",
-            Kind::Conflict => "The present state does not allow it.",
+            Kind::Conflict => "The current state does not allow it.",
             Kind::Busy => "Another command holds the instance and did not finish in time.",
             Kind::Capacity => "Not enough memory or disk on the host.",
             Kind::Unavailable => {
@@ -156,18 +154,17 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
 fn hint_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     let kind = cause.downcast_ref::<io::Error>()?.kind();
     match kind {
-        io::ErrorKind::PermissionDenied => {
-            Some("be root, or in the group libvirt: `make setup` adds you, then log in again")
-        }
+        io::ErrorKind::PermissionDenied => Some(
+            "run it as root or as a member of the group libvirt: `make setup` adds you, then log \
+             in again",
+        ),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Some("free disk space where that is, then try again")
+            Some("free disk space there, then try again")
         }
         io::ErrorKind::Unsupported => {
-            Some("put that directory on another file system, as ext4, XFS or NFS")
+            Some("put that directory on another file system, such as ext4, XFS or NFS")
         }
-        io::ErrorKind::ReadOnlyFilesystem => {
-            Some("put that directory on a file system that can be written")
-        }
+        io::ErrorKind::ReadOnlyFilesystem => Some("put that directory on a writable file system"),
         _ => None,
     }
 }

@@ -1,5 +1,6 @@
-//! The firewall of the lab networks: a table of the kernel's, which setup.sh makes and libvirt's hook
-//! loads (`templates/host/network.nft`). Here it is asked whether it stands as it was loaded.
+//! The firewall of the lab networks: a table of the kernel's, which setup.sh makes and libvirt's
+//! hook loads (`templates/host/network.nft`). This module checks whether it is still as it was
+//! loaded.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! What the host has left, and how busy it is.
+//! The host's available memory, and how busy it is.
 
 use std::path::Path;
 
@@ -49,7 +49,7 @@ fn libvirt_unit_in<P: AsRef<Path>>(directories: &[P]) -> &'static str {
 /// What the CPUs have done up to this moment.
 pub fn cpu() -> Result<Cpu> {
     let text = fs_err::read_to_string(STAT)?;
-    parse_cpu(&text).with_context(|| format!("{STAT} does not tell of the host's CPUs"))
+    parse_cpu(&text).with_context(|| format!("{STAT} does not list the host's CPUs"))
 }
 
 impl Cpu {
@@ -91,7 +91,7 @@ fn parse_cpu(stat: &str) -> Option<Cpu> {
 /// The host's memory at this moment.
 pub fn memory() -> Result<Memory> {
     let text = fs_err::read_to_string(MEMINFO)?;
-    parse(&text).with_context(|| format!("{MEMINFO} does not tell of the host's memory"))
+    parse(&text).with_context(|| format!("{MEMINFO} does not list the host's memory"))
 }
 
 fn parse(meminfo: &str) -> Option<Memory> {

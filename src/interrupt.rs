@@ -1,4 +1,4 @@
-//! Signals that ask the program to end, for work that must not be dropped where it stands.
+//! Signals that ask the program to end, for work that must not stop halfway.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

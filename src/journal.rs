@@ -1,7 +1,7 @@
 //! The journal: one line for every change of state, every build and every failure.
 //!
 //! Lines are appended whole, by any number of processes at once. A rotated journal is simply made
-//! anew.
+//! again.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! Parses the command line, runs the command, and turns its outcome into words and an exit code.
+//! Parses the command line, runs the command, and turns its outcome into messages and an exit code.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! What somebody may have meant who named what is not there. Pure.
+//! Suggestions for a name that does not exist. Pure.
 
 use strsim::osa_distance;
 

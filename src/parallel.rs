@@ -35,10 +35,10 @@ pub fn side_by_side<T: Sync, R: Send>(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// What `job` returns. Where it breaks off, that is an error of this job, and others go on.
+/// What `job` returns. If it panics, that is an error of this job, and others continue.
 pub fn contained<R>(job: impl FnOnce() -> R) -> Result<R> {
-    // What it was at work on is looked at no more, or only read.
-    catch_unwind(AssertUnwindSafe(job)).map_err(|_| anyhow!("this is a fault in cyyber"))
+    // What it was working on is not used again, or only read.
+    catch_unwind(AssertUnwindSafe(job)).map_err(|_| anyhow!("this is a bug in cyyber"))
 }
 
 #[cfg(test)]

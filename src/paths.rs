@@ -170,17 +170,17 @@ impl Paths {
         self.state.join("locks").join("_admission.lock")
     }
 
-    /// Where memory is set aside for guests that are being started.
+    /// Where memory is reserved for guests that are being started.
     pub fn reservations(&self) -> PathBuf {
         self.state.join("reservations")
     }
 
-    /// The memory that is set aside for an instance that is being started.
+    /// The memory that is reserved for an instance that is being started.
     pub fn reservation(&self, name: &InstanceName) -> PathBuf {
         self.reservations().join(name.to_string())
     }
 
-    /// The memory that is set aside for a build, of a lab or a stage called `what`. No instance has
+    /// The memory that is reserved for a build, of a lab or a stage called `what`. No instance has
     /// such a name.
     pub fn build_reservation(&self, what: &str) -> PathBuf {
         self.reservations().join(format!("_build_{what}"))

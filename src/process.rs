@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::error::{Fault, Kind};
 
-/// The path by which a program opens anew what it has as its standard input.
+/// The path by which a program opens again what it has as its standard input.
 pub const STDIN: &str = "/proc/self/fd/0";
 
 /// Where Debian's packages put programs for administrators.

@@ -12,7 +12,7 @@ use serde::Serialize;
 pub enum Kind {
     /// A value that goes up and down.
     Gauge,
-    /// A value that goes up, and begins anew at nothing.
+    /// A value that goes up, and begins again at nothing.
     Counter,
 }
 

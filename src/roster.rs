@@ -1,4 +1,4 @@
-//! A list of users: one id a line. Pure.
+//! A list of users: one id per line. Pure.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ pub fn parse(text: &str, source: &str) -> Result<Vec<UserId>, Fault> {
         }
         let user: UserId = id.parse().map_err(|error| {
             let message = format!("{source}, line {}: {error}", number + 1);
-            Fault::new(Kind::Usage, message).hint("write one user id a line")
+            Fault::new(Kind::Usage, message).hint("write one user id per line")
         })?;
         if seen.insert(user.clone()) {
             users.push(user);
@@ -25,7 +25,7 @@ pub fn parse(text: &str, source: &str) -> Result<Vec<UserId>, Fault> {
     }
     match users.is_empty() {
         true => Err(Fault::new(Kind::Usage, format!("no users in {source}"))
-            .hint("write one user id a line")),
+            .hint("write one user id per line")),
         false => Ok(users),
     }
 }

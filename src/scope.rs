@@ -53,7 +53,7 @@ impl Scope {
 
 /// There is no instance called `name`, as far as the command can tell.
 pub fn missing(name: &InstanceName) -> Fault {
-    let hint = format!("make it: cyyber instance create {}", name.arguments());
+    let hint = format!("create it: cyyber instance create {}", name.arguments());
     Fault::new(Kind::NotFound, format!("no instance {name}")).hint(hint)
 }
 

@@ -1,4 +1,4 @@
-//! What must not be seen where values are merely shown: in logs, panics and debug output.
+//! Secrets: values that must not appear in logs, panics and debug output.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What people write in files, in whatever their editor made of it; pure.
+//! Text files that people write, in the encoding that their editor chose; pure.
 
 /// The byte order mark, as some editors put it before UTF-8.
 pub const MARK: &[u8] = b"\xef\xbb\xbf";

@@ -69,7 +69,7 @@ impl fmt::Display for ByteSize {
 /// The longest duration, in seconds: ten thousand days, with which every clock can be added up.
 const LONGEST: i64 = 86_400 * 10_000;
 
-/// A length of time, written `90s`, `10m`, `24h` or `7d`. Never negative.
+/// A duration, written `90s`, `10m`, `24h` or `7d`. Never negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(extend("pattern" = r"^[0-9]{1,19}[smhd]$"))]
@@ -126,7 +126,7 @@ impl FromStr for Interval {
     fn from_str(s: &str) -> Result<Self, String> {
         match s.parse() {
             Ok(seconds @ 1..=3600) => Ok(Interval(seconds)),
-            _ => Err("whole seconds from 1 to 3600 are wanted".to_owned()),
+            _ => Err("expected whole seconds from 1 to 3600".to_owned()),
         }
     }
 }
@@ -189,7 +189,7 @@ pub fn latest(local: civil::DateTime, zone: &TimeZone) -> Result<Timestamp, Stri
     at.map_err(|_| format!("{local} is too late: the last day is 9999-12-30"))
 }
 
-/// A step of the idle policy: after so long, or `never`.
+/// When a step of the idle policy is due: after a duration, or `never`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(extend("pattern" = r"^([0-9]{1,19}[smhd]|never)$"))]

@@ -1,8 +1,7 @@
 //! What the completion scripts ask on each Tab: `CYYBER_COMPLETE=SHELL cyyber -- WORD…`.
 //!
-//! Quick and silent, whatever happens: the shell waits, and shows what is said in the middle of
-//! somebody's command line. So libvirt is not asked; the names of instances are those of their
-//! disks.
+//! Always quick and silent: the shell waits, and would show messages in the middle of the command
+//! line. So libvirt is not asked; instances are found by the names of their disks.
 
 use std::collections::BTreeSet;
 use std::env::ArgsOs;

@@ -77,7 +77,7 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
     let mut pass = Metric::new(
         Kind::Gauge,
         "cyyber_reaper_last_pass_timestamp_seconds",
-        "When cyyber reap last looked at all instances, in seconds since 1970.",
+        "Time of the last complete pass of cyyber reap, in seconds since 1970.",
     );
     if let Some(last) = Passes::read(&context.paths.passes()).last() {
         pass.add([], last.as_duration().as_secs_f64());
@@ -87,13 +87,13 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
         Metric::new(
             Kind::Gauge,
             "cyyber_host_memory_bytes",
-            "Memory that the host has.",
+            "Memory of the host.",
         )
         .with(float(memory.total)),
         Metric::new(
             Kind::Gauge,
             "cyyber_host_memory_available_bytes",
-            "Memory that new programs on the host can have without swapping.",
+            "Memory of the host that new programs can use without swapping.",
         )
         .with(float(memory.available)),
         pass,
@@ -134,13 +134,13 @@ fn savings(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
         Metric::new(
             Kind::Gauge,
             "cyyber_memory_saved_bytes",
-            "Memory that paused instances would have, and have given back to the host.",
+            "Memory of the host freed by paused instances.",
         )
         .with(float(memory)),
         Metric::new(
             Kind::Gauge,
             "cyyber_disk_saved_bytes",
-            "Disk that full copies of the base images would take, beside what the images take.",
+            "Disk space saved by sharing base images, compared with full copies.",
         )
         .with(float(copied.saturating_sub(there))),
     ]
@@ -165,19 +165,19 @@ const FIGURES: [(Kind, &str, &str, Figure); 10] = [
     (
         Kind::Gauge,
         "cyyber_instance_memory_bytes",
-        "Memory that the guest may use.",
+        "Memory assigned to the guest.",
         |_, facts| facts.usage().memory_bytes.map(float),
     ),
     (
         Kind::Gauge,
         "cyyber_instance_memory_resident_bytes",
-        "Memory of the host that it takes at present.",
+        "Memory of the host that it uses now.",
         |_, facts| facts.usage().resident_bytes.map(float),
     ),
     (
         Kind::Gauge,
         "cyyber_instance_disk_bytes",
-        "What its own disk takes, without the shared base image.",
+        "Size of its own disk, without the shared base image.",
         |status, _| images::allocated(&status.disk_path).map(float),
     ),
     (
@@ -195,13 +195,13 @@ const FIGURES: [(Kind, &str, &str, Figure); 10] = [
     (
         Kind::Counter,
         "cyyber_instance_network_receive_bytes_total",
-        "Received by its network card since power-on.",
+        "Received by its network interface since power-on.",
         |_, facts| facts.usage().net_rx_bytes.map(float),
     ),
     (
         Kind::Counter,
         "cyyber_instance_network_transmit_bytes_total",
-        "Sent by its network card since power-on.",
+        "Sent by its network interface since power-on.",
         |_, facts| facts.usage().net_tx_bytes.map(float),
     ),
     (

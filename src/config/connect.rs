@@ -1,8 +1,8 @@
-//! Where libvirt is: connections of the kinds that we know.
+//! The libvirt connection URI: only kinds that we know.
 //!
-//! libvirt's own addresses can name programs that it runs in the caller's name: the transport `ext`,
-//! or the parameters `command`, `netcat` and `proxy` of others. Of those none is taken, from a
-//! configuration or from elsewhere.
+//! libvirt's own addresses can name programs that it runs in the caller's name: the transport
+//! `ext`, or the parameters `command`, `netcat` and `proxy` of others. These are always refused,
+//! whether from a configuration or from elsewhere.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The address of a libvirt, as in `qemu:///system`.
+/// A libvirt connection URI, such as `qemu:///system`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(extend("pattern" = r"^(test:///[^?#\s]+|qemu(\+(unix|tls|tcp|ssh|libssh|libssh2))?://[^?#\s]*/(system|session)(\?[^#\s]*)?)$"))]

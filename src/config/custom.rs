@@ -12,7 +12,7 @@ use serde::Deserialize;
 /// Longest path in the guest and longest name of an owner, in bytes.
 const LONGEST_TARGET: usize = 1024;
 
-/// Files that take the place of the product's own assets.
+/// Pictures that replace the built-in ones.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Branding {
@@ -47,7 +47,7 @@ pub struct ProvisionFile {
     /// Its permissions there.
     #[serde(default)]
     pub mode: FileMode,
-    /// Whose it is there.
+    /// Its owner there.
     #[serde(default)]
     pub owner: Owner,
 }

@@ -1,6 +1,5 @@
-//! JSON as it is meant: no object has a key twice, and nothing else stands for an object. Of two
-//! keys, one would be taken without a word, and a person who looks at the file may well see the
-//! other.
+//! Strict JSON: no duplicate keys, and nothing else in place of an object. Of two equal keys, one
+//! would silently win, and a person who reads the file may well see the other.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -70,7 +69,7 @@ impl<'de> Visitor<'de> for Build {
             if values.contains_key(&key) {
                 let shown: String = key.chars().take(80).collect();
                 return Err(Error::custom(format!(
-                    "the key \"{}\" is there twice",
+                    "duplicate key \"{}\"",
                     shown.escape_debug()
                 )));
             }
@@ -130,7 +129,7 @@ mod tests {
             (r#"{"a": {"b": 1}, "\u0061": 2}"#, "line 1 column 24"),
         ] {
             let error = read(text).unwrap_err().to_string();
-            assert_eq!(error, format!("the key \"a\" is there twice at {place}"));
+            assert_eq!(error, format!("duplicate key \"a\" at {place}"));
         }
         assert!(read(r#"{"a": {"a": 1}, "b": [{"a": 1}, {"a": 1}]}"#).is_ok());
     }

@@ -28,7 +28,7 @@ pub struct Lab {
     pub lab_name: Line,
     /// Debian packages that the image contains.
     pub packages: Vec<PackageName>,
-    /// `/etc/motd`.
+    /// The message of the day, The message of the day, `/etc/motd`.
     pub motd: Text,
     /// The cloud image it is built from.
     #[serde(default, deserialize_with = "object")]
@@ -50,7 +50,7 @@ pub struct Lab {
     /// The graphical desktop.
     #[serde(default)]
     pub desktop: Desktop,
-    /// Assets in the place of the product's own.
+    /// Pictures that replace the built-in ones.
     #[serde(default, deserialize_with = "object")]
     pub branding: Branding,
     /// Files and scripts of the instructor.
@@ -62,10 +62,10 @@ pub struct Lab {
     /// What an instance can reach.
     #[serde(default)]
     pub network: NetworkMode,
-    /// When an idle instance steps down.
+    /// When an unused instance is throttled, paused, stopped and destroyed.
     #[serde(default, deserialize_with = "object")]
     pub policy: Policy,
-    /// Caps on CPU, disk and network.
+    /// Limits on CPU, disk and network.
     #[serde(default, deserialize_with = "object")]
     pub limits: Limits,
 }
@@ -170,7 +170,7 @@ impl Lab {
     }
 }
 
-/// A cloud image: where it is and what it must hash to.
+/// A cloud image: its location and its checksum.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend(
@@ -180,7 +180,7 @@ impl Lab {
 pub struct Image {
     /// `https://…`, or a path relative to the configuration's directory.
     pub url: ImageUrl,
-    /// Needed for a download.
+    /// Required for a download.
     pub checksum: Option<Sha256>,
 }
 
@@ -287,7 +287,7 @@ impl Desktop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
-    /// No way out.
+    /// Only DHCP and DNS.
     Isolated,
     /// The internet, but no other instance.
     #[default]
@@ -307,7 +307,7 @@ impl NetworkMode {
     }
 }
 
-/// When an idle instance steps down, and how long a boot may take.
+/// When an unused instance is throttled, paused, stopped and destroyed, and how long a boot may take.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
@@ -321,7 +321,7 @@ pub struct Policy {
     pub destroy_after: Patience,
     /// Not destroyed before passes of the reaper have seen it stopped for this long.
     pub destroy_grace: Duration,
-    /// What a connected but silent console is worth, or a guest's own word.
+    /// How long an open but inactive console, or a guest agent's answer alone, counts as use.
     pub max_connected: Patience,
     /// How long it may run without a break, used or not.
     pub max_runtime: Patience,
@@ -374,7 +374,7 @@ impl Policy {
             if let Some((upper, limit)) = above.filter(|(_, limit)| after < *limit) {
                 let limit: Duration = limit;
                 let message = format!(
-                    "{} is sooner than {upper}, which is {}: allowed is that or more, or never",
+                    "{} is less than {upper}, which is {}: allowed is that or more, or never",
                     age(after.0),
                     age(limit.0)
                 );
@@ -386,20 +386,20 @@ impl Policy {
     }
 }
 
-/// Caps that libvirt enforces on an instance; absent means none.
+/// Limits that libvirt enforces on an instance; no limit if absent.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// CPU time of each virtual CPU, in percent of one of the host's.
+    /// CPU time of each virtual CPU, in percent of one CPU of the host.
     #[schemars(range(min = 1, max = 100))]
     pub cpu_percent: Option<u8>,
-    /// Disk throughput, read and written together, in bytes a second.
+    /// Disk throughput, read and written together, in bytes per second.
     pub disk_bytes_per_second: Option<ByteSize>,
-    /// Disk operations a second.
+    /// Disk operations per second.
     #[schemars(range(min = 1))]
     pub disk_iops: Option<u32>,
-    /// Network throughput in each direction, in bytes a second.
+    /// Network throughput in each direction, in bytes per second.
     pub network_bytes_per_second: Option<ByteSize>,
-    /// The largest overlay.
+    /// Maximum size of an instance's own disk file.
     pub overlay_size: Option<ByteSize>,
 }

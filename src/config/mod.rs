@@ -57,11 +57,11 @@ pub struct Config {
     pub host: Host,
 }
 
-/// The file's outline; labs are read one by one, with `defaults` laid under each.
+/// The configuration file; `defaults` apply to each lab.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Outline {
-    /// For editors: where the schema of this file is. Not read.
+    /// The schema of this file, for editors; ignored.
     #[serde(rename = "$schema")]
     _schema: Option<String>,
     #[schemars(schema_with = "schema::labs")]
@@ -84,15 +84,15 @@ pub struct Host {
     pub storage_dir: PathBuf,
     /// Activity, records and locks.
     pub state_dir: PathBuf,
-    /// Where builds leave their results; relative to the working directory.
+    /// Directory for the results of builds; relative to the working directory.
     pub output_dir: PathBuf,
-    /// Templates in the place of the product's own; relative to the configuration's directory.
+    /// Templates that replace the built-in ones; relative to the configuration's directory.
     pub templates_dir: Option<PathBuf>,
     /// Hardware virtualisation or software emulation.
     pub accelerator: AcceleratorChoice,
     /// The address on which consoles listen.
     pub vnc_listen: IpAddr,
-    /// That consoles may listen where others than this host reach them.
+    /// Whether consoles may listen on an address that other hosts can reach.
     pub vnc_exposed: bool,
 }
 
@@ -125,11 +125,11 @@ impl Host {
     }
 }
 
-/// Which accelerator is wanted.
+/// The accelerator to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum AcceleratorChoice {
-    /// KVM where it really works, else emulation with a warning.
+    /// KVM if it works, else software emulation with a warning.
     Auto,
     /// KVM, or fail.
     Kvm,
@@ -240,9 +240,11 @@ pub fn untrusted(refusal: Refusal, path: &Path) -> anyhow::Error {
         Refusal::Io(error) => error.into(),
         Refusal::Untrusted(why) => Fault::new(
             Kind::Config,
-            format!("{} is not to be trusted: {why}", path.display()),
+            format!("{} cannot be trusted: {why}", path.display()),
         )
-        .hint("have it and its directories belong to root or to you, writable by nobody else")
+        .hint(
+            "it and its directories must belong to root or to you, and be writable by nobody else",
+        )
         .into(),
     }
 }

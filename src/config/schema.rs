@@ -1,8 +1,8 @@
 //! The JSON Schema of the configuration, for editors and for programs that write one. It is made
 //! from the types that read it, so that it has their keys and no others.
 //!
-//! It says what a schema can say. That no two labs have the same id, or that a rung of the idle
-//! ladder is not reached before the one above it, only [`super::Config::load`] tells.
+//! It cannot check everything: only [`super::Config::load`] finds two labs with the same id, or a
+//! step of the idle policy that is due before the one above it.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -34,7 +34,7 @@ pub(super) fn defaults(generator: &mut SchemaGenerator) -> Schema {
     if let Some(Value::Object(keys)) = schema.get_mut("properties") {
         keys.retain(|key, _| !OWN_KEYS.contains(&key.as_str()));
     }
-    let description = "Settings for all labs; a lab's own come first.";
+    let description = "Settings for all labs; a lab's own settings override them.";
     schema.insert("description".to_owned(), json!(description));
     schema
 }

@@ -21,7 +21,7 @@ pub struct Line(String);
 pub struct Text(String);
 
 /// The name of a Debian package: `[a-z0-9][a-z0-9+.-]+` (Debian Policy 5.6.1), so that it can be
-/// neither an option nor anything to a shell.
+/// neither an option nor special to a shell.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(extend("minLength" = 2, "maxLength" = 128, "pattern" = r"^[a-z0-9][a-z0-9+.-]*[a-z0-9+.]$"))]
@@ -44,7 +44,7 @@ impl TryFrom<String> for Line {
     fn try_from(s: String) -> Result<Self, String> {
         if s.trim().is_empty() || s.len() > 200 || s.chars().any(unprintable) {
             return Err(
-                "a line of text is wanted: not empty, at most 200 bytes, no control characters"
+                "expected one line of text: not empty, at most 200 bytes, no control characters"
                     .into(),
             );
         }
@@ -94,10 +94,10 @@ impl TryFrom<String> for PackageName {
                 // What apt-get would take, and why it is not had here.
                 let why = match s.find([':', '=', '/']).and_then(|at| s.get(at..=at)) {
                     Some(":") => {
-                        "packages are those of the image's architecture; a provision script can add another"
+                        "packages are always of the image's architecture; use a provision script for others"
                     }
                     Some(_) => {
-                        "a lab has the version that the archive has; a provision script can install another"
+                        "packages are always of the archive's version; use a provision script for others"
                     }
                     None => "allowed is [a-z0-9][a-z0-9+.-]+, not ending with -",
                 };

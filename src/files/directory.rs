@@ -23,8 +23,8 @@ const CAREFULLY: OFlags = OFlags::NOFOLLOW
     .union(OFlags::CLOEXEC);
 
 /// What is said of a link in the place of a directory.
-pub const A_LINK: &str =
-    "a symbolic link, which is not followed: put a directory there, and mount another disk on it";
+pub const A_LINK: &str = "a symbolic link, which is not followed: use a directory instead; to use \
+                          another disk, mount it there";
 
 /// Renames within `directory`, never over something. Not every file system can do that in one step,
 /// NFS for one: there the file has both names for a moment.
@@ -47,7 +47,7 @@ fn link_new(
 ) -> io::Result<()> {
     match rustix::fs::linkat(directory, from, directory, to, AtFlags::empty()) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
-            let why = "its file system can put no file in place without replacing another";
+            let why = "its file system cannot rename without overwriting";
             return Err(io::Error::new(io::ErrorKind::Unsupported, why));
         }
         linked => linked?,

@@ -1,4 +1,4 @@
-//! Files written as a whole and read with care.
+//! Files replaced atomically and read with care.
 //!
 //! Some of our directories are writable for a whole group, so nothing in them is trusted: links are
 //! not followed, and what is not a regular file is not read.

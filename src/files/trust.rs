@@ -1,6 +1,6 @@
-//! Whether what stands in a file was written by somebody whom we take orders from: root, or whoever
-//! runs the program. What a configuration says is done with all that they may do, so that one which
-//! somebody else can write is none, wherever it lies.
+//! Whether a file can be trusted: only root or the caller may be able to write to it. A
+//! configuration is executed with their rights, so one that somebody else can write is refused,
+//! wherever it is.
 //!
 //! As git does it for repositories and ssh for keys: by owner and mode of the file and of each
 //! directory and link on the way to it.
@@ -70,7 +70,7 @@ impl Trust {
         if crowded && there.is_file() && there.nlink() > 1 {
             let what = real.display();
             return Err(Refusal::Untrusted(format!(
-                "{what} has another name, and others can write to its directory"
+                "{what} has another hard link, and others can write to its directory"
             )));
         }
         rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(io::Error::from)?;
@@ -160,7 +160,7 @@ impl Trust {
         if mode & 0o020 != 0 {
             let group = there.gid();
             if has_access_list(place) {
-                let why = format!("{what} has an access list by which others can write it");
+                let why = format!("{what} has an access control list that lets others write to it");
                 return Err(Refusal::Untrusted(why));
             }
             if group != 0 && !is_trusted_group(group, there.uid()) {
@@ -289,7 +289,7 @@ mod tests {
         with_mode(&inner, 0o1777);
         as_root().open(&file).unwrap();
         fs::hard_link(&file, inner.join("also")).unwrap();
-        assert!(why(as_root(), &file).contains("another name"));
+        assert!(why(as_root(), &file).contains("another hard link"));
         fs::remove_file(inner.join("also")).unwrap();
         with_mode(&inner, 0o700);
         with_mode(&file, 0o664);

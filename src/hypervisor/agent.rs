@@ -1,4 +1,4 @@
-//! What is asked of the agent inside a guest.
+//! Queries to the guest agent.
 //!
 //! The guest belongs to a student: its agent may say anything, which [`super::answer`] bounds, and may
 //! take any time to say it. libvirt waits for longer than it is told to: before a command it has the
@@ -123,7 +123,7 @@ impl Domain {
             Err(Silence::Trouble(trouble)) => Answer::None(trouble, String::new()),
             Err(Silence::Refused(why)) => Answer::None(Trouble::Failed, why),
             Err(Silence::Disabled) => {
-                Answer::None(Trouble::Failed, "it runs no commands".to_owned())
+                Answer::None(Trouble::Failed, "it does not run commands".to_owned())
             }
         }
     }

@@ -1,8 +1,7 @@
-//! What a guest's agent says, and what of that is believed. Pure.
+//! The guest agent's answers, and how much of them is trusted. Pure.
 //!
-//! The guest belongs to a student: whatever its agent says may be made up. Its words are bounded here,
-//! where they enter: in size, in range and in time. Nothing of them but numbers is kept or written
-//! down anywhere.
+//! The guest belongs to a student: whatever its agent says may be made up. Its answers are bounded
+//! here, where they enter: in size, in range and in time. Only numbers from them are kept.
 #![deny(clippy::arithmetic_side_effects)]
 
 use base64::Engine;
@@ -51,9 +50,9 @@ impl Trouble {
     pub const fn as_str(self) -> &'static str {
         match self {
             Trouble::Mute => "does not answer",
-            Trouble::Slow => "takes too long to tell of its use",
-            Trouble::Nonsense => "tells what makes no sense",
-            Trouble::Failed => "does not tell of its use",
+            Trouble::Slow => "takes too long to report its use",
+            Trouble::Nonsense => "reports implausible values",
+            Trouble::Failed => "does not report its use",
         }
     }
 }

@@ -76,7 +76,7 @@ impl Domain {
     /// Lets a frozen domain run on. One that runs by now is fine: a call of a command that was
     /// killed may still be at work in libvirt.
     pub fn thaw(&self) -> Result<()> {
-        let thawed = self.by_qemu("let the domain run on", |domain| domain.resume().map(drop));
+        let thawed = self.by_qemu("unfreeze the domain", |domain| domain.resume().map(drop));
         thawed.or_else(|error| match self.facts(Detail::Power)? {
             Some(facts) if facts.power == Power::On => Ok(()),
             _ => Err(error),
@@ -186,20 +186,19 @@ impl Domain {
                 "the host has not enough free memory for it".to_owned(),
             )
         } else if of_its_disk && says("No such file") {
-            let hint =
-                "put that file back; where storage_dir was moved, put a link in its old place";
+            let hint = "restore that file; if storage_dir was moved, put a link in its old place";
             (Kind::Conflict, hint.to_owned())
         } else if of_its_disk {
-            let hint = "`cyyber doctor` looks whether QEMU can reach the images";
+            let hint = "`cyyber doctor` checks whether QEMU can reach the images";
             (Kind::Failed, hint.to_owned())
         } else if says("Permission denied") {
-            let hint = "`cyyber doctor` looks whether QEMU can reach what it needs; dynamic_ownership must \
-                        not be 0 in /etc/libvirt/qemu.conf";
+            let hint = "`cyyber doctor` checks whether QEMU can reach what it needs; \
+                        dynamic_ownership must not be 0 in /etc/libvirt/qemu.conf";
             (Kind::Failed, hint.to_owned())
         } else if is(&e, ErrorNumber::ConfigUnsupported) {
             let hint = format!(
-                "a device or limit was changed by other means since its memory was saved: change its \
-                 stored definition likewise (virsh edit), or give the memory up: {}",
+                "a device or limit was changed by other means since its memory was saved: make the \
+                 same change in its stored definition (virsh edit), or discard the memory: {}",
                 self.by_force()
             );
             (Kind::Conflict, hint)

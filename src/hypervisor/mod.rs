@@ -137,8 +137,14 @@ impl Hypervisor {
         // libvirt would print every error on standard error by itself.
         virt::error::clear_error_callback();
         let conn = Connect::open(Some(uri)).map_err(|error| {
-            Fault::new(Kind::Unavailable, format!("failed to connect to libvirt at {uri}: {}", error.message()))
-                .hint("is libvirtd (or virtqemud, where it is split up) running, and are you root or in the group libvirt? `make setup` prepares a host")
+            Fault::new(
+                Kind::Unavailable,
+                format!("failed to connect to libvirt at {uri}: {}", error.message()),
+            )
+            .hint(
+                "is libvirtd (or virtqemud) running, and are you root or in the group \
+                       libvirt? `make setup` prepares a host",
+            )
         })?;
         Ok(Hypervisor {
             conn,

@@ -53,6 +53,6 @@ impl Hypervisor {
             network => network.and_then(|network| ask(&network)),
         };
         told.map(Some)
-            .map_err(|e| failed(&format!("look at the network {name}"), e))
+            .map_err(|e| failed(&format!("look up the network {name}"), e))
     }
 }

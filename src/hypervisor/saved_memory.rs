@@ -31,7 +31,7 @@ const RESTORING: &str = "/var/lib/libvirt/cyyber";
 /// `qemu_saveimage.h`.
 const PARTIAL: &[u8; 16] = b"LibvirtQemudPart";
 
-/// What follows a domain's name in the name of a file with memory that was put aside.
+/// What follows a domain's name in the name of a file with memory that was set aside.
 const UNUSABLE: &str = ".unusable-";
 
 /// A save slower than this, in bytes a second, is not waited for: the disk or QEMU hangs.
@@ -82,7 +82,7 @@ impl Hypervisor {
     }
 
     /// The domain that a file in there has the name of, with its memory or with memory of it that
-    /// was put aside.
+    /// was set aside.
     pub fn saved_memory_name(file: &str) -> Option<&str> {
         let aside = || Some(file.rsplit_once(UNUSABLE)?.0);
         file.strip_suffix(".save").or_else(aside)
@@ -146,7 +146,7 @@ impl Domain {
                 self.abort_job();
             }
             if overdue {
-                bail!("failed to save its memory: QEMU or the disk does not keep up");
+                bail!("failed to save its memory: QEMU or the disk is too slow");
             }
         };
         match saved {
@@ -206,7 +206,7 @@ impl Domain {
                 self.restore_by_name(&conn, &path, definition)
             }
             Err(error) => Err(anyhow::Error::from(error)
-                .context("failed to give the saved memory a name for root alone")),
+                .context("failed to create a link to the saved memory for root alone")),
         }
     }
 
@@ -238,13 +238,13 @@ impl Domain {
             conn.save_image_xml_desc(&file.to_string_lossy(), 0)
         });
         Ok(match answer {
-            None => bail!("failed to look at the saved memory: libvirt does not answer"),
+            None => bail!("failed to inspect the saved memory: libvirt does not answer"),
             Some(Err(e)) if super::is_lost(&e) => {
-                return Err(failed("look at the saved memory", e));
+                return Err(failed("inspect the saved memory", e));
             }
             Some(Err(e)) => Err(super::answer::words(e.message())),
             Some(Ok(xml)) if xml::domain::uuid_of(&xml).is_ok_and(|of| of == uuid) => Ok(()),
-            Some(Ok(_)) => Err("it is of another VM".to_owned()),
+            Some(Ok(_)) => Err("it belongs to another VM".to_owned()),
         })
     }
 
@@ -267,7 +267,7 @@ impl Domain {
     /// `None` when there was no file. From then on the domain has none.
     pub fn set_saved_memory_aside(&self, now: jiff::Timestamp) -> Result<Option<PathBuf>> {
         let Some(file) = self.saved_memory_file() else {
-            bail!("it is not known where libvirt keeps it");
+            bail!("its path in libvirt is unknown");
         };
         let name = self.inner.name();
         let name = name.map_err(|e| failed("read the domain's name", e))?;
@@ -299,7 +299,7 @@ impl OwnName {
         files::make_directory(Path::new(RESTORING), files::PRIVATE_DIRECTORY)?;
         let there = Path::new(RESTORING).symlink_metadata()?;
         if there.uid() != 0 || there.mode() & 0o077 != 0 {
-            let open = format!("{RESTORING} is not for root alone");
+            let open = format!("{RESTORING} is not accessible to root alone");
             return Err(io::Error::other(open));
         }
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;

@@ -49,9 +49,9 @@ pub(super) fn memory_of_all(pool: &Arc<Pool>, conn: &Connect) -> Result<Vec<Fact
         None => Ok(all),
         Some(silent) => Err(Fault::new(
             Kind::Unavailable,
-            format!("libvirt does not tell what memory {} has", silent.name),
+            format!("libvirt does not report the memory of {}", silent.name),
         )
-        .hint("look for a QEMU process that hangs: cyyber instance stats")
+        .hint("check for a QEMU process that hangs: cyyber instance stats")
         .into()),
     }
 }

@@ -54,7 +54,7 @@ pub fn current(paths: &Paths, lab: &LabId) -> Result<Base> {
     let link = paths.base_link(lab);
     let missing = || {
         Fault::new(Kind::NotFound, format!("lab '{lab}' has no base image yet"))
-            .hint(format!("make it: cyyber build {lab}"))
+            .hint(format!("build it: cyyber build {lab}"))
     };
     let target = match std::fs::read_link(&link) {
         Ok(target) => target,
@@ -71,16 +71,16 @@ pub fn current(paths: &Paths, lab: &LabId) -> Result<Base> {
         }
     };
     let build = build_of(lab, &target)
-        .with_context(|| format!("{} does not point at a build of this lab", link.display()))?;
+        .with_context(|| format!("{} does not point to a build of this lab", link.display()))?;
     let path = paths.base_build(lab, build);
     match path.symlink_metadata() {
         Ok(there) if there.is_file() => Ok(Base {
             build: build.to_owned(),
             path,
         }),
-        Ok(_) => anyhow::bail!("the base image {} is no file", path.display()),
+        Ok(_) => anyhow::bail!("the base image {} is not a file", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing().into()),
-        Err(error) => Err(error).with_context(|| format!("failed to look at {}", path.display())),
+        Err(error) => Err(error).with_context(|| format!("failed to inspect {}", path.display())),
     }
 }
 
@@ -93,13 +93,13 @@ pub fn at(paths: &Paths, lab: &LabId, path: Option<&str>) -> Result<Base> {
         .and_then(|file| build_of(lab, file));
     let build = build.with_context(|| {
         format!(
-            "its backing file {} is no build of this lab",
+            "its backing file {} is not a build of this lab",
             path.display()
         )
     })?;
     anyhow::ensure!(
         path.is_file(),
-        "its backing file {} is gone",
+        "its backing file {} is missing",
         path.display()
     );
     Ok(Base {
@@ -155,7 +155,7 @@ pub fn place(paths: &Paths, lab: &LabId) -> Result<Place> {
                 .into())
         }
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("failed to look at {}", link.display()))
+            Err(error).with_context(|| format!("failed to inspect {}", link.display()))
         }
         _ => Ok(Place::Link),
     }

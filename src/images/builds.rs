@@ -1,4 +1,4 @@
-//! The builds of a lab that are no longer current: found, and removed when nothing stands on them.
+//! The builds of a lab that are no longer current: found, and removed when nothing uses them.
 
 use std::path::Path;
 

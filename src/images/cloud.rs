@@ -1,5 +1,5 @@
-//! Whether a file can be a cloud image at all, by how it begins: a VM would only sit there without a
-//! system, and be waited for.
+//! Whether a file can be a cloud image, judged by its first bytes: otherwise a VM would hang
+//! without a system, and the build would wait for it.
 
 use std::fs::File;
 use std::io::Read;
@@ -75,7 +75,7 @@ fn recognise(head: &[u8]) -> Result<()> {
         {
             bail!("it is text")
         }
-        _ => bail!("it is no disk image that a machine can boot from"),
+        _ => bail!("it is not a bootable disk image"),
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
     fn what_cannot_boot_is_told_by_how_it_begins() {
         let said = |head: &[u8]| recognise(head).err().map(|error| error.to_string());
         let mut disk = vec![0; SECTOR];
-        assert!(said(&disk).unwrap().contains("no disk image"));
+        assert!(said(&disk).unwrap().contains("not a bootable disk image"));
         disk[SECTOR - 2..].copy_from_slice(BOOTABLE);
         for good in [
             &disk[..],
@@ -104,7 +104,7 @@ mod tests {
             (b"\x1f\x8b\x08", "gzip"),
             (b"\xfd7zXZ\0\0", "xz"),
             (b"PK\x03\x04", "zip"),
-            (b"\x01\x02", "no disk image"),
+            (b"\x01\x02", "not a bootable disk image"),
         ] {
             let said = said(bad).unwrap();
             assert!(said.contains(why), "{why}: {said}");

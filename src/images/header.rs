@@ -17,7 +17,7 @@ const MAGIC: &[u8] = b"QFI\xfb";
 /// (<https://www.qemu.org/docs/master/interop/qcow2.html>).
 const EXTERNAL_DATA: u64 = 1 << 2;
 
-/// The longest name that it may have for the image it stands on.
+/// The longest name that it may have for its backing file.
 const LONGEST_NAME: u64 = 1023;
 
 /// How much of it matters here, in bytes. An image has a cluster at least.
@@ -26,7 +26,7 @@ const HEAD: u64 = 80;
 /// The header of a qcow2 image.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The image that it stands on.
+    /// Its backing file.
     pub backing_file: Option<PathBuf>,
     /// The size of the disk that a guest sees, in bytes.
     pub disk_size: u64,
@@ -43,12 +43,12 @@ impl Header {
                 .read(true)
                 .custom_flags(flags.bits().cast_signed())
                 .open(path)?;
-            ensure!(file.metadata()?.is_file(), "it is no file");
+            ensure!(file.metadata()?.is_file(), "it is not a file");
             let mut head = Vec::new();
             file.by_ref().take(HEAD).read_to_end(&mut head)?;
             ensure!(
                 head.starts_with(MAGIC) && head.len() as u64 == HEAD,
-                "it is no qcow2 image: convert it with qemu-img convert"
+                "it is not a qcow2 image: convert it with qemu-img convert"
             );
             let number = |from: usize, to: usize| {
                 let bytes = head.get(from..to).unwrap_or_default();
@@ -75,7 +75,8 @@ impl Header {
     pub fn ensure_own_data(&self) -> Result<()> {
         ensure!(
             !self.has_external_data,
-            "it keeps its content in another file: put it into one with qemu-img convert"
+            "it keeps its content in an external data file: convert it to one file with qemu-img \
+             convert"
         );
         Ok(())
     }

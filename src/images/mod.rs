@@ -1,5 +1,5 @@
-//! Disk images: [`base`] builds, which never change, the [`overlay`]s that stand on them, and the
-//! [`stages`] that bases are made from.
+//! Disk images: [`base`] builds, which never change, the [`overlay`]s that are based on them, and
+//! the [`stages`] that bases are built from.
 //!
 //! Nothing here replaces an existing image: images are made under a temporary name, synced, and
 //! moved into place.
@@ -36,19 +36,15 @@ fn full_disk(error: anyhow::Error, directory: &Path) -> anyhow::Error {
 fn no_room(directory: &Path, what: &str) -> Fault {
     Fault::new(
         Kind::Capacity,
-        format!("no room for {what} in {}", directory.display()),
+        format!("not enough space for {what} in {}", directory.display()),
     )
     .hint("free disk space, or move storage_dir to a larger file system")
 }
 
 /// Fails when fewer than `bytes` are free where `directory` is.
 pub fn require_room(directory: &Path, bytes: u64, what: &str) -> Result<()> {
-    let stat = rustix::fs::statvfs(directory).with_context(|| {
-        format!(
-            "failed to ask for the free space of {}",
-            directory.display()
-        )
-    })?;
+    let stat = rustix::fs::statvfs(directory)
+        .with_context(|| format!("failed to read the free space of {}", directory.display()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free >= bytes {
         return Ok(());
@@ -174,12 +170,8 @@ pub fn info(image: &Path) -> Result<ImageInfo> {
         "--output=json".as_ref(),
         std::path::absolute(image)?.as_os_str(),
     ])?;
-    serde_json::from_str(&said).with_context(|| {
-        format!(
-            "failed to understand what qemu-img says of {}",
-            image.display()
-        )
-    })
+    serde_json::from_str(&said)
+        .with_context(|| format!("failed to parse qemu-img's output for {}", image.display()))
 }
 
 #[cfg(test)]

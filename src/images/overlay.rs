@@ -41,7 +41,7 @@ pub fn create(
     let new = prepare(paths, name, base, wanted)?;
     rename_new(&new, &overlay)
         .inspect_err(|_| discard(&new))
-        .with_context(|| format!("failed to make the disk of {name}"))?;
+        .with_context(|| format!("failed to create the disk of {name}"))?;
     Ok(overlay)
 }
 
@@ -86,7 +86,7 @@ pub fn prepare(
         .map_err(|error| full_disk(error, &directory))
         .and_then(|_| Ok(file.sync_all()?));
     made.inspect_err(|_| discard(&new))
-        .with_context(|| format!("failed to make the disk of {name}"))?;
+        .with_context(|| format!("failed to create the disk of {name}"))?;
     Ok(new)
 }
 
@@ -113,7 +113,11 @@ pub fn provide_length(overlay: &Path, largest: Option<ByteSize>) -> Result<Optio
     };
     // Reading is enough to look; another one than a regular file is nothing of ours.
     let there = overlay.symlink_metadata()?;
-    anyhow::ensure!(there.is_file(), "{} is no regular file", overlay.display());
+    anyhow::ensure!(
+        there.is_file(),
+        "{} is not a regular file",
+        overlay.display()
+    );
     let wanted = there.len().max(largest.0).next_multiple_of(CLUSTER);
     if there.len() < wanted {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -123,8 +127,9 @@ pub fn provide_length(overlay: &Path, largest: Option<ByteSize>) -> Result<Optio
             .open(overlay)?;
         file.set_len(wanted).with_context(|| {
             let message = format!("the disk cannot grow to its limits.overlay_size of {largest}");
-            Fault::new(Kind::Failed, message)
-                .hint("lower the limit to what the file system lets a file be, or use another one")
+            Fault::new(Kind::Failed, message).hint(
+                "lower the limit to what the file system supports, or use another file system",
+            )
         })?;
         file.sync_all()?;
     }
@@ -148,7 +153,7 @@ fn reaches(overlay: &Path, offset: u64) -> io::Result<bool> {
 }
 
 /// Puts a prepared overlay in the place of the one that an instance has, whose content is gone
-/// then. No domain and no saved memory may stand on it any more.
+/// then. No domain and no saved memory may use it any more.
 pub fn replace(paths: &Paths, name: &InstanceName, new: &Path) -> Result<PathBuf> {
     let overlay = paths.overlay(name);
     fs_err::rename(new, &overlay)?;

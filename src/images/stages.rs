@@ -1,5 +1,5 @@
-//! Stages: cloud images that were made into Cyyber Linux, which labs are made from. Each is called
-//! after what it was made from, so that one that is there is the right one.
+//! Stages: cloud images turned into Cyyber Linux, which labs are built from. The name of each is
+//! made from its inputs, so that one that exists is the right one.
 
 use std::fs::Permissions;
 use std::io;

@@ -29,15 +29,17 @@ impl Instance<'_> {
         let preferred = preferred.and_then(Mac::of_instance);
         let reserve = || {
             let reserved = addresses.reserve(self.name, preferred);
-            reserved.context("failed to set an address of the lab networks aside")
+            reserved.context("failed to reserve an address of the lab networks")
         };
         let part = match reserve()? {
             Some(part) => part,
             None => {
                 release_lost(context, &addresses)?;
                 reserve()?.ok_or_else(|| {
-                    Fault::new(Kind::Capacity, "the lab networks have no free address left")
-                        .hint("destroy instances that nobody needs: cyyber instance cleanup --inactive-for 30d")
+                    Fault::new(Kind::Capacity, "the lab networks have no free address left").hint(
+                        "destroy unused instances: cyyber instance cleanup --inactive-for \
+                               30d",
+                    )
                 })?
             }
         };
@@ -55,13 +57,13 @@ impl Instance<'_> {
         let part = card.mac.of_instance();
         let part = part.with_context(|| {
             format!(
-                "its network card has the address {}, which is none of the labs'",
+                "its network interface has the address {}, which is not one of the lab networks'",
                 card.mac
             )
         })?;
         anyhow::ensure!(
             addresses(self.context)?.hold(self.name, part)?,
-            "the address of its network card was given to another instance"
+            "the address of its network interface was given to another instance"
         );
         Ok(())
     }
@@ -82,7 +84,7 @@ impl Instance<'_> {
         attempt().or_else(|error| {
             domain.freeze()?;
             Err(error.context(format!(
-                "failed to confine the network card of {}, which is held still therefore",
+                "failed to confine the network interface of {}; it is frozen",
                 self.name
             )))
         })
@@ -98,10 +100,13 @@ impl Instance<'_> {
 }
 
 fn addresses(context: &Context) -> Result<Addresses> {
-    Addresses::open(&context.paths.addresses()).context("failed to read who has which address")
+    Addresses::open(&context.paths.addresses()).context(
+        "failed to read the reservations of \
+                                                         addresses",
+    )
 }
 
-/// Gives back what is set aside for instances that were removed by other means.
+/// Releases what is reserved for instances that were removed by other means.
 fn release_lost(context: &Context, addresses: &Addresses) -> Result<()> {
     let definitions = context.hypervisor()?.definitions()?;
     // A domain that is not ours may have no card, or more than one.

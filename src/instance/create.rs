@@ -34,10 +34,11 @@ impl Instance<'_> {
             if !overlay_exists {
                 // It may be elsewhere.
                 self.ensure_own_disk(&domain.stored_xml()?)?;
-                let message = format!("the disk of {name} is gone: {}", overlay.display());
+                let message = format!("the disk of {name} is missing: {}", overlay.display());
                 return Err(Fault::new(Kind::Conflict, message)
                     .hint(format!(
-                        "restore the file, or remove the VM with `virsh undefine {name}` to begin anew"
+                        "restore the file, or remove the VM with `virsh undefine {name}` to start \
+                         over"
                     ))
                     .into());
             }

@@ -16,7 +16,7 @@ use crate::images::overlay;
 use crate::network::Mac;
 
 impl Instance<'_> {
-    /// Defines its domain, of which there is none, on its disk `overlay`, which stands on `base`.
+    /// Defines its domain, of which there is none, on its disk `overlay`, which is based on `base`.
     pub(super) fn define(&self, overlay: &Path, base: &Base) -> Result<()> {
         let (context, name) = (self.context, self.name);
         context.warn_of_emulation();
@@ -31,7 +31,7 @@ impl Instance<'_> {
             // libvirt has the same facts; a listing is merely slower without the note.
             context
                 .output
-                .warn(&format!("failed to note that {name} was made: {error}"));
+                .warn(&format!("failed to record the creation of {name}: {error}"));
         }
         Ok(())
     }
@@ -54,7 +54,7 @@ impl Instance<'_> {
             }
             _ => self
                 .kept_definition()
-                .with_context(|| format!("cannot power {name} on"))?,
+                .with_context(|| format!("cannot power on {name}"))?,
         };
         context.hypervisor()?.define(&xml).map(drop)
     }

@@ -18,7 +18,7 @@ impl Instance<'_> {
         remains.ensure_ours(self.context, references)?;
         let (name, paths) = (self.name, &self.context.paths);
         let mark = paths.destroying(name);
-        activity::touch(&mark).with_context(|| format!("failed to mark {name}"))?;
+        activity::touch(&mark).with_context(|| format!("failed to mark {name} for destruction"))?;
         self.remove_domain()?;
         // An overlay is never removed under saved memory, which is gone by now.
         let files: [PathBuf; 6] = [
@@ -34,7 +34,7 @@ impl Instance<'_> {
         }
         // Its user goes with its address: to the next one when nothing is left that is that user's.
         if let Err(error) = self.release_address() {
-            // It is found and given back when addresses run out.
+            // It is found and released when addresses run out.
             self.context
                 .output
                 .detail(&format!("warning: {name} keeps its address: {error:#}"));

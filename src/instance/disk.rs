@@ -39,7 +39,7 @@ pub fn ensure_own(context: &Context, name: &InstanceName, xml: &str) -> Result<(
     let own = context.paths.overlay(name);
     let disks = domain::disks(xml)?;
     let Some((disk, more)) = disks.split_first() else {
-        return Err(strange(name, "it has none", &by_hand(name, &own)));
+        return Err(strange(name, "it has no disk", &by_hand(name, &own)));
     };
     if let Some(more) = more.first() {
         let file = more.files.first();
@@ -47,12 +47,12 @@ pub fn ensure_own(context: &Context, name: &InstanceName, xml: &str) -> Result<(
         return Err(strange(
             name,
             &format!(
-                "it has another one, {}{}",
+                "it has an additional disk, {}{}",
                 more.target,
                 file.unwrap_or_default()
             ),
             &format!(
-                "take it out: virsh detach-disk {name} {} --config (--live as well while it runs)",
+                "detach it: virsh detach-disk {name} {} --config (--live as well while it runs)",
                 more.target
             ),
         ));
@@ -71,27 +71,27 @@ pub fn ensure_own(context: &Context, name: &InstanceName, xml: &str) -> Result<(
     } else {
         Err(strange(
             name,
-            "it does not stand on the base image that it was made from",
+            "its backing file is not the base image that it was created from",
             &by_hand(name, &own),
         ))
     }
 }
 
-/// Fails where the disk `own` of `name` says by itself that it stands on another image than `build`.
+/// Fails where the disk `own` of `name` is itself based on another image than `build`.
 pub fn ensure_stands_on(name: &InstanceName, own: &Path, base: &Path) -> Result<()> {
     let below = Header::of(own)?.backing_file;
     if below.as_deref().and_then(Path::file_name) == base.file_name() {
         return Ok(());
     }
-    let below = below.map_or("no other image".to_owned(), |it| it.display().to_string());
+    let below = below.map_or("no image".to_owned(), |it| it.display().to_string());
     Err(strange(
         name,
         &format!(
-            "{} stands on {below}, and stood on {}",
+            "the backing file of {} is {below} instead of {}",
             own.display(),
             base.display()
         ),
-        "it was changed with qemu-img: bring it back with `qemu-img rebase`, or reset the instance",
+        "it was changed with qemu-img: undo that with `qemu-img rebase`, or reset the instance",
     ))
 }
 
@@ -119,7 +119,7 @@ fn elsewhere(name: &InstanceName, disk: &Disk, own: &Path) -> anyhow::Error {
     let Some(file) = disk.files.first() else {
         return strange(
             name,
-            &format!("{target} is no file, and was {own_place}"),
+            &format!("{target} is not a file; it was {own_place}"),
             &by_hand(name, own),
         );
     };
@@ -129,18 +129,17 @@ fn elsewhere(name: &InstanceName, disk: &Disk, own: &Path) -> anyhow::Error {
         let below = below.display();
         return strange(
             name,
-            &format!("a snapshot was made: it writes to {place}, above {own_place}"),
+            &format!("it has a snapshot: it writes to {place}, which is based on {own_place}"),
             &format!(
-                "put what was written since into its own disk: stop it, `qemu-img commit -b {below} \
-                 {place} && rm {place}`, `virsh undefine {name} --snapshots-metadata`, and start it \
-                 again"
+                "merge the snapshot into its disk: stop it, `qemu-img commit -b {below} {place} && \
+                 rm {place}`, `virsh undefine {name} --snapshots-metadata`, and start it again"
             ),
         );
     }
-    let found = format!("{target} is {place}, and not {own_place}");
+    let found = format!("{target} is {place} instead of {own_place}");
     if file.file_name() == own.file_name() {
-        let hint = "use the configuration that it was made with, or move all of storage_dir; of two \
-                    copies remove the one that is out of date";
+        let hint = "use the configuration that it was created with, or move all of storage_dir; if \
+                    there are two copies, remove the old one";
         return strange(name, &found, hint);
     }
     strange(name, &found, &by_hand(name, own))
@@ -148,12 +147,13 @@ fn elsewhere(name: &InstanceName, disk: &Disk, own: &Path) -> anyhow::Error {
 
 fn by_hand(name: &InstanceName, own: &Path) -> String {
     format!(
-        "look where its work is, and correct that with `virsh edit {name}`: its one disk is {}",
+        "find out which file has its data, and correct the definition with `virsh edit {name}`: \
+         its only disk is {}",
         own.display()
     )
 }
 
 fn strange(name: &InstanceName, found: &str, hint: &str) -> anyhow::Error {
-    let message = format!("the disks of {name} are not as cyyber made them: {found}");
+    let message = format!("the disks of {name} are not as cyyber created them: {found}");
     Fault::new(Kind::Conflict, message).hint(hint).into()
 }

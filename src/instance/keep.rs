@@ -26,7 +26,7 @@ impl Instance<'_> {
             }
             Some(until) => {
                 keep::write(&path, facts.uuid, until)
-                    .with_context(|| format!("failed to keep {name}"))?;
+                    .with_context(|| format!("failed to exempt {name} from the idle policy"))?;
                 before != Keep::Until(until)
             }
         };

@@ -84,7 +84,7 @@ impl<'a> Instance<'a> {
         Ok(Instance::with(context, name, lock))
     }
 
-    /// The same, unless another command is at work on it.
+    /// The same, unless another command is working on it.
     pub fn try_lock(context: &'a Context, name: &'a InstanceName) -> Option<Instance<'a>> {
         let lock = Lock::try_take(&context.paths.instance_lock(name))?;
         Some(Instance::with(context, name, lock))
@@ -169,7 +169,7 @@ impl<'a> Instance<'a> {
 /// Notes that `name` is in use.
 fn touch_activity(context: &Context, name: &InstanceName) -> Result<()> {
     activity::touch(&context.paths.activity(name))
-        .with_context(|| format!("failed to note the activity of {name}"))
+        .with_context(|| format!("failed to record the activity of {name}"))
 }
 
 /// The domain of an instance that must exist.

@@ -18,7 +18,7 @@ impl Instance<'_> {
             Power::Off | Power::Crashed => {
                 let message = format!("{} is not running: nothing to pause", self.name);
                 return Err(Fault::new(Kind::Conflict, message)
-                    .hint("it takes no memory as it is; `start` powers it on")
+                    .hint("it uses no memory now; `start` powers it on")
                     .into());
             }
             Power::Frozen | Power::StuckOnDisk if keep_memory => false,
@@ -38,7 +38,7 @@ impl Instance<'_> {
     fn save(&self, before: &Facts) -> Result<()> {
         let (context, name, domain) = (self.context, self.name, self.domain()?);
         let goes_on = match before.power {
-            Power::On => format!("{name} was not paused and goes on running"),
+            Power::On => format!("{name} was not paused and keeps running"),
             _ => format!("the memory of {name} was not saved and stays in RAM"),
         };
         self.require_room_to_save()
@@ -63,12 +63,12 @@ impl Instance<'_> {
                 if let Err(error) = self.note_memory() {
                     // Restoring it is checked less closely then.
                     context.output.warn(&format!(
-                        "failed to note the saved memory of {name}: {error:#}"
+                        "failed to record the saved memory of {name}: {error:#}"
                     ));
                 }
                 Ok(())
             }
-            (None, false) => Err(failed("it ended meanwhile")
+            (None, false) => Err(failed("it stopped meanwhile")
                 .context(format!("{name} was not paused and is off now"))),
             (Some(_), _) => {
                 if before.power == Power::On && after.power == Power::Frozen {

@@ -1,5 +1,5 @@
 //! The user and the group that an instance's QEMU has for itself, by the host part of its network
-//! card's address: that is its alone for as long as it exists, and is given back with it.
+//! card's address: that is its alone for as long as it exists, and is released with it.
 //!
 //! libvirt has one user for all QEMUs. Who breaks out of one is every other one then: it reads and
 //! writes their disks and memory, and owns libvirt's directory of saved memory.
@@ -86,8 +86,8 @@ fn own_user(context: &Context, mac: Mac) -> Option<QemuUser> {
     if let Some(why) = obstacle(context) {
         SAID.call_once(|| {
             context.output.warn(&format!(
-                "instances share one user, and are not safe from each other should one break out of \
-                 QEMU: {why}; `make setup` opens it"
+                "all instances run as one user, and are not protected from each other if one \
+                 breaks out of QEMU: {why}; `make setup` fixes this"
             ));
         });
         return None;
@@ -113,8 +113,11 @@ pub fn obstacle(context: &Context) -> Option<String> {
         let mode = Path::new(place).metadata().map(|there| there.mode());
         match mode {
             Ok(mode) if mode & right == right => None,
-            Ok(mode) => Some(format!("{place} is closed to it: mode {:o}", mode & 0o7777)),
-            Err(error) => Some(format!("cannot look at {place}: {error}")),
+            Ok(mode) => Some(format!(
+                "users of instances have no access to {place}: mode {:o}",
+                mode & 0o7777
+            )),
+            Err(error) => Some(format!("cannot inspect {place}: {error}")),
         }
     })
 }

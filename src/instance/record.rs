@@ -23,7 +23,7 @@ use crate::names::State;
 pub struct Record {
     /// The domain that this is about.
     pub uuid: Uuid,
-    /// The base build that its overlay stands on.
+    /// The base build that its overlay is based on.
     pub build: String,
     /// Its overlay. Other configurations of this host may have another `storage_dir`.
     #[serde(default)]
@@ -111,7 +111,7 @@ pub struct Idle {
     pub capped: bool,
 }
 
-/// Tells one run of a domain from all others: libvirt counts runs, and begins anew when the host
+/// Tells one run of a domain from all others: libvirt counts runs, and begins again when the host
 /// boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {

@@ -31,16 +31,16 @@ impl<'a> References<'a> {
         }
     }
 
-    /// Fails where a domain, or an image beside it, stands on the disk `overlay`, whose own domain is
+    /// Fails where a domain, or an image beside it, is based on the disk `overlay`, whose own domain is
     /// gone.
     pub fn ensure_free(&self, overlay: &Path) -> Result<()> {
         let file = overlay.file_name().unwrap_or_default();
         if let Some(above) = standing_on(overlay)? {
             let (place, own) = (above.display(), overlay.display());
-            let message = format!("{place} stands on the disk {own}, as a snapshot does");
+            let message = format!("{place} is based on the disk {own}, like a snapshot");
             return Err(Fault::new(Kind::Conflict, message)
                 .hint(format!(
-                    "put what it has into the disk with `qemu-img commit {place}`, then remove it"
+                    "merge it into the disk with `qemu-img commit {place}`, then remove it"
                 ))
                 .into());
         }
@@ -106,7 +106,7 @@ fn standing_on(overlay: &Path) -> Result<Option<PathBuf>> {
     let directory = overlay.parent().unwrap_or(Path::new("/"));
     for entry in fs_err::read_dir(directory)? {
         let path = entry?.path();
-        // What is no image stands on nothing.
+        // A file that is not an image has no backing file.
         let below = Header::of(&path).ok().and_then(|it| it.backing_file);
         if below.is_some_and(|below| below.file_name() == overlay.file_name()) {
             return Ok(Some(path));

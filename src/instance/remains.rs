@@ -27,7 +27,7 @@ pub struct Remains {
     pub overlay: bool,
     /// Files with saved memory, of the domain or left of one.
     pub memory: Vec<PathBuf>,
-    /// Other files that an interrupted command left.
+    /// Other files left by an interrupted command.
     pub rest: Vec<PathBuf>,
     /// An earlier cleanup began to destroy it, and it was not used since.
     pub half_destroyed: bool,
@@ -109,7 +109,7 @@ impl Remains {
         match (self.overlay, self.memory.is_empty()) {
             (true, _) => "a disk without a VM",
             (false, false) => "saved memory without a VM",
-            (false, true) => "files that an interrupted command left",
+            (false, true) => "files left by an interrupted command",
         }
     }
 
@@ -136,9 +136,12 @@ impl Remains {
         for file in &self.memory {
             let owner = hypervisor.saved_memory_owner(file);
             if !owner.is_some_and(domain::is_ours) {
-                let message = format!("it is not certain whose saved memory {} is", file.display());
+                let message = format!(
+                    "it is unclear which instance the saved memory {} belongs to",
+                    file.display()
+                );
                 return Err(Fault::new(Kind::Conflict, message)
-                    .hint("look at that file, and remove it by hand")
+                    .hint("check that file, and remove it by hand")
                     .into());
             }
         }
@@ -168,7 +171,7 @@ fn names_in(directory: &Path) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let entries = std::fs::read_dir(directory)
-        .with_context(|| format!("failed to look into {}", directory.display()))?;
+        .with_context(|| format!("failed to read {}", directory.display()))?;
     let mut names = Vec::new();
     for entry in entries {
         // What is not Unicode is not of ours.

@@ -37,7 +37,7 @@ impl Instance<'_> {
         Ok(self.outcome(true, Some(reason))?.after(was))
     }
 
-    /// Removes the domain, so that nothing stands on the old disk any more, and its saved memory.
+    /// Removes the domain, so that nothing uses the old disk any more, and its saved memory.
     fn give_up_old(&mut self, remains: &Remains) -> Result<()> {
         self.remove_domain()?;
         for file in &remains.memory {

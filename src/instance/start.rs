@@ -18,7 +18,7 @@ struct Start {
     changed: bool,
     /// It made room for the guest.
     room: Option<Reservation>,
-    /// Saved memory that cannot be restored is an error, and not put aside.
+    /// Saved memory that cannot be restored is an error, and not set aside.
     as_it_was: bool,
 }
 

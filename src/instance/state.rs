@@ -38,7 +38,7 @@ pub fn observe(
             }) => {
                 let since = age(now.duration_since(idle.since));
                 let cpu = if idle.capped {
-                    "its CPU is held to half"
+                    "its CPU time is limited to half"
                 } else {
                     "this hypervisor cannot limit its CPU"
                 };
@@ -77,8 +77,8 @@ pub fn observe(
 fn up(by: ReadyBy) -> &'static str {
     match by {
         ReadyBy::Agent => "the guest agent answered",
-        ReadyBy::Pause => "it goes on from a pause; when it was powered on is not noted",
-        ReadyBy::Found => "powered on by something other than cyyber, or the note on it was lost",
+        ReadyBy::Pause => "it was resumed from a pause; its power-on time is unknown",
+        ReadyBy::Found => "powered on by something other than cyyber, or its record was lost",
     }
 }
 
@@ -173,7 +173,7 @@ mod tests {
         };
         let (state, reason) = seen(Power::On);
         assert_eq!(state, State::Idle);
-        assert_eq!(reason, "idle for 1m: its CPU is held to half");
+        assert_eq!(reason, "idle for 1m: its CPU time is limited to half");
         assert_eq!(seen(Power::Frozen).0, State::Paused);
     }
 

@@ -204,7 +204,7 @@ impl<'a> StatusReader<'a> {
         answers
     }
 
-    /// Notes that the guest is ready, unless a command is at work on the instance: that one knows
+    /// Notes that the guest is ready, unless a command is working on the instance: that one knows
     /// better, and the next listing finds out again.
     fn note(&self, name: &InstanceName, ready: &Boot) {
         let Some(vm) = Instance::try_lock(self.context, name) else {
@@ -219,7 +219,7 @@ impl<'a> StatusReader<'a> {
         });
         if let Err(error) = noted {
             self.context.output.detail(&format!(
-                "warning: failed to note that {name} is ready: {error:#}"
+                "warning: failed to record that {name} is ready: {error:#}"
             ));
         }
     }

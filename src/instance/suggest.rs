@@ -28,7 +28,7 @@ pub fn unknown(context: &Context, name: &InstanceName) -> Fault {
     let names: Vec<_> = all.into_iter().map(|(name, _)| name).collect();
     match meant(name, &names) {
         Some((lab, user)) => fault.hint(format!(
-            "did you mean {lab} {user}? if not, make it: cyyber instance create {}",
+            "did you mean {lab} {user}? if not, create it: cyyber instance create {}",
             name.arguments()
         )),
         None => fault,

@@ -46,7 +46,7 @@ impl Instance<'_> {
         self.update(|record| record.boot = Some(Boot { idle, ..boot }))
             // Nobody would know of the limit.
             .inspect_err(|_| drop(domain.lift_cpu_cap()))
-            .with_context(|| format!("failed to note that {name} is idle"))?;
+            .with_context(|| format!("failed to record that {name} is idle"))?;
         Ok(self.outcome(true, None)?.after(was))
     }
 
@@ -64,7 +64,7 @@ impl Instance<'_> {
                 changed = true;
             }
         })
-        .with_context(|| format!("failed to note that {} is no longer idle", self.name))?;
+        .with_context(|| format!("failed to record that {} is no longer idle", self.name))?;
         Ok(changed)
     }
 }

@@ -84,7 +84,7 @@ impl Instance<'_> {
                         "reset it, or raise the limit and power it off and on: cyyber instance stop {} --force, then start",
                         name.arguments()
                     );
-                    let message = format!("{name} cannot go on: {why}");
+                    let message = format!("{name} cannot continue: {why}");
                     return Err(Fault::new(Kind::Capacity, message).hint(hint).into());
                 }
                 domain.thaw()?;
@@ -158,7 +158,7 @@ impl Instance<'_> {
         if let Err(error) = noted {
             // A listing then asks libvirt, and cannot tell starting from running.
             self.context.output.warn(&format!(
-                "failed to note that {} runs: {error:#}",
+                "failed to record that {} runs: {error:#}",
                 self.name
             ));
         }

@@ -1,4 +1,5 @@
-//! An answer given again and again: drawn in its place at a terminal, one after the other elsewhere.
+//! An answer that is refreshed: redrawn in place at a terminal, printed one after the other
+//! elsewhere.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};

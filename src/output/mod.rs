@@ -195,9 +195,12 @@ impl Output {
         if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
             return Err(Fault::new(
                 Kind::Usage,
-                "this destroys something, and there is no terminal to ask at",
+                "this destroys data, and there is no terminal to ask for confirmation",
             )
-            .hint("add --yes to do it, or --dry-run where there is one to see what would be done")
+            .hint(
+                "add --yes to do it, or --dry-run, if the command has it, to see what would be \
+                   done",
+            )
             .into());
         }
         for line in lines {

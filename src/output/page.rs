@@ -1,4 +1,4 @@
-//! What an answer for people is written on.
+//! The page that an answer for people is written to.
 
 use std::io::IsTerminal;
 

@@ -1,5 +1,5 @@
-//! What a distribution's archive has, and what of a lab's packages it has not: by the report of a
-//! stage, or as a first look by this host's own package lists.
+//! Which of a lab's packages the distribution's archive does not have: by the report of a stage, or
+//! in advance by this host's own package lists.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -38,7 +38,7 @@ impl fmt::Display for Unknown {
             Unknown::Missing(name) => write!(f, "there is no package '{name}'"),
             Unknown::Ambiguous(name, providers) => write!(
                 f,
-                "'{name}' is provided by several packages, of which one is to be named: {}",
+                "'{name}' is provided by several packages, name one of them: {}",
                 providers.join(", ")
             ),
         }

@@ -1,4 +1,4 @@
-//! The product's assets, with those of a school or a lab in their places.
+//! The built-in assets, or those of a school or a lab that replace them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -68,7 +68,7 @@ pub fn of(lab: &Lab) -> Result<Assets> {
                         own.as_path().display()
                     ),
                 )
-                .hint("correct it in the configuration, or leave it out for the product's own")
+                .hint("correct it in the configuration, or remove it to use the default")
             })?;
             assets.insert(name.to_owned(), content);
         }

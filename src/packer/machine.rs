@@ -108,8 +108,8 @@ pub fn remedy(reasons: &[String]) -> Option<(Kind, &'static str)> {
     if said("hecksums did not match") {
         return Some((
             Kind::Failed,
-            "the image is not the one whose checksum image.checksum is: correct that, or take the \
-             image from where it can be trusted",
+            "the image does not match image.checksum: correct that, or get the image from a \
+             trusted source",
         ));
     }
     if downloads && said("No space left") || said("qemu-img") && said("No space left") {
@@ -124,11 +124,11 @@ pub fn remedy(reasons: &[String]) -> Option<(Kind, &'static str)> {
     if said("--shrink") {
         return Some((
             Kind::Config,
-            "disk_size is smaller than the disk that the image has: make it larger",
+            "disk_size is smaller than the image's disk: increase it",
         ));
     }
     if said("You don't have enough free space") || said("No space left on device") {
-        return Some((Kind::Failed, "the VM's disk is full: make disk_size larger"));
+        return Some((Kind::Failed, "the VM's disk is full: increase disk_size"));
     }
     None
 }

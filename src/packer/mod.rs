@@ -45,7 +45,7 @@ impl Packer {
         let said = process::run(&mut command)?;
         let version = version_in(&said).with_context(|| {
             format!(
-                "failed to understand the version of {}",
+                "failed to parse the version of {}",
                 program.path().display()
             )
         })?;
@@ -68,7 +68,7 @@ pub fn qemu_version() -> Result<String> {
     let version = said
         .split_ascii_whitespace()
         .nth(3)
-        .context("failed to understand QEMU's version")?;
+        .context("failed to parse QEMU's version")?;
     Ok(version.to_owned())
 }
 

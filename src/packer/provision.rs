@@ -98,12 +98,13 @@ fn ensure_unix(script: &SourcePath) -> Result<()> {
     );
     ensure!(
         !begin.starts_with(text::MARK),
-        "it begins with a byte order mark, before which Linux sees no #!: save it as UTF-8 without one"
+        "it begins with a byte order mark, so Linux does not see its #!: save it as UTF-8 without \
+         one"
     );
     let first = begin.split(|byte| *byte == b'\n').next();
     ensure!(
         !first.is_some_and(|line| line.ends_with(b"\r")),
-        "its lines end as those of Windows do (CRLF), which Linux takes for a part of them: dos2unix makes them right"
+        "it has Windows line endings (CRLF): convert them with dos2unix"
     );
     Ok(())
 }

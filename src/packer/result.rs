@@ -1,4 +1,4 @@
-//! What came out of a build, described for people and programs.
+//! The results of a build, described for people and programs.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Running Packer: with its progress told, its whole log kept, and an end that it shares with us.
+//! Running Packer: its progress is reported, its whole log kept, and it ends when we do.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -172,7 +172,7 @@ impl Build<'_> {
 
     fn require_room(&self) -> Result<()> {
         for place in [self.directory, self.cache] {
-            images::require_room(place, LEAST_ROOM, "the build to go on")?;
+            images::require_room(place, LEAST_ROOM, "the build to continue")?;
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ impl Source {
             {
                 let message = format!("the cloud image of lab '{}' is {what}: {url}", lab.lab_id);
                 return Err(Fault::new(Kind::Config, message)
-                    .hint("fetch and unpack it by hand, and give its path as image.url")
+                    .hint("download and unpack it yourself, and give its path as image.url")
                     .into());
             }
             return Ok(Source {
@@ -79,19 +79,18 @@ impl Source {
             return Ok(wanted.map(str::to_owned));
         };
         cloud::check(file).map_err(|error| {
-            let hint = "unpack or fetch it anew, and correct image.url in the configuration";
+            let hint = "unpack or download it again, and correct image.url in the configuration";
             let message = format!("the cloud image {} cannot be used", file.display());
             error.context(Fault::new(Kind::Config, message).hint(hint))
         })?;
         let found = images::sha256(file)?;
         if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
             let message = format!(
-                "the cloud image {} has the wrong checksum: it is sha256:{found}, and the \
-                 configuration wants sha256:{wanted}",
+                "the cloud image {} has the wrong checksum: it is sha256:{found}, but the \
+                 configuration has sha256:{wanted}",
                 file.display()
             );
-            let hint =
-                "fetch the image anew from where it can be trusted, or correct image.checksum";
+            let hint = "download the image again from a trusted source, or correct image.checksum";
             return Err(Fault::new(Kind::Failed, message).hint(hint).into());
         }
         Ok(Some(found))

@@ -1,5 +1,5 @@
-//! The templates that a build is rendered from: those that the program contains, with an
-//! instructor's own in their places.
+//! The templates that a build is rendered from: the built-in ones, or an instructor's own that
+//! replace them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -49,7 +49,7 @@ impl Templates {
                     Kind::Config,
                     format!("the templates in {} cannot be used", own.display()),
                 )
-                .hint("correct host.templates_dir in the configuration, or what is in it")
+                .hint("correct host.templates_dir in the configuration, or its files")
             };
             templates.overlay(own, own).with_context(wrong)?;
         }
@@ -80,7 +80,7 @@ impl Templates {
             if !self.files.contains_key(name) {
                 ensure!(
                     name.starts_with("guest/"),
-                    "{name} takes the place of none: the names are {}",
+                    "{name} does not replace a template: the names are {}",
                     self.files.keys().cloned().collect::<Vec<_>>().join(", ")
                 );
                 self.added.insert(name.to_owned());

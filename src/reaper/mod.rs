@@ -49,7 +49,7 @@ pub struct Options {
     pub timeout: units::Duration,
 }
 
-/// Makes a pass, unless another one is at work.
+/// Makes a pass, unless another one is running.
 pub(crate) fn run(context: &Context, options: Options) -> Result<PassReport> {
     // Before there are threads that a signal could end.
     context.interrupted()?;
@@ -59,7 +59,7 @@ pub(crate) fn run(context: &Context, options: Options) -> Result<PassReport> {
     let Some(_lock) = alone(context)? else {
         context
             .output
-            .detail("another pass is at work: nothing to do");
+            .detail("another pass is running: nothing to do");
         return Ok(PassReport::new(false));
     };
     watched(context, options)
@@ -89,7 +89,7 @@ fn watched(context: &Context, options: Options) -> Result<PassReport> {
         match ended.recv_timeout(INTERVAL) {
             Ok(report) => return report,
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(anyhow!("the pass broke off: this is a fault in cyyber"));
+                return Err(anyhow!("the pass was aborted: this is a bug in cyyber"));
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -104,10 +104,10 @@ fn watched(context: &Context, options: Options) -> Result<PassReport> {
         if !context.libvirt_answers(ANSWER) || last.1.elapsed() > longest {
             return Err(Fault::new(
                 Kind::Unavailable,
-                "libvirt does not answer: the pass was given up",
+                "libvirt does not answer: the pass was aborted",
             )
             .hint(format!(
-                "look at libvirt: systemctl status {}; the next pass goes on with what is left",
+                "check libvirt: systemctl status {}; the next pass does the rest",
                 host::libvirt_unit()
             ))
             .into());

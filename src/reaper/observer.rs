@@ -191,7 +191,7 @@ impl<'a> Observer<'a> {
         let mut decision = self.decide(&one.name, &evidence);
         if self.only_looks && decision.step.is_some_and(|to| to > evidence.rung) {
             decision.step = None;
-            decision.reason.push_str("; a first pass only looks");
+            decision.reason.push_str("; a first pass only observes");
         }
         decision.doubts.extend(one.doubt.clone());
         one.untouched = evidence.signals.iter().any(Signal::is_of_missing_file);
@@ -296,7 +296,7 @@ impl<'a> Observer<'a> {
             Ok(found) => one.console = found,
             Err(error) => {
                 seen.connected(true, self.context.time());
-                one.doubt = Some(format!("its console is not known: {error:#}"));
+                one.doubt = Some(format!("its console is unknown: {error:#}"));
             }
         }
         self.judge_again(one, seen);
@@ -360,7 +360,10 @@ impl<'a> Observer<'a> {
         match &self.keeps {
             Ok(keeps) => keep::read_in(keeps, name.to_string(), uuid),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Keep::No,
-            Err(error) => Keep::Unreadable(format!("how long cannot be read: {error}")),
+            Err(error) => Keep::Unreadable(format!(
+                "the end of its exemption cannot be read: \
+                                                    {error}"
+            )),
         }
     }
 
@@ -378,7 +381,7 @@ impl<'a> Observer<'a> {
         ))
     }
 
-    /// Makes an activity file that is missing, unless a command is at work on its instance.
+    /// Makes an activity file that is missing, unless a command is working on its instance.
     pub fn touch(&self, one: &Observation) {
         let paths = &self.context.paths;
         let lock = paths.instance_lock(&one.name);
@@ -392,7 +395,7 @@ impl<'a> Observer<'a> {
 impl Observation {
     /// Leaves it alone, for it broke off.
     fn fail(&mut self, error: &anyhow::Error) {
-        let why = "it could not be looked at";
+        let why = "it could not be inspected";
         self.assessment = Assessment::Skipped(why.to_owned());
         self.doubt = Some(format!("{why}: {error:#}"));
     }

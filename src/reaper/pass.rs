@@ -59,7 +59,7 @@ impl Pass {
                 .warn("the host's clock was set: every instance counts as active from now on"),
             Circumstances::AfterOutage => context
                 .output
-                .detail("no pass for a while: this one only looks"),
+                .detail("no recent pass: this one only observes"),
             Circumstances::Usual => {}
         }
         let only_looks = circumstances != Circumstances::Usual;
@@ -100,7 +100,7 @@ impl Pass {
         let noted = passes
             .write(&file)
             .and_then(|()| note_coverage(context))
-            .context("failed to note what this pass saw");
+            .context("failed to record what this pass observed");
 
         for (one, _) in &all {
             tell_if_left(context, one);
@@ -123,7 +123,7 @@ impl Pass {
             passes.end(&context.moment());
             passes
                 .write(&file)
-                .context("failed to note the end of this pass")?;
+                .context("failed to record the end of this pass")?;
         }
         Ok(report)
     }
@@ -140,8 +140,8 @@ impl Pass {
         let outcomes = side_by_side(due, self.options.jobs, |(planned, seen)| {
             let too_late = planned.to != Rung::Running && Instant::now() > latest;
             let outcome = match (stop.load(Ordering::Relaxed), too_late) {
-                (true, _) => StepOutcome::Left("interrupted before it was its turn".to_owned()),
-                (false, true) => StepOutcome::Left("this pass has taken long enough".to_owned()),
+                (true, _) => StepOutcome::Left("interrupted before it started".to_owned()),
+                (false, true) => StepOutcome::Left("this pass reached its time limit".to_owned()),
                 (false, false) => {
                     let seen = (*seen).clone();
                     contained(|| step::take(context, observer, planned, seen, self.options.timeout))
@@ -219,7 +219,7 @@ fn tell_if_left(context: &Context, one: &Observation) {
         Assessment::Judged(..) => return,
     };
     let name = &one.name;
-    context.output.detail(&format!("{name}: left: {why}"));
+    context.output.detail(&format!("{name}: left alone: {why}"));
 }
 
 fn note_coverage(context: &Context) -> std::io::Result<()> {
@@ -238,11 +238,11 @@ fn guard(context: &Context, in_force: Result<bool>) {
     match put_back {
         Ok(false) => {}
         Ok(true) => context.output.warn(
-            "the firewall of the lab networks was not in force, as after nft flush ruleset; it is \
-             again. For libvirt's other rules: systemctl reload libvirtd",
+            "the firewall of the lab networks was missing or changed, for example by nft flush \
+             ruleset, and was restored. To restore libvirt's own rules: systemctl reload libvirtd",
         ),
         Err(error) => context.output.warn(&format!(
-            "failed to see to the firewall of the lab networks: {error:#}"
+            "failed to check or restore the firewall of the lab networks: {error:#}"
         )),
     }
 }

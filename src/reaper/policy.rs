@@ -1,8 +1,8 @@
-//! The idle ladder: from what is known of an instance to the one step that is due. Pure.
+//! The idle policy: from the facts about an instance to the one step that is due. Pure.
 //!
-//! Whoever doubts is active: a sign that cannot be read, or that makes no sense, counts as use now.
-//! What an open connection is worth alone, or what a guest says or leaves unsaid while nobody looks at
-//! its console, is bounded in time: the guest is a student's.
+//! When in doubt, an instance counts as active: a sign that cannot be read or is implausible counts
+//! as use now. How long an open connection alone counts, or a guest's answer or silence while no
+//! client is connected to its console, is bounded: the guest belongs to a student.
 #![deny(clippy::arithmetic_side_effects)]
 
 use std::cmp::Reverse;
@@ -217,7 +217,7 @@ fn last_use(
         .map_or(first, |(at, _, source)| (at, source))
 }
 
-/// What becomes of it when it has run for as long as it may, and when that is.
+/// What becomes of it when it has reached its maximum runtime, and when that is.
 fn end_of_run(evidence: &Evidence, policy: &Policy) -> Option<(Rung, Timestamp)> {
     let (Rung::Running | Rung::Idle, Patience::After(limit)) = (evidence.rung, policy.max_runtime)
     else {
@@ -238,7 +238,7 @@ fn known(now: Timestamp, sign: &Sign) -> Result<Option<Timestamp>, String> {
         Sign::Seen(at) => Ok(Some((*at).min(now))),
         Sign::At(at) => match unused_for(*at, now) {
             Some(_) => Ok(Some((*at).min(now))),
-            None => Err(format!("has an absurd time, {at:.0}")),
+            None => Err(format!("has an implausible time, {at:.0}")),
         },
     }
 }

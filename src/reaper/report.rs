@@ -170,7 +170,7 @@ impl Shown {
                 age_seconds: Some(unused.as_secs()),
                 note: None,
             },
-            None => Shown::note(&format!("absurd: {at:.0}")),
+            None => Shown::note(&format!("implausible: {at:.0}")),
         }
     }
 

@@ -42,7 +42,7 @@ impl SignalSource {
     pub const KEPT: SignalSource = SignalSource::new("kept", "it is exempt");
     /// It has run for as long as it may.
     pub const RUNTIME: SignalSource =
-        SignalSource::new("runtime", "it has run for as long as it may");
+        SignalSource::new("runtime", "it has reached its maximum runtime");
 
     const fn new(name: &'static str, words: &'static str) -> SignalSource {
         SignalSource {

@@ -94,7 +94,7 @@ pub fn take(
     let (one, name) = (planned.one, &planned.one.name);
     let context = context.beside();
     let Some(vm) = Instance::try_lock(&context, name) else {
-        return StepOutcome::Left("another command is at work on it".to_owned());
+        return StepOutcome::Left("another command is working on it".to_owned());
     };
     let began = Instant::now();
     match attempt(&context, vm, observer, planned, seen, timeout) {
@@ -139,10 +139,10 @@ fn attempt(
         None => None,
     };
     let Some(facts) = facts else {
-        return not_due("it is gone");
+        return not_due("it no longer exists");
     };
     if facts.uuid != one.facts.uuid {
-        return not_due("it was made anew");
+        return not_due("it was created again");
     }
     let observer = observer.renewed();
     let now = observer.observe(one.name.clone(), facts, &mut seen);
@@ -183,7 +183,7 @@ fn act(context: &Context, vm: Instance, planned: &Planned, timeout: Duration) ->
         });
         if let Err(error) = vm.update(|record| record.why = why) {
             context.output.detail(&format!(
-                "warning: failed to note why {} is {state}: {error:#}",
+                "warning: failed to record why {} is {state}: {error:#}",
                 vm.name()
             ));
         }

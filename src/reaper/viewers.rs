@@ -34,7 +34,7 @@ pub fn viewed_ports<'a>(consoles: impl IntoIterator<Item = &'a Console>) -> Resu
     }
     let sockets = Program::find("ss", "iproute2")?
         .run(["-H", "-O", "-t", "-n", "-i", "state", "established"])
-        .context("cannot tell who looks at consoles")?;
+        .context("cannot detect console clients")?;
     let enough = |port: &u16| match () {
         () if vnc.contains(port) => Some(VNC),
         () if websocket.contains(port) => Some(WEBSOCKET),

@@ -1,5 +1,5 @@
-//! Which labs passes of the reaper know, so that a command can tell whether any looks after what it
-//! starts: by the passes that were made, whoever calls them, and not by what should call them.
+//! Which labs the reaper covers, so that a command can warn if none covers what it starts: judged
+//! by the passes that were run, not by what should run them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -63,7 +63,7 @@ impl Coverage {
         Some(match &files[..] {
             [] => "there was no pass of `cyyber reap` for 10 minutes".to_owned(),
             files => format!(
-                "`cyyber reap` reads {}, where it is not",
+                "`cyyber reap` reads {}, which does not have this lab",
                 files.join(" and ")
             ),
         })

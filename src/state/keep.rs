@@ -33,13 +33,17 @@ pub fn read_in(directory: &Directory, name: impl Arg, uuid: Uuid) -> Keep {
     let content = match directory.read(name) {
         Ok(content) => content,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Keep::No,
-        Err(error) => return Keep::Unreadable(format!("how long cannot be read: {error}")),
+        Err(error) => {
+            return Keep::Unreadable(format!("the end of its exemption cannot be read: {error}"));
+        }
     };
     match serde_json::from_slice::<Promise>(&content) {
         Ok(promise) if promise.uuid == uuid => Keep::Until(promise.until),
         // Of another instance that had its name.
         Ok(_) => Keep::No,
-        Err(_) => Keep::Unreadable("how long cannot be read: its file is damaged".to_owned()),
+        Err(_) => Keep::Unreadable(
+            "the end of its exemption cannot be read: its file is damaged".to_owned(),
+        ),
     }
 }
 

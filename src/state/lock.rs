@@ -80,11 +80,10 @@ fn open(path: &Path, what: &str) -> Result<File> {
         // As with libvirt itself, which such a person may not talk to either.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let fault = Fault::new(Kind::Unavailable, failed());
-            Err(error).context(
-                fault.hint(
-                    "root and members of the group libvirt may: add yourself, and log in again",
-                ),
-            )
+            Err(error).context(fault.hint(
+                "only root and members of the group libvirt may do this: add yourself, and log \
+                     in again",
+            ))
         }
         opened => opened.with_context(failed),
     }

@@ -74,12 +74,12 @@ Running it again is safe, quick, and repairs what is missing.
 
   --check            change nothing; say what would be changed, exit 1 if anything
   --with-tests       also install what the tests need
-  --remove           take the networks of the labs away with their firewall, and
-                     what instances may reach of this host; nothing else
-  --need-packer      fail at once where Packer cannot be installed
-  --yes              where no archive of this host has Packer, install it from
-                     its makers' ($PACKER_ARCHIVE), whose licence
-                     is not free; also by \$CYYBER_ACCEPT_PACKER_LICENSE
+  --remove           remove the lab networks, their firewall, and the access of
+                     instances to this host; nothing else
+  --need-packer      fail at once if Packer cannot be installed
+  --yes              if no archive of this host has Packer, install it from
+                     HashiCorp's ($PACKER_ARCHIVE), whose
+                     licence is not free; \$CYYBER_ACCEPT_PACKER_LICENSE does the same
   --packages-only    install packages and Rust, leave the rest of the host alone
   --no-packages      install nothing, prepare the rest of the host alone
   --storage-dir DIR  folder of all disk images (\$CYYBER_STORAGE_DIR, else
@@ -88,7 +88,7 @@ Running it again is safe, quick, and repairs what is missing.
                      $STATE_DIR)
   -h, --help         this text
 
-What apt says goes to $LOG.
+The output of apt goes to $LOG.
 EOF
 }
 
@@ -136,7 +136,7 @@ bad_arguments() {
 become_root() {
     ((EUID != 0)) || return 0
     command -v sudo >/dev/null ||
-        die 'cannot set up this host: this needs root, and there is no sudo' 'run it as root'
+        die 'cannot set up this host: root is required, and sudo is not installed' 'run it as root'
     [[ $accept_packer = no ]] || options+=(--yes)
     exec sudo -- bash "$HERE/setup.sh" "${options[@]}" \
         --storage-dir "$storage_dir" --state-dir "$state_dir"

@@ -66,7 +66,7 @@ put_files() {
 put_documents() {
     local documents=$stage/usr/share/doc/cyyber
     install -D -m 644 "$PARTS/copyright" "$documents/copyright"
-    install -m 644 "$PARTS/README.Debian" "$ROOT/README.md" "$ROOT/CHANGELOG.md" "$documents/"
+    install -m 644 "$PARTS/README.Debian" "$ROOT/README.md" "$ROOT/CHANGELOG.md" "$ROOT"/man/*.md "$documents/"
     gzip -9n <"$PARTS/changelog" >"$documents/changelog.gz"
     ln -s ../../cyyber/labs "$documents/examples"
 }
@@ -89,7 +89,7 @@ libraries() {
     local libc libvirt
     libc=$(newest_symbols GLIBC)
     libvirt=$(newest_symbols LIBVIRT)
-    [[ -n $libc && -n $libvirt ]] || die 'cannot tell which libraries the program needs'
+    [[ -n $libc && -n $libvirt ]] || die 'cannot determine which libraries the program needs'
     printf 'libc6 (>= %s), libgcc-s1, libvirt0 (>= %s)' "$libc" "$libvirt"
 }
 

@@ -212,7 +212,7 @@ fn a_list_with_others_is_refused_as_a_whole() {
         std::fs::write(sandbox.path("class.txt"), list).unwrap();
         for verb in ["create", "start", "pause", "resume", "stop"] {
             let arguments = ["instance", verb, &sandbox.lab, "--users-from", source];
-            let run = as_us(&sandbox, &arguments).says(4, "others than anna in class.txt");
+            let run = as_us(&sandbox, &arguments).says(4, "class.txt lists users other than anna");
             assert!(!run.stderr.contains("zeb"), "{run:#?}");
         }
     }

@@ -198,7 +198,7 @@ fn exchanged_memory_is_not_restored_and_its_definition_never_used() {
     sandbox.base(&sandbox.lab);
     let evil = Evil::new(&sandbox);
     let memory = memory_of(&sandbox, "7");
-    let qemu: (&str, u32) = ("another user than root", 64_055);
+    let qemu: (&str, u32) = ("a user other than root", 64_055);
     for (how, why, owner) in [
         ("in its place", "was changed", 0),
         ("into it", "was changed", 0),
@@ -302,7 +302,7 @@ fn a_host_that_has_no_way_for_it_is_told_of() {
     let directory = Path::new("/var/lib/libvirt/qemu");
     fs::set_permissions(directory, Permissions::from_mode(0o750)).unwrap();
     let started = sandbox.instance("start", "7", &[]).ok();
-    assert!(started.stderr.contains("share one user"), "{started:#?}");
+    assert!(started.stderr.contains("run as one user"), "{started:#?}");
     assert_eq!(user_of(sandbox.qemu_pid("7")), 64_055);
     let users = || finding(&sandbox, "instance-users");
     let found = users();
@@ -318,7 +318,7 @@ fn a_host_that_has_no_way_for_it_is_told_of() {
     );
     sandbox.instance("stop", "7", &["--force"]).ok();
     let started = sandbox.instance("start", "7", &[]).ok();
-    assert!(!started.stderr.contains("share one user"), "{started:#?}");
+    assert!(!started.stderr.contains("run as one user"), "{started:#?}");
     assert!(user_of(sandbox.qemu_pid("7")) > 65_535);
     assert_eq!(users()["status"], "ok");
 

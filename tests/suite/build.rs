@@ -224,7 +224,7 @@ fn stages_that_no_lab_wants_are_removed_but_for_the_last() {
         said.push(sandbox.cyyber(["build"]).ok().stderr);
     }
     assert!(!said[1].contains("removed"), "{}", said[1]);
-    assert!(said[2].contains("removed stage-"), "{}", said[2]);
+    assert!(said[2].contains("removed unused stage-"), "{}", said[2]);
     assert_eq!(stages(&sandbox).len(), 2);
     let directories = fs::read_dir(sandbox.path("output")).unwrap().flatten();
     let of_stages = directories.filter(|entry| {
@@ -269,7 +269,10 @@ fn a_package_that_the_archive_does_not_have_is_told_before_the_vm_boots() {
         .collect();
     fs::remove_file(&names[0]).unwrap();
     let dry = sandbox.cyyber(["build", "--dry-run", "one"]).ok();
-    assert!(dry.stderr.contains("were not looked for"), "{dry:#?}");
+    assert!(
+        dry.stderr.contains("were not checked before the build"),
+        "{dry:#?}"
+    );
 }
 
 #[test]
@@ -281,8 +284,8 @@ fn a_name_that_one_package_provides_is_taken_and_of_several_it_is_told_which() {
     configure(&sandbox, &[("one", one), ("two", two)], json!({}));
     let run = sandbox.cyyber(["build", "--jobs", "2"]);
     assert!(run.stdout.contains("one  built"), "{run:#?}");
-    let wanted = "two: no such package: nmapp; 'mta' is provided by several packages, of which one is \
-                  to be named: exim4, postfix";
+    let wanted = "two: no such package: nmapp; 'mta' is provided by several packages, name one of \
+                  them: exim4, postfix";
     assert!(run.stderr.contains(wanted), "{run:#?}");
 }
 
@@ -312,7 +315,7 @@ fn names_are_looked_for_in_this_hosts_lists_first() {
     assert!(said.contains("exim4, postfix"), "{said}");
     let said = dry("echo 'no lists today' >&2; exit 100");
     assert!(
-        said.contains("were not looked for") && said.contains("no lists today"),
+        said.contains("failed to look up its packages") && said.contains("no lists today"),
         "{said}"
     );
 }
@@ -404,7 +407,7 @@ fn a_disk_that_fills_up_ends_a_build_instead_of_holding_it_still() {
     let error = sandbox.cyyber(["-q", "-o", "json", "build"]).error_json(7);
     let message = text(&error["message"]);
     assert!(
-        message.contains("no room for the build to go on"),
+        message.contains("not enough space for the build to continue"),
         "{message}"
     );
     assert!(error["hint"].is_string(), "{error:#}");

@@ -245,15 +245,15 @@ fn a_bad_configuration_is_told_by_file_and_place() {
         ),
         (
             with(json!({"packages": ["libc6:i386"]})),
-            "'libc6:i386': packages are those of the image's architecture",
+            "'libc6:i386': packages are always of the image's architecture",
         ),
         (
             with(json!({"packages": ["nmap=7.93*"]})),
-            "'nmap=7.93*': a lab has the version that the archive has",
+            "'nmap=7.93*': packages are always of the archive's version",
         ),
         (
             with(json!({"packages": ["nmap/bookworm-backports"]})),
-            "a lab has the version that the archive has",
+            "packages are always of the archive's version",
         ),
         (
             with(json!({"packages": ["$(reboot)"]})),
@@ -310,7 +310,7 @@ fn a_bad_configuration_is_told_by_file_and_place() {
         ("[".repeat(100_000), "recursion limit"),
         (
             with(json!({})).replace(r#""motd""#, r#""lab_id""#),
-            r#"the key "lab_id" is there twice at line 1"#,
+            r#"duplicate key "lab_id" at line 1"#,
         ),
     ];
     for (content, wanted) in cases {
@@ -462,7 +462,7 @@ fn each_exit_code_has_its_error() {
             command.env("CYYBER_OUTPUT", format).spawn().unwrap()
         })
     });
-    let readme = include_str!("../../README.md");
+    let document = include_str!("../../man/backend.md");
     for (code, (failing, (_, wanted))) in (1..).zip(failing.into_iter().zip(failures)) {
         let [table, json] = failing.map(Run::end_of);
         let said = table.says(code, wanted).stderr;
@@ -475,7 +475,7 @@ fn each_exit_code_has_its_error() {
             "{said}{error:#}"
         );
         let row = format!("| {code} | `{}` | ", common::CODES[code]);
-        assert!(readme.contains(&row), "{row}");
+        assert!(document.contains(&row), "{row}");
     }
 }
 
@@ -642,7 +642,7 @@ fn a_configuration_that_others_can_write_is_not_trusted() {
     };
     let list = || sandbox.command(["instance", "list"]);
     mode("labs-config.json", 0o646);
-    fails(list, 3, "labs-config.json is not to be trusted: ");
+    fails(list, 3, "labs-config.json cannot be trusted: ");
     fails(list, 3, "can be written by anybody");
     mode("labs-config.json", 0o644);
     mode("", 0o777);
@@ -662,10 +662,10 @@ fn a_configuration_that_others_can_write_is_not_trusted() {
     let build = || sandbox.command(["build", "--dry-run"]);
     Run::of(&mut build()).ok();
     mode("mine/guest/extra", 0o666);
-    fails(build, 3, "mine is not to be trusted: ");
+    fails(build, 3, "mine cannot be trusted: ");
     mode("mine/guest/extra", 0o644);
     mode("mine/guest", 0o777);
-    fails(build, 3, "mine is not to be trusted: ");
+    fails(build, 3, "mine cannot be trusted: ");
 }
 
 #[test]

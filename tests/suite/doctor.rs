@@ -207,7 +207,7 @@ fn what_is_wrong_is_told_with_its_remedy() {
     fails(
         &mut doctor(&[]),
         "directories",
-        "may not pass through",
+        "has no search permission on",
         "chmod o+x",
     );
     mode("storage", 0o2771);
@@ -229,7 +229,7 @@ fn what_is_wrong_is_told_with_its_remedy() {
             fails(
                 &mut doctor(&[]),
                 "directories",
-                "takes no files",
+                "cannot create files in",
                 "file system",
             );
         });
@@ -239,12 +239,7 @@ fn what_is_wrong_is_told_with_its_remedy() {
 
     let (activity, aside) = (sandbox.path("state/activity"), sandbox.path("aside"));
     fs::rename(&activity, &aside).unwrap();
-    fails(
-        &mut doctor(&[]),
-        "directories",
-        "is not there",
-        "make setup",
-    );
+    fails(&mut doctor(&[]), "directories", "is missing", "make setup");
     symlink(&aside, &activity).unwrap();
     fails(&mut doctor(&[]), "directories", "is a symbolic link", "");
     fs::remove_file(&activity).unwrap();
@@ -320,7 +315,7 @@ fn it_is_told_which_configuration_passes_read() {
     );
     says("warning", &wanted);
     fs::write(&notes, "{").unwrap();
-    says("warning", "cannot be told");
+    says("warning", "cannot determine");
 
     // Without a pass: by what should make them.
     fs::remove_file(sandbox.path("state/reaper.json")).unwrap();
@@ -332,13 +327,13 @@ fn it_is_told_which_configuration_passes_read() {
     calls(&sandbox.path("labs-config.json"));
     says("warning", "but there was no pass yet");
     calls(&theirs);
-    says("warning", &format!("where {} is missing", sandbox.lab));
+    says("warning", &format!("which does not have {}", sandbox.lab));
     fs::write(
         &theirs,
         ours.replace(sandbox.path("state").to_str().unwrap(), "/elsewhere"),
     )
     .unwrap();
-    says("warning", "whose state_dir is another: /elsewhere");
+    says("warning", "which has another state_dir: /elsewhere");
     fs::write(&theirs, "{").unwrap();
     says("warning", "which cannot be used");
 
@@ -373,7 +368,7 @@ fn limits_that_this_host_cannot_keep_are_found() {
         assert_eq!(found[0]["status"], "failed", "{found:#?}");
         let message = text(&found[0]["message"]);
         assert!(
-            message.contains("can be 16T long: File too large"),
+            message.contains("does not support files of 16T: File too large"),
             "{message}"
         );
         let error = sandbox.instance("start", "8", &[]).error_json(1);
@@ -410,7 +405,7 @@ fn changed_images(sandbox: &Sandbox, build: &Path) {
     for (owner, mode) in [(0, 0o644), (64055, 0o444)] {
         chown(build, Some(owner), None).unwrap();
         fs::set_permissions(build, Permissions::from_mode(mode)).unwrap();
-        fails(&mut doctor(&[]), "images", "is not closed", "chmod 444");
+        fails(&mut doctor(&[]), "images", "is not protected", "chmod 444");
     }
     chown(build, Some(0), None).unwrap();
     fs::set_permissions(build, Permissions::from_mode(0o444)).unwrap();
@@ -427,7 +422,7 @@ fn changed_images(sandbox: &Sandbox, build: &Path) {
         &mut doctor(&["--verify"]),
         "images",
         "was changed: its SHA-256",
-        "build it anew",
+        "rebuild it",
     );
     content.push(0);
     fs::write(build, &content).unwrap();
@@ -435,7 +430,7 @@ fn changed_images(sandbox: &Sandbox, build: &Path) {
         &mut doctor(&[]),
         "images",
         "was changed: it has",
-        "build it anew",
+        "rebuild it",
     );
     content.pop();
     content[last] ^= 1;
@@ -484,7 +479,7 @@ fn the_port_of_each_running_instance_is_looked_at() {
     let flag = format!("/sys/class/net/{device}/brport/isolated");
     fs::write(&flag, "0").unwrap();
     let found = isolation();
-    let wanted = format!("{name} sees the frames of others");
+    let wanted = format!("{name} sees the frames of other instances");
     assert!(text(&found["message"]).contains(&wanted), "{found}");
     assert_eq!(found["status"], "failed");
 

@@ -1,4 +1,4 @@
-//! The examples of the program's JSON in the README and in the manual are what it answers: the same
+//! The examples of the program's JSON in the README, in the manual and in the documents beside it are what it answers: the same
 //! keys in the same order, and the same values where these do not differ from run to run.
 //!
 //! Examples of configurations are looked at in `schema.rs`.
@@ -227,12 +227,18 @@ fn examples(text: &str) -> Vec<Doc> {
     all
 }
 
-/// The examples of a part of the manual: as many as a test expects.
+/// The examples of the text called `name`: as many as a test expects.
+#[track_caller]
+fn all_of<const COUNT: usize>(name: &str, text: &str) -> [Doc; COUNT] {
+    examples(text)
+        .try_into()
+        .unwrap_or_else(|all| panic!("{name} has other examples than are tested: {all:#?}"))
+}
+
+/// Those of a part of the manual.
 #[track_caller]
 fn examples_of<const COUNT: usize>(name: &str) -> [Doc; COUNT] {
-    examples(&part(name)).try_into().unwrap_or_else(|all| {
-        panic!("man/parts/{name}.roff has other examples than are tested: {all:#?}")
-    })
+    all_of(name, &part(name))
 }
 
 /// A sandbox with a base image, for `count` guests at once.
@@ -271,6 +277,9 @@ fn no_page_has_an_example_that_is_not_looked_at() {
         assert!(source.contains(&test), "no test has {test}");
     }
     assert_eq!(with_examples.len(), 9, "{with_examples:?}");
+    for name in ["man/comparison.md", "man/releases.md", "CONTRIBUTING.md"] {
+        assert!(examples(&read(name)).is_empty(), "{name}");
+    }
     // Help texts and comments have none: what they showed would be seen by no test.
     assert!(examples(&read("src/cli.rs")).is_empty());
 }
@@ -309,11 +318,11 @@ fn what_needs_no_instance_is_as_documented() {
 
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
-fn the_examples_of_the_readme_are_what_is_answered() {
+fn the_examples_of_readme_and_backend_are_what_is_answered() {
     let readme = read("README.md");
-    let [error, list, cleanup, start, of_the_backend] = examples(&readme)
-        .try_into()
-        .unwrap_or_else(|all| panic!("other examples than are tested: {all:#?}"));
+    let [error] = all_of("README.md", &readme);
+    let backend = "man/backend.md";
+    let [list, cleanup, start, of_the_backend] = all_of(backend, &read(backend));
     // Which answers with the first two fields of the program's; `tests/backend/` looks at it.
     assert_eq!(of_the_backend.get("error").keys(), ["code", "message"]);
 

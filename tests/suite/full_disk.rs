@@ -25,7 +25,7 @@ fn memory_that_cannot_be_saved_stays_and_the_guest_goes_on() {
     let too_small = SmallDisk::on(Path::new(SAVES), 100);
     let error = sandbox.instance("pause", "7", &[]).error_json(7);
     let message = text(&error["message"]);
-    assert!(message.contains("goes on running"), "{message}");
+    assert!(message.contains("keeps running"), "{message}");
     assert!(message.contains("140 MiB are needed"), "{message}");
     assert!(error["hint"].is_string(), "{error:#}");
     drop(too_small);
@@ -35,7 +35,7 @@ fn memory_that_cannot_be_saved_stays_and_the_guest_goes_on() {
     full.exhaust();
     let error = sandbox.instance("pause", "7", &[]).error_json(7);
     let message = text(&error["message"]);
-    assert!(message.contains("goes on running"), "{message}");
+    assert!(message.contains("keeps running"), "{message}");
     assert!(message.contains("No space left"), "{message}");
     drop(full);
 
@@ -62,7 +62,7 @@ fn reap_on_a_full_disk(sandbox: &Sandbox) {
     let name = sandbox.instance_name("7");
     for said in [
         &format!(
-            "error: {name} did not go from idle to paused: {name} was not paused and goes on running"
+            "error: {name} did not go from idle to paused: {name} was not paused and keeps running"
         ),
         "140 MiB are needed",
         "error: 1 of 1 steps failed\nhint: the next pass tries again\n",

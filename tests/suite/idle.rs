@@ -28,7 +28,10 @@ fn an_idle_guest_gets_half_and_is_let_go_again() {
         assert_eq!(quota(&name), Some(50_000));
         let listed = sandbox.listed("7");
         assert_eq!(listed["state"], "idle");
-        assert!(text(&listed["reason"]).contains("held to half"), "{listed}");
+        assert!(
+            text(&listed["reason"]).contains("limited to half"),
+            "{listed}"
+        );
 
         if verb == "resume" {
             sandbox.instance("pause", "7", &[]).ok();
@@ -58,7 +61,10 @@ fn half_is_half_of_what_the_lab_allows_down_to_what_libvirt_takes() {
         assert_eq!(quota(&name), Some(idle));
         let listed = sandbox.listed("7");
         assert_eq!(listed["state"], "idle", "{listed}");
-        assert!(text(&listed["reason"]).contains("held to half"), "{listed}");
+        assert!(
+            text(&listed["reason"]).contains("limited to half"),
+            "{listed}"
+        );
         sandbox.instance("touch", "7", &[]).ok();
         assert_eq!(quota(&name), Some(allowed));
         sandbox.instance("stop", "7", &["--force"]).ok();

@@ -410,9 +410,12 @@ fn what_is_no_golden_image_is_not_adopted() {
     // Not LUKS, which measures the processor first and refuses a busy one.
     let aes = "encrypt.format=aes,encrypt.key-secret=k";
     let cases: [(&[&str], &str); 5] = [
-        (&["-f", "raw"], "it is no qcow2 image"),
-        (&["-f", "vmdk"], "it is no qcow2 image"),
-        (&["-f", "qcow2", "-o", &data], "content in another file"),
+        (&["-f", "raw"], "it is not a qcow2 image"),
+        (&["-f", "vmdk"], "it is not a qcow2 image"),
+        (
+            &["-f", "qcow2", "-o", &data],
+            "content in an external data file",
+        ),
         (
             &[key[0], key[1], "-f", "qcow2", "-o", aes],
             "it is encrypted",
@@ -588,7 +591,7 @@ fn a_lost_overlay_is_a_conflict_and_is_not_made_anew() {
     fs::remove_file(sandbox.overlay("7")).unwrap();
     for verb in ["create", "start"] {
         let error = sandbox.instance(verb, "7", &[]).error_json(5);
-        assert!(text(&error["message"]).contains("is gone"), "{error:#}");
+        assert!(text(&error["message"]).contains("is missing"), "{error:#}");
     }
     assert!(!sandbox.overlay("7").exists());
 }
@@ -630,7 +633,7 @@ fn an_overlay_that_stands_on_a_strange_file_is_not_used() {
         .args([&strange, &sandbox.overlay("7")]));
     let error = sandbox.instance("create", "7", &[]).error_json(5);
     assert!(
-        text(&error["message"]).contains("is no build of this lab"),
+        text(&error["message"]).contains("is not a build of this lab"),
         "{error:#}"
     );
     assert_eq!(sandbox.listed("7"), Value::Null);
@@ -1242,7 +1245,7 @@ fn it_is_told_until_when_an_instance_is_kept() {
     assert!(list.contains("KEPT"), "{list}");
 
     keep("9999-12-31", "EST5").says(2, "is too late: the last day is 9999-12-30");
-    keep("2027-01-31", "No/Where").says(2, "TZ names no time zone that is known here");
+    keep("2027-01-31", "No/Where").says(2, "TZ is not a known time zone");
     keep("2027-01-31T18:00:00Z", "No/Where").ok();
     keep("2020-01-31", "EST5").says(2, "--until is in the past");
 }

@@ -258,7 +258,7 @@ fn a_name_that_is_not_there_gets_the_one_that_may_be_meant() {
         let hint = hint(&["instance", verb, "lab01", "ana"]);
         assert_eq!(
             hint,
-            "did you mean lab01 anna? if not, make it: cyyber instance create lab01 ana"
+            "did you mean lab01 anna? if not, create it: cyyber instance create lab01 ana"
         );
     }
     let wrong_lab = hint(&["instance", "pause", "lab01", "bob"]);
@@ -270,10 +270,10 @@ fn a_name_that_is_not_there_gets_the_one_that_may_be_meant() {
     assert!(reset.starts_with("did you mean lab01 anna?"), "{reset}");
     // Nobody else is ever named.
     let alone = hint(&["--as-user", "ana", "instance", "stop", "lab01", "ana"]);
-    assert_eq!(alone, "make it: cyyber instance create lab01 ana");
+    assert_eq!(alone, "create it: cyyber instance create lab01 ana");
     // One number is as good as another.
     let number = hint(&["instance", "stop", "lab01", "18"]);
-    assert_eq!(number, "make it: cyyber instance create lab01 18");
+    assert_eq!(number, "create it: cyyber instance create lab01 18");
 
     let known = "known labs: lab01, lab02, forensics";
     for command in [

@@ -97,7 +97,7 @@ fn guests_reach_dhcp_dns_and_the_internet_and_nothing_else_whatever_they_send() 
     let open = leaks(&frames("probe"));
     assert!(open.len() > 25, "{open:#?}");
     let pass = Sandbox::with_guests(0).cyyber(["reap"]).ok();
-    assert!(pass.stderr.contains("was not in force"), "{pass:#?}");
+    assert!(pass.stderr.contains("and was restored"), "{pass:#?}");
     assert_eq!(leaks(&frames("probe")), none);
 }
 
@@ -131,7 +131,7 @@ fn a_firewall_that_somebody_changed_is_found_and_put_back() {
     let warned = |by: &str| {
         assert_eq!(doctor(&sandbox), "failed", "{by}");
         let pass = sandbox.cyyber(["reap"]).ok();
-        assert!(pass.stderr.contains("was not in force"), "{by}: {pass:#?}");
+        assert!(pass.stderr.contains("and was restored"), "{by}: {pass:#?}");
         assert_eq!(doctor(&sandbox), "ok", "{by}");
         assert_eq!(sandbox.cyyber(["reap"]).ok().stderr, "", "{by}");
     };
@@ -188,7 +188,8 @@ fn a_firewall_that_somebody_changed_is_found_and_put_back() {
     };
     let pass = blind(&["reap"]).ok();
     assert!(
-        pass.stderr.contains("failed to see to the firewall"),
+        pass.stderr
+            .contains("failed to check or restore the firewall"),
         "{pass:#?}"
     );
     let told = blind(&["doctor"]);

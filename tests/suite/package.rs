@@ -66,6 +66,7 @@ if command -v fish >/dev/null; then
     is fish -c 'complete -C "cyyber instance sta" | string match -q "start*"'
 fi
 is bash -n /usr/share/cyyber/host/setup.sh
+is [ -s /usr/share/doc/cyyber/backend.md ]
 # Where there is no systemd, cron makes the passes.
 pass=$(sed -n 's/^\* \* \* \* \* root //p' /etc/cron.d/cyyber)
 sh -c "$pass -c test:///default"

@@ -217,12 +217,12 @@ fn a_start_warns_where_no_pass_knows_its_lab_and_a_pass_tells_whom_it_leaves() {
         started.stderr
     };
     let warning = start();
-    assert!(warning.contains("no reaper looks after"), "{warning}");
+    assert!(warning.contains("no reaper covers"), "{warning}");
     assert!(warning.contains("there was no pass"), "{warning}");
     let name = sandbox.instance_name("7");
     unused(&sandbox, "7", 1);
     let pass = reap(&sandbox, &["-v"]).ok();
-    let wanted = format!("{name}: left: not used for");
+    let wanted = format!("{name}: left alone: not used for");
     assert!(pass.stderr.contains(&wanted), "{pass:#?}");
     assert_eq!(start(), "");
 
@@ -232,7 +232,7 @@ fn a_start_warns_where_no_pass_knows_its_lab_and_a_pass_tells_whom_it_leaves() {
     let file = sandbox.path("theirs.json");
     fs::write(&file, theirs).unwrap();
     let pass = reap(&sandbox, &["-v", "--config", file.to_str().unwrap()]).ok();
-    let wanted = format!("{name}: left: its lab is not configured");
+    let wanted = format!("{name}: left alone: its lab is not configured");
     assert!(pass.stderr.contains(&wanted), "{pass:#?}");
     assert_eq!(start(), "", "ours made one a moment ago");
     let notes = sandbox.path("state/reaper-labs.json");
@@ -242,12 +242,15 @@ fn a_start_warns_where_no_pass_knows_its_lab_and_a_pass_tells_whom_it_leaves() {
     fs::write(&notes, noted.to_string()).unwrap();
     let warning = start();
     assert!(
-        warning.contains(&format!("reads {}, where it is not", file.display())),
+        warning.contains(&format!(
+            "reads {}, which does not have this lab",
+            file.display()
+        )),
         "{warning}"
     );
     fs::write(&notes, "{").unwrap();
     let warning = start();
-    assert!(warning.contains("its passes are not known"), "{warning}");
+    assert!(warning.contains("its passes are unknown"), "{warning}");
 
     // Nobody is ever taken down.
     let steps = ["idle_after", "pause_after", "stop_after", "destroy_after"];
@@ -446,9 +449,9 @@ fn signs_that_make_no_sense_are_use_and_who_is_not_ours_is_left() {
         ("link", "is not a regular file"),
         ("directory", "is not a regular file"),
         ("pipe", "is not a regular file"),
-        ("1970", "absurd time, 1970-01-01T00:00:00Z"),
-        ("2100", "absurd time, 2100-01-01T00:00:00Z"),
-        ("garbage", "absurd time, 2017-07-14T02:40:00Z"),
+        ("1970", "implausible time, 1970-01-01T00:00:00Z"),
+        ("2100", "implausible time, 2100-01-01T00:00:00Z"),
+        ("garbage", "implausible time, 2017-07-14T02:40:00Z"),
         ("missing", "is missing"),
     ] {
         let name = sandbox.instance_name(user);
@@ -567,7 +570,7 @@ fn kept_busy_and_never_are_left_alone() {
     let held = Lock::try_take(&lock).unwrap();
     let pass = reap(&sandbox, &["-v"]).ok();
     assert!(
-        pass.stderr.contains("another command is at work"),
+        pass.stderr.contains("another command is working"),
         "{pass:#?}"
     );
     drop(held);
@@ -588,7 +591,7 @@ fn kept_busy_and_never_are_left_alone() {
     let held = Lock::try_take(&locks.join("_reaper.lock")).unwrap();
     silent_pass(&sandbox);
     let pass = reap(&sandbox, &["-v"]).ok();
-    assert!(pass.stderr.contains("another pass is at work"), "{pass:#?}");
+    assert!(pass.stderr.contains("another pass is running"), "{pass:#?}");
     assert_eq!(sandbox.state("7"), "running");
     drop(held);
 
@@ -661,7 +664,8 @@ fn a_pass_that_can_note_nothing_takes_nobody_down() {
     run(tool("chattr").arg("-i").arg(&state));
     assert_eq!(pass.code, Some(1), "{pass:#?}");
     assert!(
-        pass.stderr.contains("failed to note what this pass saw"),
+        pass.stderr
+            .contains("failed to record what this pass observed"),
         "{pass:#?}"
     );
     assert_eq!(sandbox.state("8"), "stopped");

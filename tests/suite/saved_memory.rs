@@ -182,7 +182,10 @@ fn a_guest_whose_notes_are_lost_is_not_said_to_have_answered() {
     let goes_on = |answer: &Value| {
         assert_state(answer, "running", true);
         let reason = text(&answer["reason"]);
-        assert!(reason.starts_with("it goes on from a pause"), "{reason}");
+        assert!(
+            reason.starts_with("it was resumed from a pause"),
+            "{reason}"
+        );
         // What is noted now says the same.
         assert_eq!(sandbox.listed("7")["reason"], answer["reason"]);
     };
@@ -196,7 +199,7 @@ fn a_guest_whose_notes_are_lost_is_not_said_to_have_answered() {
     goes_on(&sandbox.instance("resume", "7", &[]).json());
     lose();
     let reason = text(&sandbox.listed("7")["reason"]);
-    assert!(reason.contains("the note on it was lost"), "{reason}");
+    assert!(reason.contains("its record was lost"), "{reason}");
     sandbox.make_idle("7");
     let touched = sandbox.instance("start", "7", &[]).json();
     assert_state(&touched, "running", true);
@@ -359,7 +362,10 @@ fn an_instance_whose_disks_somebody_changed_is_not_defined_over() {
     let follow = |line: &str| run(tool("sh").args(["-c", line]));
     follow(&undefine);
     let error = sandbox.instance("create", "7", &[]).error_json(5);
-    assert!(text(&error["message"]).contains("stands on"), "{error:#}");
+    assert!(
+        text(&error["message"]).contains("the backing file of"),
+        "{error:#}"
+    );
     follow(&commit);
     sandbox.instance("create", "7", &[]).ok();
     qemu_io("read -P 7 0 4k", &overlay);
@@ -371,7 +377,7 @@ fn an_instance_whose_disks_somebody_changed_is_not_defined_over() {
         .arg("1M"));
     let extra = extra.to_str().unwrap();
     virsh(["attach-disk", "--config", "--", &name, extra, "vdb"]);
-    let hint = assert_left_alone(sandbox, "another one, vdb");
+    let hint = assert_left_alone(sandbox, "an additional disk, vdb");
     assert!(hint.contains("virsh detach-disk"), "{hint}");
     virsh(["detach-disk", "--config", "--", &name, "vdb"]);
     sandbox.instance("start", "7", &[]).ok();
@@ -440,7 +446,7 @@ fn a_paused_instance_whose_storage_was_moved_says_what_to_do() {
     for verb in ["resume", "start", "stop"] {
         let error = moved(verb, &[]).error_json(5);
         assert!(
-            text(&error["message"]).contains("which is gone"),
+            text(&error["message"]).contains("which is missing"),
             "{error:#}"
         );
         assert!(text(&error["hint"]).contains("a link"), "{error:#}");

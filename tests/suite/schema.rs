@@ -67,10 +67,15 @@ fn shipped() -> Vec<(PathBuf, String)> {
         let example = example.split("\n.EE\n").next().unwrap();
         all.push(("man/labs-config.json.5".into(), example.to_owned()));
     }
-    for example in read("README.md").split("```json\n").skip(1) {
-        let example = example.split("\n```").next().unwrap();
-        if example.contains("\"labs\"") {
-            all.push(("README.md".into(), example.to_owned()));
+    let manual = std::fs::read_dir(root().join("man")).unwrap();
+    let documents = manual.map(|entry| entry.unwrap().path());
+    let documents = documents.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
+    for path in documents.chain([root().join("README.md")]) {
+        for example in read(&path).split("```json\n").skip(1) {
+            let example = example.split("\n```").next().unwrap();
+            if example.contains("\"labs\"") {
+                all.push((path.clone(), example.to_owned()));
+            }
         }
     }
     all

@@ -78,7 +78,7 @@ impl Common<'_> {
 
     pub fn check_interrupt(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
-            bail!("interrupted before it began");
+            bail!("interrupted before it started");
         }
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Common<'_> {
         let not_enough = format!("not enough memory to build {}", job.name);
         let mut told = false;
         loop {
-            // Connected anew: since the last time a whole build may have gone by, and libvirtd been
+            // Connected again: since the last time a whole build may have gone by, and libvirtd been
             // upgraded. A host that only builds needs no libvirt, and has no guests then.
             let anew = self.context.beside();
             let hypervisor = anew.hypervisor().ok();
@@ -167,7 +167,7 @@ impl Common<'_> {
     }
 }
 
-/// The memory of a build; given back when dropped.
+/// The memory of a build; released when dropped.
 struct Memory<'a> {
     running: &'a Mutex<usize>,
     reservation: Option<Reservation>,
@@ -175,7 +175,7 @@ struct Memory<'a> {
 }
 
 impl Memory<'_> {
-    /// What it holds already is no longer set aside: it shows as taken. A figure that cannot be
+    /// What it holds already is no longer reserved: it shows as taken. A figure that cannot be
     /// written is too large at worst.
     fn holds(&self, bytes: u64) {
         if let Some(reservation) = &self.reservation {

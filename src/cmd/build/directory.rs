@@ -53,7 +53,7 @@ pub fn fill(
     if let Some(image) = image {
         let link = directory.join(render::SOURCE_LINK);
         symlink(image, &link)
-            .with_context(|| format!("failed to make the link {}", link.display()))?;
+            .with_context(|| format!("failed to create the link {}", link.display()))?;
     }
     let user_data = render::build_user_data(&key(directory)?);
     files::replace_soon(

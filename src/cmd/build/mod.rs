@@ -68,7 +68,7 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
     if !options.dry_run && plan.complete && !common.stop.load(Ordering::Relaxed) {
         let collected = common.collect_stages(&plan);
         if let Err(error) = collected {
-            let note = format!("failed to remove stages that no lab wants: {error:#}");
+            let note = format!("failed to remove unused stages: {error:#}");
             context.output.warn(&note);
         }
     }
@@ -129,12 +129,12 @@ fn warn_of_unknown_packages(common: &Common, plan: &Plan) {
         match archive::unknown_here(lab) {
             Ok(unknown) => unknown.iter().for_each(|unknown| {
                 output.warn(&format!(
-                    "{}: by this host's package lists, which may be older, {unknown}",
+                    "{}: according to this host's package lists, which may be outdated, {unknown}",
                     lab.lab_id
                 ));
             }),
             Err(error) => output.warn(&format!(
-                "{}: its packages were not looked for in this host's package lists: {error:#}",
+                "{}: failed to look up its packages in this host's package lists: {error:#}",
                 lab.lab_id
             )),
         }

@@ -91,7 +91,7 @@ impl Common<'_> {
         let made = match stage.done.wait() {
             Ok(made) => made,
             Err(failure) => {
-                let what = format!("failed to make what it begins with, stage-{}", stage.key);
+                let what = format!("failed to build its stage image, stage-{}", stage.key);
                 return Err(failure.fault(&what).into());
             }
         };
@@ -184,7 +184,7 @@ impl Common<'_> {
             }
             Err(error) => {
                 self.context.output.warn(&format!(
-                    "{}: its packages were not looked for before its VM boots: {error}",
+                    "{}: its packages were not checked before the build: {error}",
                     lab.lab_id
                 ));
                 Vec::new()
@@ -204,8 +204,8 @@ impl Common<'_> {
         if !unknown.is_empty() {
             return Err(Fault::new(Kind::Failed, told(&unknown))
                 .hint(
-                    "correct the name in the lab's packages; where the archive has it only \
-                     recently, add --force",
+                    "correct the name in the lab's packages; if the archive has it only recently, \
+                     add --force",
                 )
                 .into());
         }

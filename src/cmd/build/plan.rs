@@ -1,5 +1,5 @@
-//! What is to be done: why each lab is built or is not, and which stages the labs share. Nothing is
-//! changed by making a plan.
+//! The plan of a build: why each lab is built or skipped, and which stages the labs share. Planning
+//! changes nothing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! The story of one build: a moving line at a terminal, plain lines elsewhere.
+//! The progress of one build: a progress line at a terminal, plain lines elsewhere.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What became of each lab, for people and programs.
+//! The result of each lab, for people and programs.
 
 use std::path::PathBuf;
 
@@ -52,7 +52,7 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
         Kind::Failed,
         format!("{} of {all} labs failed to build", errors.len()),
     )
-    .hint("mend that, then give the same command again: what is built already is left as it is")
+    .hint("fix the cause, then run the command again: what is built already is not built again")
     .into())
 }
 

@@ -1,5 +1,5 @@
-//! A stage, which labs are made from: found, made where it is missing, and removed when no lab
-//! wants it any more.
+//! A stage image, which labs are built from: found, built if missing, and removed when no lab uses
+//! it any more.
 
 use std::path::PathBuf;
 
@@ -124,14 +124,14 @@ impl Common<'_> {
                 files::remove(&left)?;
             }
             let unused = match stale.used == Timestamp::UNIX_EPOCH {
-                true => "it was not whole".to_owned(),
+                true => "it was incomplete".to_owned(),
                 false => {
                     let ago = self.context.time().duration_since(stale.used);
-                    format!("no lab was made from it for {}", age(ago))
+                    format!("no lab was built from it for {}", age(ago))
                 }
             };
             self.context.output.note(&format!(
-                "removed stage-{}, which no lab wants any more ({unused}): {} MiB are free again",
+                "removed unused stage-{} ({unused}): {} MiB freed",
                 stale.key,
                 freed / MIB
             ));

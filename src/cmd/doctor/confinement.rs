@@ -1,5 +1,5 @@
-//! Whether who breaks out of one QEMU is kept from the others: by a user for each, and by sVirt,
-//! libvirt's use of AppArmor or SELinux.
+//! Whether QEMU processes are isolated from each other: by a user for each, and by sVirt, libvirt's
+//! use of AppArmor or SELinux.
 
 use std::io;
 
@@ -33,7 +33,7 @@ pub fn check(context: &Context, hypervisor: &Hypervisor) -> Vec<Finding> {
         Err(error) => vec![Finding::error(
             "instance-users",
             &error,
-            "look at the running instances: cyyber instance list",
+            "check the running instances: cyyber instance list",
         )],
     }
 }
@@ -87,16 +87,22 @@ fn users(context: &Context, running: &Running) -> Finding {
     let check = "instance-users";
     let numbers = QemuUser::NUMBERS;
     if let Some(why) = qemu_user::obstacle(context) {
-        let message = format!("instances share one user, and reach each other from QEMU: {why}");
+        let message = format!(
+            "all instances run as one user, so a QEMU can reach other instances: \
+                               {why}"
+        );
         return Finding::failed(check, message, "run `make setup`");
     }
     for (file, number, count) in LISTS {
         match std::fs::read_to_string(file) {
             Ok(list) => {
                 if let Some(taken) = taken(&list, number, count, &numbers) {
-                    let message = format!("{taken} in {file} is the number of an instance's user");
+                    let message = format!(
+                        "{taken} in {file} has a number that is reserved for \
+                                           instances"
+                    );
                     let remedy = format!(
-                        "keep {} to {} for instances: give who has it another number",
+                        "keep {} to {} for instances: give that account another number",
                         numbers.start(),
                         numbers.end()
                     );
@@ -105,8 +111,10 @@ fn users(context: &Context, running: &Running) -> Finding {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                let message =
-                    format!("cannot see who has the numbers of instances: {file}: {error}");
+                let message = format!(
+                    "cannot check whether the numbers of instances are free: {file}: \
+                             {error}"
+                );
                 return Finding::failed(check, message, "make that file readable");
             }
         }
@@ -119,7 +127,7 @@ fn users(context: &Context, running: &Running) -> Finding {
         return Finding::ok(
             check,
             format!(
-                "the QEMU of each instance has a user of its own: {} to {}",
+                "each instance's QEMU runs as a user of its own: {} to {}",
                 numbers.start(),
                 numbers.end()
             ),
@@ -127,7 +135,10 @@ fn users(context: &Context, running: &Running) -> Finding {
     }
     Finding::warning(
         check,
-        format!("these share one user until they are off: {}", list(&shared)),
+        format!(
+            "these run as one shared user until they are powered off: {}",
+            list(&shared)
+        ),
         "pause and resume them, or stop and start them",
     )
 }
@@ -145,19 +156,19 @@ fn svirt(hypervisor: &Hypervisor, running: &Running) -> Finding {
         return match std::fs::read_to_string(APPARMOR) {
             Ok(enabled) if enabled.trim() == "Y" => Finding::failed(
                 check,
-                "the kernel has AppArmor, and libvirt does not confine QEMU with it",
-                "apt-get install apparmor; have no security_driver in /etc/libvirt/qemu.conf; \
+                "the kernel has AppArmor, but libvirt does not confine QEMU with it",
+                "apt-get install apparmor; remove security_driver from /etc/libvirt/qemu.conf; \
                  systemctl restart apparmor libvirtd; stop and start the instances",
             ),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Finding::failed(
                 check,
-                format!("cannot see whether the kernel has AppArmor: {APPARMOR}: {error}"),
+                format!("cannot check whether the kernel has AppArmor: {APPARMOR}: {error}"),
                 "run `cyyber doctor` as root",
             ),
             _ => Finding::warning(
                 check,
-                "no sVirt: this kernel has no AppArmor, or it is off; a user for each instance is \
-                 all that keeps one QEMU from another",
+                "no sVirt: this kernel has no AppArmor, or it is off; QEMU processes are isolated \
+                 from each other by their users alone",
                 "boot a kernel with AppArmor, as Debian's and Ubuntu's are",
             ),
         };

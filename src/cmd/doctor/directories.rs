@@ -1,5 +1,4 @@
-//! Whether our directories are there, belong to whom they should, and hold nothing that leads out of
-//! them.
+//! Whether our directories exist, have the right owner and mode, and contain no links out of them.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -54,15 +53,15 @@ fn directory(path: &Path, named: bool, mode: u32) -> Finding {
     };
     let there = match there {
         Err(_) => {
-            let message = format!("{place} is not there, or out of reach");
+            let message = format!("{place} is missing or not accessible");
             return Finding::failed("directories", message, "run `make setup`");
         }
         Ok(there) if there.is_symlink() => {
-            let remedy = "or, where all of it is to be elsewhere, set storage_dir or state_dir";
+            let remedy = "or set storage_dir or state_dir to another directory";
             return Finding::failed("directories", format!("{place} is {A_LINK}"), remedy);
         }
         Ok(there) if !there.is_dir() => {
-            let message = format!("{place} is no directory");
+            let message = format!("{place} is not a directory");
             return Finding::failed("directories", message, "move it away, and run `make setup`");
         }
         Ok(there) => there,
@@ -82,12 +81,9 @@ fn directory(path: &Path, named: bool, mode: u32) -> Finding {
         (true, true) => match path.canonicalize().and_then(|real| files::probe(&real)) {
             Ok(()) => Finding::ok("directories", format!("{place} has mode {mode:o}")),
             Err(error) => {
-                let error = anyhow::Error::from(error).context(format!("{place} takes no files"));
-                Finding::error(
-                    "directories",
-                    &error,
-                    "look at the file system that it is on",
-                )
+                let error =
+                    anyhow::Error::from(error).context(format!("cannot create files in {place}"));
+                Finding::error("directories", &error, "check its file system")
             }
         },
         (false, _) => {
@@ -124,7 +120,7 @@ fn below(state: &Path) -> Vec<Finding> {
         if open {
             findings.push(Finding::failed(
                 "directories",
-                format!("everyone may write in {}", path.display()),
+                format!("{} is writable by everyone", path.display()),
                 format!("chmod {SHARED_DIRECTORY:o} {}", path.display()),
             ));
         }
@@ -167,7 +163,7 @@ fn strangers(directory: &Path, is_strange: impl Fn(&Path) -> bool) -> Option<Fin
     Some(Finding::failed(
         "directories",
         format!(
-            "links, pipes or devices were put into {}: {}{more}; they are not followed",
+            "unexpected links, pipes or devices in {}: {}{more}; they are not followed",
             directory.display(),
             strange.join(", ")
         ),
@@ -206,7 +202,7 @@ fn passable(images: &Path, qemu: Account) -> Option<Finding> {
     Some(Finding::failed(
         "directories",
         format!(
-            "QEMU, which is user {}, may not pass through {}",
+            "QEMU, which runs as user {}, has no search permission on {}",
             qemu.uid,
             closed.display()
         ),

@@ -1,4 +1,4 @@
-//! What is found, and the answer that is made of it.
+//! One finding, and the answer made of all findings.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! The base images of the labs: there, closed, and still what was made.
+//! The base images of the labs: whether they exist, are protected and are unchanged.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::instance::disk;
 use crate::names::LabId;
 
 /// Looks at the current build of each lab, and with `verify` at the content of every build that
-/// there is: instances stand on old ones as well.
+/// there is: instances use old ones as well.
 pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     let mut all: Vec<(LabId, Base)> = Vec::new();
@@ -21,7 +21,7 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
         match current(context, &lab.lab_id) {
             Ok(base) => {
                 if let Ok(Some(why)) = disk::too_large(&lab.lab_id, &base, lab.disk_size) {
-                    let remedy = "put a smaller image there, or raise disk_size";
+                    let remedy = "use a smaller image, or increase disk_size";
                     findings.push(Finding::warning("images", why, remedy));
                 }
                 all.push((lab.lab_id.clone(), base));
@@ -40,7 +40,7 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
         Err(error) => findings.push(Finding::error(
             "images",
             &error,
-            "look at the directory of the base images",
+            "check the directory of the base images",
         )),
     }
     let progress = context.output.progress(if verify { all.len() } else { 0 });
@@ -53,7 +53,7 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
 }
 
 fn current(context: &Context, lab: &LabId) -> Result<Base, Finding> {
-    let remedy = "look at the image or link, or build the lab anew";
+    let remedy = "check the image or link, or rebuild the lab";
     let failed = |error: &_| Finding::error("images", error, remedy);
     if base::place(&context.paths, lab).map_err(|e| failed(&e))? == Place::ByHand {
         let link = context.paths.base_link(lab);
@@ -63,7 +63,7 @@ fn current(context: &Context, lab: &LabId) -> Result<Base, Finding> {
             .map_err(|e| failed(&e))?;
         return Err(Finding::ok(
             "images",
-            format!("{lab}: an image was put there by hand, and is adopted when it is first used"),
+            format!("{lab}: an image was put there by hand; it is adopted at its first use"),
         ));
     }
     // It is no plain file, so that nothing is adopted here.
@@ -75,26 +75,26 @@ fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
     let (name, anew) = (
         format!("{lab}, build {}", base.build),
         format!(
-            "build it anew: cyyber build --force {lab}; instances stand on this one until they are reset"
+            "rebuild it: cyyber build --force {lab}; instances use this one until they are reset"
         ),
     );
     let there = match base.path.symlink_metadata() {
         Ok(there) if there.is_file() => there,
-        _ => return Finding::failed("images", format!("{name} is no regular file"), anew),
+        _ => return Finding::failed("images", format!("{name} is not a regular file"), anew),
     };
     if let Some(finding) = writable(&name, &base.path, &there) {
         return finding;
     }
     let Some(note) = base::note(base) else {
-        return Finding::warning("images", format!("{name}: nothing was noted of it"), anew);
+        return Finding::warning("images", format!("{name}: it has no record"), anew);
     };
     if there.len() != note.size_bytes {
         let (is, was) = (there.len(), note.size_bytes);
-        let message = format!("{name} was changed: it has {is} bytes, and had {was}");
+        let message = format!("{name} was changed: it has {is} bytes instead of {was}");
         return Finding::failed("images", message, anew);
     }
     if !verify {
-        return Finding::ok("images", format!("{name} has the size it was made with"));
+        return Finding::ok("images", format!("{name} has its recorded size"));
     }
     // The hash is of this file alone. An earlier version adopted any.
     if let Err(error) = info(&base.path).and_then(|info| info.ensure_whole()) {
@@ -104,11 +104,11 @@ fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
     match sha256(&base.path) {
         Ok(sum) if sum == note.sha256 => Finding::ok(
             "images",
-            format!("{name} is what was made: its SHA-256 is the same"),
+            format!("{name} is unchanged: its SHA-256 is the recorded one"),
         ),
         Ok(sum) => {
             let message = format!(
-                "{name} was changed: its SHA-256 is {sum}, and was {}",
+                "{name} was changed: its SHA-256 is {sum} instead of {}",
                 note.sha256
             );
             Finding::failed("images", message, anew)
@@ -128,7 +128,7 @@ fn writable(name: &str, path: &Path, there: &std::fs::Metadata) -> Option<Findin
     Some(Finding::failed(
         "images",
         format!(
-            "{name} is not closed: it has mode {:o} and belongs to user {}",
+            "{name} is not protected: it has mode {:o} and belongs to user {}",
             there.mode() & 0o7777,
             there.uid()
         ),

@@ -78,15 +78,15 @@ fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
             (Finding::ok("qemu-user", message), Some(account))
         }
         Ok(Some(account)) => {
-            let message =
-                "QEMU runs as root, or in root's group: who breaks out of a VM has this host";
+            let message = "QEMU runs as root, or in root's group: whoever breaks out of a VM \
+                           controls this host";
             (
                 Finding::failed("qemu-user", message, &remedy),
                 Some(account),
             )
         }
         Ok(None) => {
-            let message = "libvirt does not say whom QEMU runs as";
+            let message = "libvirt does not report the user of QEMU";
             (Finding::warning("qemu-user", message, &remedy), None)
         }
         Err(error) => (Finding::error("qemu-user", &error, &remedy), None),
@@ -114,7 +114,7 @@ fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
             ),
             Ok(Some(facts)) if !facts.autostart => Finding::failed(
                 "networks",
-                format!("the network {name} will be down after the next boot"),
+                format!("the network {name} does not start at boot"),
                 format!("virsh net-autostart {name}"),
             ),
             Ok(Some(facts)) if !facts.cards => Finding::failed(
@@ -122,10 +122,7 @@ fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
                 format!("the network {name} gives instances no addresses"),
                 SETUP,
             ),
-            Ok(Some(_)) => Finding::ok(
-                "networks",
-                format!("{name} is up, and will be after a boot"),
-            ),
+            Ok(Some(_)) => Finding::ok("networks", format!("{name} is up and starts at boot")),
         });
     findings.collect()
 }
@@ -133,16 +130,16 @@ fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
 /// Whether the firewall of the networks is in the kernel.
 fn guard() -> Finding {
     match firewall::in_force() {
-        Ok(true) => Finding::ok("firewall", "that of the lab networks is in force"),
+        Ok(true) => Finding::ok("firewall", "the firewall of the lab networks is in force"),
         Ok(false) => Finding::failed(
             "firewall",
-            "that of the lab networks is not in force as it was loaded: guests may reach this host",
-            "run `cyyber reap` as root, which puts it back; where it was never loaded, `make setup`",
+            "the firewall of the lab networks was removed or changed: guests may reach this host",
+            "run `cyyber reap` as root to restore it; if it was never loaded, run `make setup`",
         ),
         Err(error) if !rustix::process::geteuid().is_root() && kind_of(&error) == Kind::Failed => {
             Finding::warning(
                 "firewall",
-                format!("whether that of the lab networks is in force cannot be seen: {error:#}"),
+                format!("cannot check the firewall of the lab networks: {error:#}"),
                 "run `cyyber doctor` as root",
             )
         }
@@ -168,11 +165,12 @@ fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
                 let Some(device) = &card.device else { continue };
                 count += 1;
                 if !is_isolated(device) {
-                    wrong.push(format!("{name} sees the frames of others"));
+                    wrong.push(format!("{name} sees the frames of other instances"));
                 }
                 if !card.is_at_its_port() && !firewall::admits(device, card.mac) {
                     wrong.push(format!(
-                        "{name} has no network: its card is at {device}, which is not its own port"
+                        "{name} has no network: its interface is connected to {device} instead of \
+                         its own port"
                     ));
                 }
             }
@@ -183,12 +181,12 @@ fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
         Ok((0, _)) => return None,
         Ok((count, wrong)) if wrong.is_empty() => Finding::ok(
             "isolation",
-            format!("{count} running instances are kept apart"),
+            format!("{count} running instances are isolated"),
         ),
         Ok((_, wrong)) => Finding::failed(
             "isolation",
             wrong.join("; "),
-            "stop and start what is named, or pause and resume it",
+            "stop and start these instances, or pause and resume them",
         ),
         Err(error) => Finding::error("isolation", &error, &context_hint(context)),
     })
@@ -196,7 +194,7 @@ fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
 
 fn context_hint(context: &Context) -> String {
     format!(
-        "look at the running instances: cyyber instance list; libvirt at {}",
+        "check the running instances: cyyber instance list; libvirt at {}",
         context.uri()
     )
 }

@@ -1,4 +1,4 @@
-//! Whether this host can keep the limits that the configuration sets.
+//! Whether this host supports the limits that the configuration sets.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -58,10 +58,12 @@ fn length(context: &Context, lab: &Lab, size: ByteSize) -> Finding {
     let (lab, place) = (&lab.lab_id, directory.display());
     let real = directory.canonicalize();
     match real.and_then(|real| files::probe_length(&real, size.0)) {
-        Ok(()) => Finding::ok("limits", format!("{place} has files of up to {size}")),
+        Ok(()) => Finding::ok("limits", format!("{place} supports files of {size}")),
         Err(error) => Finding::failed(
             "limits",
-            format!("limits.overlay_size of {lab}: no file in {place} can be {size} long: {error}"),
+            format!(
+                "limits.overlay_size of {lab}: {place} does not support files of {size}: {error}"
+            ),
             "lower it, or use another file system",
         ),
     }
@@ -79,7 +81,8 @@ fn bandwidth(lab: &Lab) -> Finding {
     let (unshare, tc) = match found() {
         Ok(found) => found,
         Err(error) => {
-            let message = format!("whether {key} of {lab} can be kept was not seen: {error:#}");
+            let message =
+                format!("cannot check whether the kernel supports {key} of {lab}: {error:#}");
             return Finding::warning("limits", message, "run doctor as root");
         }
     };
@@ -97,16 +100,16 @@ fn bandwidth(lab: &Lab) -> Finding {
         }
     }
     if missing.is_empty() {
-        return Finding::ok("limits", "the kernel can limit network cards");
+        return Finding::ok("limits", "the kernel can limit network interfaces");
     }
     Finding::failed(
         "limits",
         format!(
-            "{key} of {lab} keeps its instances from starting: the kernel has no {}",
+            "{key}: instances of {lab} cannot start: the kernel has no {}",
             missing.join("; ")
         ),
         "boot a kernel with sch_htb, sch_sfq, sch_ingress, cls_fw, cls_u32 and act_police (Ubuntu: \
-         linux-modules-extra), or leave the limit out",
+         linux-modules-extra), or remove the limit",
     )
 }
 
@@ -114,6 +117,6 @@ fn bandwidth(lab: &Lab) -> Finding {
 fn batched(text: &str) -> Result<File> {
     let mut file = File::from(memfd_create("tc", MemfdFlags::CLOEXEC)?);
     file.write_all(text.as_bytes())?;
-    file.rewind().context("failed to hand lines to tc")?;
+    file.rewind().context("failed to write to tc")?;
     Ok(file)
 }

@@ -32,17 +32,17 @@ pub fn virtualisation(context: &Context) -> Vec<Finding> {
         Ok((_, Some(warning))) => vec![Finding::warning("kvm", warning, remedy)],
         Ok((accelerator::Accelerator::Tcg, None)) => vec![Finding::warning(
             "kvm",
-            "software emulation, as it was asked for: many times slower than KVM",
+            "software emulation, as configured: many times slower than KVM",
             "set the accelerator to auto",
         )],
         Ok((accelerator::Accelerator::Kvm, None)) => {
             let open = std::fs::File::options().read(true).write(true).open(KVM);
             vec![match open {
-                Ok(_) => Finding::ok("kvm", "the CPU has it and /dev/kvm opens"),
+                Ok(_) => Finding::ok("kvm", "the CPU has it and /dev/kvm can be opened"),
                 // libvirt's QEMU has rights of its own; a build runs QEMU as the caller.
                 Err(error) => Finding::warning(
                     "kvm",
-                    format!("{KVM} does not open for you: {error}; builds need it"),
+                    format!("you cannot open {KVM}: {error}; builds need it"),
                     "add yourself to the group kvm, and log in again: usermod -aG kvm NAME",
                 ),
             }]
@@ -66,10 +66,10 @@ pub fn programs() -> Vec<Finding> {
     };
     let mut findings = vec![packer, qemu];
     for (name, package, what) in [
-        ("qemu-img", "qemu-utils", "makes disks"),
-        ("ss", "iproute2", "tells who looks at a console"),
-        ("setpriv", "util-linux", "ends a build with its command"),
-        ("ssh-keygen", "openssh-client", "makes the key of a build"),
+        ("qemu-img", "qemu-utils", "creates disks"),
+        ("ss", "iproute2", "detects console clients"),
+        ("setpriv", "util-linux", "ends Packer if cyyber is killed"),
+        ("ssh-keygen", "openssh-client", "creates a build's SSH key"),
     ] {
         findings.push(match Program::find(name, package) {
             Ok(program) => Finding::ok("programs", format!("{}: {what}", program.path().display())),
@@ -83,7 +83,7 @@ pub fn programs() -> Vec<Finding> {
 pub fn room(context: &Context) -> Vec<Finding> {
     let mut findings = vec![match memory(context) {
         Ok(finding) => finding,
-        Err(error) => Finding::error("memory", &error, "look into /proc/meminfo"),
+        Err(error) => Finding::error("memory", &error, "check /proc/meminfo"),
     }];
     findings.extend(disks(context));
     findings
@@ -120,7 +120,7 @@ fn memory(context: &Context) -> Result<Finding> {
         Err(shortage) if running.is_empty() => Finding::failed(
             "memory",
             format!("not one instance of {lab} fits: {shortage}"),
-            "end what else takes memory on this host, or lower memory_mb of the lab",
+            "stop other programs on this host, or lower memory_mb of the lab",
         ),
         Err(shortage) => Finding::warning(
             "memory",
@@ -151,12 +151,16 @@ fn disks(context: &Context) -> Vec<Finding> {
 }
 
 fn disk(place: &Path) -> Finding {
-    let remedy = "free disk space: `cyyber instance cleanup` destroys what is not used";
+    let remedy =
+        "free disk space: `cyyber instance cleanup --inactive-for 30d` destroys unused instances";
     let stat = match rustix::fs::statvfs(place) {
         Ok(stat) => stat,
         Err(error) => {
-            let message = format!("cannot tell the free space of {}: {error}", place.display());
-            return Finding::failed("disk", message, "look at that file system");
+            let message = format!(
+                "cannot determine the free space of {}: {error}",
+                place.display()
+            );
+            return Finding::failed("disk", message, "check that file system");
         }
     };
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);

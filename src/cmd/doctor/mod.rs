@@ -1,4 +1,4 @@
-//! `cyyber doctor`: is this host ready? Looks, and leaves everything as it was.
+//! `cyyber doctor`: is this host ready? It checks, and changes nothing.
 
 mod confinement;
 mod directories;
@@ -47,7 +47,7 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
         Kind::Failed,
         format!("this host is not ready: {failures} of {all} findings are failures"),
     )
-    .hint("each has its remedy with it; `make setup` applies most of them")
+    .hint("each finding has its remedy; `make setup` applies most of them")
     .into())
 }
 

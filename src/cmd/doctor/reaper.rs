@@ -36,13 +36,12 @@ pub fn check(context: &Context) -> Finding {
     let Some((file, config)) = scheduled(&mut unseen) else {
         if !unseen.is_empty() {
             let unseen = unseen.join(", ");
-            let message =
-                format!("there was no pass of late; what calls it cannot be seen: {unseen}");
+            let message = format!("there was no recent pass; cannot check what calls it: {unseen}");
             return Finding::warning("reaper", message, "run doctor as root");
         }
         return Finding::failed(
             "reaper",
-            "nothing calls `cyyber reap`: instances that nobody uses keep their memory",
+            "nothing calls `cyyber reap`: unused instances keep their memory",
             format!("echo '{}' > /etc/cron.d/cyyber", line(context)),
         );
     };
@@ -57,13 +56,13 @@ pub fn check(context: &Context) -> Finding {
     Finding::warning(
         "reaper",
         format!("{file}, but {but}"),
-        "wait a minute; then look whether cron or the timer runs, and what `cyyber reap` says",
+        "wait a minute; then check that cron or the timer runs, and what `cyyber reap` prints",
     )
 }
 
 fn remedy(context: &Context) -> String {
     format!(
-        "have all labs in one configuration, or a line of cron for this one too: {}",
+        "put all labs into one configuration, or add a cron line for this one: {}",
         line(context)
     )
 }
@@ -81,7 +80,7 @@ fn left_out(context: &Context) -> Option<String> {
         Ok(coverage) => coverage,
         Err(error) => {
             return Some(format!(
-                "which labs its passes know cannot be told: {error}"
+                "cannot determine which labs its passes cover: {error}"
             ));
         }
     };
@@ -93,7 +92,7 @@ fn left_out(context: &Context) -> Option<String> {
     let (labs, gaps): (Vec<_>, Vec<_>) = gaps.unzip();
     let why = gaps.first()?;
     Some(format!(
-        "nothing looks after instances of {}: {why}",
+        "no reaper covers instances of {}: {why}",
         labs.join(", ")
     ))
 }
@@ -114,11 +113,11 @@ fn other(context: &Context, path: &Path) -> Option<String> {
         .map(|lab| lab.as_str())
         .collect();
     if !missing.is_empty() {
-        return Some(format!("where {} is missing", missing.join(", ")));
+        return Some(format!("which does not have {}", missing.join(", ")));
     }
     let state = &config.host.state_dir;
     (!same(state, context.paths.state()))
-        .then(|| format!("whose state_dir is another: {}", state.display()))
+        .then(|| format!("which has another state_dir: {}", state.display()))
 }
 
 /// A pass of the future is no sign of anything.

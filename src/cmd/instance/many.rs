@@ -50,7 +50,7 @@ pub fn side_by_side<T: Sync, R: Send>(
     let progress = context.output.progress(items.len());
     let results = parallel::side_by_side(items, most, |item| {
         let result = if stop.load(Ordering::Relaxed) {
-            Err(anyhow!("interrupted before it was its turn"))
+            Err(anyhow!("interrupted before it started"))
         } else {
             job(&context.beside(), item)
         };
@@ -87,16 +87,16 @@ fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName
             Kind::Usage,
             format!("failed to read the users from {source}"),
         )
-        .hint("name a file with one user id a line, or - for standard input")
+        .hint("name a file with one user id per line, or - for standard input")
     })?;
     let users = roster::parse(&text, &source);
     if let Some(only) = context.scope().only()
         && !matches!(&users, Ok(users) if users.iter().all(|user| user == only))
     {
         // Whoever else is in there is not named, nor is a line of it shown.
-        let message = format!("there are others than {only} in {source}");
+        let message = format!("{source} lists users other than {only}");
         return Err(Fault::new(Kind::NotFound, message)
-            .hint(format!("name the one instance: LAB {only}"))
+            .hint(format!("name the one instance: {lab} {only}"))
             .into());
     }
     users?
@@ -150,7 +150,10 @@ fn report<'a>(
         0 => Ok(()),
         _ => Err(
             Fault::new(Kind::Failed, format!("{failed} of {all} instances failed"))
-                .hint("mend that, then give the same command again: the others stay as they are")
+                .hint(
+                    "fix the cause, then run the command again: the other instances stay \
+                       unchanged",
+                )
                 .into(),
         ),
     }

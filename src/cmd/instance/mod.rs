@@ -124,7 +124,7 @@ fn end_of_keep(context: &Context, until: &Until) -> Result<Option<Timestamp>> {
     if until <= now {
         let message = format!("--until is in the past: {until:.0}");
         return Err(Fault::new(Kind::Usage, message)
-            .hint("give a time to come, as in 2h, 3d or 2027-01-31T18:00:00Z")
+            .hint("give a time in the future, for example 2h, 3d or 2027-01-31T18:00:00Z")
             .into());
     }
     Ok(Some(until))

@@ -21,7 +21,7 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
     let mut before = UsageSample::first(context, name)?;
     loop {
         let began = Instant::now();
-        // Each refresh asks anew, as a command of its own would: a libvirtd that was restarted
+        // Each refresh asks again, as a command of its own would: a libvirtd that was restarted
         // meanwhile is no reason to end.
         let context = &context.beside();
         let sample = UsageSample::take(context, name)?;
@@ -110,7 +110,7 @@ impl Dashboard {
         ];
         let spared = sum(Stats::spared);
         if spared > 0 {
-            used.push(format!("pausing spares up to {}", size(spared)));
+            used.push(format!("pausing frees up to {}", size(spared)));
         }
         let lines = [
             labelled("Host", &host, page),

@@ -25,6 +25,6 @@ pub fn security_models(capabilities: &str) -> Result<Vec<SecurityModel>> {
         models: Vec<SecurityModel>,
     }
     let capabilities: Capabilities = quick_xml::de::from_str(capabilities)
-        .context("failed to understand the capabilities of libvirt")?;
+        .context("failed to parse the capabilities of libvirt")?;
     Ok(capabilities.host.models)
 }

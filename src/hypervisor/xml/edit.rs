@@ -14,7 +14,7 @@ pub(super) fn put_child(
     replaced: impl Fn(&BytesStart) -> bool,
     add: impl Fn(&mut Writer<Vec<u8>>) -> io::Result<()>,
 ) -> Result<String> {
-    let failed = "failed to understand the domain's definition";
+    let failed = "failed to parse the domain's definition";
     let mut reader = Reader::from_str(xml);
     let mut writer = Writer::new(Vec::new());
     let mut open: Vec<String> = Vec::new();

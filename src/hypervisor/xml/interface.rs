@@ -26,7 +26,7 @@ impl Interface {
     /// ours.
     pub fn from_xml(xml: &str) -> Result<Interface> {
         let [interface] = <[Interface; 1]>::try_from(interfaces(xml)?)
-            .map_err(|all| anyhow::anyhow!("the domain has {} network cards", all.len()))?;
+            .map_err(|all| anyhow::anyhow!("the domain has {} network interfaces", all.len()))?;
         Ok(interface)
     }
 
@@ -53,7 +53,7 @@ pub fn interfaces(xml: &str) -> Result<Vec<Interface>> {
             Ok(Interface {
                 mac: interface
                     .mac
-                    .context("a network card has no address")?
+                    .context("a network interface has no address")?
                     .address,
                 network: interface.source.and_then(|source| source.network),
                 device: interface.target.and_then(|target| target.device),

@@ -24,7 +24,7 @@ pub fn has_host(xml: &str, mac: Mac) -> Result<bool> {
 }
 
 fn parse(xml: &str) -> Result<NetworkXml> {
-    quick_xml::de::from_str(xml).context("failed to understand the network's definition")
+    quick_xml::de::from_str(xml).context("failed to parse the network's definition")
 }
 
 #[derive(Deserialize)]

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::network::Mac;
 
 pub(super) fn parse(xml: &str) -> Result<DomainXml> {
-    quick_xml::de::from_str(xml).context("failed to understand the domain's definition")
+    quick_xml::de::from_str(xml).context("failed to parse the domain's definition")
 }
 
 /// Our facts in a domain's metadata.

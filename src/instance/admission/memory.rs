@@ -62,8 +62,8 @@ impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "it needs {} MiB and {} MiB are free: {} MiB are available, of which {} MiB may still \
-             be claimed by instances that run or start, and {} MiB are kept for the host",
+            "it needs {} MiB and {} MiB are free: {} MiB are available, of which {} MiB are \
+             reserved for running and starting instances, and {} MiB for the host",
             self.need / MIB,
             self.free / MIB,
             self.available / MIB,

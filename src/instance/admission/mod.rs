@@ -1,5 +1,5 @@
 //! Room for one more guest, looked for before it is powered on: a host that swaps is of no use to
-//! anybody. Its memory is set aside under a lock, so that commands side by side do not all find the
+//! anybody. Its memory is reserved under a lock, so that commands side by side do not all find the
 //! same.
 
 pub mod memory;
@@ -33,7 +33,7 @@ pub fn set_aside(
     // In this order: one that begins to run in between is seen twice rather than not at all, and
     // counted once.
     let reserved = reservation::all(&paths.reservations())
-        .context("failed to read what memory is set aside")?;
+        .context("failed to read the reservations of memory")?;
     let running = match hypervisor {
         Some(hypervisor) => hypervisor.memory_of_running()?,
         None => Vec::new(),
@@ -50,7 +50,7 @@ pub fn set_aside(
         Fault::new(Kind::Capacity, format!("{not_enough}: {shortage}"))
             .hint("pause or stop other instances: `cyyber instance stats` shows what they use")
     })?;
-    Reservation::make(path, need).context("failed to set memory aside")
+    Reservation::make(path, need).context("failed to reserve memory")
 }
 
 impl Instance<'_> {

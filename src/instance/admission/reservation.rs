@@ -1,4 +1,4 @@
-//! Memory that is set aside for guests that are being started and do not show as running yet.
+//! Memory that is reserved for guests that are being started and do not show as running yet.
 //!
 //! A reservation is a locked file with the bytes in it. The lock is the kernel's and ends with its
 //! process; what a file without a lock says counts for nothing.
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::files::{Directory, open_or_make};
 
-/// A reservation; given back when dropped.
+/// A reservation; released when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     file: File,
@@ -38,7 +38,7 @@ impl Reservation {
     }
 }
 
-/// What is set aside in `directory`, by name, in bytes.
+/// What is reserved in `directory`, by name, in bytes.
 pub fn all(directory: &Path) -> io::Result<Vec<(String, u64)>> {
     let (entries, files) = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -18,7 +18,7 @@ use crate::files::{Exact, Identity};
 /// What was noted when a guest's memory was saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    /// The file with the memory; `None` where it could not be looked at.
+    /// The file with the memory; `None` where it could not be inspected.
     pub file: Option<MemoryFile>,
     /// The file that the guest writes to.
     pub disk: Identity,
@@ -52,7 +52,7 @@ impl MemoryFile {
     /// Why it is none that libvirt saved: those are root's.
     pub fn strange(&self) -> Option<&'static str> {
         let owner = self.exact.map_or(0, |exact| exact.owner);
-        (owner != 0).then_some("its file was put there by another user than root")
+        (owner != 0).then_some("its file belongs to a user other than root")
     }
 
     /// Why it is not the one that was `noted`.
@@ -90,7 +90,7 @@ pub fn misfit(noted: Option<&Saved>, now: &Saved) -> Option<&'static str> {
     let altered = |noted: &Saved| file?.altered(noted.file.as_ref()?);
     match noted {
         Some(noted) if noted.has_disks_of(now) => altered(noted),
-        // Saved anew by somebody else, after a run that is not noted.
+        // Saved again by somebody else, after a run that is not noted.
         Some(noted)
             if file.is_some()
                 && (noted.file.is_none() || altered(noted).is_some())
@@ -153,7 +153,7 @@ mod tests {
         };
         for noted in [None, Some(&saved(noted)), Some(&saved(planted))] {
             let why = misfit(noted, &saved(planted)).unwrap();
-            assert!(why.contains("another user"), "{why}");
+            assert!(why.contains("a user other than root"), "{why}");
         }
         // By an earlier version.
         let earlier = r#"{"size":100,"modified":"1970-01-01T00:00:20Z"}"#;

@@ -84,13 +84,14 @@ impl Instance<'_> {
         let kept = self
             .domain()?
             .set_saved_memory_aside(self.context.time())
-            .with_context(|| format!("failed to put the unusable saved memory of {name} aside"))?;
+            .with_context(|| format!("failed to set the unusable saved memory of {name} aside"))?;
         let kept = kept.map_or_else(
-            || "its file was gone".to_owned(),
+            || "its file was missing".to_owned(),
             |kept| format!("it is kept as {}", kept.display()),
         );
         self.context.output.warn(&format!(
-            "{name}: its saved memory cannot be restored ({why}), what was unsaved in it is lost; {kept}"
+            "{name}: its saved memory cannot be restored ({why}), unsaved data in it is lost; \
+             {kept}"
         ));
         Ok(())
     }
@@ -122,7 +123,7 @@ pub fn refused(name: &InstanceName, why: &str) -> anyhow::Error {
     let message = format!("the saved memory of {name} cannot be restored: {why}");
     Fault::new(Kind::Conflict, message)
         .hint(format!(
-            "power it on: cyyber instance start {}; the memory is put aside then",
+            "power it on: cyyber instance start {}; its saved memory is then set aside",
             name.arguments()
         ))
         .into()
@@ -134,18 +135,18 @@ fn memory_at(path: &Path) -> Option<MemoryFile> {
 
 fn disk_at(name: &InstanceName, path: &Path) -> Result<Identity> {
     Identity::of(path).map_err(|error| {
-        let failed = format!("failed to look at a disk of {name}: {}", path.display());
+        let failed = format!("failed to inspect a disk of {name}: {}", path.display());
         match error.kind() {
             io::ErrorKind::NotFound => Fault::new(
                 Kind::Conflict,
                 format!(
-                    "the saved memory of {name} needs {}, which is gone",
+                    "the saved memory of {name} needs {}, which is missing",
                     path.display()
                 ),
             )
             .hint(format!(
-                "put it back; where storage_dir was moved, put a link in its old place; or give \
-                 the memory up: cyyber instance stop {} --force",
+                "restore it; if storage_dir was moved, put a link in its old place; or discard the \
+                 memory: cyyber instance stop {} --force",
                 name.arguments()
             ))
             .into(),

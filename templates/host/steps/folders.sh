@@ -25,7 +25,7 @@ refuse_foreign() {
     local folder=$1 mark=$2
     [[ -d $folder && ! -e $folder/$mark && $folder != "$STORAGE_DIR" && $folder != "$STATE_DIR" ]] || return 0
     if [[ -k $folder || -n $(find "$folder/" -mindepth 1 -maxdepth 1 ! -name lost+found -print -quit) ]]; then
-        die "cannot use $folder: it is in use for something else" 'give a folder of its own in it'
+        die "cannot use $folder: it is used for something else" 'choose an empty folder, for example a new one in it'
     fi
 }
 
@@ -33,20 +33,20 @@ make_folder() {
     local folder=$1 group=$2 mode=$3
     # The group writes in our folders: a link planted there would lead root astray.
     if [[ -L $folder && $(stat -Lc %G "${folder%/*}/") = libvirt ]]; then
-        die "cannot use $folder: it is a symbolic link" 'put the folder itself in its place'
+        die "cannot use $folder: it is a symbolic link" 'use a real folder instead'
     fi
     if [[ ! -e $folder ]]; then
         change "create $folder" || return 0
-        mkdir -p -- "$folder" || die "cannot create $folder" "see what is at ${folder%/*}"
+        mkdir -p -- "$folder" || die "cannot create $folder" "check ${folder%/*}"
     elif [[ ! -d $folder ]]; then
-        die "cannot create $folder: a file is in its place" 'move it away'
+        die "cannot create $folder: a file has that name" 'move it away'
     elif [[ $(stat -Lc '%U %G %a' "$folder") = "root $group $mode" ]]; then
         return 0
     else
         change "give $folder to root:$group with mode $mode" || return 0
     fi
     if ! { chown "root:$group" "$folder" && chmod "$mode" "$folder"; }; then
-        die "cannot set owner and mode of $folder" 'use a file system that has them'
+        die "cannot set owner and mode of $folder" 'use a file system that supports them'
     fi
 }
 
@@ -70,7 +70,7 @@ admit_caller() {
     change "add $person to the groups: ${groups[*]}" || return 0
     for group in "${groups[@]}"; do
         usermod -aG "$group" "$person" || die "cannot add $person to the group $group" \
-            'add them where that account is kept'
+            'add them in the directory service that has this account'
     done
     leave_to_person "log out and in again: only then $person is in the groups ${groups[*]}"
 }

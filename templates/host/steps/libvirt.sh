@@ -17,7 +17,7 @@ start_libvirt() {
             systemctl --quiet enable --now "${off[@]}" || libvirt_failed
         fi
     elif ! libvirt_answers; then
-        change 'start libvirt (there is no systemd to do that after the next boot)' || return 0
+        change 'start libvirt (without systemd, it does not start at boot)' || return 0
     fi
     [[ $check_only = yes ]] || wait_for_libvirt
 }
@@ -79,7 +79,7 @@ libvirt_failed() {
     else
         tail -n 5 /var/log/libvirt/"$(daemons | head -n 1)".log >&2 || true
     fi
-    die "libvirt does not answer at $URI: its last lines are above" 'repair that, then run this again'
+    die "libvirt does not answer at $URI: its last lines are above" 'fix that, then run this again'
 }
 
 readonly KVM_RULES=/etc/udev/rules.d/60-cyyber-kvm.rules QEMU_FOLDER=/var/lib/libvirt/qemu
@@ -110,18 +110,18 @@ open_kvm() {
     [[ -c /dev/kvm ]] || return 0
     if [[ -d /etc/udev/rules.d ]] && ! cmp -s "$HERE/kvm.rules" "$KVM_RULES"; then
         change "keep /dev/kvm open to instances: $KVM_RULES" || return 0
-        install -m 644 "$HERE/kvm.rules" "$KVM_RULES" || die "cannot write $KVM_RULES" 'see why that is refused'
+        install -m 644 "$HERE/kvm.rules" "$KVM_RULES" || die "cannot write $KVM_RULES" 'check the permissions of that directory'
     fi
     [[ $(stat -c %a /dev/kvm) != 666 ]] || return 0
     change 'open /dev/kvm to instances, each of which is a user of its own' || return 0
     chmod 666 /dev/kvm 2>>"$LOG" ||
-        leave_to_person 'let everyone read and write /dev/kvm: that was refused here'
+        leave_to_person 'let everyone read and write /dev/kvm: changing its mode failed'
 }
 
 # Pass, and not look: the names of others' domains are in there.
 let_instances_pass() {
     [[ -d $QEMU_FOLDER && $(stat -c %a "$QEMU_FOLDER") != *[1357] ]] || return 0
-    change "let instances pass through $QEMU_FOLDER" || return 0
+    change "give instances search permission on $QEMU_FOLDER" || return 0
     # An upgrade of libvirt's package closes it again, until a lab network starts (network-hook.sh). Not
     # by dpkg-statoverride: its list has the user's name, and with that gone dpkg does nothing any more.
     chmod o+x "$QEMU_FOLDER"

@@ -53,7 +53,7 @@ may_restart() {
 # The contrary of all that: instances are left, and can be started again after another setup.
 remove_networks() {
     local name attached
-    libvirt_answers || die "libvirt does not answer at $URI: its networks are left" 'start it, then run this again'
+    libvirt_answers || die "libvirt does not answer at $URI: its networks are not removed" 'start it, then run this again'
     for name in cyyber-nat cyyber-isolated; do
         listed "$name" --all || continue
         attached=$(on_libvirt net-port-list "$name" 2>/dev/null | grep -c .) || true

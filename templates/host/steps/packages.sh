@@ -147,5 +147,5 @@ last_call() {
 install_failed() {
     printf '%s\n' "$refresh_trouble" "$(last_call | tail -n 8)" | sed '/^$/d' >&2
     die 'cannot install packages: apt-get failed, its last lines are above' \
-        "the whole log is in $LOG; repair that, then run this again"
+        "the whole log is in $LOG; fix that, then run this again"
 }

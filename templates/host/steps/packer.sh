@@ -37,7 +37,7 @@ packer_accepted() {
     local answer=
     [[ $accept_packer = no ]] || return 0
     [[ $check_only = no && -t 0 && -t 2 ]] || return 1
-    printf 'No archive of this host has Packer, which builds the images. Its makers have one,\n%s, under a licence that is not free (BUSL).\nAdd it and install Packer from there? [y/N] ' \
+    printf 'No archive of this host has Packer, which builds the images. HashiCorp has one,\n%s, under a licence that is not free (BUSL).\nAdd it and install Packer from there? [y/N] ' \
         "$PACKER_ARCHIVE" >&2
     read -r answer || true
     [[ ${answer,,} = y || ${answer,,} = yes ]]
@@ -61,7 +61,7 @@ fetch_packer_key() {
     if [[ $found != "$PACKER_KEY" ]]; then
         rm -rf -- "$key"
         die "cannot install Packer: $PACKER_ARCHIVE/gpg is not the key $PACKER_KEY, but $found" \
-            'somebody is between, or the key was changed: ask its makers'
+            'the connection is intercepted, or HashiCorp changed the key: ask HashiCorp'
     fi
     gpg --homedir "$key" --batch --dearmor <"$key/ascii" >"$key/keyring" 2>>"$LOG"
     install -m 644 "$key/keyring" "$PACKER_KEYRING"
@@ -86,7 +86,7 @@ packer_release() {
 }
 
 packer_by_hand() {
-    printf '%s' "put a packer on PATH by hand: https://developer.hashicorp.com/packer/install"
+    printf '%s' "install packer on PATH yourself: https://developer.hashicorp.com/packer/install"
 }
 
 # Those who asked for it learn at once that it would come to nothing.

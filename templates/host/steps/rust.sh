@@ -60,7 +60,7 @@ rust_packages() {
     wanted="Rust${minimum:+ $minimum or newer}"
     # These packages push out a packaged rustup: that is the person's choice.
     if [[ -z $(missing_packages rustup) ]]; then
-        die "no $wanted at hand: rustup is installed, but not that" \
+        die "$wanted is missing: rustup is installed, but has no such toolchain" \
             "run 'rustup default stable' and 'rustup update', then this again"
     fi
     mapfile -t names < <(apt-cache pkgnames rustc | grep -Ex 'rustc(-web|-1\.[0-9]+)?')
@@ -69,7 +69,7 @@ rust_packages() {
     fi
     version=${version%%[^0-9.]*}
     if [[ -z $name ]] || ! printf '%s\n' "$minimum" "$version" | sort -VC; then
-        die "no $wanted at hand: the newest that apt has is ${version:-none}" \
+        die "$wanted is missing: the newest that apt has is ${version:-none}" \
             "have apt use the distribution's security archive too, where Debian keeps a newer one; or install rustup (https://rustup.rs), run 'rustup default stable', then this again"
     fi
     printf '%s %s\n' "$name" "${name/rustc/cargo}"

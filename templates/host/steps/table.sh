@@ -23,7 +23,7 @@ provide_table() {
     fi
     if [[ $load = yes ]] || ! table_loaded; then
         change 'firewall of the lab networks: load' || return 0
-        "$HOOK" cyyber-nat start begin - || die "cannot load $TABLE: nft does not take it, see above"
+        "$HOOK" cyyber-nat start begin - || die "cannot load $TABLE: nft rejects it, see above"
     fi
 }
 
@@ -106,7 +106,7 @@ remove_filters() {
     local filter
     for filter in $(on_libvirt nwfilter-list | awk '$2 ~ /^cyyber-(nat|isolated|host)$/ { print $2 }' | sort -r); do
         if [[ $check_only = yes ]] || on_libvirt nwfilter-undefine "$filter" >/dev/null 2>&1; then
-            change "filter $filter, which is needed no more: remove" || true
+            change "filter $filter, which is no longer needed: remove" || true
         fi
     done
 }

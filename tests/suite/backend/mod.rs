@@ -20,7 +20,7 @@ use common::{CODES, Sandbox, UNREACHABLE, lab, run, text, virsh, wait_until};
 use serde_json::{Value, json};
 use server::{AT_ONCE, Backend};
 
-/// What each exit code becomes, as the README says and as a test finds.
+/// What each exit code becomes, as its document says and as a test finds.
 const STATUS: [u16; 9] = [200, 500, 400, 500, 404, 409, 423, 507, 503];
 
 /// Ids that no lab has, as they are in an address.
@@ -34,7 +34,7 @@ const BAD_LABS: [&str; 7] = [
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 ];
 
-const README: &str = include_str!("../../../README.md");
+const DOCUMENT: &str = include_str!("../../../man/backend.md");
 
 /// A sandbox with a base image, for `count` guests at once.
 fn sandbox(count: usize) -> Sandbox {
@@ -384,9 +384,9 @@ fn fifty_requests_at_once_are_answered_and_bounded() {
     wait_until("nothing is left running", || backend.children() == 0);
 }
 
-/// What the README says that `start` answers.
+/// What the document says that `start` answers.
 fn documented() -> Value {
-    let mut examples = README.split("```json\n").skip(1);
+    let mut examples = DOCUMENT.split("```json\n").skip(1);
     let example = examples.find(|example| example.contains("\"vnc_password\""));
     let (example, _) = example.unwrap().split_once("```").unwrap();
     let example = serde_json::from_str(example).unwrap();
@@ -517,7 +517,7 @@ fn one_users_reads_hold_up_nobody_elses() {
 
 #[test]
 #[ignore = "needs FastAPI: run by `make test`"]
-fn the_readme_has_every_endpoint() {
+fn the_document_has_every_endpoint() {
     let mut python = Command::new("/usr/bin/python3");
     python
         .args([
@@ -533,15 +533,15 @@ fn the_readme_has_every_endpoint() {
     for (path, methods) in paths.iter().filter(|(path, _)| *path != "/login") {
         for method in fields(methods) {
             let row = format!("| `{} {path}` |", method.to_uppercase());
-            assert!(README.contains(&row), "{row}");
+            assert!(DOCUMENT.contains(&row), "{row}");
         }
     }
 }
 
 #[test]
-fn the_readme_has_the_statuses_that_are_used() {
+fn the_document_has_the_statuses_that_are_used() {
     for (exit_code, (status, code)) in STATUS.iter().zip(CODES).enumerate().skip(1) {
         let row = format!("| {exit_code} | `{code}` | {status} |");
-        assert!(README.contains(&row), "{row}");
+        assert!(DOCUMENT.contains(&row), "{row}");
     }
 }

@@ -196,7 +196,7 @@ impl Answer {
         let later = self.retry_after.is_some();
         let body = self.json(status);
         assert_eq!(body["error"]["code"], code, "{what}: {body}");
-        // As the README has it, and nothing of the program's hint.
+        // As the document has it, and nothing of the program's hint.
         assert_eq!(
             body["error"].as_object().unwrap().len(),
             2,

@@ -380,7 +380,8 @@ fn a_download_is_checked_kept_and_used_again() {
     let (wrong, url) = ("0".repeat(64), web.url("image.img"));
     let run = build(&url, &wrong).says(1, "hecksums did not match");
     assert!(
-        run.stderr.contains("hint: the image is not the one"),
+        run.stderr
+            .contains("hint: the image does not match image.checksum"),
         "{run:#?}"
     );
     for url in [

@@ -177,7 +177,7 @@ fn interrupt_a_save(booted: &Booted) {
     match ended.code {
         // The save was faster.
         Some(0) => drop(booted.sandbox.instance("resume", "7", &[]).ok()),
-        _ => assert!(ended.stderr.contains("goes on running"), "{ended:#?}"),
+        _ => assert!(ended.stderr.contains("keeps running"), "{ended:#?}"),
     }
     assert_eq!(booted.sandbox.state("7"), "running");
     assert!(!file.exists());
@@ -194,7 +194,7 @@ fn fill_the_disk_under_a_save(booted: &Booted) {
     let ended = Run::end_of(child);
     let error = ended.error_json(7);
     let message = text(&error["message"]);
-    assert!(message.contains("goes on running"), "{message}");
+    assert!(message.contains("keeps running"), "{message}");
     assert_eq!(booted.sandbox.state("7"), "running");
     booted.assert_untouched();
     drop(disk);

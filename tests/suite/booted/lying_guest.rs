@@ -92,7 +92,7 @@ fn a_guest_that_lies_floods_or_is_mute_is_no_matter_of_its_neighbour() {
     let (to, said, _) = beside("far", 11);
     assert_eq!(to, None, "in doubt it is in use");
     assert!(
-        said.contains("its guest's agent tells what makes no sense"),
+        said.contains("its guest's agent reports implausible values"),
         "{said}"
     );
     for kind in ["flood", "refuse", "refuse"] {

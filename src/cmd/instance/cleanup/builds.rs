@@ -1,4 +1,4 @@
-//! Base builds that nothing stands on any more.
+//! Base builds that no instance uses any more.
 
 use anyhow::{Context as _, Result};
 

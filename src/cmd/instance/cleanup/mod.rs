@@ -93,7 +93,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
             Ok(true) => report.builds.push(freed),
             Ok(false) => context
                 .output
-                .detail(&format!("{}: in use by now, kept", base.path.display())),
+                .detail(&format!("{}: in use again, kept", base.path.display())),
             Err(error) => context.output.warn(&format!("{error:#}")),
         }
     }
@@ -143,7 +143,7 @@ impl Cleanup<'_> {
             None => builds::unused(context, filter.lab, goes).unwrap_or_else(|error| {
                 context
                     .output
-                    .warn(&format!("no old base image is removed: {error:#}"));
+                    .warn(&format!("old base images are kept: {error:#}"));
                 Vec::new()
             }),
         };
@@ -176,7 +176,7 @@ impl Cleanup<'_> {
             match result {
                 Ok(Some(bytes)) => report.destroyed.push(candidate.destroyed(bytes)),
                 Ok(None) => {
-                    let reason = "it was used since this command began".to_owned();
+                    let reason = "it was used after this command started".to_owned();
                     report.kept.push(Kept::new(name, reason));
                 }
                 Err(error) => report.failed.push(Failed::new(name, error)),
@@ -252,7 +252,7 @@ fn confirm(context: &Context, plan: &CleanupPlan) -> Result<()> {
     lines.extend(
         plan.builds
             .iter()
-            .map(|(lab, base)| format!("{lab}  build {}  nothing stands on it", base.build)),
+            .map(|(lab, base)| format!("{lab}  build {}  no instance uses it", base.build)),
     );
     let question = match (plan.candidates.len(), plan.builds.len()) {
         (0, _) => "Remove these base images?".to_owned(),
@@ -306,7 +306,7 @@ fn finish(context: &Context, mut report: CleanupReport, single: bool) -> Result<
                 n + report.destroyed.len()
             ),
         )
-        .hint("mend that, then give the same command again: it goes on with what is left")
+        .hint("fix the cause, then run the command again to destroy the rest")
         .into()),
     }
 }

@@ -46,7 +46,7 @@ pub struct Failed {
     error: anyhow::Error,
 }
 
-/// A base build that nothing stood on any more.
+/// A base build that nothing uses any more.
 #[derive(Debug, Serialize)]
 pub struct Collected {
     lab_id: LabId,
@@ -176,7 +176,7 @@ impl output::Report for CleanupReport {
         }
         for build in &self.builds {
             let name = format!("{} build {}", build.lab_id, build.build);
-            let reason = "no instance stands on it";
+            let reason = "no instance uses it";
             rows.push(row(
                 &name,
                 destroyed.into(),

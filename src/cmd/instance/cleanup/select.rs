@@ -59,7 +59,7 @@ impl Filter<'_> {
             return Verdict::Destroy(seen.reason.clone());
         };
         let Some(inactive) = &seen.inactive else {
-            return Verdict::Keep("its last use is not known".to_owned());
+            return Verdict::Keep("its last use is unknown".to_owned());
         };
         match inactive.length {
             Some(length) if length >= limit.0 => {
