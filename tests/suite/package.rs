@@ -140,10 +140,10 @@ fn the_package_is_installed_used_upgraded_and_purged() {
     let purge = run.stdout.split("## purge\n").nth(1).unwrap();
     let purge = purge.split("##").next().unwrap();
     assert!(
-        purge.contains("the disks in /var/lib/libvirt/images/cyyber-labs are left"),
+        purge.contains("the disks in /var/lib/libvirt/images/cyyber-labs are kept"),
         "{run:#?}"
     );
-    assert_eq!(run.stdout.matches("are left").count(), 1, "{run:#?}");
+    assert_eq!(run.stdout.matches("are kept").count(), 1, "{run:#?}");
 }
 
 #[test]

@@ -363,7 +363,7 @@ fn an_instance_whose_disks_somebody_changed_is_not_defined_over() {
     follow(&undefine);
     let error = sandbox.instance("create", "7", &[]).error_json(5);
     assert!(
-        text(&error["message"]).contains("the backing file of"),
+        text(&error["message"]).contains("is based on the disk"),
         "{error:#}"
     );
     follow(&commit);
