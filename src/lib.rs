@@ -33,10 +33,12 @@
 //! | [`roster`] | lists of users from a file; pure |
 //! | [`text`] | text of files, in whatever encoding; pure |
 //! | [`nearest`] | what was meant by a name that is not there; pure |
+//! | [`checked`] | strings that are checked when they are read, each with its pattern; pure |
 //! | [`secret`] | what is not to be seen by accident; pure |
 //! | [`names`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
 
 pub mod accelerator;
+pub mod checked;
 pub mod cli;
 pub mod clock;
 pub mod cmd;

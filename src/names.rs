@@ -6,127 +6,25 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::checked::{BadText, checked};
 
 /// What stands between lab and user in an instance's name. Neither id may contain `_`, so a name
 /// has one reading only.
 const INFIX: &str = "_user_";
 
-/// A lab's id: `[a-z0-9][a-z0-9-]{0,31}`.
-#[derive(
-    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(extend("pattern" = r"^[a-z0-9][a-z0-9-]{0,31}$"))]
-pub struct LabId(String);
-
-/// A user's id as the web backend knows it: `[A-Za-z0-9][A-Za-z0-9.-]{0,63}`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct UserId(String);
-
-/// An id outside its pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadId {
-    what: &'static str,
-    given: String,
-    allowed: &'static str,
+checked! {
+    /// A lab's id.
+    #[derive(Hash, PartialOrd, Ord)]
+    struct LabId, "lab id", "[a-z0-9][a-z0-9-]{0,31}"
 }
 
-impl fmt::Display for BadId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // `escape_debug` keeps control characters and look-alikes from reaching a terminal raw.
-        let shown: String = self.given.chars().take(80).collect();
-        write!(
-            f,
-            "bad {} '{}': allowed is {}",
-            self.what,
-            shown.escape_debug(),
-            self.allowed
-        )
-    }
+checked! {
+    /// A user's id as the web backend knows it.
+    #[derive(Hash, PartialOrd, Ord)]
+    struct UserId, "user id", "[A-Za-z0-9][A-Za-z0-9.-]{0,63}"
 }
-
-impl std::error::Error for BadId {}
-
-impl FromStr for LabId {
-    type Err = BadId;
-
-    fn from_str(s: &str) -> Result<Self, BadId> {
-        let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        match s.as_bytes() {
-            [first, rest @ ..]
-                if alnum(*first)
-                    && rest.len() <= 31
-                    && rest.iter().all(|b| alnum(*b) || *b == b'-') =>
-            {
-                Ok(LabId(s.to_owned()))
-            }
-            _ => Err(BadId {
-                what: "lab id",
-                given: s.to_owned(),
-                allowed: "[a-z0-9][a-z0-9-]{0,31}",
-            }),
-        }
-    }
-}
-
-impl FromStr for UserId {
-    type Err = BadId;
-
-    fn from_str(s: &str) -> Result<Self, BadId> {
-        match s.as_bytes() {
-            [first, rest @ ..]
-                if first.is_ascii_alphanumeric()
-                    && rest.len() <= 63
-                    && rest
-                        .iter()
-                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-')) =>
-            {
-                Ok(UserId(s.to_owned()))
-            }
-            _ => Err(BadId {
-                what: "user id",
-                given: s.to_owned(),
-                allowed: "[A-Za-z0-9][A-Za-z0-9.-]{0,63}",
-            }),
-        }
-    }
-}
-
-macro_rules! string_like {
-    ($($id:ty),*) => {$(
-        impl $id {
-            /// The id as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl TryFrom<String> for $id {
-            type Error = BadId;
-
-            fn try_from(s: String) -> Result<Self, BadId> {
-                s.parse()
-            }
-        }
-
-        impl From<$id> for String {
-            fn from(id: $id) -> String {
-                id.0
-            }
-        }
-
-        impl fmt::Display for $id {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    )*};
-}
-
-string_like!(LabId, UserId);
 
 /// An instance's name, which is also its libvirt domain name: `{lab_id}_user_{user_id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,14 +49,11 @@ impl fmt::Display for InstanceName {
 }
 
 impl FromStr for InstanceName {
-    type Err = BadId;
+    type Err = BadText;
 
-    fn from_str(s: &str) -> Result<Self, BadId> {
-        let (lab, user) = s.split_once(INFIX).ok_or_else(|| BadId {
-            what: "instance name",
-            given: s.to_owned(),
-            allowed: "{lab_id}_user_{user_id}",
-        })?;
+    fn from_str(s: &str) -> Result<Self, BadText> {
+        let bad = || BadText::new("instance name", s, "allowed is {lab_id}_user_{user_id}");
+        let (lab, user) = s.split_once(INFIX).ok_or_else(bad)?;
         Ok(InstanceName {
             lab: lab.parse()?,
             user: user.parse()?,

@@ -8,50 +8,40 @@ use jiff::{SignedDuration, Timestamp, civil};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::checked::checked;
+
 /// Bytes in one MiB. Every figure named `_mb` in the JSON counts these.
 pub const MIB: u64 = 1 << 20;
 
 /// A number of bytes, written with a binary unit: `512M`, `20G`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-#[schemars(extend("pattern" = r"^[0-9]{1,19}[KMGT]$"))]
+#[schemars(extend("pattern" = Self::PATTERN))]
 pub struct ByteSize(pub u64);
 
-/// `20` and `G` of `20G`.
-fn number_and_unit(s: &str) -> Option<(u64, &str)> {
-    let digits = s.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = s.split_at(digits);
-    Some((number.parse().ok()?, unit))
-}
-
-impl FromStr for ByteSize {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        let bad = || {
-            format!(
-                "bad size '{}': write a number and K, M, G or T, as in \"20G\"",
-                s.escape_debug()
-            )
-        };
-        let (number, unit) = number_and_unit(s).ok_or_else(bad)?;
-        let shift = match unit {
-            "K" => 10,
-            "M" => 20,
-            "G" => 30,
-            "T" => 40,
-            _ => return Err(bad()),
-        };
-        number.checked_mul(1 << shift).map(ByteSize).ok_or_else(bad)
+checked!(
+    impl ByteSize,
+    "size",
+    "[0-9]{1,19}[KMGT]",
+    "write a number and K, M, G or T, as in \"20G\"",
+    |text| {
+        let units = [
+            ("K", 1 << 10),
+            ("M", 1 << 20),
+            ("G", 1 << 30),
+            ("T", 1 << 40),
+        ];
+        in_units(text, &units).map(ByteSize)
     }
-}
+);
 
-impl TryFrom<String> for ByteSize {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        s.parse()
-    }
+/// `20G` as a number, by what each unit is worth.
+fn in_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let mut units = units.iter();
+    units.find_map(|(unit, worth)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*worth)
+    })
 }
 
 impl fmt::Display for ByteSize {
@@ -72,42 +62,21 @@ const LONGEST: i64 = 86_400 * 10_000;
 /// A duration, written `90s`, `10m`, `24h` or `7d`. Never negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-#[schemars(extend("pattern" = r"^[0-9]{1,19}[smhd]$"))]
+#[schemars(extend("pattern" = Self::PATTERN))]
 pub struct Duration(#[schemars(with = "String")] pub SignedDuration);
 
-impl FromStr for Duration {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        let bad = || {
-            format!(
-                "bad duration '{}': write it as 90s, 10m, 24h or 7d",
-                s.escape_debug()
-            )
-        };
-        let (number, unit) = number_and_unit(s).ok_or_else(bad)?;
-        let seconds = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
-            _ => return Err(bad()),
-        };
-        let seconds = number
-            .checked_mul(seconds)
-            .and_then(|s| i64::try_from(s).ok());
-        let seconds = seconds.filter(|s| *s <= LONGEST).ok_or_else(bad)?;
-        Ok(Duration(SignedDuration::from_secs(seconds)))
+checked!(
+    impl Duration,
+    "duration",
+    "[0-9]{1,19}[smhd]",
+    "write it as 90s, 10m, 24h or 7d",
+    |text| {
+        let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+        let seconds = i64::try_from(in_units(text, &units)?).ok();
+        let seconds = seconds.filter(|seconds| *seconds <= LONGEST)?;
+        Some(Duration(SignedDuration::from_secs(seconds)))
     }
-}
-
-impl TryFrom<String> for Duration {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        s.parse()
-    }
-}
+);
 
 impl Duration {
     /// The same length for the standard library's timers.
@@ -192,7 +161,7 @@ pub fn latest(local: civil::DateTime, zone: &TimeZone) -> Result<Timestamp, Stri
 /// When a step of the idle policy is due: after a duration, or `never`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-#[schemars(extend("pattern" = r"^([0-9]{1,19}[smhd]|never)$"))]
+#[schemars(extend("pattern" = Self::PATTERN))]
 pub enum Patience {
     /// The step is taken after this long.
     After(Duration),
@@ -200,19 +169,16 @@ pub enum Patience {
     Never,
 }
 
-impl TryFrom<String> for Patience {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        match s.as_str() {
-            "never" => Ok(Patience::Never),
-            _ => s
-                .parse()
-                .map(Patience::After)
-                .map_err(|error| format!("{error}, or never")),
-        }
+checked!(
+    impl Patience,
+    "duration",
+    "([0-9]{1,19}[smhd]|never)",
+    "write it as 90s, 10m, 24h or 7d, or never",
+    |text| match text {
+        "never" => Some(Patience::Never),
+        _ => text.parse().ok().map(Patience::After),
     }
-}
+);
 
 /// Where something listens: an IPv6 address stands in brackets before its port.
 pub fn endpoint(host: &str, port: u16) -> String {
@@ -304,7 +270,7 @@ mod tests {
         ] {
             assert!(bad.parse::<Duration>().is_err(), "{bad:?}");
         }
-        assert_eq!(Patience::try_from("never".to_owned()), Ok(Patience::Never));
+        assert_eq!("never".parse(), Ok(Patience::Never));
     }
 
     #[test]

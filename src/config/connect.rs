@@ -4,80 +4,29 @@
 //! `ext`, or the parameters `command`, `netcat` and `proxy` of others. These are always refused,
 //! whether from a configuration or from elsewhere.
 
-use std::fmt;
-use std::str::FromStr;
+use crate::checked::checked;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-/// A libvirt connection URI, such as `qemu:///system`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(extend("pattern" = r"^(test:///[^?#\s]+|qemu(\+(unix|tls|tcp|ssh|libssh|libssh2))?://[^?#\s]*/(system|session)(\?[^#\s]*)?)$"))]
-pub struct ConnectUri(String);
-
-/// How a libvirt may be reached, none for this host's own socket or TLS.
-const TRANSPORTS: [&str; 7] = ["", "unix", "tls", "tcp", "ssh", "libssh", "libssh2"];
-
-/// What may be said about that. None of it is run.
-const PARAMETERS: [&str; 11] = [
-    "keyfile",
-    "known_hosts",
-    "known_hosts_verify",
-    "mode",
-    "no_sanity",
-    "no_tty",
-    "no_verify",
-    "pkipath",
-    "socket",
-    "sshauth",
-    "tls_priority",
-];
-
-impl ConnectUri {
-    /// The address itself.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<ConnectUri> for String {
-    fn from(uri: ConnectUri) -> String {
-        uri.0
-    }
+checked! {
+    /// The address of a libvirt, as in `qemu:///system`.
+    struct ConnectUri, "libvirt connection",
+    concat!(
+        r"(test:///[^?#\s]+|qemu(\+(unix|tls|tcp|ssh|libssh|libssh2))?://",
+        // A user, a name and a port, of which none can be taken for an option.
+        r"(([A-Za-z0-9._:\[\]][A-Za-z0-9._:\[\]-]*)?@)?([A-Za-z0-9._:\[\]][A-Za-z0-9._:\[\]-]*)?",
+        r"/(system|session)",
+        // What may be said about the way there. None of it is run.
+        r"(\?[&;]*((keyfile|known_hosts|known_hosts_verify|mode|no_sanity|no_tty|no_verify|pkipath",
+        r"|socket|sshauth|tls_priority)(=[^&;#\s]*)?([&;]+|$))*)?)"
+    ),
+    "allowed are qemu:///system, qemu:///session, qemu+TRANSPORT://HOST/system and test:///default; \
+     transports are unix, tls, tcp, ssh, libssh, libssh2; parameters are keyfile, known_hosts, \
+     known_hosts_verify, mode, no_sanity, no_tty, no_verify, pkipath, socket, sshauth, tls_priority",
+    |uri| (!uri.contains(char::is_whitespace)).then(|| uri.to_owned())
 }
 
 impl Default for ConnectUri {
     fn default() -> Self {
         ConnectUri("qemu:///system".to_owned())
-    }
-}
-
-impl fmt::Display for ConnectUri {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for ConnectUri {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match refused(s) {
-            None => Ok(ConnectUri(s.to_owned())),
-            Some(why) => Err(format!(
-                "bad libvirt connection '{}': {why}",
-                s.escape_debug()
-            )),
-        }
-    }
-}
-
-impl TryFrom<String> for ConnectUri {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        s.parse()
     }
 }
 
@@ -99,55 +48,6 @@ pub fn local(uri: &str) -> Option<&str> {
 /// Whether `uri` is the libvirt of this host's system.
 pub fn is_system(uri: &str) -> bool {
     local(uri) == Some("system")
-}
-
-/// Why `uri` is none that we know.
-fn refused(uri: &str) -> Option<String> {
-    let known = || {
-        Some(
-            "allowed are qemu:///system, qemu:///session, qemu+TRANSPORT://HOST/system and \
-             test:///default"
-                .to_owned(),
-        )
-    };
-    if uri.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#') {
-        return known();
-    }
-    if let Some(place) = uri.strip_prefix("test:///") {
-        return match place.is_empty() || place.contains('?') {
-            true => known(),
-            false => None,
-        };
-    }
-    let Some((scheme, rest)) = uri.split_once("://") else {
-        return known();
-    };
-    let (driver, transport) = scheme.split_once('+').unwrap_or((scheme, ""));
-    if driver != "qemu" {
-        return known();
-    }
-    if !TRANSPORTS.contains(&transport) || scheme.ends_with('+') {
-        let transports = TRANSPORTS[1..].join(", ");
-        return Some(format!("allowed transports are {transports}"));
-    }
-    let (place, parameters) = rest.split_once('?').unwrap_or((rest, ""));
-    let Some((host, "system" | "session")) = place.rsplit_once('/') else {
-        return known();
-    };
-    // A user, a name and a port, of which none can be taken for an option.
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-    let mut parts = host.split('@');
-    if !parts.all(|part| part.chars().all(plain) && !part.starts_with('-'))
-        || host.matches('@').count() > 1
-    {
-        return known();
-    }
-    let mut keys = parameters.split(['&', ';']).filter(|one| !one.is_empty());
-    let unknown = keys.find(|one| {
-        let key = one.split('=').next().unwrap_or_default();
-        !PARAMETERS.contains(&key)
-    });
-    unknown.map(|_| format!("allowed parameters are {}", PARAMETERS.join(", ")))
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 //! them.
 
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use crate::checked::checked;
 
 /// Longest path in the guest and longest name of an owner, in bytes.
 const LONGEST_TARGET: usize = 1024;
@@ -90,8 +92,17 @@ impl Provision {
 /// A file of this machine, relative to the configuration's directory until it is resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-#[schemars(extend("minLength" = 1, "pattern" = r"^[^\x00-\x1f\x7f]+$"))]
+#[schemars(extend("pattern" = Self::PATTERN))]
 pub struct SourcePath(PathBuf);
+
+checked!(
+    impl SourcePath,
+    "path",
+    // The name is shown while a build runs.
+    r"[^\x00-\x1f\x7f]+",
+    "allowed is the path of a file, without control characters",
+    |text| Path::new(text).file_name().map(|_| SourcePath(text.into()))
+);
 
 impl SourcePath {
     fn resolve_against(&mut self, directory: &Path) {
@@ -104,72 +115,36 @@ impl SourcePath {
     }
 }
 
-impl TryFrom<String> for SourcePath {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        let path = PathBuf::from(&s);
-        // The name is shown while a build runs.
-        if s.chars().any(char::is_control) || path.file_name().is_none() {
-            return Err(format!(
-                "bad path '{}': allowed is the path of a file, without control characters",
-                s.escape_debug()
-            ));
-        }
-        Ok(SourcePath(path))
-    }
-}
-
-/// An absolute path in the guest that names a file: no `..`, no control characters.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
-#[schemars(extend("maxLength" = 1024, "pattern" = r"^(/+(?!\.{1,2}(/|$))[^/\x00-\x1f\x7f]+)+$"))]
-pub struct Target(String);
-
-impl TryFrom<String> for Target {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        let mut parts = Path::new(&s).components();
-        let absolute = parts.next() == Some(Component::RootDir);
-        let plain = parts.all(|part| matches!(part, Component::Normal(_)));
-        let file = !s.ends_with('/') && !s.ends_with("/.") && s.len() > 1;
-        let short = s.len() <= LONGEST_TARGET && !s.chars().any(char::is_control);
-        match absolute && plain && file && short {
-            true => Ok(Target(s)),
-            false => Err(format!(
-                "bad target '{}': allowed is the absolute path of a file in the guest, without '..' \
-                 and control characters",
-                s.escape_debug()
-            )),
-        }
-    }
+checked! {
+    /// An absolute path in the guest that names a file: no `..`, no control characters.
+    #[schemars(extend("maxLength" = LONGEST_TARGET))]
+    struct Target, "target",
+    // Parts of which none is `..`, and the last one not `.`.
+    concat!(
+        r"(/+(\./+)*([^/.\x00-\x1f\x7f]|\.[^/.\x00-\x1f\x7f]|\.\.[^/\x00-\x1f\x7f])",
+        r"[^/\x00-\x1f\x7f]*)+"
+    ),
+    "allowed is the absolute path of a file in the guest, without '..' and control characters",
+    |text| (text.len() <= LONGEST_TARGET).then(|| text.to_owned())
 }
 
 /// Permissions as `chmod` takes them in digits: `0644`, `755`, `4755`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-#[schemars(extend("pattern" = r"^[0-7]{3,4}$"))]
+#[schemars(extend("pattern" = Self::PATTERN))]
 pub struct FileMode(#[schemars(with = "String")] u32);
+
+checked!(
+    impl FileMode,
+    "mode",
+    "[0-7]{3,4}",
+    "allowed are three or four octal digits, as in \"0644\"",
+    |text| u32::from_str_radix(text, 8).ok().map(FileMode)
+);
 
 impl Default for FileMode {
     fn default() -> Self {
         FileMode(0o644)
-    }
-}
-
-impl TryFrom<String> for FileMode {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        let octal = (3..=4).contains(&s.len()) && s.bytes().all(|b| (b'0'..=b'7').contains(&b));
-        match u32::from_str_radix(&s, 8) {
-            Ok(mode) if octal => Ok(FileMode(mode)),
-            _ => Err(format!(
-                "bad mode '{}': allowed are three or four octal digits, as in \"0644\"",
-                s.escape_debug()
-            )),
-        }
     }
 }
 
@@ -179,11 +154,11 @@ impl fmt::Display for FileMode {
     }
 }
 
-/// A user of the guest, or `user:group`. Without a group it is the user's own.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "String")]
-#[schemars(extend("pattern" = r"^[a-z_][a-z0-9_-]{0,31}(:[a-z_][a-z0-9_-]{0,31})?$"))]
-pub struct Owner(String);
+checked! {
+    /// A user of the guest, or `user:group`. Without a group it is the user's own.
+    struct Owner, "owner", "[a-z_][a-z0-9_-]{0,31}(:[a-z_][a-z0-9_-]{0,31})?",
+    "allowed is a user or user:group of the guest, each [a-z_][a-z0-9_-]{0,31}"
+}
 
 impl Default for Owner {
     fn default() -> Self {
@@ -191,58 +166,25 @@ impl Default for Owner {
     }
 }
 
-impl TryFrom<String> for Owner {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        let name = |name: &str| {
-            let first = |b: u8| b.is_ascii_lowercase() || b == b'_';
-            let other = |b: u8| first(b) || b.is_ascii_digit() || b == b'-';
-            name.len() <= 32
-                && name.bytes().next().is_some_and(first)
-                && name.bytes().skip(1).all(other)
-        };
-        let allowed = match s.split_once(':') {
-            Some((user, group)) => name(user) && name(group),
-            None => name(&s),
-        };
-        match allowed {
-            true => Ok(Owner(s)),
-            false => Err(format!(
-                "bad owner '{}': allowed is a user or user:group of the guest, each \
-                 [a-z_][a-z0-9_-]{{0,31}}",
-                s.escape_debug()
-            )),
-        }
-    }
-}
-
-macro_rules! shown_as_text {
-    ($($text:ty),*) => {$(
-        impl fmt::Display for $text {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    )*};
-}
-
-shown_as_text!(Target, Owner);
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checked::BadText;
+    use std::str::FromStr;
 
-    fn all<T: TryFrom<String, Error = String>>(texts: &[&str]) -> Vec<Result<T, String>> {
-        texts
-            .iter()
-            .map(|text| T::try_from((*text).to_owned()))
-            .collect()
+    fn all<T: FromStr<Err = BadText>>(texts: &[&str]) -> Vec<Result<T, BadText>> {
+        texts.iter().map(|text| text.parse()).collect()
     }
 
     #[test]
     fn targets_stay_where_they_say() {
-        for good in all::<Target>(&["/flag", "/srv/ünï code/$(id).txt", "/a/...b", "/-x"]) {
+        for good in all::<Target>(&[
+            "/flag",
+            "/srv/ünï code/$(id).txt",
+            "/a/...b",
+            "/-x",
+            "//a/./b/.c/d",
+        ]) {
             good.unwrap();
         }
         for bad in all::<Target>(&[
@@ -251,6 +193,7 @@ mod tests {
             "flag",
             "./flag",
             "/srv/../etc/shadow",
+            "/./../x",
             "/..",
             "/srv/",
             "/srv/.",
@@ -262,9 +205,9 @@ mod tests {
 
     #[test]
     fn modes_are_octal() {
-        let shown = |text: &str| FileMode::try_from(text.to_owned()).map(|mode| mode.to_string());
-        assert_eq!(shown("755").as_deref(), Ok("0755"));
-        assert_eq!(shown("4755").as_deref(), Ok("4755"));
+        let shown = |text: &str| text.parse::<FileMode>().ok().map(|mode| mode.to_string());
+        assert_eq!(shown("755").as_deref(), Some("0755"));
+        assert_eq!(shown("4755").as_deref(), Some("4755"));
         for bad in all::<FileMode>(&["", "u+x", "0o644", "+644", "888", "64", "100644"]) {
             bad.unwrap_err();
         }

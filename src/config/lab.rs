@@ -1,5 +1,7 @@
 //! One lab: what it is made of and what its instances may use.
 
+use std::fmt::{self, Display};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -8,6 +10,7 @@ use serde::Deserialize;
 use super::custom::{Branding, Provision};
 use super::json::object;
 use super::text::{Line, PackageName, Sha256, Text};
+use crate::checked::{BadText, checked};
 use crate::names::LabId;
 use crate::units::{ByteSize, Duration, Patience, age};
 use jiff::SignedDuration;
@@ -92,85 +95,62 @@ impl Lab {
 
     /// What no single key can tell. An error is the key's place in the lab, and what is wrong.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
-        let range = |place, value: u64, low: u64, high: u64| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                Err((
-                    place,
-                    format!("{value} is out of range: allowed is {low} to {high}"),
-                ))
-            }
-        };
-        range("memory_mb", self.memory_mb.into(), 128, 1 << 20)?;
-        range("vcpus", self.vcpus.into(), 1, 64)?;
-        if !(1 << 30..=16 << 40).contains(&self.disk_size.0) {
-            return Err((
-                "disk_size",
-                format!("{} is out of range: allowed is 1G to 16T", self.disk_size),
-            ));
-        }
         let limits = &self.limits;
-        let bytes = |size: Option<ByteSize>| size.map(|size| size.0);
-        for (place, limit, most) in [
-            (
-                "limits.disk_bytes_per_second",
-                bytes(limits.disk_bytes_per_second),
-                // QEMU takes a little less than 1000 times as much.
-                ByteSize(1 << 40),
-            ),
-            (
-                "limits.disk_iops",
-                limits.disk_iops.map(u64::from),
-                ByteSize(u64::MAX),
-            ),
-            (
-                "limits.network_bytes_per_second",
-                bytes(limits.network_bytes_per_second),
-                // What may come at once in a second is a number of 32 bits to tc.
-                ByteSize(4095 << 20),
-            ),
+        within("memory_mb", self.memory_mb, 128..=1 << 20)?;
+        within("vcpus", self.vcpus, 1..=64)?;
+        let disk = ByteSize(1 << 30)..=ByteSize(16 << 40);
+        within("disk_size", self.disk_size, disk)?;
+        let nothing = Some(ByteSize(0));
+        let (disk, network) = (
+            limits.disk_bytes_per_second,
+            limits.network_bytes_per_second,
+        );
+        for (place, is_zero) in [
+            ("limits.disk_bytes_per_second", disk == nothing),
+            ("limits.disk_iops", limits.disk_iops == Some(0)),
+            ("limits.network_bytes_per_second", network == nothing),
         ] {
-            if limit == Some(0) {
-                return Err((
-                    place,
-                    "0 is not allowed: leave the key out for no limit".to_owned(),
-                ));
-            }
-            if let Some(limit) = limit
-                && limit > most.0
-            {
-                let limit = ByteSize(limit);
-                return Err((
-                    place,
-                    format!("{limit} is out of range: allowed is 1K to {most}"),
-                ));
+            if is_zero {
+                let message = "0 is not allowed: leave the key out for no limit";
+                return Err((place, message.to_owned()));
             }
         }
-        if let Some(percent) = limits.cpu_percent {
-            range("limits.cpu_percent", percent.into(), 1, 100)?;
-        }
-        if let Some(size) = limits.overlay_size
-            && !(64 << 20..=16 << 40).contains(&size.0)
-        {
-            return Err((
-                "limits.overlay_size",
-                format!("{size} is out of range: allowed is 64M to 16T"),
-            ));
-        }
+        // QEMU takes a little less than 1000 times as much.
+        let most = ByteSize(1 << 10)..=ByteSize(1 << 40);
+        within("limits.disk_bytes_per_second", disk, most)?;
+        // What may come at once in a second is a number of 32 bits to tc.
+        let most = ByteSize(1 << 10)..=ByteSize(4095 << 20);
+        within("limits.network_bytes_per_second", network, most)?;
+        within("limits.cpu_percent", limits.cpu_percent, 1..=100)?;
+        let overlay = ByteSize(64 << 20)..=ByteSize(16 << 40);
+        within("limits.overlay_size", limits.overlay_size, overlay)?;
         self.policy.check()?;
         self.provision.check()?;
         if matches!(self.image.url, ImageUrl::Https(_)) && self.image.checksum.is_none() {
-            return Err((
-                "image",
-                "a download needs its \"checksum\", as in \"sha256:…\"".to_owned(),
-            ));
+            let message = "a download needs its \"checksum\", as in \"sha256:…\"";
+            return Err(("image", message.to_owned()));
         }
         Ok(())
     }
 }
 
-/// A cloud image: its location and its checksum.
+/// Fails where there is a value, and it is not `allowed`.
+fn within<T: PartialOrd + Display>(
+    place: &'static str,
+    value: impl Into<Option<T>>,
+    allowed: RangeInclusive<T>,
+) -> Result<(), (&'static str, String)> {
+    match value.into().filter(|value| !allowed.contains(value)) {
+        None => Ok(()),
+        Some(value) => {
+            let (low, high) = allowed.into_inner();
+            let message = format!("{value} is out of range: allowed is {low} to {high}");
+            Err((place, message))
+        }
+    }
+}
+
+/// A cloud image: where it is and what it must hash to.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend(
@@ -187,8 +167,8 @@ pub struct Image {
 impl Default for Image {
     fn default() -> Self {
         Image {
-            url: ImageUrl::Https(DEFAULT_IMAGE_URL.to_owned()),
-            checksum: Sha256::try_from(DEFAULT_IMAGE_SHA256.to_owned()).ok(),
+            url: ImageUrl::Https(Https(DEFAULT_IMAGE_URL.to_owned())),
+            checksum: DEFAULT_IMAGE_SHA256.parse().ok(),
         }
     }
 }
@@ -196,48 +176,43 @@ impl Default for Image {
 /// Where a cloud image comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-#[schemars(
-    extend("minLength" = 1, "anyOf" = [{"pattern": r#"^https://[^/?#@{}"\\$`<>\s]*([/?#][^{}"\\$`<>\s]*)?$"#}, {"not": {"pattern": "://"}}])
-)]
+#[schemars(extend("minLength" = 1, "anyOf" = [{"pattern": Https::PATTERN}, {"not": {"pattern": "://"}}]))]
 pub enum ImageUrl {
     /// Downloaded by Packer, once.
-    Https(String),
+    Https(Https),
     /// A file of this machine.
     Path(PathBuf),
+}
+
+checked! {
+    /// An address to download from. Packer expands `{{ }}` in it, and it is shown to people.
+    struct Https, "image address", r#"https://[^/?#@{}"\\$`<>\s]*([/?#][^{}"\\$`<>\s]*)?"#,
+    "allowed is an https:// address or the path of a file",
+    |text| (text.is_ascii() && text.len() < 2000).then(|| text.to_owned())
 }
 
 impl TryFrom<String> for ImageUrl {
     type Error = String;
 
-    fn try_from(s: String) -> Result<Self, String> {
-        let allowed = "allowed is an https:// address or the path of a file";
-        if let Some(rest) = s.strip_prefix("https://") {
-            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-            if host.contains('@') {
-                // Without repeating it.
-                return Err(
-                    "an image address with a user and password, which logs would show: \
-                            download the image and give its path"
-                        .to_owned(),
-                );
-            }
-            // Packer expands `{{ }}` in it, and it is shown to people.
-            let plain = |b: u8| b.is_ascii_graphic() && !b"{}\"\\$`<>".contains(&b);
-            return match s.bytes().all(plain) && s.len() < 2000 {
-                true => Ok(ImageUrl::Https(s)),
-                false => Err(format!(
-                    "bad image address '{}': {allowed}",
-                    s.escape_debug()
-                )),
-            };
+    fn try_from(text: String) -> Result<Self, String> {
+        let rest = text.strip_prefix("https://").unwrap_or_default();
+        if rest
+            .split(['/', '?', '#'])
+            .next()
+            .is_some_and(|host| host.contains('@'))
+        {
+            // Without repeating it.
+            return Err(
+                "an image address with a user and password, which logs would show: download the \
+                 image and give its path"
+                    .to_owned(),
+            );
         }
-        if s.is_empty() || s.contains('\0') || s.contains("://") {
-            return Err(format!(
-                "bad image address '{}': {allowed}",
-                s.escape_debug()
-            ));
+        if text.is_empty() || text.contains('\0') || text.contains("://") {
+            let https = text.parse().map_err(|error: BadText| error.to_string());
+            return https.map(ImageUrl::Https);
         }
-        Ok(ImageUrl::Path(s.into()))
+        Ok(ImageUrl::Path(text.into()))
     }
 }
 
@@ -250,10 +225,10 @@ impl ImageUrl {
     }
 }
 
-impl std::fmt::Display for ImageUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for ImageUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ImageUrl::Https(url) => f.write_str(url),
+            ImageUrl::Https(url) => url.fmt(f),
             ImageUrl::Path(path) => write!(f, "{}", path.display()),
         }
     }

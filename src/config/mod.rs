@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 pub use connect::ConnectUri;
 pub use custom::{Branding, FileMode, Owner, Provision, ProvisionFile, SourcePath, Target};
-pub use lab::{Desktop, Image, ImageUrl, Lab, Limits, NetworkMode, Policy};
+pub use lab::{Desktop, Https, Image, ImageUrl, Lab, Limits, NetworkMode, Policy};
 pub use schema::schema;
 pub use text::{Line, PackageName, Sha256, Text};
 

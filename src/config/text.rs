@@ -1,110 +1,48 @@
 //! Texts of the configuration, each with what it may contain.
 
-use std::fmt;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Longest text that a lab may show its students, in bytes.
+use crate::checked::{checked, like_a_string};
+
+/// Longest line of text, and longest text that a lab may show its students, in bytes.
+const LONGEST_LINE: usize = 200;
 const LONGEST_TEXT: usize = 64 << 10;
 
-/// One line of text for people: no control characters, at most 200 bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(extend("minLength" = 1, "maxLength" = 200, "pattern" = r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"))]
-pub struct Line(String);
-
-/// Text for the student's terminal: any Unicode, with newlines, tabs and colour escapes.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(extend("maxLength" = 65536))]
-pub struct Text(String);
-
-/// The name of a Debian package: `[a-z0-9][a-z0-9+.-]+` (Debian Policy 5.6.1), so that it can be
-/// neither an option nor special to a shell.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(extend("minLength" = 2, "maxLength" = 128, "pattern" = r"^[a-z0-9][a-z0-9+.-]*[a-z0-9+.]$"))]
-pub struct PackageName(String);
-
-/// A checksum, `sha256:` and 64 hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(extend("pattern" = r"^sha256:[0-9a-fA-F]{64}$"))]
-pub struct Sha256(String);
-
-/// Control characters, and what Unicode promises never to be a character, which XML refuses.
-fn unprintable(c: char) -> bool {
-    c.is_control() || u32::from(c) & 0xfffe == 0xfffe
-}
-
-impl TryFrom<String> for Line {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        if s.trim().is_empty() || s.len() > 200 || s.chars().any(unprintable) {
-            return Err(
-                "expected one line of text: not empty, at most 200 bytes, no control characters"
-                    .into(),
-            );
-        }
-        Ok(Line(s))
+checked! {
+    /// One line of text for people: no control characters, at most 200 bytes.
+    #[schemars(extend("maxLength" = LONGEST_LINE))]
+    struct Line, "line of text", r"[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*",
+    "allowed is a line that is not empty, has at most 200 bytes and no control characters",
+    |text| {
+        // What Unicode promises never to be a character, XML refuses.
+        let strange = |c: char| u32::from(c) & 0xfffe == 0xfffe;
+        let blank = text.trim().is_empty();
+        let fits = !blank && text.len() <= LONGEST_LINE && !text.contains(strange);
+        fits.then(|| text.to_owned())
     }
 }
 
-impl TryFrom<String> for Text {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        if s.len() > LONGEST_TEXT {
-            return Err(format!(
-                "text of {} bytes: at most {LONGEST_TEXT} are allowed",
-                s.len()
-            ));
+checked! {
+    /// The name of a Debian package (Debian Policy 5.6.1), which can be neither an option nor anything
+    /// to a shell.
+    #[derive(PartialOrd, Ord)]
+    struct PackageName, "package name", "[a-z0-9][a-z0-9+.-]{0,126}[a-z0-9+.]",
+    // apt-get would read `name-` as an order to remove it. What else it would take is not had here.
+    |text| match text.find([':', '=', '/']).and_then(|at| text.get(at..=at)) {
+        Some(":") => {
+            "packages are those of the image's architecture; a provision script can add another"
         }
-        let strange = |c: &char| c.is_control() && !matches!(c, '\n' | '\t' | '\x1b');
-        match s.chars().find(strange) {
-            Some(c) => Err(format!(
-                "control character {:?} in text: newline, tab and escape are allowed",
-                c
-            )),
-            None => Ok(Text(s)),
-        }
+        Some(_) => "a lab has the version that the archive has; a provision script can install another",
+        None => "allowed is [a-z0-9][a-z0-9+.-]+, not ending with -",
     }
 }
 
-impl TryFrom<String> for PackageName {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        match s.as_bytes() {
-            [first, rest @ ..]
-                if alnum(*first)
-                    && !rest.is_empty()
-                    && rest.len() < 128
-                    // apt-get would read `name-` as an order to remove it.
-                    && !s.ends_with('-')
-                    && rest.iter().all(|b| alnum(*b) || b"+.-".contains(b)) =>
-            {
-                Ok(PackageName(s))
-            }
-            _ => {
-                let name = s.escape_debug();
-                // What apt-get would take, and why it is not had here.
-                let why = match s.find([':', '=', '/']).and_then(|at| s.get(at..=at)) {
-                    Some(":") => {
-                        "packages are always of the image's architecture; use a provision script for others"
-                    }
-                    Some(_) => {
-                        "packages are always of the archive's version; use a provision script for others"
-                    }
-                    None => "allowed is [a-z0-9][a-z0-9+.-]+, not ending with -",
-                };
-                Err(format!("bad package name '{name}': {why}"))
-            }
-        }
-    }
+checked! {
+    /// A checksum, `sha256:` and 64 hexadecimal digits.
+    struct Sha256, "checksum", "sha256:[0-9a-fA-F]{64}",
+    "allowed is sha256: and 64 hexadecimal digits",
+    |text| Some(text.to_ascii_lowercase())
 }
 
 impl Sha256 {
@@ -114,43 +52,30 @@ impl Sha256 {
     }
 }
 
-impl TryFrom<String> for Sha256 {
+/// Text for the student's terminal: any Unicode, with newlines, tabs and colour escapes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("maxLength" = LONGEST_TEXT))]
+pub struct Text(String);
+
+like_a_string!(Text);
+
+impl TryFrom<String> for Text {
     type Error = String;
 
-    fn try_from(s: String) -> Result<Self, String> {
-        let digits = s.strip_prefix("sha256:").unwrap_or_default();
-        if digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            Ok(Sha256(s.to_ascii_lowercase()))
-        } else {
-            Err(format!(
-                "bad checksum '{}': allowed is sha256: and 64 hexadecimal digits",
-                s.escape_debug()
-            ))
+    fn try_from(text: String) -> Result<Self, String> {
+        let size = text.len();
+        if size > LONGEST_TEXT {
+            return Err(format!(
+                "text of {size} bytes: at most {LONGEST_TEXT} are allowed"
+            ));
+        }
+        let strange = |c: &char| c.is_control() && !matches!(c, '\n' | '\t' | '\x1b');
+        match text.chars().find(strange) {
+            Some(c) => Err(format!(
+                "control character {c:?} in text: newline, tab and escape are allowed"
+            )),
+            None => Ok(Text(text)),
         }
     }
 }
-
-macro_rules! string_like {
-    ($($text:ty),*) => {$(
-        impl $text {
-            /// The text itself.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl From<$text> for String {
-            fn from(text: $text) -> String {
-                text.0
-            }
-        }
-
-        impl fmt::Display for $text {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    )*};
-}
-
-string_like!(Line, Text, PackageName, Sha256);

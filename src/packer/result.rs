@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn packages_get_the_version_that_was_installed() {
         let wanted: Vec<PackageName> = ["nmap", "awk", "host", "sl"]
-            .map(|name| PackageName::try_from(name.to_owned()).unwrap())
+            .map(|name| name.parse().unwrap())
             .into();
         let installed = "mawk\t1.3\tawk\nnmap-common\t1\nnmap\t7.93+dfsg1-1\t\nbind9-host\t9.18\tdig, host (= 9)\n";
         let versions = versions(&wanted, installed);

@@ -33,7 +33,7 @@ impl Source {
             .map(|sum| sum.as_str().to_owned());
         let ImageUrl::Path(path) = &lab.image.url else {
             if let ImageUrl::Https(url) = &lab.image.url
-                && let Some(what) = cloud::packed_by_name(url)
+                && let Some(what) = cloud::packed_by_name(url.as_str())
             {
                 let message = format!("the cloud image of lab '{}' is {what}: {url}", lab.lab_id);
                 return Err(Fault::new(Kind::Config, message)
@@ -99,7 +99,7 @@ impl Source {
     /// How Packer is to call it.
     pub fn url<'a>(&self, lab: &'a Lab) -> &'a str {
         match &lab.image.url {
-            ImageUrl::Https(url) => url,
+            ImageUrl::Https(url) => url.as_str(),
             ImageUrl::Path(_) => SOURCE_LINK,
         }
     }

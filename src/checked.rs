@@ -1,0 +1,153 @@
+//! Strings that are checked when they are read. A pattern is written once: the check, the JSON schema
+//! and the message of an error are made from it. Pure.
+
+use std::fmt;
+
+use regex_lite::Regex;
+
+/// How much of a refused string an error shows, in characters.
+const SHOWN: usize = 80;
+
+/// A string that is not what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadText {
+    what: &'static str,
+    given: String,
+    allowed: &'static str,
+}
+
+impl BadText {
+    /// Of `given`, which is no `what`; `allowed` says what is one.
+    pub fn new(what: &'static str, given: &str, allowed: &'static str) -> BadText {
+        BadText {
+            what,
+            given: given.chars().take(SHOWN).collect(),
+            allowed,
+        }
+    }
+}
+
+impl fmt::Display for BadText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `escape_debug` keeps control characters and look-alikes from reaching a terminal raw.
+        let (what, given) = (self.what, self.given.escape_debug());
+        write!(f, "bad {what} '{given}': {}", self.allowed)
+    }
+}
+
+impl std::error::Error for BadText {}
+
+/// What `value` makes of `text`, which must fit `regex`.
+pub fn read<T>(text: &str, regex: Option<&Regex>, value: fn(&str) -> Option<T>) -> Option<T> {
+    let fits = regex.is_some_and(|regex| regex.is_match(text));
+    (fits && !text.contains(char::is_control)).then(|| value(text))?
+}
+
+/// Has a type be read from a string. `impl TYPE, WHAT, PATTERN, ALLOWED, VALUE` is for a type that is
+/// defined elsewhere: VALUE makes it from a string that fits the pattern, or refuses that. Its schema
+/// has the pattern by `#[schemars(extend("pattern" = Self::PATTERN))]`. `struct TYPE, WHAT, PATTERN`
+/// defines one that holds the string, with all of that; `ALLOWED` and `VALUE` may follow.
+///
+/// A pattern is a regular expression that JSON Schema and `regex_lite` both know; it is anchored at
+/// both ends. Control characters are refused whatever it says.
+macro_rules! checked {
+    (impl $type:ident, $what:literal, $pattern:expr, $allowed:literal, $value:expr) => {
+        $crate::checked::checked!(impl $type, $what, $pattern, |_| $allowed, $value);
+    };
+    (impl $type:ident, $what:literal, $pattern:expr, $allowed:expr, $value:expr) => {
+        impl $type {
+            /// The regular expression of what can be one.
+            pub const PATTERN: &str = concat!("^", $pattern, "$");
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = $crate::checked::BadText;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                static REGEX: std::sync::LazyLock<Option<regex_lite::Regex>> =
+                    std::sync::LazyLock::new(|| regex_lite::Regex::new($type::PATTERN).ok());
+                $crate::checked::read(text, REGEX.as_ref(), $value).ok_or_else(|| {
+                    let allowed: fn(&str) -> &'static str = $allowed;
+                    $crate::checked::BadText::new($what, text, allowed(text))
+                })
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = $crate::checked::BadText;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+    };
+    ($(#[$meta:meta])* struct $type:ident, $what:literal, $pattern:expr) => {
+        $crate::checked::checked! {
+            $(#[$meta])* struct $type, $what, $pattern, |_| concat!("allowed is ", $pattern)
+        }
+    };
+    ($(#[$meta:meta])* struct $type:ident, $what:literal, $pattern:expr, $allowed:expr) => {
+        $crate::checked::checked! {
+            $(#[$meta])* struct $type, $what, $pattern, $allowed, |text| Some(text.to_owned())
+        }
+    };
+    ($(#[$meta:meta])* struct $type:ident, $what:literal, $pattern:expr, $allowed:expr, $value:expr) => {
+        #[derive(
+            Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+        )]
+        #[serde(try_from = "String")]
+        #[schemars(extend("pattern" = Self::PATTERN))]
+        $(#[$meta])*
+        pub struct $type(String);
+
+        $crate::checked::checked!(impl $type, $what, $pattern, $allowed, |text| {
+            let value: fn(&str) -> Option<String> = $value;
+            value(text).map($type)
+        });
+        $crate::checked::like_a_string!($type);
+    };
+}
+
+/// What a type that holds a string has of it.
+macro_rules! like_a_string {
+    ($type:ident) => {
+        impl $type {
+            /// The string.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+pub(crate) use {checked, like_a_string};
+
+#[cfg(test)]
+mod tests {
+    checked! {
+        /// For these tests.
+        struct Word, "word", "[a-z]{2,200}"
+    }
+
+    #[test]
+    fn what_does_not_fit_is_shown_harmless_and_short() {
+        assert_eq!("ab".parse::<Word>().unwrap().as_str(), "ab");
+        let bad = |text: &str| text.parse::<Word>().unwrap_err().to_string();
+        assert_eq!(bad("a"), "bad word 'a': allowed is [a-z]{2,200}");
+        assert_eq!(bad("ab\n"), "bad word 'ab\\n': allowed is [a-z]{2,200}");
+        let long = bad(&format!("\x1b[2J{}", "x".repeat(500)));
+        assert!(!long.contains('\x1b') && long.len() < 150, "{long}");
+    }
+
+    #[test]
+    fn a_schema_has_the_pattern() {
+        let schema = schemars::schema_for!(Word);
+        assert_eq!(schema.get("pattern"), Some(&Word::PATTERN.into()));
+    }
+}
