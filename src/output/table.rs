@@ -3,10 +3,13 @@
 //! At a terminal a table keeps to its width. What may be cut is cut, then columns go, the least
 //! important first; the first column, which names the thing, is never cut, so that it can be copied.
 //! Elsewhere a table is whole and without colour.
+//!
+//! comfy-table lays the cells out. How wide each column is, is settled here: it would break long words,
+//! such as paths, have cells that may be cut take several lines, and leave no column out.
 
-use std::borrow::Cow;
+use std::collections::BTreeSet;
 
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
+use comfy_table::{CellAlignment, ContentArrangement, presets};
 use console::{Style, measure_text_width, truncate_str};
 
 use super::one_line;
@@ -96,24 +99,12 @@ impl Column {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cell {
     text: String,
-    colour: Option<Colour>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Colour {
-    Red,
-    Green,
-    Yellow,
-    Blue,
-    Cyan,
+    style: Style,
 }
 
 impl From<&str> for Cell {
     fn from(text: &str) -> Cell {
-        Cell {
-            text: one_line(text),
-            colour: None,
-        }
+        Cell::styled(text, Style::new())
     }
 }
 
@@ -125,18 +116,15 @@ impl From<String> for Cell {
 
 impl From<State> for Cell {
     fn from(state: State) -> Cell {
-        let colour = match state {
-            State::Running => Some(Colour::Green),
-            State::Starting => Some(Colour::Cyan),
-            State::Idle => Some(Colour::Yellow),
-            State::Paused => Some(Colour::Blue),
-            State::Crashed => Some(Colour::Red),
-            State::Stopped => None,
+        let style = match state {
+            State::Running => Style::new().green(),
+            State::Starting => Style::new().cyan(),
+            State::Idle => Style::new().yellow(),
+            State::Paused => Style::new().blue(),
+            State::Crashed => Style::new().red(),
+            State::Stopped => Style::new(),
         };
-        Cell {
-            text: state.to_string(),
-            colour,
-        }
+        Cell::styled(state.as_str(), style)
     }
 }
 
@@ -150,68 +138,47 @@ impl<T: Into<Cell>> From<Option<T>> for Cell {
 impl Cell {
     /// What went as it should.
     pub fn good(text: &str) -> Cell {
-        Cell {
-            colour: Some(Colour::Green),
-            ..Cell::from(text)
-        }
+        Cell::styled(text, Style::new().green())
     }
 
     /// What went, but not as well as it should.
     pub fn doubtful(text: &str) -> Cell {
-        Cell {
-            colour: Some(Colour::Yellow),
-            ..Cell::from(text)
-        }
+        Cell::styled(text, Style::new().yellow())
     }
 
     /// What went wrong.
     pub fn bad(text: &str) -> Cell {
-        Cell {
-            colour: Some(Colour::Red),
-            ..Cell::from(text)
-        }
+        Cell::styled(text, Style::new().red())
     }
 
-    /// Its words on lines of `width`. A word that is longer has a line to itself.
-    fn fold(&self, width: usize) -> Vec<Cell> {
-        let mut lines: Vec<String> = Vec::new();
+    fn styled(text: &str, style: Style) -> Cell {
+        let text = one_line(text);
+        Cell { text, style }
+    }
+
+    /// Its words on lines of `width`. A word that is longer, as a path, has a line to itself: it is of
+    /// no use without its end.
+    fn fold(&self, width: usize) -> String {
+        let mut folded = String::new();
+        let mut room = width + 1;
         for word in self.text.split(' ') {
-            match lines.last_mut() {
-                Some(line) if measure_text_width(line) + 1 + measure_text_width(word) <= width => {
-                    line.push(' ');
-                    line.push_str(word);
-                }
-                _ => lines.push(word.to_owned()),
+            let needed = measure_text_width(word) + 1;
+            if !folded.is_empty() {
+                folded.push(if needed <= room { ' ' } else { '\n' });
             }
+            room = if needed <= room { room } else { width + 1 }.saturating_sub(needed);
+            folded.push_str(word);
         }
-        let colour = self.colour;
-        let cells = lines.into_iter().map(|text| Cell { text, colour });
-        cells.collect()
+        folded
     }
 
     fn draw(&self, width: usize, column: Column, page: Page) -> String {
-        // A long word of a text that is folded, as a path, is of no use without its end.
         let text = match column.overflow {
-            Overflow::Fold => Cow::from(&self.text),
+            Overflow::Fold => self.fold(width).into(),
             _ => truncate_str(&self.text, width, "…"),
         };
-        match self.colour.filter(|_| page.colour) {
-            None => text.into_owned(),
-            Some(colour) => colour.style().apply_to(text).to_string(),
-        }
-    }
-}
-
-impl Colour {
-    fn style(self) -> Style {
-        let style = Style::new().force_styling(true);
-        match self {
-            Colour::Red => style.red(),
-            Colour::Green => style.green(),
-            Colour::Yellow => style.yellow(),
-            Colour::Blue => style.blue(),
-            Colour::Cyan => style.cyan(),
-        }
+        let style = self.style.clone().force_styling(page.colour);
+        style.apply_to(text).to_string()
     }
 }
 
@@ -255,59 +222,31 @@ impl Table {
     /// The lines of the titles and of each row, with columns as wide as `widths` says; `None` is a
     /// column that is left out.
     fn lines(&self, widths: &[Option<usize>], page: Page) -> Vec<Vec<String>> {
-        let titles = self.columns.iter().map(|column| Cell::from(column.title));
-        let titles = vec![titles.collect()];
-        let rows = self.rows.iter().map(|row| self.folded(row, widths));
-        let groups: Vec<Vec<Vec<Cell>>> = [titles].into_iter().chain(rows).collect();
+        let titles: Vec<_> = self.columns.iter().map(|it| Cell::from(it.title)).collect();
         let shown = |row: &Vec<Cell>| -> Vec<String> {
             let cells = row.iter().zip(&self.columns).zip(widths);
             cells
                 .filter_map(|((cell, column), width)| Some(cell.draw((*width)?, *column, page)))
                 .collect()
         };
+        let rows: Vec<_> = [&titles].into_iter().chain(&self.rows).map(shown).collect();
 
         let mut grid = comfy_table::Table::new();
         grid.load_style(presets::NOTHING);
         grid.set_content_arrangement(ContentArrangement::Disabled);
-        grid.add_rows(groups.iter().flatten().map(shown));
+        grid.add_rows(&rows);
         let columns = self.columns.iter().zip(widths);
-        let columns = columns.filter_map(|(column, width)| Some((column, (*width)?)));
-        let gap = u16::try_from(GAP).unwrap_or(u16::MAX);
-        for (drawn, (column, width)) in grid.column_iter_mut().zip(columns) {
-            drawn.set_padding((0, gap));
-            // A text that is folded may have a word that is longer than its lines.
-            if column.overflow != Overflow::Fold {
-                let width = u16::try_from(width + GAP).unwrap_or(u16::MAX);
-                drawn.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width)));
-            }
+        let columns = columns.filter(|(_, width)| width.is_some());
+        for (drawn, (column, _)) in grid.column_iter_mut().zip(columns) {
+            drawn.set_padding((0, GAP as u16));
             if column.is_number {
                 drawn.set_cell_alignment(CellAlignment::Right);
             }
         }
         let mut lines = grid.lines().map(|line| line.trim_end().to_owned());
-        let sizes = groups.iter().map(Vec::len);
-        sizes
-            .map(|size| lines.by_ref().take(size).collect())
-            .collect()
-    }
-
-    /// A row as it takes several lines where a text of it has to.
-    fn folded(&self, row: &[Cell], widths: &[Option<usize>]) -> Vec<Vec<Cell>> {
-        let cells = row.iter().zip(&self.columns).zip(widths);
-        let pieces: Vec<Vec<Cell>> = cells
-            .map(|((cell, column), width)| match (column.overflow, width) {
-                (Overflow::Fold, Some(width)) => cell.fold(*width),
-                _ => vec![cell.clone()],
-            })
-            .collect();
-        let lines = pieces.iter().map(Vec::len).max().unwrap_or(0);
-        let nth = |n| pieces.iter().map(move |cell| cell.get(n).cloned());
-        (0..lines)
-            .map(|n| {
-                nth(n)
-                    .map(|cell| cell.unwrap_or_else(|| Cell::from("")))
-                    .collect()
-            })
+        let height = |row: &Vec<String>| row.iter().map(|it| it.split('\n').count()).max();
+        rows.iter()
+            .map(|row| lines.by_ref().take(height(row).unwrap_or(0)).collect())
             .collect()
     }
 
@@ -340,36 +279,23 @@ impl Table {
 /// How wide each column is to be so that all keep to `limit`; `None` for one that is left out, and
 /// in place of all where even the columns that must stay do not fit.
 fn fit(columns: &[(Column, usize)], limit: Option<usize>) -> Option<Vec<Option<usize>>> {
-    let Some(limit) = limit else {
-        return Some(columns.iter().map(|(_, width)| Some(*width)).collect());
-    };
-    let least = |(column, width): &(Column, usize)| column.least(*width);
-    let mut kept: Vec<bool> = vec![true; columns.len()];
-    let mut spare = loop {
-        let shown = columns.iter().zip(&kept).filter(|(_, kept)| **kept);
-        let widths: Vec<_> = shown.map(|(column, _)| least(column)).collect();
-        let needed = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
-        if needed <= limit {
-            break limit - needed;
-        }
-        let ranks = columns.iter().zip(&kept).filter(|(_, kept)| **kept);
-        let highest = ranks.map(|((column, _), _)| column.rank).max()?;
-        if highest == 0 {
-            return None;
-        }
-        for ((column, _), kept) in columns.iter().zip(&mut kept) {
-            *kept &= column.rank != highest;
-        }
-    };
-    let widths = columns.iter().zip(kept).map(|(column, kept)| {
-        let least = least(column);
-        let more = (column.1 - least).min(spare);
-        kept.then(|| {
-            spare -= more;
-            least + more
-        })
-    });
-    Some(widths.collect())
+    let limit = limit.unwrap_or(usize::MAX);
+    let ranks: BTreeSet<u8> = columns.iter().map(|(column, _)| column.rank).collect();
+    // All of them, or else without those of the highest rank, and so on.
+    ranks.into_iter().rev().find_map(|rank| {
+        let kept = columns.iter().filter(|(column, _)| column.rank <= rank);
+        let needed: usize = kept.map(|(column, width)| column.least(*width) + GAP).sum();
+        let mut spare = limit.checked_sub(needed.saturating_sub(GAP))?;
+        let widths = columns.iter().map(|(column, width)| {
+            let least = column.least(*width);
+            (column.rank <= rank).then(|| {
+                let more = (width - least).min(spare);
+                spare -= more;
+                least + more
+            })
+        });
+        Some(widths.collect())
+    })
 }
 
 #[cfg(test)]
