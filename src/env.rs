@@ -3,7 +3,9 @@
 
 use std::env::var_os;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -13,7 +15,6 @@ use crate::config::{AcceleratorChoice, ConnectUri};
 use crate::error::{Fault, Kind};
 use crate::files::trust::Trust;
 use crate::names::UserId;
-use crate::output::Format;
 
 /// What the environment overrides of the configuration; options override it in turn.
 #[derive(Debug)]
@@ -41,19 +42,21 @@ impl Overrides {
     pub fn read() -> Result<Overrides> {
         Ok(Overrides {
             config: set("CYYBER_CONFIG").map(PathBuf::from),
-            connect: connect()?,
+            connect: parsed("CYYBER_CONNECT", set("CYYBER_CONNECT"))?,
             storage_dir: set("CYYBER_STORAGE_DIR").map(PathBuf::from),
             state_dir: set("CYYBER_STATE_DIR").map(PathBuf::from),
             output_dir: set("CYYBER_OUTPUT_DIR").map(PathBuf::from),
             accelerator: choice("CYYBER_ACCELERATOR")?,
             trust: Trust::new(set("SUDO_UID").and_then(|user| user.to_str()?.parse().ok())),
-            as_user: as_user()?,
+            // An empty value is a session without a user, and must not become leave to do anything.
+            as_user: parsed("CYYBER_AS_USER", var_os("CYYBER_AS_USER"))
+                .map_err(|fault| fault.hint("unset it to act for everyone"))?,
         })
     }
 }
 
 /// `CYYBER_OUTPUT`, which is needed before anything else, for errors.
-pub fn output() -> Result<Option<Format>> {
+pub fn output<T: ValueEnum>() -> Result<Option<T>> {
     choice("CYYBER_OUTPUT")
 }
 
@@ -77,25 +80,15 @@ pub fn time_zone() -> Result<TimeZone> {
     })
 }
 
-fn connect() -> Result<Option<ConnectUri>> {
-    let Some(uri) = set("CYYBER_CONNECT") else {
-        return Ok(None);
-    };
-    let uri = uri.to_string_lossy().parse();
-    uri.map(Some)
-        .map_err(|error| Fault::new(Kind::Usage, format!("bad CYYBER_CONNECT: {error}")).into())
-}
-
-/// An empty value is a session without a user, and must not become leave to do anything.
-fn as_user() -> Result<Option<UserId>> {
-    let Some(value) = var_os("CYYBER_AS_USER") else {
-        return Ok(None);
-    };
-    let user = value.to_string_lossy().parse().map_err(|error| {
-        Fault::new(Kind::Usage, format!("bad CYYBER_AS_USER: {error}"))
-            .hint("unset it to act for everyone")
-    })?;
-    Ok(Some(user))
+/// The value of a variable as what it stands for.
+fn parsed<T: FromStr<Err: Display>>(
+    name: &str,
+    value: Option<OsString>,
+) -> Result<Option<T>, Fault> {
+    let value = value.map(|value| value.to_string_lossy().parse());
+    value
+        .transpose()
+        .map_err(|error| Fault::new(Kind::Usage, format!("bad {name}: {error}")))
 }
 
 /// Whether words may have colours at a terminal: nobody says no, and it is one that knows them.
@@ -119,9 +112,9 @@ fn choice<T: ValueEnum>(name: &str) -> Result<Option<T>> {
     };
     let value = value.to_string_lossy();
     T::from_str(&value, false).map(Some).map_err(|_| {
-        let allowed: Vec<String> = T::value_variants()
-            .iter()
-            .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
+        let values = T::value_variants().iter();
+        let allowed: Vec<_> = values
+            .filter_map(|value| Some(value.to_possible_value()?.get_name().to_owned()))
             .collect();
         let message = format!(
             "bad {name} '{}': allowed is {}",

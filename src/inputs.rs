@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::images::hex;
+use crate::text::hex;
 
 /// The part that tells of programs.
 const TOOLS: &str = "tools";

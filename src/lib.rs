@@ -31,7 +31,7 @@
 //! | [`prometheus`] | the text format of metrics; pure |
 //! | [`scope`] | whose instances a command can reach; pure |
 //! | [`roster`] | lists of users from a file; pure |
-//! | [`text`] | text of files, in whatever encoding; pure |
+//! | [`text`] | text of files, in whatever encoding, and bytes as digits; pure |
 //! | [`nearest`] | what was meant by a name that is not there; pure |
 //! | [`checked`] | strings that are checked when they are read, each with its pattern; pure |
 //! | [`secret`] | what is not to be seen by accident; pure |

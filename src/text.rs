@@ -1,4 +1,4 @@
-//! Text files that people write, in the encoding that their editor chose; pure.
+//! Text: what people write in files, in whatever their editor made of it, and bytes as digits. Pure.
 
 /// The byte order mark, as some editors put it before UTF-8.
 pub const MARK: &[u8] = b"\xef\xbb\xbf";
@@ -20,18 +20,17 @@ pub fn utf8(bytes: Vec<u8>) -> Result<String, String> {
     if is_utf16(&bytes) {
         return Err("it is UTF-16 text: save it as UTF-8".to_owned());
     }
-    let mut text = String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let lines = error.as_bytes()[..valid]
-            .iter()
-            .filter(|byte| **byte == b'\n');
-        let line = lines.count() + 1;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.split(|byte| *byte == b'\n').count();
         format!("line {line} is not UTF-8, as in a file in Latin-1: save it as UTF-8")
     })?;
-    if text.as_bytes().starts_with(MARK) {
-        text.drain(..MARK.len());
-    }
-    Ok(text)
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

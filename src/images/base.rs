@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use rustix::fs::IFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{full_disk, info, rename_new, sha256};
+use super::{copy, full_disk, info, rename_new, set_immutable, sha256};
 use crate::error::{Fault, Kind};
 use crate::files::{self, sync_directory_of};
 use crate::inputs::Inputs;
@@ -192,7 +191,7 @@ pub fn adopt(paths: &Paths, lab: &LabId, _lock: &Lock) -> Result<()> {
             installation.write_note(&base, None, there.len())?;
         }
         point_at(paths, lab, &base)?;
-        make_immutable(&base.path);
+        set_immutable(&base.path, true);
         Ok(())
     };
     adopt().with_context(|| format!("failed to adopt {}", link.display()))
@@ -274,18 +273,8 @@ pub fn install(
         .map_err(|error| full_disk(error, &directory))?;
     installation.write_note(&base, Some(inputs), size)?;
     point_at(paths, installation.lab, &base)?;
-    make_immutable(&base.path);
+    set_immutable(&base.path, true);
     Ok(base)
-}
-
-/// Copies an image to a file that is made for it, and returns its size in bytes.
-fn copy(image: &Path, new: &Path) -> Result<u64> {
-    let mut source = fs_err::File::open(image)?;
-    let mut copy = files::create_anew(new, files::PRIVATE)?;
-    let size = io::copy(source.file_mut(), &mut copy)
-        .with_context(|| format!("failed to copy {} to {}", image.display(), new.display()))?;
-    copy.sync_all()?;
-    Ok(size)
 }
 
 /// Makes an image readable for the QEMU user and writable for nobody. An owner may give himself
@@ -299,15 +288,6 @@ fn protect(image: &Path) -> Result<()> {
     }
     fs_err::set_permissions(image, Permissions::from_mode(0o444))?;
     Ok(())
-}
-
-/// Guards a build against being written, renamed or removed by mistake. Only root may set this, and
-/// not every file system can hold it, so it is welcome rather than needed.
-fn make_immutable(image: &Path) {
-    if let Ok(file) = std::fs::File::open(image) {
-        let _ = rustix::fs::ioctl_getflags(&file)
-            .and_then(|flags| rustix::fs::ioctl_setflags(&file, flags | IFlags::IMMUTABLE));
-    }
 }
 
 /// Makes `base` the current build.

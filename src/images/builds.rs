@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::Result;
-use rustix::fs::IFlags;
 
 use super::base::{Base, build_of, note_path};
+use super::set_immutable;
 use crate::files;
 use crate::names::LabId;
 use crate::paths::Paths;
@@ -60,11 +60,7 @@ fn named(path: &Path) -> Option<(LabId, Base)> {
 /// Removes a build that nothing refers to. The caller has made sure of that, and holds the lab's
 /// lock and alone that on its builds.
 pub fn remove(base: &Base) -> Result<()> {
-    if let Ok(file) = std::fs::File::open(&base.path) {
-        // As it was set; where it could not be, there is nothing to take back.
-        let _ = rustix::fs::ioctl_getflags(&file)
-            .and_then(|flags| rustix::fs::ioctl_setflags(&file, flags - IFlags::IMMUTABLE));
-    }
+    set_immutable(&base.path, false);
     fs_err::remove_file(&base.path)?;
     files::remove(&note_path(&base.path))?;
     Ok(())

@@ -50,10 +50,10 @@ pub fn check(image: &Path) -> Result<()> {
     file.take(SECTOR as u64).read_to_end(&mut head)?;
     recognise(&head)?;
     // Of a foreign image nothing else of this host may be read.
-    match head.starts_with(b"QFI") {
-        true => super::info(image)?.ensure_whole(),
-        false => Ok(()),
+    if head.starts_with(b"QFI") {
+        super::info(image)?.ensure_whole()?;
     }
+    Ok(())
 }
 
 fn recognise(head: &[u8]) -> Result<()> {

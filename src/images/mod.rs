@@ -15,21 +15,24 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::{AtFlags, CWD, IFlags};
 use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use self::header::Header;
 use crate::error::{Fault, Kind};
 use crate::files::{self, sync_directory_of};
-use crate::process::Program;
+use crate::process::{self, Program};
+use crate::text::hex;
 use crate::units::MIB;
 
 /// A failed `qemu-img` on a full disk is a matter of capacity.
 fn full_disk(error: anyhow::Error, directory: &Path) -> anyhow::Error {
-    match format!("{error:#}").contains("No space left") {
-        true => error.context(no_room(directory, "it")),
-        false => error,
+    if format!("{error:#}").contains("No space left") {
+        error.context(no_room(directory, "it"))
+    } else {
+        error
     }
 }
 
@@ -57,6 +60,27 @@ pub fn require_room(directory: &Path, bytes: u64, what: &str) -> Result<()> {
     Err(anyhow::anyhow!(why).context(no_room(directory, what)))
 }
 
+/// Copies an image to a file that is made for it, and returns its size in bytes.
+fn copy(image: &Path, new: &Path) -> Result<u64> {
+    let mut source = fs_err::File::open(image)?;
+    let mut copy = files::create_anew(new, files::PRIVATE)?;
+    let size = io::copy(source.file_mut(), &mut copy)
+        .with_context(|| format!("failed to copy {} to {}", image.display(), new.display()))?;
+    copy.sync_all()?;
+    Ok(size)
+}
+
+/// Guards an image against being written, renamed or removed by mistake, or lets that be done again.
+/// Only root may set this, and not every file system can hold it, so it is welcome rather than needed.
+fn set_immutable(image: &Path, is_immutable: bool) {
+    if let Ok(file) = std::fs::File::open(image) {
+        let _ = rustix::fs::ioctl_getflags(&file).and_then(|mut flags| {
+            flags.set(IFlags::IMMUTABLE, is_immutable);
+            rustix::fs::ioctl_setflags(&file, flags)
+        });
+    }
+}
+
 /// Renames within a file system, never over something.
 fn rename_new(from: &Path, to: &Path) -> Result<()> {
     files::rename_new(CWD, from, to)
@@ -79,11 +103,6 @@ pub fn sha256(path: &Path) -> Result<String> {
         &mut HashWriter(&mut hasher),
     )?;
     Ok(hex(&hasher.finalize()))
-}
-
-/// Bytes as hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 struct HashWriter<'a>(&'a mut Sha256);
@@ -118,20 +137,7 @@ pub struct ImageInfo {
     #[serde(default)]
     encrypted: bool,
     #[serde(default, rename = "format-specific")]
-    specific: Specific,
-}
-
-/// What there is of a format alone.
-#[derive(Debug, Default, Deserialize)]
-struct Specific {
-    #[serde(default)]
-    data: SpecificData,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct SpecificData {
-    #[serde(default)]
-    corrupt: bool,
+    specific: Value,
 }
 
 impl ImageInfo {
@@ -147,7 +153,7 @@ impl ImageInfo {
             "it is encrypted: decrypt it with qemu-img convert"
         );
         anyhow::ensure!(
-            !self.specific.data.corrupt,
+            self.specific["data"]["corrupt"] != true,
             "it is marked as corrupt: repair it with qemu-img check"
         );
         Ok(())
@@ -159,19 +165,19 @@ impl ImageInfo {
 pub fn info(image: &Path) -> Result<ImageInfo> {
     Header::of(image)?.ensure_own_data()?;
     let qemu_img = Program::find("qemu-img", "qemu-utils")?;
-    let said = Program::find("prlimit", "util-linux")?.run([
-        INFO_MEMORY.as_ref(),
-        INFO_SECONDS.as_ref(),
-        qemu_img.path().as_os_str(),
-        "info".as_ref(),
-        "-U".as_ref(),
-        "-f".as_ref(),
-        "qcow2".as_ref(),
-        "--output=json".as_ref(),
-        std::path::absolute(image)?.as_os_str(),
-    ])?;
-    serde_json::from_str(&said)
-        .with_context(|| format!("failed to parse qemu-img's output for {}", image.display()))
+    let mut command = Program::find("prlimit", "util-linux")?.command();
+    command
+        .args([INFO_MEMORY, INFO_SECONDS])
+        .arg(qemu_img.path())
+        .args(["info", "-U", "-f", "qcow2", "--output=json"])
+        .arg(std::path::absolute(image)?);
+    let said = process::run(&mut command)?;
+    serde_json::from_str(&said).with_context(|| {
+        format!(
+            "failed to understand what qemu-img says of {}",
+            image.display()
+        )
+    })
 }
 
 #[cfg(test)]

@@ -67,22 +67,13 @@ pub fn prepare(
     // In place of one that was left by a command that was killed here. `qemu-img` would follow a
     // link that somebody puts there, so it is given the file itself.
     let file = files::create_anew(&new, files::SHARED)?;
-    let made = Program::find("qemu-img", "qemu-utils")?
-        .run_on(
-            file.try_clone()?,
-            [
-                "create".as_ref(),
-                "-q".as_ref(),
-                "-f".as_ref(),
-                "qcow2".as_ref(),
-                "-F".as_ref(),
-                "qcow2".as_ref(),
-                "-b".as_ref(),
-                base.path.as_os_str(),
-                process::STDIN.as_ref(),
-                size.as_ref(),
-            ],
-        )
+    let mut command = Program::find("qemu-img", "qemu-utils")?.command();
+    command
+        .stdin(file.try_clone()?)
+        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+        .arg(&base.path)
+        .args([process::STDIN, &size]);
+    let made = process::run(&mut command)
         .map_err(|error| full_disk(error, &directory))
         .and_then(|_| Ok(file.sync_all()?));
     made.inspect_err(|_| discard(&new))
@@ -93,14 +84,11 @@ pub fn prepare(
 /// Fails where a guest could not write much to its overlay any more.
 pub fn require_room_to_run(paths: &Paths, name: &InstanceName) -> Result<()> {
     let directory = paths.user_instances();
-    match directory.is_dir() {
-        true => require_room(
-            &directory,
-            ROOM_FOR_OVERLAY,
-            &format!("the disk of {name} to grow"),
-        ),
-        false => Ok(()),
+    if directory.is_dir() {
+        let what = format!("the disk of {name} to grow");
+        require_room(&directory, ROOM_FOR_OVERLAY, &what)?;
     }
+    Ok(())
 }
 
 /// Makes the overlay as long a file as it may become with the limit `largest`, and tells that

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{allocated, full_disk};
+use super::{allocated, copy, full_disk};
 use crate::files;
 use crate::paths::Paths;
 
@@ -102,9 +102,7 @@ pub fn install(paths: &Paths, key: &str, image: &Path, names: &Path, note: Note)
 fn move_to(from: &Path, to: &Path) -> Result<()> {
     match std::fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            let mut copy = files::create_anew(to, files::PRIVATE)?;
-            io::copy(fs_err::File::open(from)?.file_mut(), &mut copy)
-                .with_context(|| format!("failed to copy {}", from.display()))?;
+            copy(from, to)?;
             fs_err::remove_file(from)?;
         }
         renamed => renamed.with_context(|| format!("failed to move {}", from.display()))?,

@@ -1,17 +1,16 @@
 //! An instructor's own files and scripts for a lab, made ready to be copied into the guest.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use super::render::Content;
 use crate::config::{Lab, SourcePath};
 use crate::error::{Fault, Kind};
-use crate::images::hex;
-use crate::text;
+use crate::text::{self, hex};
 
 /// Up to this size a file is known by its content. Reading a larger one each time would take longer
 /// than the whole look at whether anything changed: it is known by its place, size and time.
@@ -19,6 +18,15 @@ const READ: u64 = 16 << 20;
 
 /// So much of a script is looked at for its first line.
 const LONGEST_LINE: u64 = 64 << 10;
+
+/// What a file of a build contains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Just this.
+    Bytes(Vec<u8>),
+    /// The same as a file of this machine.
+    Copy(PathBuf),
+}
 
 /// What a lab's own files and scripts become.
 #[derive(Debug, Default)]
@@ -122,9 +130,7 @@ fn identity(path: &SourcePath) -> Result<String> {
             there.mtime_nsec()
         ));
     }
-    let mut content = Vec::new();
-    io::Read::read_to_end(&mut File::open(path.as_path())?, &mut content)?;
-    Ok(hex(&Sha256::digest(&content)))
+    Ok(hex(&Sha256::digest(std::fs::read(path.as_path())?)))
 }
 
 #[cfg(test)]

@@ -6,12 +6,11 @@
 //! and never run, but for the scripts that the instructor wants run.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::branding::Assets;
-use super::provision::Provisioned;
+use super::provision::{Content, Provisioned};
 use super::templates::{PLUGINS, Templates};
 use crate::accelerator::Accelerator;
 use crate::config::{Desktop, Lab};
@@ -42,15 +41,6 @@ pub const SERVED: &str = "http";
 
 /// Templates that a lab's build wants in the guest. What an instructor adds comes with them.
 const LAB_SCRIPTS: [&str; 4] = ["common.sh", "install.sh", "finish.sh", "seed-user-data"];
-
-/// What a file of a build contains.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
-    /// Just this.
-    Bytes(Vec<u8>),
-    /// The same as a file of this machine.
-    Copy(PathBuf),
-}
 
 /// Files by their path in the build's directory.
 pub type Files = BTreeMap<String, Content>;
@@ -178,10 +168,8 @@ pub fn motd(lab: &Lab) -> String {
 }
 
 fn packages(lab: &Lab) -> String {
-    lab.packages
-        .iter()
-        .map(|name| format!("{name}\n"))
-        .collect()
+    let lines = lab.packages.iter().map(|name| format!("{name}\n"));
+    lines.collect()
 }
 
 /// JSON is YAML, and nothing has to be quoted by hand.

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::files;
-use crate::packer::render::{self, Content, Files};
+use crate::packer::provision::Content;
+use crate::packer::render::{self, Files};
 use crate::process::Program;
 
 /// For the owner to change and for everyone to read: results and templates hold nothing secret.
