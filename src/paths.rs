@@ -33,54 +33,14 @@ impl Paths {
         &self.state
     }
 
-    /// Golden images, one or more builds a lab.
-    pub fn base_images(&self) -> PathBuf {
-        self.storage.join("base-images")
+    /// Where builds leave their results.
+    pub fn output(&self) -> &Path {
+        &self.output
     }
 
-    /// The link to a lab's current build.
-    pub fn base_link(&self, lab: &LabId) -> PathBuf {
-        self.base_images().join(format!("{lab}-base.qcow2"))
-    }
-
-    /// One build of a lab's base. Ids hold no `.`, so a build's lab can be told from its name.
-    pub fn base_build(&self, lab: &LabId, build: &str) -> PathBuf {
-        self.base_images().join(format!("{lab}-base.{build}.qcow2"))
-    }
-
-    /// A base that is being put in place.
-    pub fn new_base(&self, lab: &LabId) -> PathBuf {
-        self.base_images().join(format!(".{lab}-base.new"))
-    }
-
-    /// Stages: images that labs are made from.
-    pub fn stages(&self) -> PathBuf {
-        self.storage.join("stages")
-    }
-
-    /// The image of the stage `key`.
-    pub fn stage(&self, key: &str) -> PathBuf {
-        self.stages().join(format!("{key}.qcow2"))
-    }
-
-    /// A stage that is being put in place.
-    pub fn new_stage(&self, key: &str) -> PathBuf {
-        self.stages().join(format!(".{key}.new"))
-    }
-
-    /// Overlays, one an instance.
-    pub fn user_instances(&self) -> PathBuf {
-        self.storage.join("user-instances")
-    }
-
-    /// The overlay of an instance.
-    pub fn overlay(&self, name: &InstanceName) -> PathBuf {
-        self.user_instances().join(format!("{name}.qcow2"))
-    }
-
-    /// An overlay that is being made.
-    pub fn new_overlay(&self, name: &InstanceName) -> PathBuf {
-        self.user_instances().join(format!(".{name}.qcow2.new"))
+    /// The name of an instance's record in its directory.
+    pub fn record_name(name: &InstanceName) -> String {
+        format!("{name}.json")
     }
 
     /// The instance whose overlay, new overlay, record or mark has the name `file`.
@@ -92,166 +52,142 @@ impl Paths {
             .parse()
             .ok()
     }
+}
+
+/// Each line is a method that returns a path: its name and arguments, and where that is.
+macro_rules! paths {
+    ($($(#[$doc:meta])* $name:ident($($of:ident: $type:ty),*) = $place:ident / $path:literal;)*) => {
+        impl Paths {$(
+            $(#[$doc])*
+            pub fn $name(&self, $($of: $type),*) -> PathBuf {
+                self.$place.join(format!($path))
+            }
+        )*}
+    };
+}
+
+paths! {
+    /// Golden images, one or more builds a lab.
+    base_images() = storage / "base-images";
+
+    /// The link to a lab's current build.
+    base_link(lab: &LabId) = storage / "base-images/{lab}-base.qcow2";
+
+    /// One build of a lab's base. Ids hold no `.`, so a build's lab can be told from its name.
+    base_build(lab: &LabId, build: &str) = storage / "base-images/{lab}-base.{build}.qcow2";
+
+    /// A base that is being put in place.
+    new_base(lab: &LabId) = storage / "base-images/.{lab}-base.new";
+
+    /// Stages: images that labs are made from.
+    stages() = storage / "stages";
+
+    /// The image of the stage `key`.
+    stage(key: &str) = storage / "stages/{key}.qcow2";
+
+    /// A stage that is being put in place.
+    new_stage(key: &str) = storage / "stages/.{key}.new";
+
+    /// Overlays, one an instance.
+    user_instances() = storage / "user-instances";
+
+    /// The overlay of an instance.
+    overlay(name: &InstanceName) = storage / "user-instances/{name}.qcow2";
+
+    /// An overlay that is being made.
+    new_overlay(name: &InstanceName) = storage / "user-instances/.{name}.qcow2.new";
 
     /// The file whose modification time is the instance's last activity.
-    pub fn activity(&self, name: &InstanceName) -> PathBuf {
-        self.activities().join(name.to_string())
-    }
+    activity(name: &InstanceName) = state / "activity/{name}";
 
     /// Where the activity files are, each called as its instance.
-    pub fn activities(&self) -> PathBuf {
-        self.state.join("activity")
-    }
+    activities() = state / "activity";
 
     /// What the program noted about an instance.
-    pub fn record(&self, name: &InstanceName) -> PathBuf {
-        self.records().join(Paths::record_name(name))
-    }
-
-    /// The name of that file.
-    pub fn record_name(name: &InstanceName) -> String {
-        format!("{name}.json")
-    }
+    record(name: &InstanceName) = state / "instances/{name}.json";
 
     /// Where the records are.
-    pub fn records(&self) -> PathBuf {
-        self.state.join("instances")
-    }
+    records() = state / "instances";
 
     /// The lock of an instance.
-    pub fn instance_lock(&self, name: &InstanceName) -> PathBuf {
-        self.state.join("locks").join(format!("{name}.lock"))
-    }
+    instance_lock(name: &InstanceName) = state / "locks/{name}.lock";
 
     /// The lock of a lab: held while it is built or its current base is changed. No instance's
     /// lock can have this name, since an id does not begin with `_`.
-    pub fn lab_lock(&self, lab: &LabId) -> PathBuf {
-        self.state.join("locks").join(format!("_lab_{lab}.lock"))
-    }
+    lab_lock(lab: &LabId) = state / "locks/_lab_{lab}.lock";
 
     /// The lock of a stage: held alone while it is built or removed, shared while labs are made from
     /// it.
-    pub fn stage_lock(&self, key: &str) -> PathBuf {
-        self.state.join("locks").join(format!("_stage_{key}.lock"))
-    }
+    stage_lock(key: &str) = state / "locks/_stage_{key}.lock";
 
     /// What passes of the reaper remember.
-    pub fn passes(&self) -> PathBuf {
-        self.state.join("reaper.json")
-    }
+    passes() = state / "reaper.json";
 
     /// Which labs passes of the reaper know.
-    pub fn coverage(&self) -> PathBuf {
-        self.state.join("reaper-labs.json")
-    }
+    coverage() = state / "reaper-labs.json";
 
     /// The lock of a pass of the reaper.
-    pub fn reaper_lock(&self) -> PathBuf {
-        self.state.join("locks").join("_reaper.lock")
-    }
+    reaper_lock() = state / "locks/_reaper.lock";
 
     /// The journal.
-    pub fn journal(&self) -> PathBuf {
-        self.state.join("events.jsonl")
-    }
+    journal() = state / "events.jsonl";
 
     /// Where it is noted which instances are exempt from the idle policy.
-    pub fn keeps(&self) -> PathBuf {
-        self.state.join("kept")
-    }
+    keeps() = state / "kept";
 
     /// Until when an instance is exempt from it.
-    pub fn keep(&self, name: &InstanceName) -> PathBuf {
-        self.keeps().join(name.to_string())
-    }
+    keep(name: &InstanceName) = state / "kept/{name}";
 
     /// The lock under which it is settled whether there is room for one more guest.
-    pub fn admission_lock(&self) -> PathBuf {
-        self.state.join("locks").join("_admission.lock")
-    }
+    admission_lock() = state / "locks/_admission.lock";
 
-    /// Where memory is reserved for guests that are being started.
-    pub fn reservations(&self) -> PathBuf {
-        self.state.join("reservations")
-    }
+    /// Where memory is set aside for guests that are being started.
+    reservations() = state / "reservations";
 
-    /// The memory that is reserved for an instance that is being started.
-    pub fn reservation(&self, name: &InstanceName) -> PathBuf {
-        self.reservations().join(name.to_string())
-    }
+    /// The memory that is set aside for an instance that is being started.
+    reservation(name: &InstanceName) = state / "reservations/{name}";
 
     /// The memory that is reserved for a build, of a lab or a stage called `what`. No instance has
     /// such a name.
-    pub fn build_reservation(&self, what: &str) -> PathBuf {
-        self.reservations().join(format!("_build_{what}"))
-    }
+    build_reservation(what: &str) = state / "reservations/_build_{what}";
 
     /// The lock on the set of a lab's builds: shared by commands that are about to use one, held
     /// alone by one that removes those that nothing uses.
-    pub fn bases_lock(&self, lab: &LabId) -> PathBuf {
-        self.state.join("locks").join(format!("_bases_{lab}.lock"))
-    }
+    bases_lock(lab: &LabId) = state / "locks/_bases_{lab}.lock";
 
     /// Which instance has which card in the lab networks: a file for each host part.
-    pub fn addresses(&self) -> PathBuf {
-        self.state.join("addresses")
-    }
+    addresses() = state / "addresses";
 
     /// Where the marks of instances are that are being destroyed.
-    pub fn marks(&self) -> PathBuf {
-        self.state.join("destroying")
-    }
+    marks() = state / "destroying";
 
     /// The mark of an instance that is being destroyed.
-    pub fn destroying(&self, name: &InstanceName) -> PathBuf {
-        self.marks().join(name.to_string())
-    }
+    destroying(name: &InstanceName) = state / "destroying/{name}";
 
     /// Cloud images that Packer downloaded for the user with the number `uid`: it makes directories
     /// in there that nobody else may write.
-    pub fn download_cache(&self, uid: u32) -> PathBuf {
-        self.state.join("downloads").join(uid.to_string())
-    }
-
-    /// Where builds leave their results.
-    pub fn output(&self) -> &Path {
-        &self.output
-    }
+    download_cache(uid: u32) = state / "downloads/{uid}";
 
     /// A lab's rendered Packer template, with all it reads.
-    pub fn build_dir(&self, lab: &LabId) -> PathBuf {
-        self.output.join(format!("{lab}.packer"))
-    }
+    build_dir(lab: &LabId) = output / "{lab}.packer";
 
     /// All that Packer said of a lab's build.
-    pub fn build_log(&self, lab: &LabId) -> PathBuf {
-        self.output.join(format!("{lab}.log"))
-    }
+    build_log(lab: &LabId) = output / "{lab}.log";
 
     /// As [`Paths::build_dir`], of a stage. No lab has such an id.
-    pub fn stage_dir(&self, key: &str) -> PathBuf {
-        self.output.join(format!("_stage-{key}.packer"))
-    }
+    stage_dir(key: &str) = output / "_stage-{key}.packer";
 
     /// All that Packer said of a stage's build.
-    pub fn stage_log(&self, key: &str) -> PathBuf {
-        self.output.join(format!("_stage-{key}.log"))
-    }
+    stage_log(key: &str) = output / "_stage-{key}.log";
 
     /// The disk image that a build leaves.
-    pub fn built_image(&self, lab: &LabId) -> PathBuf {
-        self.output.join(format!("{lab}.qcow2"))
-    }
+    built_image(lab: &LabId) = output / "{lab}.qcow2";
 
     /// The domain definition that a build leaves.
-    pub fn built_domain(&self, lab: &LabId) -> PathBuf {
-        self.output.join(format!("{lab}.xml"))
-    }
+    built_domain(lab: &LabId) = output / "{lab}.xml";
 
     /// The description that a build leaves.
-    pub fn built_metadata(&self, lab: &LabId) -> PathBuf {
-        self.output.join(format!("{lab}-metadata.json"))
-    }
+    built_metadata(lab: &LabId) = output / "{lab}-metadata.json";
 }
 
 #[cfg(test)]
