@@ -6,25 +6,26 @@
 
 use std::{fmt, io};
 
-/// The kinds of failure, each with its exit code and its `code` in JSON.
+/// The kinds of failure by their exit codes, which are part of the contract with scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Kind {
     /// Anything not below; for many targets: some failed.
-    Failed,
+    Failed = 1,
     /// Bad arguments or a bad id.
-    Usage,
+    Usage = 2,
     /// The configuration file is missing, unreadable, invalid or not to be trusted.
-    Config,
+    Config = 3,
     /// No such lab, base image or instance.
-    NotFound,
-    /// The current state does not allow it.
-    Conflict,
+    NotFound = 4,
+    /// The present state does not allow it.
+    Conflict = 5,
     /// Another command holds the instance and did not finish in time.
-    Busy,
+    Busy = 6,
     /// Not enough memory or disk on the host.
-    Capacity,
+    Capacity = 7,
     /// libvirt, QEMU, Packer or another needed program is missing or unreachable.
-    Unavailable,
+    Unavailable = 8,
 }
 
 impl Kind {
@@ -40,18 +41,9 @@ impl Kind {
         Kind::Unavailable,
     ];
 
-    /// The process exit code; part of the contract with scripts.
+    /// The process exit code.
     pub const fn exit_code(self) -> u8 {
-        match self {
-            Kind::Failed => 1,
-            Kind::Usage => 2,
-            Kind::Config => 3,
-            Kind::NotFound => 4,
-            Kind::Conflict => 5,
-            Kind::Busy => 6,
-            Kind::Capacity => 7,
-            Kind::Unavailable => 8,
-        }
+        self as u8
     }
 
     /// When it happens, for people; part of the reference.
@@ -88,7 +80,7 @@ impl Kind {
 /// A failure of a known kind, with what to do about it where that is known.
 ///
 /// The message is a lowercase fragment that reads well after `error: `.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Fault {
     kind: Kind,
     message: String,
@@ -102,6 +94,15 @@ impl Fault {
             kind,
             message: message.into(),
             hint: None,
+        }
+    }
+
+    /// All that matters of `error`, for more than one that is to be told.
+    pub fn of(error: &anyhow::Error) -> Self {
+        Fault {
+            kind: kind_of(error),
+            message: format!("{error:#}"),
+            hint: hint_of(error).map(str::to_owned),
         }
     }
 
@@ -124,16 +125,10 @@ impl std::error::Error for Fault {}
 /// The kind of `error`: that of its outermost fault. Where there is none, a full disk is one of
 /// capacity, wherever it was met.
 pub fn kind_of(error: &anyhow::Error) -> Kind {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
     let is_full = |cause: &(dyn std::error::Error + 'static)| {
-        cause
-            .downcast_ref()
-            .map(io::Error::kind)
-            .is_some_and(|kind| {
-                matches!(
-                    kind,
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                )
-            })
+        let kind = cause.downcast_ref().map(io::Error::kind);
+        kind.is_some_and(|kind| full.contains(&kind))
     };
     match error.downcast_ref::<Fault>() {
         Some(fault) => fault.kind,

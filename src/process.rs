@@ -2,7 +2,6 @@
 //! line and what the program said.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -62,16 +61,6 @@ impl Program {
     {
         run(self.command().args(args))
     }
-
-    /// As [`Program::run`], with `file` as its standard input: it can be named to it as
-    /// [`STDIN`], whatever stands in the file's own place by then.
-    pub fn run_on<I, S>(&self, file: File, args: I) -> Result<String>
-    where
-        I: IntoIterator<Item = S>,
-        S: AsRef<OsStr>,
-    {
-        run(self.command().stdin(file).args(args))
-    }
 }
 
 /// Runs a command to its end and returns what it printed on standard output.
@@ -116,19 +105,8 @@ fn resident_pages(stat: &str, group: u32) -> Option<u64> {
 
 /// The command line as a person could type it.
 pub fn line(command: &Command) -> String {
-    let quoted = |word: &OsStr| {
-        let word = word.to_string_lossy();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-        match !word.is_empty() && word.chars().all(plain) {
-            true => word.into_owned(),
-            false => format!("'{}'", word.replace('\'', r"'\''")),
-        }
-    };
-    std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(quoted)
-        .collect::<Vec<_>>()
-        .join(" ")
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    shell_words::join(words.map(OsStr::to_string_lossy))
 }
 
 #[cfg(test)]

@@ -31,7 +31,9 @@ pub enum Format {
 /// An answer of a command: a document for programs, a text for people.
 pub trait Report: Serialize {
     /// The answer for people, without a newline at its end; empty for none.
-    fn text(&self) -> String;
+    fn text(&self) -> String {
+        String::new()
+    }
 
     /// The answer for people where it is a table; it then takes the place of the text.
     fn table(&self) -> Option<Table> {
@@ -159,30 +161,26 @@ impl Output {
         !self.quiet && std::io::stderr().is_terminal()
     }
 
-    /// A line of progress with a spinner and the time elapsed. Where nothing may move, its stages
+    /// A line of progress with a spinner and the time elapsed. Where nothing may move, its phases
     /// should be given to [`Output::note`] instead.
     pub fn spinner(&self, name: &str) -> ProgressBar {
-        if !self.is_live() {
-            return ProgressBar::hidden();
-        }
-        let bar = self.progress.add(ProgressBar::new_spinner());
-        if let Ok(style) =
-            ProgressStyle::with_template("{spinner} {prefix} {elapsed:>4} {wide_msg}")
-        {
-            bar.set_style(style);
-        }
-        bar.set_prefix(name.to_owned());
-        bar.enable_steady_tick(std::time::Duration::from_millis(120));
-        bar
+        let template = "{spinner} {prefix} {elapsed:>4} {wide_msg}";
+        self.moving(ProgressBar::new_spinner, template)
+            .with_prefix(name.to_owned())
     }
 
     /// A bar that counts `all` pieces of work.
     pub fn progress(&self, all: usize) -> ProgressBar {
+        let template = "{wide_bar} {pos}/{len} {elapsed:>4}";
+        self.moving(|| ProgressBar::new(all as u64), template)
+    }
+
+    fn moving(&self, bar: impl FnOnce() -> ProgressBar, template: &str) -> ProgressBar {
         if !self.is_live() {
             return ProgressBar::hidden();
         }
-        let bar = self.progress.add(ProgressBar::new(all as u64));
-        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {elapsed:>4}") {
+        let bar = self.progress.add(bar());
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         bar.enable_steady_tick(std::time::Duration::from_millis(120));

@@ -3,8 +3,8 @@
 
 use crate::error::Kind;
 
-/// Lines that our own scripts print in the guest to name their stages begin with this.
-const STAGE: &str = "[cyyber] ";
+/// Lines that our own scripts print in the guest to name their phases begin with this.
+const PHASE: &str = "[cyyber] ";
 
 /// One thing said.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,17 +17,10 @@ pub struct Said {
 
 /// Understands a line; `None` for what is not addressed to people.
 pub fn parse(line: &str) -> Option<Said> {
-    let mut fields = line.splitn(5, ',');
-    let (_time, _target, kind, level, text) = (
-        fields.next()?,
-        fields.next()?,
-        fields.next()?,
-        fields.next()?,
-        fields.next()?,
-    );
-    if kind != "ui" {
+    let fields: Vec<_> = line.splitn(5, ',').collect();
+    let [_time, _target, "ui", level, text] = fields[..] else {
         return None;
-    }
+    };
     let text = text
         .replace("%!(PACKER_COMMA)", ",")
         .replace("\\r", "")
@@ -39,11 +32,11 @@ pub fn parse(line: &str) -> Option<Said> {
 }
 
 impl Said {
-    /// The stage of the build that this announces.
-    pub fn stage(&self) -> Option<String> {
+    /// The phase of the build that this announces.
+    pub fn phase(&self) -> Option<String> {
         let text = without_source(self.text.lines().next()?);
-        if let Some(stage) = text.strip_prefix(STAGE) {
-            return Some(stage.to_owned());
+        if let Some(phase) = text.strip_prefix(PHASE) {
+            return Some(phase.to_owned());
         }
         let known = [
             ("Retrieving ISO", "Fetching and checking the image"),
@@ -146,17 +139,17 @@ mod tests {
         let said =
             say("1795444295,,ui,say,==> qemu.lab: Starting VM%!(PACKER_COMMA) booting\\nnow");
         assert_eq!(said.text, "==> qemu.lab: Starting VM, booting\nnow");
-        assert_eq!(said.stage().as_deref(), Some("Booting the image"));
+        assert_eq!(said.phase().as_deref(), Some("Booting the image"));
         assert_eq!(parse("1795444295,qemu.lab,artifact,0,files-count,1"), None);
         assert_eq!(parse("not machine-readable"), None);
     }
 
     #[test]
-    fn our_scripts_name_their_stages() {
+    fn our_scripts_name_their_phases() {
         let said = say("1,,ui,message,    qemu.lab: [cyyber] Installing packages");
-        assert_eq!(said.stage().as_deref(), Some("Installing packages"));
+        assert_eq!(said.phase().as_deref(), Some("Installing packages"));
         assert_eq!(
-            say("1,,ui,message,    qemu.lab: Get:1 http://deb.debian.org").stage(),
+            say("1,,ui,message,    qemu.lab: Get:1 http://deb.debian.org").phase(),
             None
         );
     }

@@ -10,7 +10,7 @@ use crate::accelerator::Accelerator;
 use crate::config::{Lab, PackageName};
 use crate::images::{self, ImageInfo, stages};
 use crate::inputs::Inputs;
-use crate::process::Program;
+use crate::process::{self, Program};
 
 /// `lab01-metadata.json`.
 #[derive(Debug, Serialize)]
@@ -71,7 +71,7 @@ struct Tools<'a> {
 
 /// All that a description is made from.
 #[derive(Debug)]
-pub struct Facts<'a> {
+pub struct Description<'a> {
     /// The lab.
     pub lab: &'a Lab,
     /// The image that was built.
@@ -96,7 +96,7 @@ pub struct Facts<'a> {
     pub packer: &'a str,
 }
 
-impl Facts<'_> {
+impl Description<'_> {
     /// The description as JSON.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let lab = self.lab;
@@ -190,15 +190,9 @@ pub fn check(image: &Path) -> Result<ImageInfo> {
     let info = images::info(image)?;
     info.ensure_whole()
         .with_context(|| format!("the built image {} cannot be used", image.display()))?;
-    Program::find("qemu-img", "qemu-utils")?
-        .run([
-            "check".as_ref(),
-            "-q".as_ref(),
-            "-f".as_ref(),
-            "qcow2".as_ref(),
-            image.as_os_str(),
-        ])
-        .context("the built image is damaged")?;
+    let mut command = Program::find("qemu-img", "qemu-utils")?.command();
+    command.args(["check", "-q", "-f", "qcow2"]).arg(image);
+    process::run(&mut command).context("the built image is damaged")?;
     Ok(info)
 }
 

@@ -1,7 +1,7 @@
 //! Running Packer: its progress is reported, its whole log kept, and it ends when we do.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
@@ -39,8 +39,8 @@ const LEAST_ROOM: u64 = 128 * MIB;
 /// What happens while a build runs.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A stage begins.
-    Stage(&'a str),
+    /// A phase begins.
+    Phase(&'a str),
     /// So much memory its processes hold now, in bytes.
     Resident(u64),
 }
@@ -67,7 +67,7 @@ impl Build<'_> {
     ) -> Result<()> {
         let mut log = files::create_anew(self.log, 0o644)?;
         if packer.wants_plugins() {
-            tell(Event::Stage("Fetching Packer's plugins"));
+            tell(Event::Phase("Fetching Packer's plugins"));
             let mut last = String::new();
             let status = self.step(packer, &["init", "."], &mut log, stop, |news| {
                 if let News::Line(line) = news
@@ -92,8 +92,8 @@ impl Build<'_> {
                 News::Resident(bytes) => return tell(Event::Resident(bytes)),
             };
             if let Some(words) = machine::parse(line) {
-                if let Some(name) = words.stage().filter(|name| *name != last) {
-                    tell(Event::Stage(&name));
+                if let Some(name) = words.phase().filter(|name| *name != last) {
+                    tell(Event::Phase(&name));
                     last = name;
                 }
                 said.push(words);
@@ -199,7 +199,7 @@ fn tied_to_us(packer: &Packer, args: &[&str]) -> Result<Command> {
 
 /// The lines that are added to a file.
 struct Lines {
-    file: File,
+    file: BufReader<File>,
     /// The beginning of a line whose end is not written yet.
     begun: Vec<u8>,
 }
@@ -209,17 +209,15 @@ impl Lines {
         let mut file = File::open(path)?;
         file.seek(SeekFrom::End(0))?;
         Ok(Lines {
-            file,
+            file: BufReader::new(file),
             begun: Vec::new(),
         })
     }
 
     fn each_new(&mut self, mut line: impl FnMut(&str)) -> Result<()> {
-        self.file.read_to_end(&mut self.begun)?;
-        while let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
-            let rest = self.begun.split_off(end + 1);
+        while self.file.read_until(b'\n', &mut self.begun)? > 0 && self.begun.ends_with(b"\n") {
             line(String::from_utf8_lossy(&self.begun).trim_end());
-            self.begun = rest;
+            self.begun.clear();
         }
         Ok(())
     }

@@ -47,9 +47,9 @@ impl Source {
             });
         };
         let file = std::path::absolute(path)?;
-        let metadata = std::fs::metadata(&file).and_then(|metadata| match metadata.is_file() {
-            true => Ok(metadata),
-            false => Err(std::io::Error::other("it is not a file")),
+        let metadata = std::fs::metadata(&file).and_then(|metadata| {
+            let no_file = std::io::Error::other("it is not a file");
+            metadata.is_file().then_some(metadata).ok_or(no_file)
         });
         let metadata = metadata.map_err(|error| {
             Fault::new(

@@ -95,7 +95,7 @@ impl Common<'_> {
                 Err(error) if kind_of(&error) == Kind::Busy => {
                     self.check_interrupt()?;
                     if !std::mem::replace(&mut told, true) {
-                        progress.stage("Waiting for another command");
+                        progress.phase("Waiting for another command");
                     }
                 }
                 taken => return taken,
@@ -103,8 +103,15 @@ impl Common<'_> {
         }
     }
 
-    /// Runs Packer in a directory that is filled, as soon as there is memory for it.
-    pub fn run(&self, packer: &Packer, job: &Job, progress: &Progress) -> Result<()> {
+    /// Runs Packer in a directory that is filled, as soon as there is memory for it, and has `finish`
+    /// take what came out.
+    pub fn run<T>(
+        &self,
+        job: &Job,
+        progress: &Progress,
+        finish: impl FnOnce(&Packer) -> Result<T>,
+    ) -> Result<T> {
+        let packer = self.packer.as_ref().context("Packer was not looked for")?;
         let paths = &self.context.paths;
         files::make_directory(job.storage, files::PASSABLE_DIRECTORY)?;
         let cache = paths.download_cache(geteuid().as_raw());
@@ -121,10 +128,17 @@ impl Common<'_> {
             cache: &cache,
         };
         let memory = self.wait_for_memory(job, progress)?;
-        build.run(packer, &self.stop, |event| match event {
-            Event::Stage(stage) => progress.stage(stage),
+        let built = build.run(packer, &self.stop, |event| match event {
+            Event::Phase(phase) => progress.phase(phase),
             Event::Resident(bytes) => memory.holds(bytes),
-        })
+        });
+        drop(memory);
+        let finished = built.and_then(|()| {
+            progress.phase("Checking the image");
+            finish(packer)
+        });
+        files::remove(&job.directory.join("out"))?;
+        finished
     }
 
     /// Memory for one more build. With too little of it one that runs is waited for, and it is a
@@ -158,7 +172,7 @@ impl Common<'_> {
                     drop(running);
                     self.check_interrupt()?;
                     if !std::mem::replace(&mut told, true) {
-                        progress.stage("Waiting for memory");
+                        progress.phase("Waiting for memory");
                     }
                     sleep(AGAIN);
                 }
@@ -196,9 +210,4 @@ impl Drop for Memory<'_> {
 /// A count is whole also where a thread that had it went down.
 fn counted(running: &Mutex<usize>) -> MutexGuard<'_, usize> {
     running.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Fails as `packer` does without one.
-pub fn needed(packer: Option<&Packer>) -> Result<&Packer> {
-    packer.context("Packer was not looked for")
 }

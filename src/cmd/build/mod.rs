@@ -17,6 +17,7 @@ use anyhow::Result;
 use crate::cli::Build;
 use crate::config::{Lab, untrusted};
 use crate::context::Context;
+use crate::error::Fault;
 use crate::files::{self, trust::Refusal};
 use crate::images::stages;
 use crate::inputs::Why;
@@ -28,8 +29,8 @@ use crate::packer::{self, Packer, archive};
 use crate::parallel::side_by_side;
 use crate::process::Program;
 use common::Common;
-use one::Outcome;
-use plan::{Failure, Plan, PlannedLab, PlannedStage};
+use plan::{Plan, PlannedLab, PlannedStage};
+use report::Outcome;
 
 pub fn run(context: &Context, options: &Build) -> Result<()> {
     // Before the first program is run: Packer and QEMU take a moment to tell their versions.
@@ -99,8 +100,8 @@ fn work_off(common: &Common, plan: &Plan, jobs: usize) -> Vec<Result<Outcome>> {
             None
         }
         Work::Stage(stage) => {
-            let made = common.stage(stage).map_err(Failure::from);
-            let _ = stage.done.set(made);
+            let made = common.stage(stage);
+            let _ = stage.done.set(made.map_err(|error| Fault::of(&error)));
             None
         }
         Work::Lab(lab) if common.dry_run => Some(common.rendered(plan, lab)),

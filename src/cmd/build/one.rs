@@ -3,14 +3,15 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::common::{Common, Job, needed};
+use super::common::{Common, Job};
 use super::directory::{self, PUBLIC};
 use super::plan::{self, Plan, PlannedLab};
 use super::progress::Progress;
+use super::report::Outcome;
 use crate::config::{Lab, PackageName};
 use crate::error::{Fault, Kind};
 use crate::files;
@@ -28,19 +29,6 @@ use crate::state::lock::{self, Lock};
 const LEAST_MEMORY: u32 = 1024;
 const MOST_MEMORY: u32 = 4096;
 
-/// What became of a lab.
-pub struct Outcome {
-    pub result: &'static str,
-    pub why: Why,
-    pub stage: String,
-    pub took: Duration,
-    pub rendered: PathBuf,
-    pub image: Option<PathBuf>,
-    pub domain_xml: Option<PathBuf>,
-    pub metadata: Option<PathBuf>,
-    pub log: Option<PathBuf>,
-}
-
 impl Common<'_> {
     /// Renders the lab, and does nothing else.
     pub fn rendered(&self, plan: &Plan, planned: &PlannedLab) -> Result<Outcome> {
@@ -56,14 +44,10 @@ impl Common<'_> {
             }
         }
         let checksum = there.as_ref().map(|stage| stage.note.sha256.as_str());
-        self.render_lab(planned, &paths.stage(&stage.key), checksum)?;
-        Ok(self.outcome(
-            planned.lab,
-            "rendered",
-            planned.why.clone(),
-            &stage.key,
-            began,
-        ))
+        let directory = self.render_lab(planned, &paths.stage(&stage.key), checksum)?;
+        let mut outcome = Outcome::new(planned.lab, "rendered", &planned.why, &stage.key, began);
+        outcome.place = Some(directory);
+        Ok(outcome)
     }
 
     /// Builds the lab where that is needed.
@@ -82,25 +66,25 @@ impl Common<'_> {
         if why == Why::Unchanged {
             // It may have changed without the image: memory, CPUs, network.
             self.write_domain(lab)?;
-            return Ok(self.outcome(lab, "unchanged", why, &stage.key, began));
+            let outcome = Outcome::new(lab, "unchanged", &why, &stage.key, began);
+            return Ok(outcome.with_results(&self.context.paths));
         }
         let progress = Progress::begin(&self.context.output, lab.lab_id.as_str());
-        if stage.done.get().is_none() {
-            progress.stage(&format!("Waiting for stage-{}", stage.key));
-        }
-        let made = match stage.done.wait() {
-            Ok(made) => made,
-            Err(failure) => {
-                let what = format!("failed to build its stage image, stage-{}", stage.key);
-                return Err(failure.fault(&what).into());
-            }
-        };
         let name = format!("stage-{}", stage.key);
+        if stage.done.get().is_none() {
+            progress.phase(&format!("Waiting for {name}"));
+        }
+        let made = stage.done.wait().as_ref().map_err(|fault| {
+            let what = format!("failed to make what it begins with, {name}");
+            anyhow::Error::new(fault.clone()).context(what)
+        })?;
         let share =
             |patience| Lock::share(&self.context.paths.stage_lock(&stage.key), &name, patience);
         let _in_use = self.wait_for(share, &progress)?;
         self.make(planned, made, &why, &progress)?;
-        Ok(self.outcome(lab, "built", why, &stage.key, began))
+        let mut outcome = Outcome::new(lab, "built", &why, &stage.key, began);
+        outcome.log = Some(self.context.paths.build_log(&lab.lab_id));
+        Ok(outcome.with_results(&self.context.paths))
     }
 
     fn lock(&self, lab: &Lab) -> Result<Lock> {
@@ -109,29 +93,6 @@ impl Common<'_> {
             &format!("lab {}", lab.lab_id),
             lock::PATIENCE,
         )
-    }
-
-    fn outcome(
-        &self,
-        lab: &Lab,
-        result: &'static str,
-        why: Why,
-        stage: &str,
-        began: Instant,
-    ) -> Outcome {
-        let paths = &self.context.paths;
-        let made = |path: PathBuf| (result != "rendered").then_some(path);
-        Outcome {
-            result,
-            why,
-            stage: stage.to_owned(),
-            took: began.elapsed(),
-            rendered: paths.build_dir(&lab.lab_id),
-            image: made(paths.built_image(&lab.lab_id)),
-            domain_xml: made(paths.built_domain(&lab.lab_id)),
-            metadata: made(paths.built_metadata(&lab.lab_id)),
-            log: (result == "built").then(|| paths.build_log(&lab.lab_id)),
-        }
     }
 
     fn write_domain(&self, lab: &Lab) -> Result<()> {
@@ -226,13 +187,9 @@ impl Common<'_> {
             image_size: stage.note.size_bytes,
             memory_mb: memory_mb(lab),
         };
-        let packer = needed(self.packer.as_ref())?;
-        let finished = self.run(packer, &job, progress).and_then(|()| {
-            progress.stage("Checking the image");
+        self.run(&job, progress, |packer| {
             self.finish(planned, packer, stage, started)
-        });
-        files::remove(&directory.join("out"))?;
-        finished
+        })
     }
 
     /// Puts what Packer made into its places: first the base, then what describes it. Where the
@@ -255,7 +212,7 @@ impl Common<'_> {
             sha256: &sha256,
             at: finished,
         };
-        let metadata = result::Facts {
+        let metadata = result::Description {
             lab,
             image: &info,
             sha256: &sha256,

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::common::Common;
 use crate::config::{Desktop, Lab};
-use crate::error::{Fault, Kind, hint_of, kind_of};
+use crate::error::{Fault, Kind, kind_of};
 use crate::images::base;
 use crate::images::stages::Stage;
 use crate::inputs::{Inputs, Why};
@@ -54,35 +54,7 @@ pub struct PlannedStage<'a> {
     /// The smallest that a lab of it wants: a disk can grow and not shrink.
     pub disk_size: ByteSize,
     /// What became of it.
-    pub done: OnceLock<Result<Stage, Failure>>,
-}
-
-/// A failure that more than one is told of.
-pub struct Failure {
-    kind: Kind,
-    message: String,
-    hint: Option<String>,
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Failure {
-            kind: kind_of(&error),
-            message: format!("{error:#}"),
-            hint: hint_of(&error).map(str::to_owned),
-        }
-    }
-}
-
-impl Failure {
-    /// It, as what made another thing fail.
-    pub fn fault(&self, what: &str) -> Fault {
-        let fault = Fault::new(self.kind, format!("{what}: {}", self.message));
-        match &self.hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
-        }
-    }
+    pub done: OnceLock<Result<Stage, Fault>>,
 }
 
 impl<'a> Plan<'a> {
@@ -120,9 +92,7 @@ impl<'a> Plan<'a> {
             complete,
         }
     }
-}
 
-impl<'a> Plan<'a> {
     /// The stage of a lab.
     pub fn stage_of(&self, lab: &PlannedLab) -> Result<&PlannedStage<'a>> {
         self.stages

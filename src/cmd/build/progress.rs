@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 
 use crate::output::Output;
 
-/// The stages of one build, as they are told.
+/// The phases of one build, as they are told.
 pub struct Progress<'a> {
     output: &'a Output,
     what: String,
@@ -25,13 +25,13 @@ impl<'a> Progress<'a> {
         }
     }
 
-    pub fn stage(&self, stage: &str) {
+    pub fn phase(&self, phase: &str) {
         if self.output.is_live() {
-            self.bar.set_message(stage.to_owned());
+            self.bar.set_message(phase.to_owned());
         } else {
             let seconds = self.began.elapsed().as_secs();
             self.output
-                .note(&format!("{}: {stage} ({seconds}s)", self.what));
+                .note(&format!("{}: {phase} ({seconds}s)", self.what));
         }
     }
 }

@@ -1,16 +1,19 @@
 //! The result of each lab, for people and programs.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
 
-use super::one::Outcome;
 use super::plan::Plan;
+use crate::config::Lab;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
+use crate::inputs::Why;
 use crate::names::LabId;
 use crate::output::{Cell, Column, Report, Table};
+use crate::paths::Paths;
 use crate::units::age;
 
 /// Prints what became of each lab; `results` are those of the labs that could be planned. One lab's
@@ -25,9 +28,9 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
             Err(error) => Some(Err(error)),
         };
         match result {
-            Some(Ok(outcome)) => rows.push(Row::new(&lab.lab_id, outcome)),
+            Some(Ok(outcome)) => rows.push(outcome),
             Some(Err(error)) => {
-                rows.push(Row::failed(&lab.lab_id, format!("{error:#}")));
+                rows.push(Outcome::failed(&lab.lab_id, format!("{error:#}")));
                 errors.push((&lab.lab_id, error));
             }
             None => {}
@@ -39,7 +42,7 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
         return Err(error.context(format!("failed to build {lab}")));
     }
     let all = rows.len();
-    context.output.answer(&Rows { labs: rows })?;
+    context.output.answer(&Outcomes { labs: rows })?;
     if errors.is_empty() {
         return Ok(());
     }
@@ -57,47 +60,44 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
 }
 
 #[derive(Serialize)]
-struct Rows {
-    labs: Vec<Row>,
+struct Outcomes {
+    labs: Vec<Outcome>,
 }
 
+/// What became of a lab.
 #[derive(Serialize)]
-struct Row {
+pub struct Outcome {
     lab_id: LabId,
-    result: &'static str,
+    pub result: &'static str,
     /// Why it was built or would be.
     reason: Option<String>,
     seconds: Option<f64>,
     image: Option<PathBuf>,
     domain_xml: Option<PathBuf>,
     metadata: Option<PathBuf>,
-    log: Option<PathBuf>,
+    pub log: Option<PathBuf>,
     stage: Option<String>,
     error: Option<String>,
-    /// Where it was rendered, for people.
+    /// Where it was rendered or built, for people.
     #[serde(skip)]
-    place: Option<PathBuf>,
+    pub place: Option<PathBuf>,
 }
 
-impl Row {
-    fn new(lab_id: &LabId, outcome: Outcome) -> Row {
-        Row {
-            lab_id: lab_id.clone(),
-            result: outcome.result,
-            reason: Some(outcome.why.to_string()),
-            seconds: Some((outcome.took.as_secs_f64() * 10.0).round() / 10.0),
-            place: outcome.image.clone().or(Some(outcome.rendered)),
-            image: outcome.image,
-            domain_xml: outcome.domain_xml,
-            metadata: outcome.metadata,
-            log: outcome.log,
-            stage: Some(outcome.stage),
+impl Outcome {
+    /// Of a lab with its stage, on which work `began` then. Nothing is known of results.
+    pub fn new(lab: &Lab, result: &'static str, why: &Why, stage: &str, began: Instant) -> Outcome {
+        Outcome {
+            reason: Some(why.to_string()),
+            seconds: Some((began.elapsed().as_secs_f64() * 10.0).round() / 10.0),
+            stage: Some(stage.to_owned()),
             error: None,
+            result,
+            ..Outcome::failed(&lab.lab_id, String::new())
         }
     }
 
-    fn failed(lab_id: &LabId, error: String) -> Row {
-        Row {
+    fn failed(lab_id: &LabId, error: String) -> Outcome {
+        Outcome {
             lab_id: lab_id.clone(),
             result: "failed",
             reason: None,
@@ -111,6 +111,19 @@ impl Row {
             place: None,
         }
     }
+
+    /// The same with the files that a build leaves.
+    #[must_use]
+    pub fn with_results(self, paths: &Paths) -> Outcome {
+        let image = paths.built_image(&self.lab_id);
+        Outcome {
+            place: Some(image.clone()),
+            image: Some(image),
+            domain_xml: Some(paths.built_domain(&self.lab_id)),
+            metadata: Some(paths.built_metadata(&self.lab_id)),
+            ..self
+        }
+    }
 }
 
 const COLUMNS: [Column; 5] = [
@@ -122,11 +135,7 @@ const COLUMNS: [Column; 5] = [
     Column::new("WHERE").spare(2),
 ];
 
-impl Report for Rows {
-    fn text(&self) -> String {
-        String::new()
-    }
-
+impl Report for Outcomes {
     fn table(&self) -> Option<Table> {
         let rows = self.labs.iter().map(|row| {
             let took = row.seconds.map(jiff::SignedDuration::from_secs_f64);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use jiff::Timestamp;
 
-use super::common::{Common, Job, needed};
+use super::common::{Common, Job};
 use super::directory;
 use super::plan::{Plan, PlannedStage};
 use super::progress::Progress;
@@ -47,7 +47,7 @@ impl Common<'_> {
         let note = format!("{name}: the log is {}", log.display());
         self.context.output.note(&note);
         self.context.warn_of_emulation();
-        progress.stage("Checking the cloud image");
+        progress.phase("Checking the cloud image");
         let source_sha256 = planned.source.sha256(planned.lab)?;
         let directory = self.render_stage(planned, source_sha256.as_deref())?;
         files::remove(&paths.new_stage(&planned.key))?;
@@ -59,9 +59,7 @@ impl Common<'_> {
             image_size: planned.source.size,
             memory_mb: memory_mb(planned.desktop),
         };
-        let packer = needed(self.packer.as_ref())?;
-        let done = self.run(packer, &job, &progress).and_then(|()| {
-            progress.stage("Checking the image");
+        let done = self.run(&job, &progress, |_| {
             let built = directory.join(render::DISK);
             result::check(&built)?;
             let note = Note {
@@ -73,7 +71,6 @@ impl Common<'_> {
             let names = directory.join(render::REPORT);
             stages::install(paths, &planned.key, &built, &names, note)
         });
-        files::remove(&directory.join("out"))?;
         done.map_err(|error| match planned.source.file {
             Some(_) => error,
             None => error.context(format!("from {}", planned.lab.image.url)),
@@ -123,12 +120,11 @@ impl Common<'_> {
             for left in [paths.stage_dir(&stale.key), paths.stage_log(&stale.key)] {
                 files::remove(&left)?;
             }
-            let unused = match stale.used == Timestamp::UNIX_EPOCH {
-                true => "it was incomplete".to_owned(),
-                false => {
-                    let ago = self.context.time().duration_since(stale.used);
-                    format!("no lab was built from it for {}", age(ago))
-                }
+            let unused = if stale.used == Timestamp::UNIX_EPOCH {
+                "it was not whole".to_owned()
+            } else {
+                let ago = self.context.time().duration_since(stale.used);
+                format!("no lab was made from it for {}", age(ago))
             };
             self.context.output.note(&format!(
                 "removed unused stage-{} ({unused}): {} MiB freed",

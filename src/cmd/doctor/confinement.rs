@@ -5,7 +5,7 @@ use std::io;
 
 use anyhow::Result;
 
-use super::finding::Finding;
+use super::finding::{Check, Finding};
 use crate::context::Context;
 use crate::hypervisor::xml::domain::{SecurityLabel, security_labels};
 use crate::hypervisor::{Account, Detail, Hypervisor};
@@ -24,14 +24,16 @@ const LISTS: [(&str, usize, Option<usize>); 4] = [
 /// Whether the kernel has AppArmor: `Y` or `N`; no such file where it was built without.
 const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 
+const USERS: Check = Check("instance-users");
+const SVIRT: Check = Check("svirt");
+
 pub fn check(context: &Context, hypervisor: &Hypervisor) -> Vec<Finding> {
     if !hypervisor.is_system() {
         return Vec::new();
     }
     match running(hypervisor) {
         Ok(running) => vec![users(context, &running), svirt(hypervisor, &running)],
-        Err(error) => vec![Finding::error(
-            "instance-users",
+        Err(error) => vec![USERS.error(
             &error,
             "check the running instances: cyyber instance list",
         )],
@@ -41,13 +43,14 @@ pub fn check(context: &Context, hypervisor: &Hypervisor) -> Vec<Finding> {
 /// Whom the QEMU of an instance runs as: somebody without a right of `shared`, or else that.
 pub fn account(context: &Context, shared: Account) -> Account {
     let system = context.hypervisor().is_ok_and(Hypervisor::is_system);
-    match system && qemu_user::obstacle(context).is_none() {
-        true => Account {
-            uid: *QemuUser::NUMBERS.start(),
-            gid: *QemuUser::NUMBERS.start(),
-        },
-        false => shared,
+    if system && qemu_user::obstacle(context).is_none() {
+        let number = *QemuUser::NUMBERS.start();
+        return Account {
+            uid: number,
+            gid: number,
+        };
     }
+    shared
 }
 
 type Running = Vec<(InstanceName, Vec<SecurityLabel>)>;
@@ -66,32 +69,17 @@ fn running(hypervisor: &Hypervisor) -> Result<Running> {
 }
 
 /// Those that have no label of this kind.
-fn without<'a>(
-    running: &'a Running,
-    has: impl Fn(&SecurityLabel) -> bool + 'a,
-) -> Vec<&'a InstanceName> {
+fn without(running: &Running, has: impl Fn(&SecurityLabel) -> bool) -> Vec<String> {
     let without = |(_, labels): &&(_, Vec<_>)| !labels.iter().any(&has);
-    running
-        .iter()
-        .filter(without)
-        .map(|(name, _)| name)
-        .collect()
-}
-
-fn list(names: &[&InstanceName]) -> String {
-    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-    names.join(", ")
+    let names = running.iter().filter(without);
+    names.map(|(name, _)| name.to_string()).collect()
 }
 
 fn users(context: &Context, running: &Running) -> Finding {
-    let check = "instance-users";
     let numbers = QemuUser::NUMBERS;
     if let Some(why) = qemu_user::obstacle(context) {
-        let message = format!(
-            "all instances run as one user, so a QEMU can reach other instances: \
-                               {why}"
-        );
-        return Finding::failed(check, message, "run `make setup`");
+        let message = format!("instances share one user, and reach each other from QEMU: {why}");
+        return USERS.failed(message, "run `make setup`");
     }
     for (file, number, count) in LISTS {
         match std::fs::read_to_string(file) {
@@ -106,16 +94,14 @@ fn users(context: &Context, running: &Running) -> Finding {
                         numbers.start(),
                         numbers.end()
                     );
-                    return Finding::failed(check, message, remedy);
+                    return USERS.failed(message, remedy);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                let message = format!(
-                    "cannot check whether the numbers of instances are free: {file}: \
-                             {error}"
-                );
-                return Finding::failed(check, message, "make that file readable");
+                let message =
+                    format!("cannot see who has the numbers of instances: {file}: {error}");
+                return USERS.failed(message, "make that file readable");
             }
         }
     }
@@ -124,51 +110,42 @@ fn users(context: &Context, running: &Running) -> Finding {
             && label.label.as_deref().is_some_and(QemuUser::is_label)
     });
     if shared.is_empty() {
-        return Finding::ok(
-            check,
-            format!(
-                "each instance's QEMU runs as a user of its own: {} to {}",
-                numbers.start(),
-                numbers.end()
-            ),
-        );
+        return USERS.ok(format!(
+            "the QEMU of each instance has a user of its own: {} to {}",
+            numbers.start(),
+            numbers.end()
+        ));
     }
-    Finding::warning(
-        check,
+    USERS.warning(
         format!(
-            "these run as one shared user until they are powered off: {}",
-            list(&shared)
+            "these share one user until they are off: {}",
+            shared.join(", ")
         ),
         "pause and resume them, or stop and start them",
     )
 }
 
 fn svirt(hypervisor: &Hypervisor, running: &Running) -> Finding {
-    let check = "svirt";
     let models = match hypervisor.security_models() {
         Ok(models) => models,
-        Err(error) => return Finding::error(check, &error, "systemctl restart libvirtd"),
+        Err(error) => return SVIRT.error(&error, "systemctl restart libvirtd"),
     };
-    let in_force = ["apparmor", "selinux"]
-        .into_iter()
-        .find(|model| models.iter().any(|it| it == model));
+    let mut known = ["apparmor", "selinux"].into_iter();
+    let in_force = known.find(|model| models.iter().any(|it| it == model));
     let Some(model) = in_force else {
         return match std::fs::read_to_string(APPARMOR) {
-            Ok(enabled) if enabled.trim() == "Y" => Finding::failed(
-                check,
-                "the kernel has AppArmor, but libvirt does not confine QEMU with it",
-                "apt-get install apparmor; remove security_driver from /etc/libvirt/qemu.conf; \
+            Ok(enabled) if enabled.trim() == "Y" => SVIRT.failed(
+                "the kernel has AppArmor, and libvirt does not confine QEMU with it",
+                "apt-get install apparmor; have no security_driver in /etc/libvirt/qemu.conf; \
                  systemctl restart apparmor libvirtd; stop and start the instances",
             ),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Finding::failed(
-                check,
-                format!("cannot check whether the kernel has AppArmor: {APPARMOR}: {error}"),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => SVIRT.failed(
+                format!("cannot see whether the kernel has AppArmor: {APPARMOR}: {error}"),
                 "run `cyyber doctor` as root",
             ),
-            _ => Finding::warning(
-                check,
-                "no sVirt: this kernel has no AppArmor, or it is off; QEMU processes are isolated \
-                 from each other by their users alone",
+            _ => SVIRT.warning(
+                "no sVirt: this kernel has no AppArmor, or it is off; a user for each instance is \
+                 all that keeps one QEMU from another",
                 "boot a kernel with AppArmor, as Debian's and Ubuntu's are",
             ),
         };
@@ -176,12 +153,9 @@ fn svirt(hypervisor: &Hypervisor, running: &Running) -> Finding {
     let unconfined = without(running, |label| {
         label.model.as_deref() == Some(model) && label.label.is_some()
     });
-    match unconfined.is_empty() {
-        true => Finding::ok(check, format!("QEMU is confined by {model}")),
-        false => Finding::failed(
-            check,
-            format!("{model} does not confine {}", list(&unconfined)),
-            "stop and start them",
-        ),
+    if unconfined.is_empty() {
+        return SVIRT.ok(format!("QEMU is confined by {model}"));
     }
+    let message = format!("{model} does not confine {}", unconfined.join(", "));
+    SVIRT.failed(message, "stop and start them")
 }

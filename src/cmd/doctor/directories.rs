@@ -3,9 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Gid;
+use anyhow::Context as _;
 
-use super::finding::Finding;
+use super::finding::{Check, Finding};
 use crate::context::Context;
 use crate::files::{self, A_LINK, PASSABLE_DIRECTORY, SHARED_DIRECTORY};
 use crate::hypervisor::Account;
@@ -15,6 +15,8 @@ const GROUP: &str = "libvirt";
 
 /// How many strange entries are named.
 const NAMED: usize = 3;
+
+const CHECK: Check = Check("directories");
 
 pub fn check(context: &Context, qemu: Option<Account>) -> Vec<Finding> {
     let paths = &context.paths;
@@ -47,61 +49,50 @@ pub fn check(context: &Context, qemu: Option<Account>) -> Vec<Finding> {
 /// whole group may write, no link is followed.
 fn directory(path: &Path, named: bool, mode: u32) -> Finding {
     let place = path.display();
-    let there = match named {
-        true => path.metadata(),
-        false => path.symlink_metadata(),
+    let there = if named {
+        path.metadata()
+    } else {
+        path.symlink_metadata()
     };
-    let there = match there {
-        Err(_) => {
-            let message = format!("{place} is missing or not accessible");
-            return Finding::failed("directories", message, "run `make setup`");
-        }
-        Ok(there) if there.is_symlink() => {
-            let remedy = "or set storage_dir or state_dir to another directory";
-            return Finding::failed("directories", format!("{place} is {A_LINK}"), remedy);
-        }
-        Ok(there) if !there.is_dir() => {
-            let message = format!("{place} is not a directory");
-            return Finding::failed("directories", message, "move it away, and run `make setup`");
-        }
-        Ok(there) => there,
+    let Ok(there) = there else {
+        let message = format!("{place} is not there, or out of reach");
+        return CHECK.failed(message, "run `make setup`");
     };
+    if there.is_symlink() {
+        let remedy = "or, where all of it is to be elsewhere, set storage_dir or state_dir";
+        return CHECK.failed(format!("{place} is {A_LINK}"), remedy);
+    }
+    if !there.is_dir() {
+        let message = format!("{place} is no directory");
+        return CHECK.failed(message, "move it away, and run `make setup`");
+    }
     let is = there.mode() & 0o7777;
     let (group, remedy) = match group(GROUP) {
         Some(gid) => (
-            there.gid() == gid.as_raw(),
+            there.gid() == gid,
             format!("chown root:{GROUP} {place} && chmod {mode:o} {place}"),
         ),
         None => (true, format!("chmod {mode:o} {place}")),
     };
-    let owner = there.uid() == 0 || there.uid() == rustix::process::geteuid().as_raw();
     // Others may pass where QEMU must, and nothing else.
-    let loose = is & 0o007 & !(mode & 0o007) != 0;
-    match (owner && !loose, is == mode && group) {
-        (true, true) => match path.canonicalize().and_then(|real| files::probe(&real)) {
-            Ok(()) => Finding::ok("directories", format!("{place} has mode {mode:o}")),
-            Err(error) => {
-                let error =
-                    anyhow::Error::from(error).context(format!("cannot create files in {place}"));
-                Finding::error("directories", &error, "check its file system")
-            }
-        },
-        (false, _) => {
-            let message = match loose {
-                true => format!("{place} is open to everyone: mode {is:o} instead of {mode:o}"),
-                false => format!("{place} belongs to user {}", there.uid()),
-            };
-            Finding::failed("directories", message, remedy)
-        }
-        (true, false) => Finding::warning(
-            "directories",
-            format!(
-                "{place} has mode {is:o} and group {}: members of {GROUP} cannot use it as they should",
-                there.gid()
-            ),
-            remedy,
-        ),
+    if is & 0o007 & !(mode & 0o007) != 0 {
+        let message = format!("{place} is open to everyone: mode {is:o} instead of {mode:o}");
+        return CHECK.failed(message, remedy);
     }
+    if there.uid() != 0 && there.uid() != rustix::process::geteuid().as_raw() {
+        return CHECK.failed(format!("{place} belongs to user {}", there.uid()), remedy);
+    }
+    if is != mode || !group {
+        let group = there.gid();
+        let message = format!(
+            "{place} has mode {is:o} and group {group}: members of {GROUP} cannot use it as they should"
+        );
+        return CHECK.warning(message, remedy);
+    }
+    let probed = path.canonicalize().and_then(|real| files::probe(&real));
+    let probed = probed.map(|()| format!("{place} has mode {mode:o}"));
+    let probed = probed.with_context(|| format!("{place} takes no files"));
+    CHECK.of(probed, "look at the file system that it is on")
 }
 
 /// Whatever was made in the state directory.
@@ -118,9 +109,8 @@ fn below(state: &Path) -> Vec<Finding> {
     for path in &directories {
         let open = path.metadata().is_ok_and(|there| there.mode() & 0o002 != 0);
         if open {
-            findings.push(Finding::failed(
-                "directories",
-                format!("{} is writable by everyone", path.display()),
+            findings.push(CHECK.failed(
+                format!("everyone may write in {}", path.display()),
                 format!("chmod {SHARED_DIRECTORY:o} {}", path.display()),
             ));
         }
@@ -138,9 +128,10 @@ fn below(state: &Path) -> Vec<Finding> {
 /// What is in `directory` and does not belong there.
 fn strangers(directory: &Path, is_strange: impl Fn(&Path) -> bool) -> Option<Finding> {
     let entries = std::fs::read_dir(directory).ok()?;
-    let mut strange: Vec<String> = entries
+    let strange = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| is_strange(path))
+        .filter(|path| is_strange(path));
+    let mut strange: Vec<String> = strange
         .filter_map(|path| {
             Some(
                 path.file_name()?
@@ -160,8 +151,7 @@ fn strangers(directory: &Path, is_strange: impl Fn(&Path) -> bool) -> Option<Fin
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    Some(Finding::failed(
-        "directories",
+    Some(CHECK.failed(
         format!(
             "unexpected links, pipes or devices in {}: {}{more}; they are not followed",
             directory.display(),
@@ -199,8 +189,7 @@ fn passable(images: &Path, qemu: Account) -> Option<Finding> {
             there.mode() & may_pass == 0
         })
     })?;
-    Some(Finding::failed(
-        "directories",
+    Some(CHECK.failed(
         format!(
             "QEMU, which runs as user {}, has no search permission on {}",
             qemu.uid,
@@ -211,11 +200,11 @@ fn passable(images: &Path, qemu: Account) -> Option<Finding> {
 }
 
 /// The number of the group called `name`, by the host's own list.
-fn group(name: &str) -> Option<Gid> {
+fn group(name: &str) -> Option<u32> {
     let groups = std::fs::read_to_string("/etc/group").ok()?;
-    let number = groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1))?
-    })?;
-    Some(Gid::from_raw(number.parse().ok()?))
+    groups.lines().find_map(|line| {
+        let (group, rest) = line.split_once(':')?;
+        let number = rest.split(':').nth(1).filter(|_| group == name)?;
+        number.parse().ok()
+    })
 }

@@ -1,5 +1,6 @@
 //! One finding, and the answer made of all findings.
 
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::error::hint_of;
@@ -26,59 +27,57 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-impl Finding {
-    pub fn ok(check: &'static str, message: impl Into<String>) -> Finding {
-        Finding {
-            check,
-            status: Status::Ok,
-            message: message.into(),
-            remedy: None,
-        }
+/// What is looked at, by its name in the answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Check(pub &'static str);
+
+impl Check {
+    pub fn ok(self, message: impl Into<String>) -> Finding {
+        self.found(Status::Ok, message.into(), None)
     }
 
-    pub fn warning(
-        check: &'static str,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Finding {
-        Finding {
-            check,
-            status: Status::Warning,
-            message: message.into(),
-            remedy: Some(remedy.into()),
-        }
+    pub fn warning(self, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        self.found(Status::Warning, message.into(), Some(remedy.into()))
     }
 
-    pub fn failed(
-        check: &'static str,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Finding {
-        Finding {
-            check,
-            status: Status::Failed,
-            message: message.into(),
-            remedy: Some(remedy.into()),
-        }
+    pub fn failed(self, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        self.found(Status::Failed, message.into(), Some(remedy.into()))
     }
 
     /// An error in place of a finding; `remedy` where it has no hint of its own.
-    pub fn error(check: &'static str, error: &anyhow::Error, remedy: &str) -> Finding {
-        let remedy = hint_of(error).unwrap_or(remedy);
-        Finding::failed(check, format!("{error:#}"), remedy)
+    pub fn error(self, error: &anyhow::Error, remedy: impl AsRef<str>) -> Finding {
+        let remedy = hint_of(error).unwrap_or(remedy.as_ref());
+        self.failed(format!("{error:#}"), remedy)
+    }
+
+    /// What was found, or the error that came instead.
+    pub fn of(self, found: Result<String>, remedy: &str) -> Finding {
+        match found {
+            Ok(message) => self.ok(message),
+            Err(error) => self.error(&error, remedy),
+        }
+    }
+
+    fn found(self, status: Status, message: String, remedy: Option<String>) -> Finding {
+        Finding {
+            check: self.0,
+            status,
+            message,
+            remedy,
+        }
     }
 }
 
 /// The document.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct Findings {
     pub ready: bool,
     pub findings: Vec<Finding>,
 }
 
-impl Report {
-    pub fn of(findings: Vec<Finding>) -> Report {
-        Report {
+impl Findings {
+    pub fn of(findings: Vec<Finding>) -> Findings {
+        Findings {
             ready: !findings.iter().any(|it| it.status == Status::Failed),
             findings,
         }
@@ -97,11 +96,7 @@ const COLUMNS: [Column; 3] = [
     Column::new("FINDING").folded(),
 ];
 
-impl output::Report for Report {
-    fn text(&self) -> String {
-        String::new()
-    }
-
+impl output::Report for Findings {
     fn table(&self) -> Option<Table> {
         let rows = self.findings.iter().flat_map(|finding| {
             let status = match finding.status {
@@ -130,10 +125,10 @@ mod tests {
 
     #[test]
     fn a_warning_does_not_keep_a_host_from_being_ready() {
-        let ok = || Finding::ok("packer", "Packer 1.6.6");
-        let warning = || Finding::warning("kvm", "emulation", "enable it");
-        assert!(Report::of(vec![ok(), warning()]).ready);
-        let report = Report::of(vec![ok(), Finding::failed("libvirt", "away", "start it")]);
+        let ok = || Check("packer").ok("Packer 1.6.6");
+        let warning = || Check("kvm").warning("emulation", "enable it");
+        assert!(Findings::of(vec![ok(), warning()]).ready);
+        let report = Findings::of(vec![ok(), Check("libvirt").failed("away", "start it")]);
         assert!(!report.ready);
         assert_eq!(
             report.table().unwrap().draw(Page::PLAIN),

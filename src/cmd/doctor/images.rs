@@ -5,12 +5,14 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::finding::Finding;
+use super::finding::{Check, Finding};
 use crate::context::Context;
 use crate::images::base::{self, Base, Place};
 use crate::images::{builds, info, sha256};
 use crate::instance::disk;
 use crate::names::LabId;
+
+const CHECK: Check = Check("images");
 
 /// Looks at the current build of each lab, and with `verify` at the content of every build that
 /// there is: instances use old ones as well.
@@ -21,8 +23,8 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
         match current(context, &lab.lab_id) {
             Ok(base) => {
                 if let Ok(Some(why)) = disk::too_large(&lab.lab_id, &base, lab.disk_size) {
-                    let remedy = "use a smaller image, or increase disk_size";
-                    findings.push(Finding::warning("images", why, remedy));
+                    let remedy = "put a smaller image there, or raise disk_size";
+                    findings.push(CHECK.warning(why, remedy));
                 }
                 all.push((lab.lab_id.clone(), base));
             }
@@ -37,11 +39,9 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
                 }
             }
         }
-        Err(error) => findings.push(Finding::error(
-            "images",
-            &error,
-            "check the directory of the base images",
-        )),
+        Err(error) => {
+            findings.push(CHECK.error(&error, "look at the directory of the base images"))
+        }
     }
     let progress = context.output.progress(if verify { all.len() } else { 0 });
     for (lab, base) in &all {
@@ -53,18 +53,17 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
 }
 
 fn current(context: &Context, lab: &LabId) -> Result<Base, Finding> {
-    let remedy = "check the image or link, or rebuild the lab";
-    let failed = |error: &_| Finding::error("images", error, remedy);
+    let remedy = "look at the image or link, or build the lab anew";
+    let failed = |error: &_| CHECK.error(error, remedy);
     if base::place(&context.paths, lab).map_err(|e| failed(&e))? == Place::ByHand {
         let link = context.paths.base_link(lab);
         info(&link)
             .and_then(|info| info.ensure_whole())
             .with_context(|| format!("{} cannot be adopted", link.display()))
             .map_err(|e| failed(&e))?;
-        return Err(Finding::ok(
-            "images",
-            format!("{lab}: an image was put there by hand; it is adopted at its first use"),
-        ));
+        return Err(CHECK.ok(format!(
+            "{lab}: an image was put there by hand, and is adopted when it is first used"
+        )));
     }
     // It is no plain file, so that nothing is adopted here.
     base::current(&context.paths, lab).map_err(|e| failed(&e))
@@ -80,40 +79,39 @@ fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
     );
     let there = match base.path.symlink_metadata() {
         Ok(there) if there.is_file() => there,
-        _ => return Finding::failed("images", format!("{name} is not a regular file"), anew),
+        _ => return CHECK.failed(format!("{name} is no regular file"), anew),
     };
     if let Some(finding) = writable(&name, &base.path, &there) {
         return finding;
     }
     let Some(note) = base::note(base) else {
-        return Finding::warning("images", format!("{name}: it has no record"), anew);
+        return CHECK.warning(format!("{name}: nothing was noted of it"), anew);
     };
     if there.len() != note.size_bytes {
         let (is, was) = (there.len(), note.size_bytes);
-        let message = format!("{name} was changed: it has {is} bytes instead of {was}");
-        return Finding::failed("images", message, anew);
+        let message = format!("{name} was changed: it has {is} bytes, and had {was}");
+        return CHECK.failed(message, anew);
     }
     if !verify {
-        return Finding::ok("images", format!("{name} has its recorded size"));
+        return CHECK.ok(format!("{name} has the size it was made with"));
     }
     // The hash is of this file alone. An earlier version adopted any.
     if let Err(error) = info(&base.path).and_then(|info| info.ensure_whole()) {
         let message = format!("{name} cannot be trusted: {error:#}");
-        return Finding::failed("images", message, anew);
+        return CHECK.failed(message, anew);
     }
     match sha256(&base.path) {
-        Ok(sum) if sum == note.sha256 => Finding::ok(
-            "images",
-            format!("{name} is unchanged: its SHA-256 is the recorded one"),
-        ),
+        Ok(sum) if sum == note.sha256 => {
+            CHECK.ok(format!("{name} is what was made: its SHA-256 is the same"))
+        }
         Ok(sum) => {
             let message = format!(
                 "{name} was changed: its SHA-256 is {sum} instead of {}",
                 note.sha256
             );
-            Finding::failed("images", message, anew)
+            CHECK.failed(message, anew)
         }
-        Err(error) => Finding::error("images", &error, &anew),
+        Err(error) => CHECK.error(&error, &anew),
     }
 }
 
@@ -125,8 +123,7 @@ fn writable(name: &str, path: &Path, there: &std::fs::Metadata) -> Option<Findin
         return None;
     }
     let place = path.display();
-    Some(Finding::failed(
-        "images",
+    Some(CHECK.failed(
         format!(
             "{name} is not protected: it has mode {:o} and belongs to user {}",
             there.mode() & 0o7777,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::finding::Finding;
+use super::finding::{Check, Finding};
 use crate::config::NetworkMode;
 use crate::context::Context;
 use crate::error::{Kind, kind_of};
@@ -25,11 +25,8 @@ pub fn check(context: &Context) -> (Vec<Finding>, Option<Account>) {
     let hypervisor = match context.hypervisor() {
         Ok(hypervisor) => hypervisor,
         Err(error) => {
-            let finding = Finding::error(
-                "libvirt",
-                &error,
-                &format!("systemctl start {}", libvirt_unit()),
-            );
+            let finding =
+                Check("libvirt").error(&error, format!("systemctl start {}", libvirt_unit()));
             return (vec![finding], None);
         }
     };
@@ -47,23 +44,17 @@ pub fn check(context: &Context) -> (Vec<Finding>, Option<Account>) {
 
 fn version(hypervisor: &Hypervisor) -> Finding {
     match hypervisor.versions() {
-        Ok(versions) if versions.libvirt < OLDEST => Finding::failed(
-            "libvirt",
+        Ok(versions) if versions.libvirt < OLDEST => Check("libvirt").failed(
             format!("libvirt {} is older than {OLDEST}", versions.libvirt),
             "upgrade this host to Debian 12 or Ubuntu 24.04",
         ),
-        Ok(versions) => Finding::ok(
-            "libvirt",
-            format!(
-                "libvirt {} answers, with QEMU {}",
-                versions.libvirt, versions.hypervisor
-            ),
-        ),
-        Err(error) => Finding::error(
-            "libvirt",
-            &error,
-            &format!("systemctl restart {}", libvirt_unit()),
-        ),
+        Ok(versions) => Check("libvirt").ok(format!(
+            "libvirt {} answers, with QEMU {}",
+            versions.libvirt, versions.hypervisor
+        )),
+        Err(error) => {
+            Check("libvirt").error(&error, format!("systemctl restart {}", libvirt_unit()))
+        }
     }
 }
 
@@ -75,21 +66,18 @@ fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
     match hypervisor.qemu_account() {
         Ok(Some(account @ Account { uid: 1.., gid: 1.. })) => {
             let message = format!("QEMU runs as user {}, group {}", account.uid, account.gid);
-            (Finding::ok("qemu-user", message), Some(account))
+            (Check("qemu-user").ok(message), Some(account))
         }
         Ok(Some(account)) => {
-            let message = "QEMU runs as root, or in root's group: whoever breaks out of a VM \
-                           controls this host";
-            (
-                Finding::failed("qemu-user", message, &remedy),
-                Some(account),
-            )
+            let message =
+                "QEMU runs as root, or in root's group: who breaks out of a VM has this host";
+            (Check("qemu-user").failed(message, &remedy), Some(account))
         }
         Ok(None) => {
-            let message = "libvirt does not report the user of QEMU";
-            (Finding::warning("qemu-user", message, &remedy), None)
+            let message = "libvirt does not say whom QEMU runs as";
+            (Check("qemu-user").warning(message, &remedy), None)
         }
-        Err(error) => (Finding::error("qemu-user", &error, &remedy), None),
+        Err(error) => (Check("qemu-user").error(&error, &remedy), None),
     }
 }
 
@@ -105,24 +93,21 @@ fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
     let findings = expected
         .iter()
         .map(|name| match hypervisor.network_facts(name) {
-            Err(error) => Finding::error("networks", &error, SETUP),
-            Ok(None) => Finding::failed("networks", format!("there is no network {name}"), SETUP),
-            Ok(Some(facts)) if !facts.active => Finding::failed(
-                "networks",
+            Err(error) => Check("networks").error(&error, SETUP),
+            Ok(None) => Check("networks").failed(format!("there is no network {name}"), SETUP),
+            Ok(Some(facts)) if !facts.active => Check("networks").failed(
                 format!("the network {name} is down: no instance in it can start"),
                 format!("virsh net-start {name}"),
             ),
-            Ok(Some(facts)) if !facts.autostart => Finding::failed(
-                "networks",
-                format!("the network {name} does not start at boot"),
+            Ok(Some(facts)) if !facts.autostart => Check("networks").failed(
+                format!("the network {name} will be down after the next boot"),
                 format!("virsh net-autostart {name}"),
             ),
-            Ok(Some(facts)) if !facts.cards => Finding::failed(
-                "networks",
+            Ok(Some(facts)) if !facts.cards => Check("networks").failed(
                 format!("the network {name} gives instances no addresses"),
                 SETUP,
             ),
-            Ok(Some(_)) => Finding::ok("networks", format!("{name} is up and starts at boot")),
+            Ok(Some(_)) => Check("networks").ok(format!("{name} is up, and will be after a boot")),
         });
     findings.collect()
 }
@@ -130,20 +115,18 @@ fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
 /// Whether the firewall of the networks is in the kernel.
 fn guard() -> Finding {
     match firewall::in_force() {
-        Ok(true) => Finding::ok("firewall", "the firewall of the lab networks is in force"),
-        Ok(false) => Finding::failed(
-            "firewall",
-            "the firewall of the lab networks was removed or changed: guests may reach this host",
-            "run `cyyber reap` as root to restore it; if it was never loaded, run `make setup`",
+        Ok(true) => Check("firewall").ok("that of the lab networks is in force"),
+        Ok(false) => Check("firewall").failed(
+            "that of the lab networks is not in force as it was loaded: guests may reach this host",
+            "run `cyyber reap` as root, which puts it back; where it was never loaded, `make setup`",
         ),
         Err(error) if !rustix::process::geteuid().is_root() && kind_of(&error) == Kind::Failed => {
-            Finding::warning(
-                "firewall",
-                format!("cannot check the firewall of the lab networks: {error:#}"),
+            Check("firewall").warning(
+                format!("whether that of the lab networks is in force cannot be seen: {error:#}"),
                 "run `cyyber doctor` as root",
             )
         }
-        Err(error) => Finding::error("firewall", &error, SETUP),
+        Err(error) => Check("firewall").error(&error, SETUP),
     }
 }
 
@@ -179,16 +162,14 @@ fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
     };
     Some(match look() {
         Ok((0, _)) => return None,
-        Ok((count, wrong)) if wrong.is_empty() => Finding::ok(
-            "isolation",
-            format!("{count} running instances are isolated"),
-        ),
-        Ok((_, wrong)) => Finding::failed(
-            "isolation",
+        Ok((count, wrong)) if wrong.is_empty() => {
+            Check("isolation").ok(format!("{count} running instances are kept apart"))
+        }
+        Ok((_, wrong)) => Check("isolation").failed(
             wrong.join("; "),
             "stop and start these instances, or pause and resume them",
         ),
-        Err(error) => Finding::error("isolation", &error, &context_hint(context)),
+        Err(error) => Check("isolation").error(&error, context_hint(context)),
     })
 }
 

@@ -6,11 +6,11 @@ use std::io::{Seek, Write};
 use anyhow::{Context as _, Result};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::finding::Finding;
+use super::finding::{Check, Finding};
 use crate::config::Lab;
 use crate::context::Context;
 use crate::files;
-use crate::process::Program;
+use crate::process::{self, Program};
 use crate::units::ByteSize;
 
 /// What libvirt has tc make for a limited card, by what it needs of the kernel.
@@ -33,6 +33,8 @@ const NEEDED: [(&str, &str); 4] = [
          police rate 100kbps burst 100kb mtu 64kb drop flowid :1\n",
     ),
 ];
+
+const CHECK: Check = Check("limits");
 
 pub fn check(context: &Context) -> Vec<Finding> {
     let overlay = largest(context, |lab| lab.limits.overlay_size);
@@ -58,12 +60,9 @@ fn length(context: &Context, lab: &Lab, size: ByteSize) -> Finding {
     let (lab, place) = (&lab.lab_id, directory.display());
     let real = directory.canonicalize();
     match real.and_then(|real| files::probe_length(&real, size.0)) {
-        Ok(()) => Finding::ok("limits", format!("{place} supports files of {size}")),
-        Err(error) => Finding::failed(
-            "limits",
-            format!(
-                "limits.overlay_size of {lab}: {place} does not support files of {size}: {error}"
-            ),
+        Ok(()) => CHECK.ok(format!("{place} has files of up to {size}")),
+        Err(error) => CHECK.failed(
+            format!("limits.overlay_size of {lab}: no file in {place} can be {size} long: {error}"),
             "lower it, or use another file system",
         ),
     }
@@ -81,29 +80,25 @@ fn bandwidth(lab: &Lab) -> Finding {
     let (unshare, tc) = match found() {
         Ok(found) => found,
         Err(error) => {
-            let message =
-                format!("cannot check whether the kernel supports {key} of {lab}: {error:#}");
-            return Finding::warning("limits", message, "run doctor as root");
+            let message = format!("whether {key} of {lab} can be kept was not seen: {error:#}");
+            return CHECK.warning(message, "run doctor as root");
         }
     };
     let mut missing = Vec::new();
     for (name, batch) in NEEDED {
         let tried = batched(batch).and_then(|batch| {
-            let words = ["--net".as_ref(), tc.path().as_os_str()];
-            unshare.run_on(
-                batch,
-                words.into_iter().chain(["-batch".as_ref(), "-".as_ref()]),
-            )
+            let mut command = unshare.command();
+            command.stdin(batch).arg("--net").arg(tc.path());
+            process::run(command.args(["-batch", "-"]))
         });
         if let Err(error) = tried {
-            missing.push(format!("{name} ({:#})", error));
+            missing.push(format!("{name} ({error:#})"));
         }
     }
     if missing.is_empty() {
-        return Finding::ok("limits", "the kernel can limit network interfaces");
+        return CHECK.ok("the kernel can limit network cards");
     }
-    Finding::failed(
-        "limits",
+    CHECK.failed(
         format!(
             "{key}: instances of {lab} cannot start: the kernel has no {}",
             missing.join("; ")

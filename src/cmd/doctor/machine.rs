@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-use super::finding::Finding;
-use crate::accelerator::{self, Host};
+use super::finding::{Check, Finding};
+use crate::accelerator::{self, Accelerator, Host};
 use crate::config::Lab;
 use crate::context::Context;
 use crate::host;
@@ -24,69 +24,57 @@ const LITTLE: u64 = 5 << 30;
 const NOTHING: u64 = 512 << 20;
 
 /// Whether guests run on the CPU itself.
-pub fn virtualisation(context: &Context) -> Vec<Finding> {
+pub fn virtualisation(context: &Context) -> Finding {
+    let check = Check("kvm");
     let remedy = "enable VT-x or AMD-V in the firmware, and load kvm_intel or kvm_amd; in a VM, \
                   nested virtualisation";
     match accelerator::choose(context.accelerator_choice(), Host::probe()) {
-        Err(fault) => vec![Finding::error("kvm", &fault.into(), remedy)],
-        Ok((_, Some(warning))) => vec![Finding::warning("kvm", warning, remedy)],
-        Ok((accelerator::Accelerator::Tcg, None)) => vec![Finding::warning(
-            "kvm",
-            "software emulation, as configured: many times slower than KVM",
+        Err(fault) => check.error(&fault.into(), remedy),
+        Ok((_, Some(warning))) => check.warning(warning, remedy),
+        Ok((Accelerator::Tcg, None)) => check.warning(
+            "software emulation, as it was asked for: many times slower than KVM",
             "set the accelerator to auto",
-        )],
-        Ok((accelerator::Accelerator::Kvm, None)) => {
-            let open = std::fs::File::options().read(true).write(true).open(KVM);
-            vec![match open {
-                Ok(_) => Finding::ok("kvm", "the CPU has it and /dev/kvm can be opened"),
+        ),
+        Ok((Accelerator::Kvm, None)) => {
+            match std::fs::File::options().read(true).write(true).open(KVM) {
+                Ok(_) => check.ok("the CPU has it and /dev/kvm opens"),
                 // libvirt's QEMU has rights of its own; a build runs QEMU as the caller.
-                Err(error) => Finding::warning(
-                    "kvm",
-                    format!("you cannot open {KVM}: {error}; builds need it"),
+                Err(error) => check.warning(
+                    format!("{KVM} does not open for you: {error}; builds need it"),
                     "add yourself to the group kvm, and log in again: usermod -aG kvm NAME",
                 ),
-            }]
+            }
         }
     }
 }
 
 /// The programs that are run.
 pub fn programs() -> Vec<Finding> {
-    let packer = match Packer::find() {
-        Ok(packer) => Finding::ok("packer", format!("Packer {}", packer.version)),
-        Err(error) => Finding::error("packer", &error, "install Packer"),
-    };
-    let qemu = match packer::qemu_version() {
-        Ok(version) => Finding::ok("qemu", format!("QEMU {version} for builds")),
-        Err(error) => Finding::error(
-            "qemu",
-            &error,
-            "install it: apt-get install qemu-system-x86",
-        ),
-    };
-    let mut findings = vec![packer, qemu];
+    let packer = Packer::find().map(|packer| format!("Packer {}", packer.version));
+    let qemu = packer::qemu_version().map(|version| format!("QEMU {version} for builds"));
+    let mut findings = vec![
+        Check("packer").of(packer, "install Packer"),
+        Check("qemu").of(qemu, "install it: apt-get install qemu-system-x86"),
+    ];
     for (name, package, what) in [
         ("qemu-img", "qemu-utils", "creates disks"),
         ("ss", "iproute2", "detects console clients"),
         ("setpriv", "util-linux", "ends Packer if cyyber is killed"),
         ("ssh-keygen", "openssh-client", "creates a build's SSH key"),
     ] {
-        findings.push(match Program::find(name, package) {
-            Ok(program) => Finding::ok("programs", format!("{}: {what}", program.path().display())),
-            Err(error) => Finding::error("programs", &error.context(what), ""),
-        });
+        let found = Program::find(name, package)
+            .map(|program| format!("{}: {what}", program.path().display()))
+            .context(what);
+        findings.push(Check("programs").of(found, ""));
     }
     findings
 }
 
 /// What is left of memory and disk.
 pub fn room(context: &Context) -> Vec<Finding> {
-    let mut findings = vec![match memory(context) {
-        Ok(finding) => finding,
-        Err(error) => Finding::error("memory", &error, "check /proc/meminfo"),
-    }];
-    findings.extend(disks(context));
-    findings
+    let memory = memory(context)
+        .unwrap_or_else(|error| Check("memory").error(&error, "look into /proc/meminfo"));
+    [memory].into_iter().chain(disks(context)).collect()
 }
 
 /// Whether one more guest of the largest lab could be started now.
@@ -99,7 +87,7 @@ fn memory(context: &Context) -> Result<Finding> {
     );
     let by_memory = |lab: &&Lab| lab.memory_mb;
     let Some(largest) = context.config.labs.iter().max_by_key(by_memory) else {
-        return Ok(Finding::ok("memory", figures));
+        return Ok(Check("memory").ok(figures));
     };
     // Where libvirt does not answer, that has a finding of its own.
     let running = context
@@ -113,17 +101,12 @@ fn memory(context: &Context) -> Result<Finding> {
     let need = memory::need(u64::from(largest.memory_mb) * MIB);
     let lab = &largest.lab_id;
     Ok(match memory::admit(need, memory, claimed) {
-        Ok(()) => Finding::ok(
-            "memory",
-            format!("{figures}: one more instance of {lab} fits"),
-        ),
-        Err(shortage) if running.is_empty() => Finding::failed(
-            "memory",
+        Ok(()) => Check("memory").ok(format!("{figures}: one more instance of {lab} fits")),
+        Err(shortage) if running.is_empty() => Check("memory").failed(
             format!("not one instance of {lab} fits: {shortage}"),
             "stop other programs on this host, or lower memory_mb of the lab",
         ),
-        Err(shortage) => Finding::warning(
-            "memory",
+        Err(shortage) => Check("memory").warning(
             format!("no further instance of {lab} fits: {shortage}"),
             "pause or stop instances: `cyyber instance stats` shows what they use",
         ),
@@ -156,22 +139,19 @@ fn disk(place: &Path) -> Finding {
     let stat = match rustix::fs::statvfs(place) {
         Ok(stat) => stat,
         Err(error) => {
-            let message = format!(
-                "cannot determine the free space of {}: {error}",
-                place.display()
-            );
-            return Finding::failed("disk", message, "check that file system");
+            let message = format!("cannot tell the free space of {}: {error}", place.display());
+            return Check("disk").failed(message, "look at that file system");
         }
     };
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let figures = format!("{} MiB are free in {}", free / MIB, place.display());
     match (free, stat.f_favail) {
-        (NOTHING.., 64..) if free >= LITTLE => Finding::ok("disk", figures),
-        (NOTHING.., 64..) => Finding::warning("disk", figures, remedy),
-        (_, 64..) => Finding::failed("disk", figures, remedy),
+        (NOTHING.., 64..) if free >= LITTLE => Check("disk").ok(figures),
+        (NOTHING.., 64..) => Check("disk").warning(figures, remedy),
+        (_, 64..) => Check("disk").failed(figures, remedy),
         // A file system without a number of inodes of its own says 0 of 0.
-        _ if stat.f_files == 0 => Finding::ok("disk", figures),
-        _ => Finding::failed("disk", format!("{figures}, and no inodes"), remedy),
+        _ if stat.f_files == 0 => Check("disk").ok(figures),
+        _ => Check("disk").failed(format!("{figures}, and no inodes"), remedy),
     }
 }
 

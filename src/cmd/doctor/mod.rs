@@ -16,14 +16,14 @@ use crate::clock::Moment;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::output::Output;
-use finding::{Finding, Report};
+use finding::{Check, Finding, Findings};
 
 pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> Result<()> {
     let (context, broken) = Context::of_host(global, output.clone(), now)?;
     context.require_everyone("cyyber doctor")?;
     let context = &context;
     let mut findings = vec![config(context, broken.as_ref())];
-    findings.extend(machine::virtualisation(context));
+    findings.push(machine::virtualisation(context));
     let (libvirt, account) = libvirt::check(context);
     findings.extend(libvirt);
     if let Ok(hypervisor) = context.hypervisor() {
@@ -37,7 +37,7 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
     findings.extend(images::check(context, options.verify));
     findings.push(reaper::check(context));
 
-    let report = Report::of(findings);
+    let report = Findings::of(findings);
     context.output.answer(&report)?;
     if report.ready {
         return Ok(());
@@ -54,11 +54,11 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
 fn config(context: &Context, broken: Option<&anyhow::Error>) -> Finding {
     let remedy = "correct the file: man labs-config.json has every key";
     match broken {
-        Some(error) => Finding::error("config", error, remedy),
+        Some(error) => Check("config").error(error, remedy),
         None => {
             let (file, labs) = (context.config.path.display(), context.config.labs.len());
             let s = if labs == 1 { "" } else { "s" };
-            Finding::ok("config", format!("{file}: {labs} lab{s}"))
+            Check("config").ok(format!("{file}: {labs} lab{s}"))
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
 
-use super::finding::Finding;
+use super::finding::{Check, Finding};
 use crate::config::{Config, SEARCHED};
 use crate::context::Context;
 use crate::reaper::passes::Passes;
@@ -23,38 +23,39 @@ const SCHEDULES: [&str; 6] = [
     "/usr/lib/systemd/system",
 ];
 
+const CHECK: Check = Check("reaper");
+
 pub fn check(context: &Context) -> Finding {
     let last = Passes::read(&context.paths.passes()).last();
     let since = last.map(|last| context.time().duration_since(last));
     if let Some(since) = since.filter(|since| recent(*since)) {
         return match left_out(context) {
-            None => Finding::ok("reaper", format!("the last pass was {} ago", age(since))),
-            Some(why) => Finding::warning("reaper", why, remedy(context)),
+            None => CHECK.ok(format!("the last pass was {} ago", age(since))),
+            Some(why) => CHECK.warning(why, remedy(context)),
         };
     }
     let mut unseen = Vec::new();
     let Some((file, config)) = scheduled(&mut unseen) else {
         if !unseen.is_empty() {
             let unseen = unseen.join(", ");
-            let message = format!("there was no recent pass; cannot check what calls it: {unseen}");
-            return Finding::warning("reaper", message, "run doctor as root");
+            let message =
+                format!("there was no pass of late; what calls it cannot be seen: {unseen}");
+            return CHECK.warning(message, "run doctor as root");
         }
-        return Finding::failed(
-            "reaper",
-            "nothing calls `cyyber reap`: unused instances keep their memory",
+        return CHECK.failed(
+            "nothing calls `cyyber reap`: instances that nobody uses keep their memory",
             format!("echo '{}' > /etc/cron.d/cyyber", line(context)),
         );
     };
     let file = format!("{} calls it with {}", file.display(), config.display());
     if let Some(why) = other(context, &config) {
-        return Finding::warning("reaper", format!("{file}, {why}"), remedy(context));
+        return CHECK.warning(format!("{file}, {why}"), remedy(context));
     }
     let but = match since {
         Some(since) => format!("the last pass was {} ago", age(since)),
         None => "there was no pass yet".to_owned(),
     };
-    Finding::warning(
-        "reaper",
+    CHECK.warning(
         format!("{file}, but {but}"),
         "wait a minute; then check that cron or the timer runs, and what `cyyber reap` prints",
     )
