@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{TypedValueParser, ValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::ConnectUri;
@@ -50,17 +49,17 @@ pub struct Global {
     #[arg(long, global = true, value_name = "PATH")]
     pub config: Option<PathBuf>,
 
-    /// The libvirt connection URI [default: host.connect of the configuration, or qemu:///system]
-    /// [env: CYYBER_CONNECT]
-    #[arg(long, short = 'c', global = true, value_name = "URI", value_parser = parsed::<ConnectUri>())]
+    /// The libvirt connection [default: host.connect of the configuration, which is qemu:///system
+    /// unless set] [env: CYYBER_CONNECT]
+    #[arg(long, short = 'c', global = true, value_name = "URI")]
     pub connect: Option<ConnectUri>,
 
     /// The output format [default: table] [env: CYYBER_OUTPUT]
     #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]
     pub output: Option<Format>,
 
-    /// Act only on USER's instances; all others are reported as not found [env: CYYBER_AS_USER]
-    #[arg(long, global = true, value_name = "USER", value_parser = parsed::<UserId>())]
+    /// Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]
+    #[arg(long, global = true, value_name = "USER")]
     pub as_user: Option<UserId>,
 
     /// Print only errors: no progress, notes or warnings
@@ -140,8 +139,8 @@ pub enum Command {
   cyyber build --dry-run            show what would be built, and why
   cyyber build --jobs 3             three at a time, as memory allows")]
 pub struct Build {
-    /// Ids of the labs to build [default: all]
-    #[arg(value_name = "LAB", value_parser = parsed::<LabId>())]
+    /// The ids of the labs to build [default: all]
+    #[arg(value_name = "LAB")]
     pub labs: Vec<LabId>,
 
     /// Render the templates into the output directory and print what would be built and why, but
@@ -237,8 +236,8 @@ pub enum Instance {
         /// Whose instance of which lab
         #[command(flatten)]
         class: Class,
-        /// How long the guest may take, for example 90s or 2m
-        #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parsed::<Duration>())]
+        /// How long the guest may take, as in 90s or 2m
+        #[arg(long, value_name = "DURATION", default_value = "30s")]
         timeout: Duration,
         /// Power off at once; unsaved data in the guest and in saved memory is lost
         #[arg(long)]
@@ -308,8 +307,8 @@ pub enum Instance {
         /// Whose instance of which lab
         #[command(flatten)]
         target: Target,
-        /// A duration from now (90s, 10m, 24h, 7d), a date, a time, or off
-        #[arg(long, value_name = "TIME|DURATION|off", value_parser = parsed::<Until>())]
+        /// A length of time from now on (90s, 10m, 24h, 7d), a day, a time, or off
+        #[arg(long, value_name = "TIME|DURATION|off")]
         until: Until,
     },
     /// Show the resource use of instances
@@ -325,14 +324,13 @@ pub enum Instance {
   cyyber instance stats lab01 7 --watch 5  one, every 5 seconds")]
     Stats {
         /// The lab's id [default: all instances]
-        #[arg(value_parser = parsed::<LabId>(), requires = "user")]
+        #[arg(requires = "user")]
         lab: Option<LabId>,
         /// The user's id
-        #[arg(value_parser = parsed::<UserId>())]
         user: Option<UserId>,
         /// Repeat every SECONDS, from 1 to 3600, until Ctrl-C; put LAB USER before this option
         /// [default: 2]
-        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = parsed::<Interval>())]
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
         watch: Option<Interval>,
     },
     /// List instances and their states
@@ -346,10 +344,10 @@ pub enum Instance {
   cyyber -o json instance list --state running  for a program")]
     List {
         /// Only instances of this lab
-        #[arg(long, value_parser = parsed::<LabId>())]
+        #[arg(long)]
         lab: Option<LabId>,
         /// Only instances of this user
-        #[arg(long, value_parser = parsed::<UserId>())]
+        #[arg(long)]
         user: Option<UserId>,
         /// Only instances in this state
         #[arg(long, value_enum)]
@@ -366,23 +364,22 @@ pub enum Instance {
   cyyber -o json instance cleanup lab01 7 --yes       one instance, for a web backend")]
 pub struct Cleanup {
     /// The lab's id, for a single instance
-    #[arg(value_parser = parsed::<LabId>(), requires = "user", conflicts_with_all = ["of_lab", "of_user"])]
+    #[arg(requires = "user", conflicts_with_all = ["of_lab", "of_user"])]
     pub lab: Option<LabId>,
     /// The user's id, for a single instance
-    #[arg(value_parser = parsed::<UserId>())]
     pub user: Option<UserId>,
     /// Only instances of this lab
-    #[arg(long = "lab", value_name = "LAB", value_parser = parsed::<LabId>())]
+    #[arg(long = "lab", value_name = "LAB")]
     pub of_lab: Option<LabId>,
     /// Only instances of this user
-    #[arg(long = "user", value_name = "USER", value_parser = parsed::<UserId>())]
+    #[arg(long = "user", value_name = "USER")]
     pub of_user: Option<UserId>,
     /// Only instances in this state
     #[arg(long, value_enum)]
     pub state: Option<State>,
-    /// Only instances not used for this long, for example 24h or 7d, by the reaper's signs of use;
-    /// instances that are kept, or whose last use is unknown, are left out
-    #[arg(long, value_name = "DURATION", value_parser = parsed::<Duration>())]
+    /// Only instances that were not used for this long, as in 24h or 7d, by the signs that the reaper
+    /// goes by; one that is kept, or whose last use is not known, stays
+    #[arg(long, value_name = "DURATION")]
     pub inactive_for: Option<Duration>,
     /// Print what would be destroyed, but destroy nothing
     #[arg(long)]
@@ -405,8 +402,8 @@ pub struct Reap {
     /// How many instances to act on in parallel
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub jobs: u8,
-    /// How long a guest may take to shut down, for example 90s or 2m
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parsed::<Duration>())]
+    /// How long a guest that is stopped may take to shut down, as in 90s or 2m
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub timeout: Duration,
 }
 
@@ -455,10 +452,8 @@ pub struct Doctor {
 #[derive(Debug, Args)]
 pub struct Target {
     /// The lab's id, as in labs-config.json
-    #[arg(value_parser = parsed::<LabId>())]
     pub lab: LabId,
-    /// The user's id: at most 64 letters, digits, '.' and '-'
-    #[arg(value_parser = parsed::<UserId>())]
+    /// The user's id: letters, digits, '.' and '-', at most 64
     pub user: UserId,
 }
 
@@ -466,10 +461,9 @@ pub struct Target {
 #[derive(Debug, Args)]
 pub struct Class {
     /// The lab's id, as in labs-config.json
-    #[arg(value_parser = parsed::<LabId>())]
     pub lab: LabId,
-    /// The user's id: at most 64 letters, digits, '.' and '-'
-    #[arg(value_parser = parsed::<UserId>(), required_unless_present = "users_from")]
+    /// The user's id: letters, digits, '.' and '-', at most 64
+    #[arg(required_unless_present = "users_from")]
     pub user: Option<UserId>,
     /// Act on every user in this file, one id per line; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "user")]
@@ -477,15 +471,4 @@ pub struct Class {
     /// How many users to work on in parallel
     #[arg(long, value_name = "N", default_value_t = 4, conflicts_with = "user", value_parser = clap::value_parser!(u8).range(1..=32))]
     pub jobs: u8,
-}
-
-fn parsed<T>() -> ValueParser
-where
-    T: std::str::FromStr + Clone + Send + Sync + 'static,
-    T::Err: std::fmt::Display,
-{
-    ValueParser::new(
-        clap::builder::NonEmptyStringValueParser::new()
-            .try_map(|s| s.parse::<T>().map_err(|error| error.to_string())),
-    )
 }

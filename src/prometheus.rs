@@ -6,22 +6,12 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-/// What a metric counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// A value that goes up and down.
-    Gauge,
-    /// A value that goes up, and begins again at nothing.
-    Counter,
-}
-
 /// A metric with its samples.
 #[derive(Debug, Serialize)]
 pub struct Metric {
     name: &'static str,
     #[serde(rename = "type")]
-    kind: Kind,
+    kind: &'static str,
     help: &'static str,
     samples: Vec<Sample>,
 }
@@ -34,11 +24,13 @@ pub struct Sample {
 }
 
 impl Metric {
-    /// A metric without samples.
-    pub fn new(kind: Kind, name: &'static str, help: &'static str) -> Metric {
+    /// A metric without samples. One that counts up, and begins anew at nothing, has a name that ends
+    /// with `_total`, as the format's convention has it.
+    pub fn new(name: &'static str, help: &'static str) -> Metric {
+        let counts = name.ends_with("_total");
         Metric {
             name,
-            kind,
+            kind: if counts { "counter" } else { "gauge" },
             help,
             samples: Vec::new(),
         }
@@ -76,11 +68,7 @@ impl Metric {
 pub fn text(metrics: &[Metric]) -> String {
     let mut text = String::new();
     for metric in metrics.iter().filter(|metric| !metric.samples.is_empty()) {
-        let (name, help) = (metric.name, escape(metric.help, false));
-        let kind = match metric.kind {
-            Kind::Gauge => "gauge",
-            Kind::Counter => "counter",
-        };
+        let (name, kind, help) = (metric.name, metric.kind, escape(metric.help, false));
         // Writing to a string does not fail.
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for Sample { labels, value } in &metric.samples {
@@ -88,9 +76,10 @@ pub fn text(metrics: &[Metric]) -> String {
             let labels: Vec<_> = labels
                 .map(|(name, value)| format!("{name}=\"{}\"", escape(value, true)))
                 .collect();
-            let labels = match labels.is_empty() {
-                true => String::new(),
-                false => format!("{{{}}}", labels.join(",")),
+            let labels = if labels.is_empty() {
+                String::new()
+            } else {
+                format!("{{{}}}", labels.join(","))
             };
             let _ = writeln!(text, "{name}{labels} {value}");
         }
@@ -101,9 +90,10 @@ pub fn text(metrics: &[Metric]) -> String {
 
 fn escape(text: &str, quotes: bool) -> String {
     let text = text.replace('\\', "\\\\").replace('\n', "\\n");
-    match quotes {
-        true => text.replace('"', "\\\""),
-        false => text,
+    if quotes {
+        text.replace('"', "\\\"")
+    } else {
+        text
     }
 }
 
@@ -113,13 +103,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_the_format() {
-        let mut states = Metric::new(Kind::Gauge, "instances", "By \"state\",\nand \\.");
+        let mut states = Metric::new("instances", "By \"state\",\nand \\.");
         states.add([("state", "idle")], 3.0);
         states.add([("state", "a\"b\\c\nd"), ("lab", "é")], 0.5);
         let metrics = [
             states,
-            Metric::new(Kind::Gauge, "nothing", "Has no samples."),
-            Metric::new(Kind::Counter, "cpu_seconds_total", "Time.").with(123_456_789_012.25),
+            Metric::new("nothing", "Has no samples."),
+            Metric::new("cpu_seconds_total", "Time.").with(123_456_789_012.25),
         ];
         assert_eq!(
             text(&metrics),

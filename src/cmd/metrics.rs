@@ -1,8 +1,9 @@
 //! `cyyber metrics`
 #![deny(clippy::arithmetic_side_effects)]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use crate::cli::Metrics as Options;
 use crate::context::Context;
-use crate::error::{Fault, Kind as Failure};
+use crate::error::{Fault, Kind};
 use crate::files;
 use crate::host;
 use crate::hypervisor::{Detail, Facts};
@@ -18,7 +19,7 @@ use crate::images;
 use crate::instance::status::{InstanceStatus, statuses};
 use crate::names::State;
 use crate::output::Report;
-use crate::prometheus::{Kind, Metric, text};
+use crate::prometheus::{Metric, text};
 use crate::reaper::passes::Passes;
 
 /// For whoever collects metrics, as the node exporter does.
@@ -32,7 +33,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         .zip(all.into_iter().map(|(_, facts)| facts))
         .collect();
     let mut metrics = of_host(context)?;
-    metrics.extend(of_states(&seen));
+    metrics.push(of_states(&seen));
     metrics.extend(savings(&seen));
     metrics.extend(of_instances(&seen));
     let answer = Metrics { metrics };
@@ -63,7 +64,7 @@ fn write(path: &Path, answer: &Metrics) -> Result<()> {
     };
     write().with_context(|| {
         Fault::new(
-            Failure::Failed,
+            Kind::Failed,
             format!("failed to write the metrics to {}", path.display()),
         )
         .hint("name a file in a directory that is there")
@@ -72,10 +73,9 @@ fn write(path: &Path, answer: &Metrics) -> Result<()> {
 
 fn of_host(context: &Context) -> Result<Vec<Metric>> {
     let memory = host::memory()?;
-    let mut build = Metric::new(Kind::Gauge, "cyyber_build_info", "The version of cyyber.");
+    let mut build = Metric::new("cyyber_build_info", "The version of cyyber.");
     build.add([("version", env!("CARGO_PKG_VERSION"))], 1.0);
     let mut pass = Metric::new(
-        Kind::Gauge,
         "cyyber_reaper_last_pass_timestamp_seconds",
         "Time of the last complete pass of cyyber reap, in seconds since 1970.",
     );
@@ -84,14 +84,9 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
     }
     Ok(vec![
         build,
+        Metric::new("cyyber_host_memory_bytes", "Memory that the host has.")
+            .with(float(memory.total)),
         Metric::new(
-            Kind::Gauge,
-            "cyyber_host_memory_bytes",
-            "Memory of the host.",
-        )
-        .with(float(memory.total)),
-        Metric::new(
-            Kind::Gauge,
             "cyyber_host_memory_available_bytes",
             "Memory of the host that new programs can use without swapping.",
         )
@@ -101,8 +96,8 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
 }
 
 /// Every state, also those that no instance is in: a series that comes and goes is of little use.
-fn of_states(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
-    let mut metric = Metric::new(Kind::Gauge, "cyyber_instances", "Instances by their state.");
+fn of_states(seen: &[(InstanceStatus, Facts)]) -> Metric {
+    let mut metric = Metric::new("cyyber_instances", "Instances by their state.");
     for state in State::value_variants() {
         let count = seen
             .iter()
@@ -110,7 +105,7 @@ fn of_states(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
             .count();
         metric.add([("state", state.as_str())], float(count as u64));
     }
-    vec![metric]
+    metric
 }
 
 /// What the host is spared.
@@ -121,24 +116,24 @@ fn savings(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
     let memory: u64 = paused
         .filter_map(|(_, facts)| facts.usage().memory_bytes)
         .fold(0, u64::saturating_add);
-    let size = |path: &PathBuf| images::allocated(path).unwrap_or(0);
     let bases = seen
         .iter()
-        .filter_map(|(status, _)| status.base_image.as_ref());
-    let distinct: BTreeSet<_> = bases.clone().collect();
-    let sizes: std::collections::BTreeMap<_, _> =
-        distinct.iter().map(|base| (*base, size(base))).collect();
-    let copied: u64 = bases.filter_map(|base| sizes.get(base)).sum();
+        .filter_map(|(status, _)| status.base_image.as_deref());
+    let mut sizes = BTreeMap::new();
+    let size = |base| {
+        *sizes
+            .entry(base)
+            .or_insert_with(|| images::allocated(base).unwrap_or(0))
+    };
+    let copied: u64 = bases.map(size).sum();
     let there: u64 = sizes.values().sum();
     vec![
         Metric::new(
-            Kind::Gauge,
             "cyyber_memory_saved_bytes",
             "Memory of the host freed by paused instances.",
         )
         .with(float(memory)),
         Metric::new(
-            Kind::Gauge,
             "cyyber_disk_saved_bytes",
             "Disk space saved by sharing base images, compared with full copies.",
         )
@@ -149,63 +144,51 @@ fn savings(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
 /// A figure of an instance, where it is known.
 type Figure = fn(&InstanceStatus, &Facts) -> Option<f64>;
 
-const FIGURES: [(Kind, &str, &str, Figure); 10] = [
+const FIGURES: [(&str, &str, Figure); 10] = [
+    ("cyyber_instance_vcpus", "Virtual CPUs.", |_, facts| {
+        facts.usage().vcpus.map(float)
+    }),
     (
-        Kind::Gauge,
-        "cyyber_instance_vcpus",
-        "Virtual CPUs.",
-        |_, facts| facts.usage().vcpus.map(float),
-    ),
-    (
-        Kind::Counter,
         "cyyber_instance_cpu_seconds_total",
         "CPU time since power-on.",
-        |_, facts| Some(std::time::Duration::from_nanos(facts.usage().cpu_time_ns?).as_secs_f64()),
+        |_, facts| Some(Duration::from_nanos(facts.usage().cpu_time_ns?).as_secs_f64()),
     ),
     (
-        Kind::Gauge,
         "cyyber_instance_memory_bytes",
         "Memory assigned to the guest.",
         |_, facts| facts.usage().memory_bytes.map(float),
     ),
     (
-        Kind::Gauge,
         "cyyber_instance_memory_resident_bytes",
         "Memory of the host that it uses now.",
         |_, facts| facts.usage().resident_bytes.map(float),
     ),
     (
-        Kind::Gauge,
         "cyyber_instance_disk_bytes",
         "Size of its own disk, without the shared base image.",
         |status, _| images::allocated(&status.disk_path).map(float),
     ),
     (
-        Kind::Counter,
         "cyyber_instance_disk_read_bytes_total",
         "Read from its disk since power-on.",
         |_, facts| facts.usage().disk_read_bytes.map(float),
     ),
     (
-        Kind::Counter,
         "cyyber_instance_disk_written_bytes_total",
         "Written to its disk since power-on.",
         |_, facts| facts.usage().disk_write_bytes.map(float),
     ),
     (
-        Kind::Counter,
         "cyyber_instance_network_receive_bytes_total",
         "Received by its network interface since power-on.",
         |_, facts| facts.usage().net_rx_bytes.map(float),
     ),
     (
-        Kind::Counter,
         "cyyber_instance_network_transmit_bytes_total",
         "Sent by its network interface since power-on.",
         |_, facts| facts.usage().net_tx_bytes.map(float),
     ),
     (
-        Kind::Gauge,
         "cyyber_instance_last_activity_timestamp_seconds",
         "When it was last used, in seconds since 1970.",
         |status, _| Some(status.last_activity?.as_duration().as_secs_f64()),
@@ -220,18 +203,14 @@ fn of_instances(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
             ("user", status.user_id.as_str()),
         ]
     }
-    let mut states = Metric::new(
-        Kind::Gauge,
-        "cyyber_instance_state",
-        "The state that an instance is in.",
-    );
+    let mut states = Metric::new("cyyber_instance_state", "The state that an instance is in.");
     for (status, _) in seen {
         let state = [("state", status.state.as_str())];
         states.add(labels(status).into_iter().chain(state), 1.0);
     }
     let mut metrics = vec![states];
-    for (kind, name, help, figure) in FIGURES {
-        let mut metric = Metric::new(kind, name, help);
+    for (name, help, figure) in FIGURES {
+        let mut metric = Metric::new(name, help);
         for (status, facts) in seen {
             if let Some(value) = figure(status, facts) {
                 metric.add(labels(status), value);
@@ -265,9 +244,5 @@ struct Written {
     samples: usize,
 }
 
-impl Report for Written {
-    /// Nothing: cron would mail it.
-    fn text(&self) -> String {
-        String::new()
-    }
-}
+/// Without a text: cron would mail it.
+impl Report for Written {}
