@@ -23,11 +23,11 @@ pub fn parse(text: &str, source: &str) -> Result<Vec<UserId>, Fault> {
             users.push(user);
         }
     }
-    match users.is_empty() {
-        true => Err(Fault::new(Kind::Usage, format!("no users in {source}"))
-            .hint("write one user id per line")),
-        false => Ok(users),
+    if users.is_empty() {
+        let message = format!("no users in {source}");
+        return Err(Fault::new(Kind::Usage, message).hint("write one user id a line"));
     }
+    Ok(users)
 }
 
 #[cfg(test)]

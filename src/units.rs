@@ -182,9 +182,10 @@ checked!(
 
 /// Where something listens: an IPv6 address stands in brackets before its port.
 pub fn endpoint(host: &str, port: u16) -> String {
-    match host.contains(':') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
 }
 
@@ -196,10 +197,8 @@ pub fn size(bytes: u64) -> String {
     };
     // In tenths, rounded; these numbers are far from where a float loses any.
     let tenths = (bytes as f64 / (1_u64 << shift) as f64 * 10.0).round() / 10.0;
-    match tenths < 10.0 && shift >= 30 {
-        true => format!("{tenths:.1} {unit}"),
-        false => format!("{tenths:.0} {unit}"),
-    }
+    let digits = usize::from(tenths < 10.0 && shift >= 30);
+    format!("{tenths:.digits$} {unit}")
 }
 
 /// A span of time as a person reads it at a glance, in its one or two largest units: `3m`,

@@ -3,6 +3,7 @@
 //! Whether the named files exist is looked at by a build alone: every other command has no use for
 //! them.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -78,12 +79,10 @@ impl Provision {
 
     /// Each script needs a name of its own to be told by, and each file a place of its own.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
-        for (number, file) in self.files.iter().enumerate() {
-            let same = |other: &ProvisionFile| other.target == file.target;
-            if self.files.iter().take(number).any(same) {
-                let message = format!("two files have the target {}", file.target);
-                return Err(("provision.files", message));
-            }
+        let mut seen = HashSet::new();
+        if let Some(file) = self.files.iter().find(|file| !seen.insert(&file.target)) {
+            let message = format!("two files have the target {}", file.target);
+            return Err(("provision.files", message));
         }
         Ok(())
     }
@@ -117,6 +116,7 @@ impl SourcePath {
 
 checked! {
     /// An absolute path in the guest that names a file: no `..`, no control characters.
+    #[derive(Hash)]
     #[schemars(extend("maxLength" = LONGEST_TARGET))]
     struct Target, "target",
     // Parts of which none is `..`, and the last one not `.`.

@@ -336,24 +336,24 @@ impl Policy {
     /// A rung is not reached before the one above it. An error is the key's place in the lab, and
     /// what is wrong.
     fn check(&self) -> Result<(), (&'static str, String)> {
-        let mut above = None;
-        for (place, name, patience) in [
-            ("policy.idle_after", "idle_after", self.idle_after),
-            ("policy.pause_after", "pause_after", self.pause_after),
-            ("policy.stop_after", "stop_after", self.stop_after),
-            ("policy.destroy_after", "destroy_after", self.destroy_after),
+        let mut above: Option<(&str, Duration)> = None;
+        for (name, patience) in [
+            ("policy.idle_after", self.idle_after),
+            ("policy.pause_after", self.pause_after),
+            ("policy.stop_after", self.stop_after),
+            ("policy.destroy_after", self.destroy_after),
         ] {
             let Patience::After(after) = patience else {
                 continue;
             };
             if let Some((upper, limit)) = above.filter(|(_, limit)| after < *limit) {
-                let limit: Duration = limit;
                 let message = format!(
-                    "{} is less than {upper}, which is {}: allowed is that or more, or never",
+                    "{} is sooner than {}, which is {}: allowed is that or more, or never",
                     age(after.0),
+                    upper.trim_start_matches("policy."),
                     age(limit.0)
                 );
-                return Err((place, message));
+                return Err((name, message));
             }
             above = Some((name, after));
         }

@@ -114,14 +114,14 @@ impl Default for Host {
 impl Host {
     /// What no single key can tell. An error is the key's place in the file, and what is wrong.
     fn check(&self) -> Result<(), String> {
-        match self.vnc_listen.is_loopback() || self.vnc_exposed {
-            true => Ok(()),
-            false => Err(format!(
-                "host.vnc_listen: {} is reached from other hosts, and VNC is not encrypted: allowed is \
-                 127.0.0.1, or any address with \"vnc_exposed\": true",
-                self.vnc_listen
-            )),
+        if self.vnc_listen.is_loopback() || self.vnc_exposed {
+            return Ok(());
         }
+        Err(format!(
+            "host.vnc_listen: {} is reached from other hosts, and VNC is not encrypted: allowed is \
+             127.0.0.1, or any address with \"vnc_exposed\": true",
+            self.vnc_listen
+        ))
     }
 }
 
@@ -145,38 +145,28 @@ impl Config {
 
     /// As [`Config::load`], of those whose words `trust` takes.
     pub fn load_trusted(given: Option<&Path>, trust: Trust) -> Result<Config> {
-        let path = match given {
-            Some(path) => path.to_owned(),
-            None => SEARCHED
-                .iter()
+        let here = || {
+            SEARCHED
                 .map(PathBuf::from)
-                .find(|path| path.exists())
-                .ok_or_else(|| {
-                    Fault::new(
-                        Kind::Config,
-                        format!(
-                            "no configuration file: looked for {}",
-                            SEARCHED.join(" and ")
-                        ),
-                    )
-                    .hint("write a labs-config.json, or name one with --config or CYYBER_CONFIG")
-                })?,
+                .into_iter()
+                .find(|it| it.exists())
         };
+        let path = given.map(Path::to_owned).or_else(here).ok_or_else(|| {
+            let places = SEARCHED.join(" and ");
+            let message = format!("no configuration file: looked for {places}");
+            Fault::new(Kind::Config, message)
+                .hint("write a labs-config.json, or name one with --config or CYYBER_CONFIG")
+        })?;
         let text = read(&path, trust).map_err(|error| {
-            let fault = Fault::new(
-                Kind::Config,
-                format!("failed to read the configuration {}", path.display()),
-            );
-            let hint = hint_of(&error).map(str::to_owned);
+            let message = format!("failed to read the configuration {}", path.display());
             let other = "name the configuration with --config or CYYBER_CONFIG";
-            error.context(fault.hint(hint.unwrap_or_else(|| other.to_owned())))
+            let hint = hint_of(&error).unwrap_or(other).to_owned();
+            error.context(Fault::new(Kind::Config, message).hint(hint))
         })?;
         parse(&text, &path).with_context(|| {
-            Fault::new(
-                Kind::Config,
-                format!("invalid configuration {}", path.display()),
-            )
-            .hint("`man labs-config.json` has every key and what is allowed for it")
+            let message = format!("invalid configuration {}", path.display());
+            Fault::new(Kind::Config, message)
+                .hint("`man labs-config.json` has every key and what is allowed for it")
         })
     }
 
@@ -191,17 +181,12 @@ impl Config {
 
     /// The lab called `id`.
     pub fn lab(&self, id: &LabId) -> Result<&Lab> {
-        self.labs
-            .iter()
-            .find(|lab| lab.lab_id == *id)
-            .ok_or_else(|| {
-                Fault::new(
-                    Kind::NotFound,
-                    format!("no lab '{id}' in {}", self.path.display()),
-                )
-                .hint(self.known_labs(id))
-                .into()
-            })
+        let mut labs = self.labs.iter();
+        labs.find(|lab| lab.lab_id == *id).ok_or_else(|| {
+            let message = format!("no lab '{id}' in {}", self.path.display());
+            let fault = Fault::new(Kind::NotFound, message);
+            fault.hint(self.known_labs(id)).into()
+        })
     }
 
     /// Advice for somebody who named a lab that is not here.

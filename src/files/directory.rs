@@ -202,10 +202,10 @@ impl Directory {
 }
 
 fn regular(there: &Stat) -> io::Result<()> {
-    match FileType::from_raw_mode(there.st_mode).is_file() {
-        true => Ok(()),
-        false => Err(io::Error::other("it is not a regular file")),
+    if !FileType::from_raw_mode(there.st_mode).is_file() {
+        return Err(io::Error::other("it is not a regular file"));
     }
+    Ok(())
 }
 
 /// The size of what is a regular file, and not larger than `largest`.

@@ -37,11 +37,12 @@ pub const PASSABLE_DIRECTORY: u32 = 0o2771;
 pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
     match directory.symlink_metadata() {
         Ok(there) if there.is_dir() => return Ok(()),
-        Ok(there) => {
-            let error = match there.is_symlink() {
-                true => io::Error::other(format!("it is {A_LINK}")),
-                false => io::Error::other("something else is in its place"),
-            };
+        Ok(there) if there.is_symlink() => {
+            let error = io::Error::other(format!("it is {A_LINK}"));
+            return Err(said(&error, "make", directory));
+        }
+        Ok(_) => {
+            let error = io::Error::other("something else is in its place");
             return Err(said(&error, "make", directory));
         }
         Err(_) => {}

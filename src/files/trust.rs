@@ -173,14 +173,12 @@ impl Trust {
 
     fn check_owner(&self, place: &Path, there: &Metadata) -> Result<(), Refusal> {
         let owner = there.uid();
-        match owner == 0 || owner == self.user || self.behind_sudo == Some(owner) {
-            true => Ok(()),
-            false => {
-                let what = place.display();
-                let why = format!("{what} belongs to user {owner}, not to root or to you");
-                Err(Refusal::Untrusted(why))
-            }
+        if owner == 0 || owner == self.user || self.behind_sudo == Some(owner) {
+            return Ok(());
         }
+        let what = place.display();
+        let why = format!("{what} belongs to user {owner}, not to root or to you");
+        Err(Refusal::Untrusted(why))
     }
 }
 
