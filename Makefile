@@ -77,8 +77,8 @@ bench: setup ## compare speed with virsh, qemu-img and Packer
 	@$(AS_ROOT) $(CARGO) bench --locked
 
 .PHONY: reference
-reference: ## regenerate man/, completions/ and the configuration's schema
-	@CYYBER_UPDATE_REFERENCE=1 $(SHELL) -c '$(CARGO) test --locked --test suite -- reference:: schema::'
+reference: ## write man/, completions/ and the configuration's schema anew from the program
+	@$(CARGO) run --locked --quiet --example reference
 
 .PHONY: install
 install: build ## install program, man pages, completions, examples, and a reaper pass every minute

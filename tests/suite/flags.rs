@@ -2,7 +2,6 @@
 //! here, so that an option that comes without a test is noticed.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory};
 use cyyber::cli::Cli;
@@ -101,20 +100,4 @@ fn every_option_has_a_test() {
         "write a test, and name it here: {missing:?}"
     );
     assert!(gone.is_empty(), "no such options: {gone:?}");
-}
-
-#[test]
-fn the_tests_are_there_and_give_the_options() {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite");
-    for [command, option, file, name] in shown() {
-        let source = std::fs::read_to_string(tests.join(format!("{file}.rs"))).unwrap();
-        let test = format!("]\nfn {name}() {{");
-        assert!(source.contains(&test), "{file}: no test {name}");
-        // By itself or by way of a function of its file.
-        let given = [format!("\"{option}\""), format!("\"{option}=")];
-        assert!(
-            given.iter().any(|given| source.contains(given)),
-            "{file} does not give {command} {option}"
-        );
-    }
 }

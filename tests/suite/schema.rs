@@ -42,15 +42,6 @@ fn load(text: &str) -> anyhow::Result<Config> {
     Config::load(Some(file.path()))
 }
 
-#[test]
-fn the_committed_schema_is_that_of_the_types() {
-    let wanted = format!("{:#}\n", schema());
-    if std::env::var_os("CYYBER_UPDATE_REFERENCE").is_some_and(|value| value == "1") {
-        std::fs::write(root().join(FILE), &wanted).unwrap();
-    }
-    assert!(read(FILE) == wanted, "{FILE} differs: make reference");
-}
-
 /// Every configuration in the repository: files, and examples in the documents.
 fn shipped() -> Vec<(PathBuf, String)> {
     let mut all = Vec::new();
