@@ -77,7 +77,7 @@ bench: setup ## compare speed with virsh, qemu-img and Packer
 	@$(AS_ROOT) $(CARGO) bench --locked
 
 .PHONY: reference
-reference: ## write man/, completions/ and the configuration's schema anew from the program
+reference: ## regenerate man/, completions/ and the configuration's schema
 	@$(CARGO) run --locked --quiet --example reference
 
 .PHONY: install

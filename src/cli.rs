@@ -49,8 +49,8 @@ pub struct Global {
     #[arg(long, global = true, value_name = "PATH")]
     pub config: Option<PathBuf>,
 
-    /// The libvirt connection [default: host.connect of the configuration, which is qemu:///system
-    /// unless set] [env: CYYBER_CONNECT]
+    /// The libvirt connection URI [default: host.connect of the configuration, or qemu:///system]
+    /// [env: CYYBER_CONNECT]
     #[arg(long, short = 'c', global = true, value_name = "URI")]
     pub connect: Option<ConnectUri>,
 
@@ -58,7 +58,7 @@ pub struct Global {
     #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]
     pub output: Option<Format>,
 
-    /// Act for this user alone: nothing of anyone else exists [env: CYYBER_AS_USER]
+    /// Act only on USER's instances; all others are reported as not found [env: CYYBER_AS_USER]
     #[arg(long, global = true, value_name = "USER")]
     pub as_user: Option<UserId>,
 
@@ -139,7 +139,7 @@ pub enum Command {
   cyyber build --dry-run            show what would be built, and why
   cyyber build --jobs 3             three at a time, as memory allows")]
 pub struct Build {
-    /// The ids of the labs to build [default: all]
+    /// Ids of the labs to build [default: all]
     #[arg(value_name = "LAB")]
     pub labs: Vec<LabId>,
 
@@ -236,7 +236,7 @@ pub enum Instance {
         /// Whose instance of which lab
         #[command(flatten)]
         class: Class,
-        /// How long the guest may take, as in 90s or 2m
+        /// How long the guest may take, for example 90s or 2m
         #[arg(long, value_name = "DURATION", default_value = "30s")]
         timeout: Duration,
         /// Power off at once; unsaved data in the guest and in saved memory is lost
@@ -307,7 +307,7 @@ pub enum Instance {
         /// Whose instance of which lab
         #[command(flatten)]
         target: Target,
-        /// A length of time from now on (90s, 10m, 24h, 7d), a day, a time, or off
+        /// A duration from now (90s, 10m, 24h, 7d), a date, a time, or off
         #[arg(long, value_name = "TIME|DURATION|off")]
         until: Until,
     },
@@ -377,8 +377,8 @@ pub struct Cleanup {
     /// Only instances in this state
     #[arg(long, value_enum)]
     pub state: Option<State>,
-    /// Only instances that were not used for this long, as in 24h or 7d, by the signs that the reaper
-    /// goes by; one that is kept, or whose last use is not known, stays
+    /// Only instances not used for this long, for example 24h or 7d, by the reaper's signs of use;
+    /// instances that are kept, or whose last use is unknown, are left out
     #[arg(long, value_name = "DURATION")]
     pub inactive_for: Option<Duration>,
     /// Print what would be destroyed, but destroy nothing
@@ -402,7 +402,7 @@ pub struct Reap {
     /// How many instances to act on in parallel
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub jobs: u8,
-    /// How long a guest that is stopped may take to shut down, as in 90s or 2m
+    /// How long a guest may take to shut down, for example 90s or 2m
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub timeout: Duration,
 }
@@ -453,7 +453,7 @@ pub struct Doctor {
 pub struct Target {
     /// The lab's id, as in labs-config.json
     pub lab: LabId,
-    /// The user's id: letters, digits, '.' and '-', at most 64
+    /// The user's id: at most 64 letters, digits, '.' and '-'
     pub user: UserId,
 }
 
@@ -462,7 +462,7 @@ pub struct Target {
 pub struct Class {
     /// The lab's id, as in labs-config.json
     pub lab: LabId,
-    /// The user's id: letters, digits, '.' and '-', at most 64
+    /// The user's id: at most 64 letters, digits, '.' and '-'
     #[arg(required_unless_present = "users_from")]
     pub user: Option<UserId>,
     /// Act on every user in this file, one id per line; - is standard input

@@ -18,7 +18,7 @@ pub enum Kind {
     Config = 3,
     /// No such lab, base image or instance.
     NotFound = 4,
-    /// The present state does not allow it.
+    /// The current state does not allow it.
     Conflict = 5,
     /// Another command holds the instance and did not finish in time.
     Busy = 6,

@@ -141,10 +141,10 @@ paths! {
     /// The lock under which it is settled whether there is room for one more guest.
     admission_lock() = state / "locks/_admission.lock";
 
-    /// Where memory is set aside for guests that are being started.
+    /// Where memory is reserved for guests that are being started.
     reservations() = state / "reservations";
 
-    /// The memory that is set aside for an instance that is being started.
+    /// The memory that is reserved for an instance that is being started.
     reservation(name: &InstanceName) = state / "reservations/{name}";
 
     /// The memory that is reserved for a build, of a lab or a stage called `what`. No instance has

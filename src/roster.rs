@@ -25,7 +25,7 @@ pub fn parse(text: &str, source: &str) -> Result<Vec<UserId>, Fault> {
     }
     if users.is_empty() {
         let message = format!("no users in {source}");
-        return Err(Fault::new(Kind::Usage, message).hint("write one user id a line"));
+        return Err(Fault::new(Kind::Usage, message).hint("write one user id per line"));
     }
     Ok(users)
 }

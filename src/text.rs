@@ -1,4 +1,4 @@
-//! Text: what people write in files, in whatever their editor made of it, and bytes as digits. Pure.
+//! Text files that people write, in the encoding that their editor chose, and bytes as digits; pure.
 
 /// The byte order mark, as some editors put it before UTF-8.
 pub const MARK: &[u8] = b"\xef\xbb\xbf";

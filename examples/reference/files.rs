@@ -20,7 +20,7 @@ pub type Files = BTreeMap<PathBuf, String>;
 /// The pages' date: fixed, so that they change only when their text does.
 const DATE: &str = "2026-11-23";
 
-/// Beside the generated pages in `man/`.
+/// Beside the generated pages and the documents in `man/`.
 pub const BY_HAND: &str = "labs-config.json.5";
 
 /// Where the schema is committed, and from where it is installed.
@@ -44,7 +44,10 @@ pub fn committed() -> Result<BTreeSet<PathBuf>> {
     let mut all = BTreeSet::from([PathBuf::from(SCHEMA)]);
     for directory in ["man", "completions"] {
         let there = files_in(directory)?;
-        all.extend(there.into_iter().filter(|path| !path.ends_with(BY_HAND)));
+        let by_hand = |path: &PathBuf| {
+            path.ends_with(BY_HAND) || path.extension().is_some_and(|kind| kind == "md")
+        };
+        all.extend(there.into_iter().filter(|path| !by_hand(path)));
     }
     Ok(all)
 }

@@ -84,8 +84,7 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
     }
     Ok(vec![
         build,
-        Metric::new("cyyber_host_memory_bytes", "Memory that the host has.")
-            .with(float(memory.total)),
+        Metric::new("cyyber_host_memory_bytes", "Memory of the host.").with(float(memory.total)),
         Metric::new(
             "cyyber_host_memory_available_bytes",
             "Memory of the host that new programs can use without swapping.",

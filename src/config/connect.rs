@@ -7,7 +7,7 @@
 use crate::checked::checked;
 
 checked! {
-    /// The address of a libvirt, as in `qemu:///system`.
+    /// A libvirt connection URI, such as `qemu:///system`.
     struct ConnectUri, "libvirt connection",
     concat!(
         r"(test:///[^?#\s]+|qemu(\+(unix|tls|tcp|ssh|libssh|libssh2))?://",

@@ -150,7 +150,7 @@ fn within<T: PartialOrd + Display>(
     }
 }
 
-/// A cloud image: where it is and what it must hash to.
+/// A cloud image: its location and its checksum.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend(
@@ -348,7 +348,7 @@ impl Policy {
             };
             if let Some((upper, limit)) = above.filter(|(_, limit)| after < *limit) {
                 let message = format!(
-                    "{} is sooner than {}, which is {}: allowed is that or more, or never",
+                    "{} is less than {}, which is {}: allowed is that or more, or never",
                     age(after.0),
                     upper.trim_start_matches("policy."),
                     age(limit.0)

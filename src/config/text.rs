@@ -24,16 +24,16 @@ checked! {
 }
 
 checked! {
-    /// The name of a Debian package (Debian Policy 5.6.1), which can be neither an option nor anything
+    /// The name of a Debian package (Debian Policy 5.6.1), which can be neither an option nor special
     /// to a shell.
     #[derive(PartialOrd, Ord)]
     struct PackageName, "package name", "[a-z0-9][a-z0-9+.-]{0,126}[a-z0-9+.]",
     // apt-get would read `name-` as an order to remove it. What else it would take is not had here.
     |text| match text.find([':', '=', '/']).and_then(|at| text.get(at..=at)) {
         Some(":") => {
-            "packages are those of the image's architecture; a provision script can add another"
+            "packages are always of the image's architecture; use a provision script for others"
         }
-        Some(_) => "a lab has the version that the archive has; a provision script can install another",
+        Some(_) => "packages are always of the archive's version; use a provision script for others",
         None => "allowed is [a-z0-9][a-z0-9+.-]+, not ending with -",
     }
 }

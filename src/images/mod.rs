@@ -172,12 +172,8 @@ pub fn info(image: &Path) -> Result<ImageInfo> {
         .args(["info", "-U", "-f", "qcow2", "--output=json"])
         .arg(std::path::absolute(image)?);
     let said = process::run(&mut command)?;
-    serde_json::from_str(&said).with_context(|| {
-        format!(
-            "failed to understand what qemu-img says of {}",
-            image.display()
-        )
-    })
+    serde_json::from_str(&said)
+        .with_context(|| format!("failed to parse qemu-img's output for {}", image.display()))
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ impl Common<'_> {
             progress.phase(&format!("Waiting for {name}"));
         }
         let made = stage.done.wait().as_ref().map_err(|fault| {
-            let what = format!("failed to make what it begins with, {name}");
+            let what = format!("failed to build its stage image, {name}");
             anyhow::Error::new(fault.clone()).context(what)
         })?;
         let share =

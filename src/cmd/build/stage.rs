@@ -121,10 +121,10 @@ impl Common<'_> {
                 files::remove(&left)?;
             }
             let unused = if stale.used == Timestamp::UNIX_EPOCH {
-                "it was not whole".to_owned()
+                "it was incomplete".to_owned()
             } else {
                 let ago = self.context.time().duration_since(stale.used);
-                format!("no lab was made from it for {}", age(ago))
+                format!("no lab was built from it for {}", age(ago))
             };
             self.context.output.note(&format!(
                 "removed unused stage-{} ({unused}): {} MiB freed",

@@ -33,10 +33,9 @@ pub fn check(context: &Context, hypervisor: &Hypervisor) -> Vec<Finding> {
     }
     match running(hypervisor) {
         Ok(running) => vec![users(context, &running), svirt(hypervisor, &running)],
-        Err(error) => vec![USERS.error(
-            &error,
-            "check the running instances: cyyber instance list",
-        )],
+        Err(error) => {
+            vec![USERS.error(&error, "check the running instances: cyyber instance list")]
+        }
     }
 }
 
@@ -78,7 +77,8 @@ fn without(running: &Running, has: impl Fn(&SecurityLabel) -> bool) -> Vec<Strin
 fn users(context: &Context, running: &Running) -> Finding {
     let numbers = QemuUser::NUMBERS;
     if let Some(why) = qemu_user::obstacle(context) {
-        let message = format!("instances share one user, and reach each other from QEMU: {why}");
+        let message =
+            format!("all instances run as one user, so a QEMU can reach other instances: {why}");
         return USERS.failed(message, "run `make setup`");
     }
     for (file, number, count) in LISTS {
@@ -99,8 +99,9 @@ fn users(context: &Context, running: &Running) -> Finding {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                let message =
-                    format!("cannot see who has the numbers of instances: {file}: {error}");
+                let message = format!(
+                    "cannot check whether the numbers of instances are free: {file}: {error}"
+                );
                 return USERS.failed(message, "make that file readable");
             }
         }
@@ -111,14 +112,14 @@ fn users(context: &Context, running: &Running) -> Finding {
     });
     if shared.is_empty() {
         return USERS.ok(format!(
-            "the QEMU of each instance has a user of its own: {} to {}",
+            "each instance's QEMU runs as a user of its own: {} to {}",
             numbers.start(),
             numbers.end()
         ));
     }
     USERS.warning(
         format!(
-            "these share one user until they are off: {}",
+            "these run as one shared user until they are powered off: {}",
             shared.join(", ")
         ),
         "pause and resume them, or stop and start them",
@@ -135,17 +136,17 @@ fn svirt(hypervisor: &Hypervisor, running: &Running) -> Finding {
     let Some(model) = in_force else {
         return match std::fs::read_to_string(APPARMOR) {
             Ok(enabled) if enabled.trim() == "Y" => SVIRT.failed(
-                "the kernel has AppArmor, and libvirt does not confine QEMU with it",
-                "apt-get install apparmor; have no security_driver in /etc/libvirt/qemu.conf; \
+                "the kernel has AppArmor, but libvirt does not confine QEMU with it",
+                "apt-get install apparmor; remove security_driver from /etc/libvirt/qemu.conf; \
                  systemctl restart apparmor libvirtd; stop and start the instances",
             ),
             Err(error) if error.kind() != io::ErrorKind::NotFound => SVIRT.failed(
-                format!("cannot see whether the kernel has AppArmor: {APPARMOR}: {error}"),
+                format!("cannot check whether the kernel has AppArmor: {APPARMOR}: {error}"),
                 "run `cyyber doctor` as root",
             ),
             _ => SVIRT.warning(
-                "no sVirt: this kernel has no AppArmor, or it is off; a user for each instance is \
-                 all that keeps one QEMU from another",
+                "no sVirt: this kernel has no AppArmor, or it is off; QEMU processes are isolated \
+                 from each other by their users alone",
                 "boot a kernel with AppArmor, as Debian's and Ubuntu's are",
             ),
         };

@@ -55,15 +55,15 @@ fn directory(path: &Path, named: bool, mode: u32) -> Finding {
         path.symlink_metadata()
     };
     let Ok(there) = there else {
-        let message = format!("{place} is not there, or out of reach");
+        let message = format!("{place} is missing or not accessible");
         return CHECK.failed(message, "run `make setup`");
     };
     if there.is_symlink() {
-        let remedy = "or, where all of it is to be elsewhere, set storage_dir or state_dir";
+        let remedy = "or set storage_dir or state_dir to another directory";
         return CHECK.failed(format!("{place} is {A_LINK}"), remedy);
     }
     if !there.is_dir() {
-        let message = format!("{place} is no directory");
+        let message = format!("{place} is not a directory");
         return CHECK.failed(message, "move it away, and run `make setup`");
     }
     let is = there.mode() & 0o7777;
@@ -91,8 +91,8 @@ fn directory(path: &Path, named: bool, mode: u32) -> Finding {
     }
     let probed = path.canonicalize().and_then(|real| files::probe(&real));
     let probed = probed.map(|()| format!("{place} has mode {mode:o}"));
-    let probed = probed.with_context(|| format!("{place} takes no files"));
-    CHECK.of(probed, "look at the file system that it is on")
+    let probed = probed.with_context(|| format!("cannot create files in {place}"));
+    CHECK.of(probed, "check its file system")
 }
 
 /// Whatever was made in the state directory.
@@ -110,7 +110,7 @@ fn below(state: &Path) -> Vec<Finding> {
         let open = path.metadata().is_ok_and(|there| there.mode() & 0o002 != 0);
         if open {
             findings.push(CHECK.failed(
-                format!("everyone may write in {}", path.display()),
+                format!("{} is writable by everyone", path.display()),
                 format!("chmod {SHARED_DIRECTORY:o} {}", path.display()),
             ));
         }

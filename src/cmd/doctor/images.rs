@@ -23,7 +23,7 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
         match current(context, &lab.lab_id) {
             Ok(base) => {
                 if let Ok(Some(why)) = disk::too_large(&lab.lab_id, &base, lab.disk_size) {
-                    let remedy = "put a smaller image there, or raise disk_size";
+                    let remedy = "use a smaller image, or increase disk_size";
                     findings.push(CHECK.warning(why, remedy));
                 }
                 all.push((lab.lab_id.clone(), base));
@@ -39,9 +39,7 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
                 }
             }
         }
-        Err(error) => {
-            findings.push(CHECK.error(&error, "look at the directory of the base images"))
-        }
+        Err(error) => findings.push(CHECK.error(&error, "check the directory of the base images")),
     }
     let progress = context.output.progress(if verify { all.len() } else { 0 });
     for (lab, base) in &all {
@@ -53,7 +51,7 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
 }
 
 fn current(context: &Context, lab: &LabId) -> Result<Base, Finding> {
-    let remedy = "look at the image or link, or build the lab anew";
+    let remedy = "check the image or link, or rebuild the lab";
     let failed = |error: &_| CHECK.error(error, remedy);
     if base::place(&context.paths, lab).map_err(|e| failed(&e))? == Place::ByHand {
         let link = context.paths.base_link(lab);
@@ -62,7 +60,7 @@ fn current(context: &Context, lab: &LabId) -> Result<Base, Finding> {
             .with_context(|| format!("{} cannot be adopted", link.display()))
             .map_err(|e| failed(&e))?;
         return Err(CHECK.ok(format!(
-            "{lab}: an image was put there by hand, and is adopted when it is first used"
+            "{lab}: an image was put there by hand; it is adopted at its first use"
         )));
     }
     // It is no plain file, so that nothing is adopted here.
@@ -79,21 +77,21 @@ fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
     );
     let there = match base.path.symlink_metadata() {
         Ok(there) if there.is_file() => there,
-        _ => return CHECK.failed(format!("{name} is no regular file"), anew),
+        _ => return CHECK.failed(format!("{name} is not a regular file"), anew),
     };
     if let Some(finding) = writable(&name, &base.path, &there) {
         return finding;
     }
     let Some(note) = base::note(base) else {
-        return CHECK.warning(format!("{name}: nothing was noted of it"), anew);
+        return CHECK.warning(format!("{name}: it has no record"), anew);
     };
     if there.len() != note.size_bytes {
         let (is, was) = (there.len(), note.size_bytes);
-        let message = format!("{name} was changed: it has {is} bytes, and had {was}");
+        let message = format!("{name} was changed: it has {is} bytes instead of {was}");
         return CHECK.failed(message, anew);
     }
     if !verify {
-        return CHECK.ok(format!("{name} has the size it was made with"));
+        return CHECK.ok(format!("{name} has its recorded size"));
     }
     // The hash is of this file alone. An earlier version adopted any.
     if let Err(error) = info(&base.path).and_then(|info| info.ensure_whole()) {
@@ -101,9 +99,9 @@ fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
         return CHECK.failed(message, anew);
     }
     match sha256(&base.path) {
-        Ok(sum) if sum == note.sha256 => {
-            CHECK.ok(format!("{name} is what was made: its SHA-256 is the same"))
-        }
+        Ok(sum) if sum == note.sha256 => CHECK.ok(format!(
+            "{name} is unchanged: its SHA-256 is the recorded one"
+        )),
         Ok(sum) => {
             let message = format!(
                 "{name} was changed: its SHA-256 is {sum} instead of {}",

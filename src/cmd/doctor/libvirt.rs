@@ -69,12 +69,11 @@ fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
             (Check("qemu-user").ok(message), Some(account))
         }
         Ok(Some(account)) => {
-            let message =
-                "QEMU runs as root, or in root's group: who breaks out of a VM has this host";
+            let message = "QEMU runs as root, or in root's group: whoever breaks out of a VM controls this host";
             (Check("qemu-user").failed(message, &remedy), Some(account))
         }
         Ok(None) => {
-            let message = "libvirt does not say whom QEMU runs as";
+            let message = "libvirt does not report the user of QEMU";
             (Check("qemu-user").warning(message, &remedy), None)
         }
         Err(error) => (Check("qemu-user").error(&error, &remedy), None),
@@ -100,14 +99,14 @@ fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
                 format!("virsh net-start {name}"),
             ),
             Ok(Some(facts)) if !facts.autostart => Check("networks").failed(
-                format!("the network {name} will be down after the next boot"),
+                format!("the network {name} does not start at boot"),
                 format!("virsh net-autostart {name}"),
             ),
             Ok(Some(facts)) if !facts.cards => Check("networks").failed(
                 format!("the network {name} gives instances no addresses"),
                 SETUP,
             ),
-            Ok(Some(_)) => Check("networks").ok(format!("{name} is up, and will be after a boot")),
+            Ok(Some(_)) => Check("networks").ok(format!("{name} is up and starts at boot")),
         });
     findings.collect()
 }
@@ -115,14 +114,14 @@ fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
 /// Whether the firewall of the networks is in the kernel.
 fn guard() -> Finding {
     match firewall::in_force() {
-        Ok(true) => Check("firewall").ok("that of the lab networks is in force"),
+        Ok(true) => Check("firewall").ok("the firewall of the lab networks is in force"),
         Ok(false) => Check("firewall").failed(
-            "that of the lab networks is not in force as it was loaded: guests may reach this host",
-            "run `cyyber reap` as root, which puts it back; where it was never loaded, `make setup`",
+            "the firewall of the lab networks was removed or changed: guests may reach this host",
+            "run `cyyber reap` as root to restore it; if it was never loaded, run `make setup`",
         ),
         Err(error) if !rustix::process::geteuid().is_root() && kind_of(&error) == Kind::Failed => {
             Check("firewall").warning(
-                format!("whether that of the lab networks is in force cannot be seen: {error:#}"),
+                format!("cannot check the firewall of the lab networks: {error:#}"),
                 "run `cyyber doctor` as root",
             )
         }
@@ -163,7 +162,7 @@ fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
     Some(match look() {
         Ok((0, _)) => return None,
         Ok((count, wrong)) if wrong.is_empty() => {
-            Check("isolation").ok(format!("{count} running instances are kept apart"))
+            Check("isolation").ok(format!("{count} running instances are isolated"))
         }
         Ok((_, wrong)) => Check("isolation").failed(
             wrong.join("; "),

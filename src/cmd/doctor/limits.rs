@@ -60,9 +60,11 @@ fn length(context: &Context, lab: &Lab, size: ByteSize) -> Finding {
     let (lab, place) = (&lab.lab_id, directory.display());
     let real = directory.canonicalize();
     match real.and_then(|real| files::probe_length(&real, size.0)) {
-        Ok(()) => CHECK.ok(format!("{place} has files of up to {size}")),
+        Ok(()) => CHECK.ok(format!("{place} supports files of {size}")),
         Err(error) => CHECK.failed(
-            format!("limits.overlay_size of {lab}: no file in {place} can be {size} long: {error}"),
+            format!(
+                "limits.overlay_size of {lab}: {place} does not support files of {size}: {error}"
+            ),
             "lower it, or use another file system",
         ),
     }
@@ -80,7 +82,8 @@ fn bandwidth(lab: &Lab) -> Finding {
     let (unshare, tc) = match found() {
         Ok(found) => found,
         Err(error) => {
-            let message = format!("whether {key} of {lab} can be kept was not seen: {error:#}");
+            let message =
+                format!("cannot check whether the kernel supports {key} of {lab}: {error:#}");
             return CHECK.warning(message, "run doctor as root");
         }
     };
@@ -96,7 +99,7 @@ fn bandwidth(lab: &Lab) -> Finding {
         }
     }
     if missing.is_empty() {
-        return CHECK.ok("the kernel can limit network cards");
+        return CHECK.ok("the kernel can limit network interfaces");
     }
     CHECK.failed(
         format!(

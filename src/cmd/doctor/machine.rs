@@ -32,15 +32,15 @@ pub fn virtualisation(context: &Context) -> Finding {
         Err(fault) => check.error(&fault.into(), remedy),
         Ok((_, Some(warning))) => check.warning(warning, remedy),
         Ok((Accelerator::Tcg, None)) => check.warning(
-            "software emulation, as it was asked for: many times slower than KVM",
+            "software emulation, as configured: many times slower than KVM",
             "set the accelerator to auto",
         ),
         Ok((Accelerator::Kvm, None)) => {
             match std::fs::File::options().read(true).write(true).open(KVM) {
-                Ok(_) => check.ok("the CPU has it and /dev/kvm opens"),
+                Ok(_) => check.ok("the CPU has it and /dev/kvm can be opened"),
                 // libvirt's QEMU has rights of its own; a build runs QEMU as the caller.
                 Err(error) => check.warning(
-                    format!("{KVM} does not open for you: {error}; builds need it"),
+                    format!("you cannot open {KVM}: {error}; builds need it"),
                     "add yourself to the group kvm, and log in again: usermod -aG kvm NAME",
                 ),
             }
@@ -73,7 +73,7 @@ pub fn programs() -> Vec<Finding> {
 /// What is left of memory and disk.
 pub fn room(context: &Context) -> Vec<Finding> {
     let memory = memory(context)
-        .unwrap_or_else(|error| Check("memory").error(&error, "look into /proc/meminfo"));
+        .unwrap_or_else(|error| Check("memory").error(&error, "check /proc/meminfo"));
     [memory].into_iter().chain(disks(context)).collect()
 }
 
@@ -139,8 +139,11 @@ fn disk(place: &Path) -> Finding {
     let stat = match rustix::fs::statvfs(place) {
         Ok(stat) => stat,
         Err(error) => {
-            let message = format!("cannot tell the free space of {}: {error}", place.display());
-            return Check("disk").failed(message, "look at that file system");
+            let message = format!(
+                "cannot determine the free space of {}: {error}",
+                place.display()
+            );
+            return Check("disk").failed(message, "check that file system");
         }
     };
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);

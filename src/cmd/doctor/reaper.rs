@@ -38,12 +38,11 @@ pub fn check(context: &Context) -> Finding {
     let Some((file, config)) = scheduled(&mut unseen) else {
         if !unseen.is_empty() {
             let unseen = unseen.join(", ");
-            let message =
-                format!("there was no pass of late; what calls it cannot be seen: {unseen}");
+            let message = format!("there was no recent pass; cannot check what calls it: {unseen}");
             return CHECK.warning(message, "run doctor as root");
         }
         return CHECK.failed(
-            "nothing calls `cyyber reap`: instances that nobody uses keep their memory",
+            "nothing calls `cyyber reap`: unused instances keep their memory",
             format!("echo '{}' > /etc/cron.d/cyyber", line(context)),
         );
     };
