@@ -1,8 +1,8 @@
 //! The committed reference is what the program says of itself: `man/*.1`, `completions/` and the schema
-//! are made from its types by `examples/reference`, and `man/labs-config.json.5`, which is written by
+//! are made from its types by `man/reference`, and `man/labs-config.json.5`, which is written by
 //! hand, has every key that the configuration accepts. `make reference` writes the generated files anew.
 
-#[path = "../../examples/reference/files.rs"]
+#[path = "../../man/reference/files.rs"]
 mod files;
 
 use std::collections::BTreeSet;
