@@ -243,7 +243,7 @@ pub enum Desktop {
     None,
     /// XFCE.
     Xfce,
-    /// GNOME.
+    /// GNOME. Never built and looked at as a whole.
     Gnome,
 }
 
