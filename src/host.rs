@@ -34,13 +34,23 @@ pub struct Cpu {
 
 /// The unit of libvirt's daemon for QEMU: one daemon does everything, or each part has its own.
 pub fn libvirt_unit() -> &'static str {
-    libvirt_unit_in(&UNITS)
+    libvirt_unit_in(&UNITS, "virtqemud")
 }
 
-fn libvirt_unit_in<P: AsRef<Path>>(directories: &[P]) -> &'static str {
-    let is_there = |unit: &str| directories.iter().any(|it| it.as_ref().join(unit).exists());
-    if is_there("virtqemud.service") && !is_there("libvirtd.service") {
-        "virtqemud"
+/// The unit of libvirt's daemon for networks.
+pub fn libvirt_network_unit() -> &'static str {
+    libvirt_unit_in(&UNITS, "virtnetworkd")
+}
+
+fn libvirt_unit_in<P: AsRef<Path>>(directories: &[P], own: &'static str) -> &'static str {
+    let is_there = |unit: &str| {
+        let unit = format!("{unit}.service");
+        directories
+            .iter()
+            .any(|it| it.as_ref().join(&unit).exists())
+    };
+    if is_there(own) && !is_there("libvirtd") {
+        own
     } else {
         "libvirtd"
     }
@@ -115,7 +125,7 @@ mod tests {
     #[test]
     fn the_unit_of_libvirt_is_the_one_that_is_there() {
         let units = tempfile::tempdir().unwrap();
-        let unit = || libvirt_unit_in(&["/nonexistent".as_ref(), units.path()]);
+        let unit = || libvirt_unit_in(&["/nonexistent".as_ref(), units.path()], "virtqemud");
         assert_eq!(unit(), "libvirtd");
         std::fs::write(units.path().join("virtqemud.service"), "").unwrap();
         assert_eq!(unit(), "virtqemud");

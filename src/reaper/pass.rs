@@ -17,6 +17,7 @@ use super::report::{InstanceRow, PassReport};
 use super::step::{self, Planned, StepOutcome};
 use crate::context::Context;
 use crate::firewall;
+use crate::host::libvirt_network_unit;
 use crate::hypervisor::Detail;
 use crate::parallel::{contained, side_by_side};
 use crate::state::coverage::Coverage;
@@ -237,10 +238,11 @@ fn guard(context: &Context, in_force: Result<bool>) {
     };
     match put_back {
         Ok(false) => {}
-        Ok(true) => context.output.warn(
+        Ok(true) => context.output.warn(&format!(
             "the firewall of the lab networks was missing or changed, for example by nft flush \
-             ruleset, and was restored. To restore libvirt's own rules: systemctl reload libvirtd",
-        ),
+             ruleset, and was restored. To restore libvirt's own rules: systemctl reload {}",
+            libvirt_network_unit()
+        )),
         Err(error) => context.output.warn(&format!(
             "failed to check or restore the firewall of the lab networks: {error:#}"
         )),

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::finding::{Check, Finding};
 use crate::context::Context;
+use crate::host::libvirt_unit;
 use crate::hypervisor::xml::domain::{SecurityLabel, security_labels};
 use crate::hypervisor::{Account, Detail, Hypervisor};
 use crate::instance::qemu_user;
@@ -129,7 +130,9 @@ fn users(context: &Context, running: &Running) -> Finding {
 fn svirt(hypervisor: &Hypervisor, running: &Running) -> Finding {
     let models = match hypervisor.security_models() {
         Ok(models) => models,
-        Err(error) => return SVIRT.error(&error, "systemctl restart libvirtd"),
+        Err(error) => {
+            return SVIRT.error(&error, format!("systemctl restart {}", libvirt_unit()));
+        }
     };
     let mut known = ["apparmor", "selinux"].into_iter();
     let in_force = known.find(|model| models.iter().any(|it| it == model));
@@ -137,8 +140,11 @@ fn svirt(hypervisor: &Hypervisor, running: &Running) -> Finding {
         return match std::fs::read_to_string(APPARMOR) {
             Ok(enabled) if enabled.trim() == "Y" => SVIRT.failed(
                 "the kernel has AppArmor, but libvirt does not confine QEMU with it",
-                "apt-get install apparmor; remove security_driver from /etc/libvirt/qemu.conf; \
-                 systemctl restart apparmor libvirtd; stop and start the instances",
+                format!(
+                    "apt-get install apparmor; remove security_driver from /etc/libvirt/qemu.conf; \
+                     systemctl restart apparmor {}; stop and start the instances",
+                    libvirt_unit()
+                ),
             ),
             Err(error) if error.kind() != io::ErrorKind::NotFound => SVIRT.failed(
                 format!("cannot check whether the kernel has AppArmor: {APPARMOR}: {error}"),

@@ -132,7 +132,7 @@ confine_qemu() {
     [[ $(cat /sys/module/apparmor/parameters/enabled 2>/dev/null) = Y && -d /run/systemd/system ]] || return 0
     is_confining && return
     change 'restart libvirt, so that it confines QEMU by AppArmor' || return 0
-    { systemctl --quiet restart apparmor && systemctl --quiet try-restart libvirtd virtqemud; } || libvirt_failed
+    { systemctl --quiet restart apparmor && systemctl --quiet try-restart "$(daemons | head -n 1)"; } || libvirt_failed
     wait_for_libvirt
     is_confining ||
         leave_to_person 'let libvirt confine QEMU by AppArmor: see security_driver in /etc/libvirt/qemu.conf'
