@@ -72,11 +72,27 @@ pub fn qemu_version() -> Result<String> {
     Ok(version.to_owned())
 }
 
+/// The option by which a QEMU of this version becomes the user without rights, Debian's `nobody`,
+/// once it has opened its files.
+pub fn as_nobody(qemu_version: &str) -> [&'static str; 2] {
+    // QEMU 10 has the former no more.
+    if numbers(qemu_version) < (9, 1) {
+        ["-runas", "65534:65534"]
+    } else {
+        ["-run-with", "user=65534:65534"]
+    }
+}
+
 fn wants_plugins(version: &str) -> bool {
+    numbers(version) >= (1, 7)
+}
+
+/// The first two numbers of a version.
+fn numbers(version: &str) -> (u32, u32) {
     let mut numbers = version
         .split('.')
         .map(|number| number.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (1, 7)
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// `1.6.6` from `Packer v1.6.6`, which more lines may follow.
@@ -90,6 +106,18 @@ fn version_in(said: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rights_are_given_up_by_the_option_that_a_qemu_has() {
+        for (version, option) in [
+            ("7.2.22", "-runas"),
+            ("9.0.2", "-runas"),
+            ("9.1.0", "-run-with"),
+            ("10.0.8", "-run-with"),
+        ] {
+            assert_eq!(as_nobody(version)[0], option, "{version}");
+        }
+    }
 
     #[test]
     fn versions() {

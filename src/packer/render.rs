@@ -54,9 +54,6 @@ pub enum Step {
     Lab,
 }
 
-/// The user without rights, Debian's `nobody`. QEMU has opened its files before it becomes that one.
-pub const NOBODY: u32 = 65534;
-
 /// The machine that a build runs in.
 #[derive(Debug, Clone, Copy)]
 pub struct Machine {
@@ -66,8 +63,8 @@ pub struct Machine {
     pub cpus: usize,
     /// Memory in MiB.
     pub memory_mb: u32,
-    /// The user and group that QEMU runs as; `None` for ours.
-    pub run_as: Option<u32>,
+    /// QEMU's option to run as somebody else than we.
+    pub run_as: Option<[&'static str; 2]>,
 }
 
 /// All files of a stage's build but those that differ from machine to machine.
@@ -204,7 +201,7 @@ pub fn variables(
             Accelerator::Kvm => "host",
             Accelerator::Tcg => "max",
         },
-        "run_as": machine.run_as.map(|id| format!("{id}:{id}")).unwrap_or_default(),
+        "run_as": machine.run_as.as_slice(),
     });
     format!("{variables:#}\n").into_bytes()
 }

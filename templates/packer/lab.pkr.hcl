@@ -14,9 +14,8 @@ variable "memory_mb" { type = number }
 variable "cpus" { type = number }
 variable "accelerator" { type = string }
 variable "cpu" { type = string }
-# The user and group (UID:GID) that QEMU runs as once it has opened its files; empty for whoever
-# runs Packer.
-variable "run_as" { type = string }
+# QEMU's option to run without rights once it has opened its files; empty for whoever has none.
+variable "run_as" { type = list(list(string)) }
 
 source "qemu" "lab" {
   # The image, copied and grown.
@@ -50,7 +49,7 @@ source "qemu" "lab" {
     ["-cpu", var.cpu],
     ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],
     ["-smbios", "type=1,serial=ds=nocloud-net;s=http://{{ .HTTPIP }}:{{ .HTTPPort }}/"],
-  ], [for user in compact([var.run_as]) : ["-runas", user]])
+  ], var.run_as)
 
   communicator         = "ssh"
   ssh_username         = "root"

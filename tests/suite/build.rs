@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::builder::{GOOD, cloud_image, fake_builder};
 use common::shape::{BUILT, assert_null, assert_shape};
-use common::{Run, Sandbox, SmallDisk, UNREACHABLE, files_below, lab, run, text, tool};
+use common::{Run, Sandbox, SmallDisk, UNREACHABLE, files_below, lab, run, text, tool, wait_until};
 use cyyber::instance::admission::reservation::Reservation;
 use serde_json::{Value, json};
 
@@ -728,4 +728,23 @@ fn a_missing_cloud_image_is_told_before_anything_is_run() {
     let run = sandbox.cyyber(["build", "--dry-run"]);
     assert_eq!(run.code, Some(3), "{run:#?}");
     assert!(run.stderr.contains(path.to_str().unwrap()), "{run:#?}");
+}
+
+#[test]
+#[ignore = "needs QEMU and root: run by `make test`"]
+fn the_qemu_of_a_build_gives_up_its_rights() {
+    let version = cyyber::packer::qemu_version().unwrap();
+    let mut qemu = tool("qemu-system-x86_64")
+        .args(["-machine", "none", "-display", "none", "-S"])
+        .args(cyyber::packer::as_nobody(&version))
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", qemu.id());
+    let has_none = || {
+        let said = fs::read_to_string(&status).unwrap();
+        said.contains("\nUid:\t65534\t65534\t65534\t65534\nGid:\t65534\t65534\t65534\t65534\n")
+    };
+    wait_until("QEMU is nobody", has_none);
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
 }

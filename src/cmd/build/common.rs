@@ -19,7 +19,7 @@ use crate::instance::admission;
 use crate::instance::admission::reservation::Reservation;
 use crate::packer::run::{Build, Event};
 use crate::packer::templates::Templates;
-use crate::packer::{Packer, render};
+use crate::packer::{Packer, as_nobody, render};
 use crate::state::lock::Lock;
 use crate::units::MIB;
 
@@ -39,8 +39,8 @@ pub struct Common<'a> {
     pub accelerator: Accelerator,
     /// `None` in a dry run without Packer.
     pub packer: Option<Packer>,
-    /// The versions of the tools, where they are known.
-    pub tools: Option<String>,
+    /// The version of QEMU, `None` in a dry run without it.
+    pub qemu: Option<String>,
     pub templates: Templates,
     pub dry_run: bool,
     pub force: bool,
@@ -67,12 +67,20 @@ impl Common<'_> {
         self.packer.as_ref().is_none_or(Packer::wants_plugins)
     }
 
+    /// The versions of the tools, where they are known.
+    pub fn tools(&self) -> Option<String> {
+        let packer = &self.packer.as_ref()?.version;
+        Some(format!("packer {packer}, qemu {}", self.qemu.as_ref()?))
+    }
+
     pub fn machine(&self, memory_mb: u32) -> render::Machine {
         render::Machine {
             accelerator: self.accelerator,
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_CPUS)),
             memory_mb,
-            run_as: geteuid().is_root().then_some(render::NOBODY),
+            run_as: geteuid()
+                .is_root()
+                .then(|| as_nobody(self.qemu.as_deref().unwrap_or("10"))),
         }
     }
 

@@ -51,11 +51,8 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
     let common = Common {
         context,
         accelerator: context.accelerator()?,
-        tools: packer
-            .as_ref()
-            .zip(qemu)
-            .map(|(packer, qemu)| format!("packer {}, qemu {qemu}", packer.version)),
         packer,
+        qemu,
         templates: templates(context)?,
         dry_run: options.dry_run,
         force: options.force,

@@ -132,7 +132,7 @@ impl<'a> Drafts<'a> {
             .with("source image", &source.identity)
             .with_hash("branding", pieces)
             .with("desktop", lab.desktop.name())
-            .with_tools(common.tools.as_deref());
+            .with_tools(common.tools().as_deref());
         let of_stages = common.templates.of_stages(lab.desktop);
         let inputs = shared.clone().with_hash(
             "templates",
