@@ -300,7 +300,7 @@ fn failed(what: &str, error: virt::error::Error) -> anyhow::Error {
     let message = format!("failed to {what}: {}", answer::words(error.message()));
     if is_lost(&error) {
         Fault::new(Kind::Unavailable, message)
-            .hint("the connection to libvirtd was lost; try again when it is back")
+            .hint("try again when that daemon of libvirt is back; `make setup` starts those that do not run")
             .into()
     } else {
         anyhow::anyhow!(message)

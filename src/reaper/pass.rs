@@ -240,7 +240,7 @@ fn guard(context: &Context, in_force: Result<bool>) {
         Ok(false) => {}
         Ok(true) => context.output.warn(&format!(
             "the firewall of the lab networks was missing or changed, for example by nft flush \
-             ruleset, and was restored. To restore libvirt's own rules: systemctl reload {}",
+             ruleset, and was restored. To restore libvirt's own rules: systemctl restart {}",
             libvirt_network_unit()
         )),
         Err(error) => context.output.warn(&format!(

@@ -19,6 +19,8 @@ use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::json;
 
+const SETUP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/templates/host/setup.sh");
+
 fn has_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
@@ -93,6 +95,9 @@ fn a_daemon_that_is_killed_takes_no_instance_with_it() {
             let error = sandbox.instance(verb, "running", &[]).error_json(8);
             assert!(error["hint"].is_string(), "{error:#}");
         }
+        let check = Run::of(tool(SETUP).args(["--no-packages", "--check"]));
+        assert!(check.stdout.contains("to do: start libvirt"), "{check:#?}");
+        assert_eq!((check.code, &*check.stderr), (Some(1), ""));
     }
     start();
     for (user, state) in [
@@ -106,6 +111,13 @@ fn a_daemon_that_is_killed_takes_no_instance_with_it() {
     sandbox.instance("pause", "running", &[]).ok();
     sandbox.instance("resume", "paused", &[]).ok();
     sandbox.instance("stop", "paused", &["--force"]).ok();
+    if !has_systemd() {
+        // What QEMU's log goes through.
+        run(tool("pkill").args(["-KILL", "-x", "virtlogd"]));
+        run(tool(SETUP).arg("--no-packages"));
+        sandbox.instance("start", "stopped", &[]).ok();
+        sandbox.instance("stop", "stopped", &["--force"]).ok();
+    }
 
     hang(&sandbox);
     kill_in_a_pass(&sandbox);

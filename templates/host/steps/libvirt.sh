@@ -16,8 +16,9 @@ start_libvirt() {
             change "enable and start ${off[*]}" || return 0
             systemctl --quiet enable --now "${off[@]}" || libvirt_failed
         fi
-    elif ! libvirt_answers; then
+    elif ! is_running virtlogd || ! libvirt_answers; then
         change 'start libvirt (without systemd, it does not start at boot)' || return 0
+        start_daemons
     fi
     [[ $check_only = yes ]] || wait_for_libvirt
 }
@@ -34,11 +35,15 @@ units_off() {
     done
 }
 
+# The one that has QEMU comes first.
 daemons() {
+    local daemon
     if command -v libvirtd >/dev/null || ! command -v virtqemud >/dev/null; then
         echo libvirtd
     else
-        printf 'virt%sd\n' qemu network nwfilter nodedev secret storage
+        for daemon in virt{qemu,network,nwfilter,nodedev,secret,storage}d; do
+            ! command -v "$daemon" >/dev/null || echo "$daemon"
+        done
     fi
 }
 

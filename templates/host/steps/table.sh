@@ -104,6 +104,7 @@ former_ports() {
 # What did this before: filters of libvirt's. Those that guests still have stay.
 remove_filters() {
     local filter
+    libvirt_answers || return 0 # with --check alone
     for filter in $(on_libvirt nwfilter-list | awk '$2 ~ /^cyyber-(nat|isolated|host)$/ { print $2 }' | sort -r); do
         if [[ $check_only = yes ]] || on_libvirt nwfilter-undefine "$filter" >/dev/null 2>&1; then
             change "filter $filter, which is no longer needed: remove" || true
