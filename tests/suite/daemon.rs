@@ -181,8 +181,10 @@ fn memory_that_was_saved_when_libvirtd_was_killed_is_a_pause() {
             saved.write_all_at(b"LibvirtQemudPart", 0).unwrap();
         }
         start();
-        let said = virsh(["domstate", "--reason", "--", &name]);
-        assert_eq!(said.trim(), "shut off (crashed)");
+        // It answers before it has seen to each QEMU that it left behind.
+        wait_until("libvirt says that it crashed", || {
+            virsh(["domstate", "--reason", "--", &name]).trim() == "shut off (crashed)"
+        });
         assert_eq!(sandbox.state("7"), state);
     }
     let status = sandbox.listed("7");

@@ -4,6 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common;
+
+use common::{Sandbox, run, tool};
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -87,4 +91,22 @@ fn completions_are_understood_by_their_shells() {
     ] {
         passes(shell, &["-n"], &[completions.join(file)]);
     }
+}
+
+#[test]
+fn setup_starts_libvirts_one_daemon_or_those_of_its_parts_that_are_installed() {
+    let sandbox = Sandbox::new();
+    let daemons = || {
+        let step = root().join("templates/host/steps/libvirt.sh");
+        let mut bash = tool("/bin/bash");
+        bash.args(["-c", ". \"$0\"; daemons"]).arg(step);
+        run(bash.env("PATH", sandbox.path("bin")))
+    };
+    assert_eq!(daemons(), "libvirtd\n");
+    for part in ["virtnetworkd", "virtlogd", "virtqemud"] {
+        sandbox.fake(part, "");
+    }
+    assert_eq!(daemons(), "virtqemud\nvirtnetworkd\n");
+    sandbox.fake("libvirtd", "");
+    assert_eq!(daemons(), "libvirtd\n");
 }
