@@ -81,12 +81,17 @@ fn one_qemu_reaches_no_other() {
     let (two, three) = (overlay("2"), overlay("3"));
     let memory = memory_of(&sandbox, "3").display().to_string();
     let own_memory = memory_of(&sandbox, "1").display().to_string();
-    let id = virsh(["domid", "--", &sandbox.instance_name("2")]);
-    let [domain, agent] = ["qemu", "qemu/channel/target"].map(|place| {
-        let of_domain = format!("/var/lib/libvirt/{place}/domain-{}-*", id.trim());
-        let found = run(tool("sh").args(["-c", &format!("ls -d {of_domain}")]));
-        found.trim().to_owned()
-    });
+    let name = sandbox.instance_name("2");
+    let id = virsh(["domid", "--", &name]);
+    let of_domain = format!("ls -d /var/lib/libvirt/qemu/domain-{}-*", id.trim());
+    let domain = run(tool("sh").args(["-c", &of_domain]));
+    let domain = domain.trim();
+    // Below /var/lib/libvirt or, with a newer libvirt, below /run.
+    let xml = virsh(["dumpxml", "--", &name]);
+    let mut sockets = xml.split("path='").filter_map(|it| it.split('\'').next());
+    let agent = sockets.find_map(|it| it.strip_suffix("/org.qemu.guest_agent.0"));
+    let agent = agent.unwrap();
+    assert!(Path::new(agent).is_dir(), "{agent}");
     let ways = [
         format!("exec 3<{two}"),
         format!("exec 3>>{two}"),

@@ -14,7 +14,7 @@ readonly RUN_PACKAGES=(
 )
 readonly BUILD_PACKAGES=(libvirt-dev pkg-config gcc make libc6-dev)
 readonly TEST_PACKAGES=(
-    mandoc shellcheck logrotate zsh fish mount procps
+    mandoc shellcheck logrotate zsh fish mount procps gpg-agent
     python3-fastapi python3-uvicorn python3-itsdangerous # a web backend, and in
     novnc chromium chromium-driver                       # a browser what it serves
 )
