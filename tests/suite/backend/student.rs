@@ -7,11 +7,12 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::server::Backend;
 use super::webdriver::Browser;
-use crate::common::{Sandbox, run, tool, virsh, wait_until};
+use crate::common::world::own_world;
+use crate::common::{Sandbox, run, tool, virsh, wait_until, waits};
 
 /// Letters of both cases, digits, and what needs another key held down.
 const TYPED: &str = "Hello, Cyyber 42! <|> {}@#~";
@@ -93,6 +94,7 @@ fn screen(sandbox: &Sandbox, instance: &str) -> Picture {
 #[test]
 #[ignore = "needs libvirt, QEMU, FastAPI, noVNC and Chromium: run by `make test`"]
 fn a_student_sees_the_lab_in_a_browser_and_types_into_it() {
+    own_world!();
     let Some(browser) = Browser::start() else {
         // Past the test harness, which keeps the words of a passing test to itself.
         let _ = writeln!(std::io::stderr(), "skipped: chromedriver cannot be run");
@@ -103,13 +105,22 @@ fn a_student_sees_the_lab_in_a_browser_and_types_into_it() {
     let backend = Backend::serve(&sandbox, &[]);
     let instance = sandbox.instance_name("anna");
     let page = |what: &str| browser.script(&format!("return {what}"));
-    let state = || page("document.body.dataset.state");
+    // With the page's own words where it does not get there.
+    let reaches = |state: &str| {
+        let [mut now, mut told] = [Value::Null, Value::Null];
+        let arrives = waits(|| {
+            now = page("document.body.dataset.state");
+            told = page("document.getElementById('status')?.textContent");
+            now == state
+        });
+        assert!(arrives, "the page is {now}, not {state}: {told}");
+    };
 
     browser.open(&format!("{}/novnc/package.json", backend.url));
     let login = "fetch('/login?user=anna', {method: 'POST'}).then((answer) => answer.status)";
     assert_eq!(page(login), 204);
     browser.open(&format!("{}/lab/{}", backend.url, sandbox.lab));
-    wait_until("the page is connected", || state() == "connected");
+    reaches("connected");
 
     // Nothing stands between the browser and QEMU.
     let port = sandbox.listed("anna")["novnc_port"].to_string();
@@ -150,9 +161,9 @@ fn a_student_sees_the_lab_in_a_browser_and_types_into_it() {
     let before = seen();
     assert_eq!(page("document.getElementById('connect').hidden"), true);
     sandbox.instance("pause", "anna", &[]).ok();
-    wait_until("the page notices", || state() == "off");
+    reaches("off");
     browser.click("#connect");
-    wait_until("it is connected again", || state() == "connected");
+    reaches("connected");
     wait_until("it is as it was", || seen() == before);
     browser.type_into("canvas", "?");
     wait_until("it goes on", || {

@@ -580,12 +580,20 @@ pub fn run(command: &mut Command) -> String {
 
 /// Looks again and again until `done` holds.
 #[track_caller]
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, done: impl FnMut() -> bool) {
+    assert!(waits(done), "waited in vain until {what}");
+}
+
+/// The same for a caller who knows more to say: whether `done` holds in the end.
+pub fn waits(mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        if Instant::now() > deadline {
+            return false;
+        }
         sleep(Duration::from_millis(20));
     }
+    true
 }
 
 /// How long `job` takes at best: other tests keep the machine busy.
