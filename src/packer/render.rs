@@ -33,6 +33,9 @@ pub const DISK: &str = "out/disk.qcow2";
 /// with versions.
 pub const REPORT: &str = "report";
 
+/// What the guest's kernel and systemd say on the serial line while it is built.
+pub const CONSOLE: &str = "console.log";
+
 /// What is copied into the guest.
 pub const GUEST: &str = "cyyber";
 

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::machine::{self, Said};
-use super::{PLACE_PLUGIN, Packer};
+use super::{PLACE_PLUGIN, Packer, render};
 use crate::error::{Fault, Kind};
 use crate::files;
 use crate::images;
@@ -111,6 +111,10 @@ impl Build<'_> {
         }
         let mut reasons = machine::reasons(said, REASONS);
         let remedy = machine::remedy(&reasons);
+        let console = self.directory.join(render::CONSOLE);
+        if console.exists() {
+            reasons.push(format!("the VM's console is {}", console.display()));
+        }
         reasons.push(format!("the log is {}", self.log.display()));
         let message = format!("packer failed ({status}): {}", reasons.join("; "));
         match remedy {

@@ -45,6 +45,8 @@ source "qemu" "lab" {
   qemuargs = concat([
     ["-display", "none"],
     ["-vnc", "none"],
+    # What its kernel and systemd say, for a build that stands still.
+    ["-serial", "file:console.log"],
     ["-sandbox", "on,obsolete=deny,spawn=deny,resourcecontrol=deny"],
     ["-cpu", var.cpu],
     ["-netdev", "user,id=user.0,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"],

@@ -32,6 +32,7 @@ pub fn fill(
         render::SERVED,
         "plugins.pkr.hcl",
         render::REPORT,
+        render::CONSOLE,
         "out",
         render::SOURCE_LINK,
     ] {
