@@ -181,9 +181,10 @@ checked!(
 
 /// Where something listens: an IPv6 address stands in brackets before its port.
 pub fn endpoint(host: &str, port: u16) -> String {
-    match host.contains(':') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
 }
 

@@ -29,24 +29,24 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
             class,
             start: false,
         } => each(context, "create", class, |vm| vm.create()),
-        Command::Create { class, start: true } | Command::Start { class } => {
+        Command::Create { class, start: true } | Command::Start(class) => {
             each(context, "start", class, |vm| vm.start())
         }
         Command::Pause { class, keep_memory } => {
             each(context, "pause", class, |vm| vm.pause(*keep_memory))
         }
-        Command::Resume { class } => each(context, "resume", class, |vm| vm.resume()),
+        Command::Resume(class) => each(context, "resume", class, |vm| vm.resume()),
         Command::Stop {
             class,
             timeout,
             force,
         } => each(context, "stop", class, |vm| vm.stop(*timeout, *force)),
-        Command::Console { target } => {
+        Command::Console(target) => {
             let name = context.instance(&target.lab, &target.user)?;
             let opened = Instance::lock(context, &name)?.open_console()?;
             context.output.answer(&opened)
         }
-        Command::Touch { target } => one(context, "touch", target, touch),
+        Command::Touch(target) => one(context, "touch", target, touch),
         Command::Keep { target, until } => one(context, "keep", target, |context, name| {
             let until = end_of_keep(context, until)?;
             Instance::lock(context, name)?.keep(until)
