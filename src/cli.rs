@@ -186,11 +186,7 @@ pub enum Instance {
   cyyber instance start lab01 7          state, ports and password as text
   cyyber -o json instance start lab01 7  the same as JSON, for a web backend
   cyyber instance start lab01 --users-from class.txt")]
-    Start {
-        /// Whose instance of which lab
-        #[command(flatten)]
-        class: Class,
-    },
+    Start(Class),
     /// Pause an instance and free its memory on the host
     ///
     /// Saves the guest's memory to disk and frees its RAM. `resume` and `start` bring the instance
@@ -217,11 +213,7 @@ pub enum Instance {
   cyyber instance resume lab01 7          state, ports and password as text
   cyyber -o json instance resume lab01 7  the same as JSON, for a web backend
   cyyber instance resume lab01 --users-from class.txt")]
-    Resume {
-        /// Whose instance of which lab
-        #[command(flatten)]
-        class: Class,
-    },
+    Resume(Class),
     /// Shut down an instance
     ///
     /// Asks the guest to shut down, through its agent and the ACPI power button, and powers it off
@@ -277,22 +269,14 @@ pub enum Instance {
     #[command(after_help = "Examples:
   cyyber instance console lab01 7          ports and password as text
   cyyber -o json instance console lab01 7  the same as JSON, for a web backend")]
-    Console {
-        /// Whose instance of which lab
-        #[command(flatten)]
-        target: Target,
-    },
+    Console(Target),
     /// Mark an instance as in use now
     ///
     /// Restarts its idle time, and gives an idle instance its full CPU time back. A program can
     /// instead set the modification time of the file state_dir/activity/INSTANCE.
     #[command(after_help = "Examples:
   cyyber instance touch lab01 7  user 7 is active")]
-    Touch {
-        /// Whose instance of which lab
-        #[command(flatten)]
-        target: Target,
-    },
+    Touch(Target),
     /// Exempt an instance from the idle policy
     ///
     /// Until the given time `cyyber reap` does not throttle, pause, stop or destroy it; an idle

@@ -1,8 +1,9 @@
 //! The base of every command: configuration, paths, the hypervisor and the time, each resolved
 //! once.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -24,7 +25,7 @@ use crate::scope::{Scope, missing};
 use crate::state::coverage::Coverage;
 
 /// The surroundings of a command.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Context {
     /// The checked configuration.
     pub config: Arc<Config>,
@@ -39,21 +40,17 @@ pub struct Context {
     uri: ConnectUri,
     who: String,
     scope: Scope,
-    warned: Arc<Once>,
-    warned_of_cpu: Arc<Once>,
-    warned_of_console: Arc<Once>,
-    warned_of_reaper: Arc<Once>,
-    hypervisor: OnceLock<Hypervisor>,
+    /// What is said once, and was.
+    said: Arc<Mutex<BTreeSet<&'static str>>>,
+    hypervisor: Arc<OnceLock<Hypervisor>>,
     stop: OnceLock<Arc<AtomicBool>>,
 }
 
 impl Context {
     /// Settles everything by the contract's precedence: option, environment, file, default.
     pub fn new(global: &Global, output: Output, now: Moment) -> Result<Context> {
-        let overrides = Overrides::read()?;
-        let file = global.config.as_deref().or(overrides.config.as_deref());
-        let config = Config::load_trusted(file, overrides.trust)?;
-        Context::with(config, overrides, global, output, now)
+        let (overrides, config) = settings(global)?;
+        Context::with(config?, overrides, global, output, now)
     }
 
     /// The same for a look at the host, whatever its configuration is worth: where that cannot be
@@ -63,14 +60,15 @@ impl Context {
         output: Output,
         now: Moment,
     ) -> Result<(Context, Option<anyhow::Error>)> {
-        let overrides = Overrides::read()?;
-        let file = global.config.as_deref().or(overrides.config.as_deref());
-        let (config, broken) = match Config::load_trusted(file, overrides.trust) {
+        let (overrides, config) = settings(global)?;
+        let (config, broken) = match config {
             Ok(config) => (config, None),
             Err(error) => (Config::without_labs(), Some(error)),
         };
-        let context = Context::with(config, overrides, global, output, now)?;
-        Ok((context, broken))
+        Ok((
+            Context::with(config, overrides, global, output, now)?,
+            broken,
+        ))
     }
 
     fn with(
@@ -84,37 +82,23 @@ impl Context {
         let state = overrides.state_dir.as_ref().unwrap_or(&host.state_dir);
         // An administrator's link, which is looked through once. Of storage_dir the path stays, for
         // domains and images have it.
-        let state = match state.is_symlink() {
-            true => &state.canonicalize().unwrap_or_else(|_| state.clone()),
-            false => state,
-        };
-        let paths = Paths::new(
-            overrides.storage_dir.as_ref().unwrap_or(&host.storage_dir),
-            state,
-            overrides.output_dir.as_ref().unwrap_or(&host.output_dir),
-        )?;
+        let real = state.canonicalize().ok().filter(|_| state.is_symlink());
+        let storage = overrides.storage_dir.as_ref().unwrap_or(&host.storage_dir);
+        let results = overrides.output_dir.as_ref().unwrap_or(&host.output_dir);
+        let uri = global.connect.clone().or(overrides.connect);
+        let user = global.as_user.clone().or(overrides.as_user);
         Ok(Context {
-            paths,
+            paths: Paths::new(storage, real.as_ref().unwrap_or(state), results)?,
             trust: overrides.trust,
             output,
             began: (now, Instant::now()),
             accelerator: overrides.accelerator.unwrap_or(host.accelerator),
-            uri: global
-                .connect
-                .clone()
-                .or(overrides.connect)
-                .unwrap_or_else(|| host.connect.clone()),
+            uri: uri.unwrap_or_else(|| host.connect.clone()),
             who: rustix::process::getuid().as_raw().to_string(),
-            scope: match global.as_user.clone().or(overrides.as_user) {
-                Some(user) => Scope::Only(user),
-                None => Scope::Everyone,
-            },
+            scope: user.map_or(Scope::Everyone, Scope::Only),
             config: Arc::new(config),
-            warned: Arc::new(Once::new()),
-            warned_of_cpu: Arc::new(Once::new()),
-            warned_of_console: Arc::new(Once::new()),
-            warned_of_reaper: Arc::new(Once::new()),
-            hypervisor: OnceLock::new(),
+            said: Arc::default(),
+            hypervisor: Arc::default(),
             stop: OnceLock::new(),
         })
     }
@@ -123,21 +107,8 @@ impl Context {
     /// neither waits for a call of the other.
     pub fn beside(&self) -> Context {
         Context {
-            config: Arc::clone(&self.config),
-            paths: self.paths.clone(),
-            trust: self.trust,
-            output: self.output.clone(),
-            began: self.began,
-            accelerator: self.accelerator,
-            uri: self.uri.clone(),
-            who: self.who.clone(),
-            scope: self.scope.clone(),
-            warned: Arc::clone(&self.warned),
-            warned_of_cpu: Arc::clone(&self.warned_of_cpu),
-            warned_of_console: Arc::clone(&self.warned_of_console),
-            warned_of_reaper: Arc::clone(&self.warned_of_reaper),
-            hypervisor: OnceLock::new(),
-            stop: self.stop.clone(),
+            hypervisor: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -248,13 +219,20 @@ impl Context {
     pub fn warn_of_emulation(&self) {
         let chosen = accelerator::choose(self.accelerator, accelerator::Host::probe());
         if let Ok((_, Some(warning))) = chosen {
-            self.warned.call_once(|| self.output.warn(&warning));
+            self.once("emulation", || self.output.warn(&warning));
+        }
+    }
+
+    fn once(&self, what: &'static str, say: impl FnOnce()) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.insert(what) {
+            say();
         }
     }
 
     /// Says, once, that consoles are seen by others than this host.
     pub fn warn_of_exposed_console(&self) {
-        self.warned_of_console.call_once(|| {
+        self.once("console", || {
             let listen = self.config.host.vnc_listen;
             self.output.warn(&format!(
                 "consoles listen on {listen}: their passwords are weak, and their traffic is not \
@@ -268,7 +246,7 @@ impl Context {
         if !self.policy(lab).takes_down() {
             return;
         }
-        self.warned_of_reaper.call_once(|| {
+        self.once("reaper", || {
             let gap = match Coverage::read(&self.paths.coverage()) {
                 Ok(coverage) => coverage.gap(lab.as_str(), &self.moment()),
                 Err(error) => Some(format!("its passes are unknown: {error}")),
@@ -284,9 +262,15 @@ impl Context {
 
     /// Says, once, that nothing can be throttled here. The reason of each idle instance says so too.
     pub fn tell_of_no_cpu_control(&self) {
-        self.warned_of_cpu.call_once(|| {
-            self.output
-                .detail("this hypervisor cannot limit CPU time: idle instances are not throttled");
-        });
+        let text = "this hypervisor cannot limit CPU time: idle instances are not throttled";
+        self.once("cpu", || self.output.detail(text));
     }
+}
+
+/// What the environment says, and the configuration that options or it name.
+fn settings(global: &Global) -> Result<(Overrides, Result<Config>)> {
+    let overrides = Overrides::read()?;
+    let file = global.config.as_deref().or(overrides.config.as_deref());
+    let config = Config::load_trusted(file, overrides.trust);
+    Ok((overrides, config))
 }

@@ -17,45 +17,18 @@ use crate::error::{Kind, kind_of};
 use crate::files;
 use crate::names::{InstanceName, LabId, State, UserId};
 
-/// What was done, or attempted.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Entry<'a> {
-    /// The verb.
-    pub action: &'a str,
-    /// The state before; `None` where there was no instance.
-    pub from: Option<State>,
-    /// The state after; `None` where there is no instance any more, or where it failed.
-    pub to: Option<State>,
-    /// Whether it was done.
-    pub ok: bool,
-    /// Why, or why not.
-    pub reason: &'a str,
-}
-
-/// Writes an entry on something that began at `began`. A journal that cannot be written stops
-/// nobody, and is no news beside a failure, which often has the same cause.
-pub fn write<'a>(
+/// Writes down that `action` on something, which began at `began`, was done: the states before and
+/// after, of which `None` is for an instance that was or is not there, and why.
+pub fn done<'a>(
     context: &Context,
+    action: &str,
     subject: impl Into<Subject<'a>>,
     began: Instant,
-    entry: &Entry,
+    from: Option<State>,
+    to: Option<State>,
+    reason: &str,
 ) {
-    let event = Line {
-        time: context.time(),
-        subject: subject.into(),
-        entry: *entry,
-        who: context.who(),
-        as_user: context.scope().only(),
-        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-    };
-    if let Err(error) = append(&context.paths.journal(), &event) {
-        let text = format!("failed to write the journal: {error}");
-        if entry.ok {
-            context.output.warn(&text)
-        } else {
-            context.output.detail(&text)
-        }
-    }
+    write(context, action, subject, began, (from, to), Ok(reason));
 }
 
 /// Writes down that `action` failed. What was refused because it was wrongly asked for is no
@@ -72,14 +45,39 @@ pub fn failure<'a>(
         Kind::Usage | Kind::Config | Kind::NotFound | Kind::Conflict => return,
         Kind::Failed | Kind::Busy | Kind::Capacity | Kind::Unavailable => {}
     }
-    let entry = Entry {
+    let why = format!("{error:#}");
+    write(context, action, subject, began, (from, None), Err(&why));
+}
+
+/// A journal that cannot be written stops nobody, and is no news beside a failure, which often has
+/// the same cause.
+fn write<'a>(
+    context: &Context,
+    action: &str,
+    subject: impl Into<Subject<'a>>,
+    began: Instant,
+    (from, to): (Option<State>, Option<State>),
+    reason: Result<&str, &str>,
+) {
+    let line = Line {
+        time: context.time(),
+        subject: subject.into(),
         action,
         from,
-        to: None,
-        ok: false,
-        reason: &format!("{error:#}"),
+        to,
+        ok: reason.is_ok(),
+        reason: reason.unwrap_or_else(|why| why),
+        who: context.who(),
+        as_user: context.scope().only(),
+        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    write(context, subject, began, &entry);
+    if let Err(error) = append(PATIENCE, &context.paths.journal(), &line) {
+        let text = format!("failed to write the journal: {error}");
+        match reason {
+            Ok(_) => context.output.warn(&text),
+            Err(_) => context.output.detail(&text),
+        }
+    }
 }
 
 /// One line of it.
@@ -89,8 +87,16 @@ struct Line<'a> {
     time: Timestamp,
     #[serde(flatten)]
     subject: Subject<'a>,
-    #[serde(flatten)]
-    entry: Entry<'a>,
+    /// The verb.
+    action: &'a str,
+    /// The state before; `None` where there was no instance.
+    from: Option<State>,
+    /// The state after; `None` where there is no instance any more, or where it failed.
+    to: Option<State>,
+    /// Whether it was done.
+    ok: bool,
+    /// Why, or why not.
+    reason: &'a str,
     /// Who did it: the number of a user, or `reap`.
     who: &'a str,
     /// For which user alone, where it was told so by `--as-user`.
@@ -135,12 +141,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked again.
 const INTERVAL: Duration = Duration::from_millis(2);
 
-/// Appends `event` to the journal at `path`.
-fn append(path: &Path, event: &Line) -> io::Result<()> {
-    append_within(PATIENCE, path, event)
-}
-
-fn append_within(patience: Duration, path: &Path, event: &Line) -> io::Result<()> {
+/// Appends `event` to the journal at `path`, if that is free within `patience`.
+fn append(patience: Duration, path: &Path, event: &Line) -> io::Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
     let deadline = Instant::now() + patience;
@@ -191,13 +193,11 @@ mod tests {
         let event = |n: usize| Line {
             time: Timestamp::UNIX_EPOCH,
             subject: Subject::from(&name),
-            entry: Entry {
-                action: "pause",
-                from: Some(State::Running),
-                to: Some(State::Paused),
-                ok: true,
-                reason: &reason[..n * 400],
-            },
+            action: "pause",
+            from: Some(State::Running),
+            to: Some(State::Paused),
+            ok: true,
+            reason: &reason[..n * 400],
             who: "reap",
             as_user: None,
             duration_ms: 7,
@@ -208,7 +208,7 @@ mod tests {
                 let (path, event) = (&path, &event);
                 scope.spawn(move || {
                     for _ in 0..50 {
-                        append(path, &event(n)).unwrap();
+                        append(PATIENCE, path, &event(n)).unwrap();
                     }
                 });
             }
@@ -237,22 +237,20 @@ mod tests {
         let event = Line {
             time: Timestamp::UNIX_EPOCH,
             subject: Subject::from(&name),
-            entry: Entry {
-                action: "pause",
-                from: None,
-                to: None,
-                ok: false,
-                reason: "",
-            },
+            action: "pause",
+            from: None,
+            to: None,
+            ok: false,
+            reason: "",
             who: "0",
             as_user: None,
             duration_ms: 0,
         };
         let holder = files::open_or_make(&path).unwrap();
         holder.lock().unwrap();
-        assert!(append_within(Duration::from_millis(20), &path, &event).is_err());
+        assert!(append(Duration::from_millis(20), &path, &event).is_err());
         drop(holder);
-        append(&path, &event).unwrap();
+        append(PATIENCE, &path, &event).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
     }
 

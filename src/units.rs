@@ -14,7 +14,7 @@ use crate::checked::checked;
 pub const MIB: u64 = 1 << 20;
 
 /// A number of bytes, written with a binary unit: `512M`, `20G`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(extend("pattern" = Self::PATTERN))]
 pub struct ByteSize(pub u64);
@@ -134,17 +134,16 @@ impl FromStr for Until {
         if let Ok(at) = s.parse() {
             return Ok(Until::At(at));
         }
-        let local = match s.parse::<civil::Date>() {
-            Ok(day) if !s.contains([' ', 'T', ':']) => day.at(23, 59, 59, 0),
-            _ => s.parse::<civil::DateTime>().map_err(|_| {
+        match s.parse::<civil::Date>() {
+            Ok(day) if !s.contains([' ', 'T', ':']) => Ok(Until::Local(day.at(23, 59, 59, 0))),
+            _ => s.parse().map(Until::Local).map_err(|_| {
+                let example = "2h, 3d, 2027-01-31, 2027-01-31T18:00 or 2027-01-31T18:00:00Z";
                 format!(
-                    "bad time '{}': write it as 2h, 3d, 2027-01-31, 2027-01-31T18:00 or \
-                     2027-01-31T18:00:00Z, or off",
+                    "bad time '{}': write it as {example}, or off",
                     s.escape_debug()
                 )
-            })?,
-        };
-        Ok(Until::Local(local))
+            }),
+        }
     }
 }
 

@@ -6,17 +6,29 @@
 
 use crate::checked::checked;
 
+/// A user, or a host and its port. It does not begin with `-`, and so is never taken for an option.
+macro_rules! word {
+    () => {
+        r"([A-Za-z0-9._:\[\]][A-Za-z0-9._:\[\]-]*)?"
+    };
+}
+
+/// What may be said about the way there. None of it is run.
+macro_rules! parameter {
+    () => {
+        "(keyfile|known_hosts|known_hosts_verify|mode|no_sanity|no_tty|no_verify|pkipath|socket|\
+         sshauth|tls_priority)"
+    };
+}
+
 checked! {
     /// A libvirt connection URI, such as `qemu:///system`.
     struct ConnectUri, "libvirt connection",
     concat!(
-        r"(test:///[^?#\s]+|qemu(\+(unix|tls|tcp|ssh|libssh|libssh2))?://",
-        // A user, a name and a port, of which none can be taken for an option.
-        r"(([A-Za-z0-9._:\[\]][A-Za-z0-9._:\[\]-]*)?@)?([A-Za-z0-9._:\[\]][A-Za-z0-9._:\[\]-]*)?",
-        r"/(system|session)",
-        // What may be said about the way there. None of it is run.
-        r"(\?[&;]*((keyfile|known_hosts|known_hosts_verify|mode|no_sanity|no_tty|no_verify|pkipath",
-        r"|socket|sshauth|tls_priority)(=[^&;#\s]*)?([&;]+|$))*)?)"
+        r"(test:///[^?#\s]+",
+        r"|qemu(\+(unix|tls|tcp|ssh|libssh|libssh2))?://",
+        "(", word!(), "@)?", word!(), "/(system|session)",
+        r"(\?[&;]*(", parameter!(), r"(=[^&;#\s]*)?([&;]+|$))*)?)"
     ),
     "allowed are qemu:///system, qemu:///session, qemu+TRANSPORT://HOST/system and test:///default; \
      transports are unix, tls, tcp, ssh, libssh, libssh2; parameters are keyfile, known_hosts, \

@@ -114,15 +114,24 @@ impl SourcePath {
     }
 }
 
+/// A character of a name: no slash, no control character, and none of those given.
+macro_rules! plain {
+    ($but:literal) => {
+        concat!("[^/", $but, r"\x00-\x1f\x7f]")
+    };
+}
+
 checked! {
     /// An absolute path in the guest that names a file: no `..`, no control characters.
     #[derive(Hash)]
     #[schemars(extend("maxLength" = LONGEST_TARGET))]
     struct Target, "target",
-    // Parts of which none is `..`, and the last one not `.`.
     concat!(
-        r"(/+(\./+)*([^/.\x00-\x1f\x7f]|\.[^/.\x00-\x1f\x7f]|\.\.[^/\x00-\x1f\x7f])",
-        r"[^/\x00-\x1f\x7f]*)+"
+        // Slashes, and a lone `.` between two of them.
+        r"(/+(\./+)*",
+        // The beginning of a name, by which it is neither `.` nor `..`.
+        "(", plain!("."), r"|\.", plain!("."), r"|\.\.", plain!(""), ")",
+        plain!(""), "*)+"
     ),
     "allowed is the absolute path of a file in the guest, without '..' and control characters",
     |text| (text.len() <= LONGEST_TARGET).then(|| text.to_owned())

@@ -100,27 +100,17 @@ impl Lab {
         within("vcpus", self.vcpus, 1..=64)?;
         let disk = ByteSize(1 << 30)..=ByteSize(16 << 40);
         within("disk_size", self.disk_size, disk)?;
-        let nothing = Some(ByteSize(0));
-        let (disk, network) = (
-            limits.disk_bytes_per_second,
-            limits.network_bytes_per_second,
-        );
-        for (place, is_zero) in [
-            ("limits.disk_bytes_per_second", disk == nothing),
-            ("limits.disk_iops", limits.disk_iops == Some(0)),
-            ("limits.network_bytes_per_second", network == nothing),
-        ] {
-            if is_zero {
-                let message = "0 is not allowed: leave the key out for no limit";
-                return Err((place, message.to_owned()));
-            }
-        }
         // QEMU takes a little less than 1000 times as much.
-        let most = ByteSize(1 << 10)..=ByteSize(1 << 40);
-        within("limits.disk_bytes_per_second", disk, most)?;
+        let (key, most) = ("limits.disk_bytes_per_second", ByteSize(1 << 40));
+        limit(key, limits.disk_bytes_per_second, ByteSize(1 << 10)..=most)?;
+        limit("limits.disk_iops", limits.disk_iops, 1..=u32::MAX)?;
         // What may come at once in a second is a number of 32 bits to tc.
-        let most = ByteSize(1 << 10)..=ByteSize(4095 << 20);
-        within("limits.network_bytes_per_second", network, most)?;
+        let (key, most) = ("limits.network_bytes_per_second", ByteSize(4095 << 20));
+        limit(
+            key,
+            limits.network_bytes_per_second,
+            ByteSize(1 << 10)..=most,
+        )?;
         within("limits.cpu_percent", limits.cpu_percent, 1..=100)?;
         let overlay = ByteSize(64 << 20)..=ByteSize(16 << 40);
         within("limits.overlay_size", limits.overlay_size, overlay)?;
@@ -140,14 +130,27 @@ fn within<T: PartialOrd + Display>(
     value: impl Into<Option<T>>,
     allowed: RangeInclusive<T>,
 ) -> Result<(), (&'static str, String)> {
-    match value.into().filter(|value| !allowed.contains(value)) {
-        None => Ok(()),
-        Some(value) => {
-            let (low, high) = allowed.into_inner();
-            let message = format!("{value} is out of range: allowed is {low} to {high}");
-            Err((place, message))
-        }
+    let Some(value) = value.into().filter(|value| !allowed.contains(value)) else {
+        return Ok(());
+    };
+    let (low, high) = allowed.into_inner();
+    Err((
+        place,
+        format!("{value} is out of range: allowed is {low} to {high}"),
+    ))
+}
+
+/// The same for a limit, where 0 may be meant as none.
+fn limit<T: PartialOrd + Display + Default>(
+    place: &'static str,
+    value: Option<T>,
+    allowed: RangeInclusive<T>,
+) -> Result<(), (&'static str, String)> {
+    if value.as_ref() == Some(&T::default()) {
+        let message = "0 is not allowed: leave the key out for no limit";
+        return Err((place, message.to_owned()));
     }
+    within(place, value, allowed)
 }
 
 /// A cloud image: its location and its checksum.
@@ -196,17 +199,12 @@ impl TryFrom<String> for ImageUrl {
 
     fn try_from(text: String) -> Result<Self, String> {
         let rest = text.strip_prefix("https://").unwrap_or_default();
-        if rest
-            .split(['/', '?', '#'])
-            .next()
-            .is_some_and(|host| host.contains('@'))
-        {
+        let host = rest.split(['/', '?', '#']).next();
+        if host.is_some_and(|host| host.contains('@')) {
             // Without repeating it.
-            return Err(
-                "an image address with a user and password, which logs would show: download the \
-                 image and give its path"
-                    .to_owned(),
-            );
+            let message = "an image address with a user and password, which logs would show: \
+                           download the image and give its path";
+            return Err(message.to_owned());
         }
         if text.is_empty() || text.contains('\0') || text.contains("://") {
             let https = text.parse().map_err(|error: BadText| error.to_string());
@@ -347,12 +345,9 @@ impl Policy {
                 continue;
             };
             if let Some((upper, limit)) = above.filter(|(_, limit)| after < *limit) {
-                let message = format!(
-                    "{} is less than {}, which is {}: allowed is that or more, or never",
-                    age(after.0),
-                    upper.trim_start_matches("policy."),
-                    age(limit.0)
-                );
+                let (upper, limit) = (upper.trim_start_matches("policy."), age(limit.0));
+                let (after, allowed) = (age(after.0), "allowed is that or more, or never");
+                let message = format!("{after} is less than {upper}, which is {limit}: {allowed}");
                 return Err((name, message));
             }
             above = Some((name, after));

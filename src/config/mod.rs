@@ -206,32 +206,25 @@ impl Config {
 
 fn read(path: &Path, trust: Trust) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    let file = trust.open(path);
-    let read = file
-        .map_err(|refusal| untrusted(refusal, path))?
-        .take(LARGEST_FILE + 1)
-        .read_to_end(&mut text)?;
-    anyhow::ensure!(
-        read as u64 <= LARGEST_FILE,
-        "it is larger than {} MiB",
-        LARGEST_FILE >> 20
-    );
+    let file = trust
+        .open(path)
+        .map_err(|refusal| untrusted(refusal, path))?;
+    let read = file.take(LARGEST_FILE + 1).read_to_end(&mut text)?;
+    let most = LARGEST_FILE >> 20;
+    anyhow::ensure!(read as u64 <= LARGEST_FILE, "it is larger than {most} MiB");
     Ok(text)
 }
 
 /// A configuration, or what it names, that may be somebody else's words.
 pub fn untrusted(refusal: Refusal, path: &Path) -> anyhow::Error {
-    match refusal {
-        Refusal::Io(error) => error.into(),
-        Refusal::Untrusted(why) => Fault::new(
-            Kind::Config,
-            format!("{} cannot be trusted: {why}", path.display()),
-        )
-        .hint(
-            "it and its directories must belong to root or to you, and be writable by nobody else",
-        )
-        .into(),
-    }
+    let why = match refusal {
+        Refusal::Io(error) => return error.into(),
+        Refusal::Untrusted(why) => why,
+    };
+    let hint =
+        "it and its directories must belong to root or to you, and be writable by nobody else";
+    let message = format!("{} cannot be trusted: {why}", path.display());
+    Fault::new(Kind::Config, message).hint(hint).into()
 }
 
 fn parse(text: &[u8], path: &Path) -> Result<Config> {
@@ -262,10 +255,11 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
             anyhow::anyhow!("{}: {message}", blame(place, own, &outline.defaults, index))
         })?;
         lab.resolve_against(directory);
+        let id = &lab.lab_id;
+        let new = seen.insert(id.clone());
         anyhow::ensure!(
-            seen.insert(lab.lab_id.clone()),
-            "labs[{index}].lab_id: '{}' is already the id of another lab",
-            lab.lab_id
+            new,
+            "labs[{index}].lab_id: '{id}' is already the id of another lab"
         );
         labs.push(lab);
     }
@@ -282,13 +276,8 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
 /// the steps of the policy are left to the labs: each may come from elsewhere.
 fn check_defaults(defaults: &Map<String, Value>) -> Result<()> {
     let mut lab = defaults.clone();
-    for key in OWN_KEYS {
-        let value = match key {
-            "packages" => Value::Array(Vec::new()),
-            _ => Value::from("lab"),
-        };
-        lab.insert(key.to_owned(), value);
-    }
+    lab.extend(OWN_KEYS.map(|key| (key.to_owned(), Value::from("lab"))));
+    lab.insert("packages".to_owned(), Value::Array(Vec::new()));
     let blame = |place: &str| format!("defaults.{place}");
     let lab = Lab {
         policy: Policy::default(),
@@ -322,16 +311,10 @@ fn blame(
     defaults: &Map<String, Value>,
     index: usize,
 ) -> String {
+    let pointer = format!("/{}", place.replace(['.', '['], "/").replace(']', ""));
     let has = |map: &Map<String, Value>| {
-        let pointer = place.replace(['.', '['], "/").replace(']', "");
-        let mut parts = pointer.split('/');
-        let first = parts.next().and_then(|key| map.get(key));
-        parts
-            .try_fold(first, |value, key| {
-                Some(value.map(|v| v.get(key).unwrap_or(&Value::Null)))
-            })
-            .flatten()
-            .is_some_and(|value| !value.is_null())
+        let map = Value::Object(map.clone());
+        map.pointer(&pointer).is_some_and(|value| !value.is_null())
     };
     if !has(own) && has(defaults) {
         format!("defaults.{place}")

@@ -111,17 +111,15 @@ impl Directory {
     /// Opens a regular file in it for writing, and makes it with `mode` where it is missing.
     pub fn open_or_make(&self, name: impl Arg, mode: u32) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | CAREFULLY;
-        let file: File =
-            rustix::fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?.into();
+        let file = rustix::fs::openat(&self.0, name, flags, mode.into())?;
         regular(&rustix::fs::fstat(&file)?)?;
-        Ok(file)
+        Ok(file.into())
     }
 
     /// Makes a file in it that must not be there, with just this `mode`.
     pub fn make(&self, name: impl Arg, mode: u32) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | CAREFULLY;
-        let file: File =
-            rustix::fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?.into();
+        let file = File::from(rustix::fs::openat(&self.0, name, flags, mode.into())?);
         file.set_permissions(Permissions::from_mode(mode))?;
         Ok(file)
     }
@@ -147,29 +145,35 @@ impl Directory {
         mode: u32,
         settle: impl FnOnce(&File) -> io::Result<()>,
     ) -> io::Result<()> {
-        let new = format!(".new-{:016x}", rand::random::<u64>());
-        let mut file = self.make(&*new, mode)?;
-        let done = file
-            .write_all(content)
-            .and_then(|()| settle(&file))
-            .and_then(|()| Ok(rustix::fs::renameat(&self.0, &*new, &self.0, name)?));
-        done.inspect_err(|_| drop(self.remove(&*new)))
+        self.make_aside(content, mode, settle, |new| {
+            Ok(rustix::fs::renameat(&self.0, new, &self.0, name)?)
+        })
     }
 
     /// Puts a file with this `content` in it, as a whole and for good, unless there is something
     /// called `name`; whether it did.
     pub fn put_new(&self, name: &OsStr, content: &[u8], mode: u32) -> io::Result<bool> {
+        let put = |new: &str| match rename_new(&self.0, new, name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.remove(new).map(|_| false)
+            }
+            renamed => renamed.map(|()| true),
+        };
+        self.make_aside(content, mode, File::sync_all, put)
+    }
+
+    /// Makes a file with this `content` under another name, and has `put` give it its own.
+    fn make_aside<T>(
+        &self,
+        content: &[u8],
+        mode: u32,
+        settle: impl FnOnce(&File) -> io::Result<()>,
+        put: impl FnOnce(&str) -> io::Result<T>,
+    ) -> io::Result<T> {
         let new = format!(".new-{:016x}", rand::random::<u64>());
         let mut file = self.make(&*new, mode)?;
-        let done = file
-            .write_all(content)
-            .and_then(|()| file.sync_all())
-            .and_then(|()| match rename_new(&self.0, &*new, name) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    self.remove(&*new).map(|_| false)
-                }
-                renamed => renamed.map(|()| true),
-            });
+        let written = file.write_all(content).and_then(|()| settle(&file));
+        let done = written.and_then(|()| put(&new));
         done.inspect_err(|_| drop(self.remove(&*new)))
     }
 
@@ -177,11 +181,8 @@ impl Directory {
     pub fn names(&self) -> io::Result<Vec<OsString>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let entries = Dir::new(rustix::fs::openat(&self.0, c".", flags, Mode::empty())?)?;
-        let name = |entry: Result<DirEntry, Errno>| {
-            let name = entry?.file_name().to_bytes().to_vec();
-            Ok(OsString::from_vec(name))
-        };
-        entries.map(name).collect()
+        let name = |entry: DirEntry| OsString::from_vec(entry.file_name().to_bytes().to_vec());
+        entries.map(|entry| Ok(name(entry?))).collect()
     }
 
     /// Removes a file in it, or a link itself, if it is there. Says whether it was something else

@@ -35,23 +35,20 @@ pub const PASSABLE_DIRECTORY: u32 = 0o2771;
 /// Makes `directory` and what is missing above it, all with `mode`, whatever the umask is. A link in
 /// its place is refused: it would lead us out of the directory above it.
 pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
-    match directory.symlink_metadata() {
-        Ok(there) if there.is_dir() => return Ok(()),
-        Ok(there) if there.is_symlink() => {
-            let error = io::Error::other(format!("it is {A_LINK}"));
-            return Err(said(&error, "make", directory));
-        }
-        Ok(_) => {
-            let error = io::Error::other("something else is in its place");
-            return Err(said(&error, "make", directory));
-        }
-        Err(_) => {}
+    let there = directory.symlink_metadata();
+    if there.as_ref().is_ok_and(Metadata::is_dir) {
+        return Ok(());
     }
     let parent = directory.parent().unwrap_or(Path::new("/"));
-    if !parent.is_dir() {
+    if there.is_err() && !parent.is_dir() {
         make_directory(parent, mode)?;
     }
     let make = || {
+        if let Ok(there) = there {
+            let link = there.is_symlink().then(|| format!("it is {A_LINK}"));
+            let why = link.unwrap_or_else(|| "something else is in its place".to_owned());
+            return Err(io::Error::other(why));
+        }
         // Its own directory may be an administrator's link.
         let parent = Directory::open(&std::fs::canonicalize(parent)?)?;
         let name = directory.file_name().ok_or(io::ErrorKind::InvalidInput)?;
@@ -102,9 +99,8 @@ pub fn probe(directory: &Path) -> io::Result<()> {
 pub fn probe_length(directory: &Path, length: u64) -> io::Result<()> {
     let name = format!(".probe-{:016x}", rand::random::<u64>());
     let directory = Directory::open(directory)?;
-    let grown = directory
-        .make(&*name, PRIVATE)
-        .and_then(|file| file.set_len(length));
+    let made = directory.make(&*name, PRIVATE);
+    let grown = made.and_then(|file| file.set_len(length));
     directory.remove(&*name)?;
     grown
 }
@@ -170,10 +166,9 @@ impl TryFrom<&Metadata> for Identity {
     type Error = io::Error;
 
     fn try_from(there: &Metadata) -> io::Result<Identity> {
-        Ok(Identity {
-            size: there.len(),
-            modified: Timestamp::try_from(there.modified()?).map_err(io::Error::other)?,
-        })
+        let modified = Timestamp::try_from(there.modified()?).map_err(io::Error::other)?;
+        let size = there.len();
+        Ok(Identity { size, modified })
     }
 }
 
@@ -206,10 +201,8 @@ pub fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 fn said(error: &io::Error, what: &str, path: &Path) -> io::Error {
-    io::Error::new(
-        error.kind(),
-        format!("failed to {what} {}: {error}", path.display()),
-    )
+    let message = format!("failed to {what} {}: {error}", path.display());
+    io::Error::new(error.kind(), message)
 }
 
 #[cfg(test)]

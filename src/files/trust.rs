@@ -68,10 +68,8 @@ impl Trust {
         let there = file.metadata()?;
         self.check(&real, &there)?;
         if crowded && there.is_file() && there.nlink() > 1 {
-            let what = real.display();
-            return Err(Refusal::Untrusted(format!(
-                "{what} has another hard link, and others can write to its directory"
-            )));
+            let why = "has another hard link, and others can write to its directory";
+            return Err(untrusted(&real, why));
         }
         rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(io::Error::from)?;
         Ok(file)
@@ -151,21 +149,20 @@ impl Trust {
         if kind.is_dir() && mode & 0o1000 != 0 || kind.is_fifo() || kind.is_char_device() {
             return Ok(());
         }
-        let what = place.display();
         if mode & 0o002 != 0 {
             let mode = mode & 0o7777;
-            let why = format!("{what} can be written by anybody: its mode is {mode:o}");
-            return Err(Refusal::Untrusted(why));
+            let why = format!("can be written by anybody: its mode is {mode:o}");
+            return Err(untrusted(place, &why));
         }
         if mode & 0o020 != 0 {
             let group = there.gid();
             if has_access_list(place) {
-                let why = format!("{what} has an access control list that lets others write to it");
-                return Err(Refusal::Untrusted(why));
+                let why = "has an access control list that lets others write to it";
+                return Err(untrusted(place, why));
             }
             if group != 0 && !is_trusted_group(group, there.uid()) {
-                let why = format!("{what} can be written by the members of group {group}");
-                return Err(Refusal::Untrusted(why));
+                let why = format!("can be written by the members of group {group}");
+                return Err(untrusted(place, &why));
             }
         }
         Ok(())
@@ -176,10 +173,13 @@ impl Trust {
         if owner == 0 || owner == self.user || self.behind_sudo == Some(owner) {
             return Ok(());
         }
-        let what = place.display();
-        let why = format!("{what} belongs to user {owner}, not to root or to you");
-        Err(Refusal::Untrusted(why))
+        let why = format!("belongs to user {owner}, not to root or to you");
+        Err(untrusted(place, &why))
     }
+}
+
+fn untrusted(place: &Path, why: &str) -> Refusal {
+    Refusal::Untrusted(format!("{} {why}", place.display()))
 }
 
 /// The parts of `path`, the first one last.
@@ -208,27 +208,24 @@ fn has_access_list(place: &Path) -> bool {
 /// Where that cannot be told, somebody may be.
 fn is_trusted_group(group: u32, owner: u32) -> bool {
     let ask = |database: &str, id: u32| {
-        let entry = Program::find("getent", "libc-bin").and_then(|getent| {
-            let id = id.to_string();
-            getent.run([database, &id])
-        });
-        let entry = entry.unwrap_or_default();
-        entry.trim_end().split(':').map(str::to_owned).collect()
+        let getent = Program::find("getent", "libc-bin");
+        let entry = getent.and_then(|getent| getent.run([database, &id.to_string()]));
+        entry.unwrap_or_default()
     };
-    let entry: Vec<String> = ask("group", group);
-    let [name, _, _, members] = entry.as_slice() else {
+    let entry = ask("group", group);
+    let entry: Vec<&str> = entry.trim_end().split(':').collect();
+    let [name, _, _, members] = *entry.as_slice() else {
         return false;
     };
     if name == MANAGERS {
         return true;
     }
     // Debian gives each user a group of the same name.
-    let user: Vec<String> = ask("passwd", owner);
-    let own =
-        user.first() == Some(name) && user.get(3).is_some_and(|own| *own == group.to_string());
-    own && members
-        .split(',')
-        .all(|member| member.is_empty() || member == name)
+    let user = ask("passwd", owner);
+    let user: Vec<&str> = user.trim_end().split(':').collect();
+    let own = user[0] == name && user.get(3).is_some_and(|own| *own == group.to_string());
+    let mut members = members.split(',');
+    own && members.all(|member| member.is_empty() || member == name)
 }
 
 #[cfg(test)]

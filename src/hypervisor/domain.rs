@@ -171,9 +171,11 @@ impl Domain {
 
     /// What to say to have it powered off by force, whatever becomes of its memory.
     fn by_force(&self) -> String {
-        let name = self.inner.name().ok().and_then(|name| name.parse().ok());
-        let name = name.map_or("LAB USER".to_owned(), |name: InstanceName| name.arguments());
-        format!("cyyber instance stop {name} --force")
+        let name = self.inner.name().unwrap_or_default();
+        match name.parse::<InstanceName>() {
+            Ok(name) => format!("cyyber instance stop {} --force", name.arguments()),
+            Err(_) => format!("virsh destroy {name}"),
+        }
     }
 
     /// The error of one that did not come up.

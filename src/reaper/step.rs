@@ -15,7 +15,7 @@ use crate::instance::Instance;
 use crate::instance::record::Cause;
 use crate::instance::references::References;
 use crate::instance::remains::Remains;
-use crate::journal::{self, Entry};
+use crate::journal;
 use crate::names::State;
 use crate::scope::missing;
 use crate::units::Duration;
@@ -99,14 +99,9 @@ pub fn take(
     let began = Instant::now();
     match attempt(&context, vm, observer, planned, seen, timeout) {
         Ok(StepOutcome::Done(reason)) => {
-            let entry = Entry {
-                action: "reap",
-                from: planned.from.state().or(Some(one.state)),
-                to: planned.to.state(),
-                ok: true,
-                reason: &reason,
-            };
-            journal::write(&context, name, began, &entry);
+            let (from, to) = (planned.from.state(), planned.to.state());
+            let from = from.or(Some(one.state));
+            journal::done(&context, "reap", name, began, from, to, &reason);
             StepOutcome::Done(reason)
         }
         Ok(left) => left,

@@ -22,7 +22,7 @@ use crate::files::{self, trust::Refusal};
 use crate::images::stages;
 use crate::inputs::Why;
 use crate::interrupt;
-use crate::journal::{self, Entry};
+use crate::journal;
 use crate::names::LabId;
 use crate::packer::templates::Templates;
 use crate::packer::{self, Packer, archive};
@@ -142,17 +142,8 @@ fn warn_of_unknown_packages(common: &Common, plan: &Plan) {
 /// Writes down that `lab` was built, or was not. Rendering alone changes nothing.
 fn note(context: &Context, lab: &Lab, began: Instant, built: &Result<Outcome>) {
     match built {
-        Ok(Outcome {
-            result: "built", ..
-        }) => {
-            let entry = Entry {
-                action: "build",
-                from: None,
-                to: None,
-                ok: true,
-                reason: "built",
-            };
-            journal::write(context, &lab.lab_id, began, &entry);
+        Ok(outcome) if outcome.result == "built" => {
+            journal::done(context, "build", &lab.lab_id, began, None, None, "built");
         }
         Ok(_) => {}
         Err(error) => journal::failure(context, "build", &lab.lab_id, began, None, error),

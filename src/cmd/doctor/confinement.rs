@@ -25,6 +25,7 @@ const LISTS: [(&str, usize, Option<usize>); 4] = [
 /// Whether the kernel has AppArmor: `Y` or `N`; no such file where it was built without.
 const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 
+const LOOK: &str = "check the running instances: cyyber instance list";
 const USERS: Check = Check("instance-users");
 const SVIRT: Check = Check("svirt");
 
@@ -34,9 +35,7 @@ pub fn check(context: &Context, hypervisor: &Hypervisor) -> Vec<Finding> {
     }
     match running(hypervisor) {
         Ok(running) => vec![users(context, &running), svirt(hypervisor, &running)],
-        Err(error) => {
-            vec![USERS.error(&error, "check the running instances: cyyber instance list")]
-        }
+        Err(error) => vec![USERS.error(&error, LOOK)],
     }
 }
 
@@ -44,11 +43,8 @@ pub fn check(context: &Context, hypervisor: &Hypervisor) -> Vec<Finding> {
 pub fn account(context: &Context, shared: Account) -> Account {
     let system = context.hypervisor().is_ok_and(Hypervisor::is_system);
     if system && qemu_user::obstacle(context).is_none() {
-        let number = *QemuUser::NUMBERS.start();
-        return Account {
-            uid: number,
-            gid: number,
-        };
+        let uid = *QemuUser::NUMBERS.start();
+        return Account { uid, gid: uid };
     }
     shared
 }
@@ -76,35 +72,26 @@ fn without(running: &Running, has: impl Fn(&SecurityLabel) -> bool) -> Vec<Strin
 }
 
 fn users(context: &Context, running: &Running) -> Finding {
-    let numbers = QemuUser::NUMBERS;
     if let Some(why) = qemu_user::obstacle(context) {
         let message =
             format!("all instances run as one user, so a QEMU can reach other instances: {why}");
         return USERS.failed(message, "run `make setup`");
     }
+    let (first, last) = (QemuUser::NUMBERS.start(), QemuUser::NUMBERS.end());
     for (file, number, count) in LISTS {
-        match std::fs::read_to_string(file) {
-            Ok(list) => {
-                if let Some(taken) = taken(&list, number, count, &numbers) {
-                    let message = format!(
-                        "{taken} in {file} has a number that is reserved for \
-                                           instances"
-                    );
-                    let remedy = format!(
-                        "keep {} to {} for instances: give that account another number",
-                        numbers.start(),
-                        numbers.end()
-                    );
-                    return USERS.failed(message, remedy);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        let list = match std::fs::read_to_string(file) {
+            Ok(list) => list,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
-                let message = format!(
-                    "cannot check whether the numbers of instances are free: {file}: {error}"
-                );
+                let what = "cannot check whether the numbers of instances are free";
+                let message = format!("{what}: {file}: {error}");
                 return USERS.failed(message, "make that file readable");
             }
+        };
+        if let Some(taken) = taken(&list, number, count, &QemuUser::NUMBERS) {
+            let message = format!("{taken} in {file} has a number that is reserved for instances");
+            let remedy = format!("keep {first} to {last} for instances");
+            return USERS.failed(message, remedy + ": give that account another number");
         }
     }
     let shared = without(running, |label| {
@@ -112,27 +99,19 @@ fn users(context: &Context, running: &Running) -> Finding {
             && label.label.as_deref().is_some_and(QemuUser::is_label)
     });
     if shared.is_empty() {
-        return USERS.ok(format!(
-            "each instance's QEMU runs as a user of its own: {} to {}",
-            numbers.start(),
-            numbers.end()
-        ));
+        let message = "each instance's QEMU runs as a user of its own";
+        return USERS.ok(format!("{message}: {first} to {last}"));
     }
-    USERS.warning(
-        format!(
-            "these run as one shared user until they are powered off: {}",
-            shared.join(", ")
-        ),
-        "pause and resume them, or stop and start them",
-    )
+    let message = "these run as one shared user until they are powered off";
+    let remedy = "pause and resume them, or stop and start them";
+    USERS.warning(format!("{message}: {}", shared.join(", ")), remedy)
 }
 
 fn svirt(hypervisor: &Hypervisor, running: &Running) -> Finding {
+    let unit = libvirt_unit();
     let models = match hypervisor.security_models() {
         Ok(models) => models,
-        Err(error) => {
-            return SVIRT.error(&error, format!("systemctl restart {}", libvirt_unit()));
-        }
+        Err(error) => return SVIRT.error(&error, format!("systemctl restart {unit}")),
     };
     let mut known = ["apparmor", "selinux"].into_iter();
     let in_force = known.find(|model| models.iter().any(|it| it == model));
@@ -142,8 +121,7 @@ fn svirt(hypervisor: &Hypervisor, running: &Running) -> Finding {
                 "the kernel has AppArmor, but libvirt does not confine QEMU with it",
                 format!(
                     "apt-get install apparmor; remove security_driver from /etc/libvirt/qemu.conf; \
-                     systemctl restart apparmor {}; stop and start the instances",
-                    libvirt_unit()
+                     systemctl restart apparmor {unit}; stop and start the instances"
                 ),
             ),
             Err(error) if error.kind() != io::ErrorKind::NotFound => SVIRT.failed(

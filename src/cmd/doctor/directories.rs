@@ -20,21 +20,13 @@ const CHECK: Check = Check("directories");
 
 pub fn check(context: &Context, qemu: Option<Account>) -> Vec<Finding> {
     let paths = &context.paths;
-    let storage = [
-        paths.storage().to_owned(),
-        paths.base_images(),
-        paths.user_instances(),
+    let mut findings = vec![
+        directory(paths.storage(), true, PASSABLE_DIRECTORY),
+        directory(&paths.base_images(), false, PASSABLE_DIRECTORY),
+        directory(&paths.user_instances(), false, PASSABLE_DIRECTORY),
+        directory(paths.state(), true, SHARED_DIRECTORY),
+        directory(&paths.activities(), false, SHARED_DIRECTORY),
     ];
-    let state = [paths.state().to_owned(), paths.activities()];
-    let mut findings = Vec::new();
-    for (directories, mode) in [
-        (&storage[..], PASSABLE_DIRECTORY),
-        (&state[..], SHARED_DIRECTORY),
-    ] {
-        let named = [paths.storage(), paths.state()];
-        let each = directories.iter();
-        findings.extend(each.map(|it| directory(it, named.contains(&it.as_path()), mode)));
-    }
     findings.extend(below(paths.state()));
     findings.extend(strangers(&paths.user_instances(), is_no_file));
     findings.extend(strangers(&paths.base_images(), |path| {
@@ -67,12 +59,10 @@ fn directory(path: &Path, named: bool, mode: u32) -> Finding {
         return CHECK.failed(message, "move it away, and run `make setup`");
     }
     let is = there.mode() & 0o7777;
-    let (group, remedy) = match group(GROUP) {
-        Some(gid) => (
-            there.gid() == gid,
-            format!("chown root:{GROUP} {place} && chmod {mode:o} {place}"),
-        ),
-        None => (true, format!("chmod {mode:o} {place}")),
+    let (group, remedy) = (group(GROUP), format!("chmod {mode:o} {place}"));
+    let remedy = match group {
+        Some(_) => format!("chown root:{GROUP} {place} && {remedy}"),
+        None => remedy,
     };
     // Others may pass where QEMU must, and nothing else.
     if is & 0o007 & !(mode & 0o007) != 0 {
@@ -82,11 +72,9 @@ fn directory(path: &Path, named: bool, mode: u32) -> Finding {
     if there.uid() != 0 && there.uid() != rustix::process::geteuid().as_raw() {
         return CHECK.failed(format!("{place} belongs to user {}", there.uid()), remedy);
     }
-    if is != mode || !group {
-        let group = there.gid();
-        let message = format!(
-            "{place} has mode {is:o} and group {group}: members of {GROUP} cannot use it as they should"
-        );
+    if is != mode || group.is_some_and(|group| group != there.gid()) {
+        let has = format!("{place} has mode {is:o} and group {}", there.gid());
+        let message = format!("{has}: members of {GROUP} cannot use it as they should");
         return CHECK.warning(message, remedy);
     }
     let probed = path.canonicalize().and_then(|real| files::probe(&real));
@@ -97,22 +85,12 @@ fn directory(path: &Path, named: bool, mode: u32) -> Finding {
 
 /// Whatever was made in the state directory.
 fn below(state: &Path) -> Vec<Finding> {
-    let Ok(entries) = std::fs::read_dir(state) else {
-        return Vec::new();
-    };
     let mut findings = Vec::new();
-    let mut directories: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.symlink_metadata().is_ok_and(|there| there.is_dir()))
-        .collect();
-    directories.sort();
-    for path in &directories {
-        let open = path.metadata().is_ok_and(|there| there.mode() & 0o002 != 0);
-        if open {
-            findings.push(CHECK.failed(
-                format!("{} is writable by everyone", path.display()),
-                format!("chmod {SHARED_DIRECTORY:o} {}", path.display()),
-            ));
+    for path in entries(state).iter().filter(|path| is_directory(path)) {
+        if path.metadata().is_ok_and(|there| there.mode() & 0o002 != 0) {
+            let place = path.display();
+            let remedy = format!("chmod {SHARED_DIRECTORY:o} {place}");
+            findings.push(CHECK.failed(format!("{place} is writable by everyone"), remedy));
         }
         // Packer keeps what it likes in its cache.
         if !path.ends_with("downloads") {
@@ -120,45 +98,43 @@ fn below(state: &Path) -> Vec<Finding> {
         }
     }
     findings.extend(strangers(state, |path| {
-        is_no_file(path) && !path.symlink_metadata().is_ok_and(|there| there.is_dir())
+        is_no_file(path) && !is_directory(path)
     }));
     findings
 }
 
+/// All that is in `directory`, in the order of the names.
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    let mut paths: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn is_directory(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|there| there.is_dir())
+}
+
 /// What is in `directory` and does not belong there.
 fn strangers(directory: &Path, is_strange: impl Fn(&Path) -> bool) -> Option<Finding> {
-    let entries = std::fs::read_dir(directory).ok()?;
-    let strange = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| is_strange(path));
-    let mut strange: Vec<String> = strange
-        .filter_map(|path| {
-            Some(
-                path.file_name()?
-                    .to_string_lossy()
-                    .escape_debug()
-                    .to_string(),
-            )
-        })
-        .collect();
-    strange.sort();
-    let more = strange.len().saturating_sub(NAMED);
-    strange.truncate(NAMED);
-    if strange.is_empty() {
-        return None;
-    }
-    let more = match more {
-        0 => String::new(),
-        more => format!(" and {more} more"),
+    let mut strange = entries(directory);
+    strange.retain(|path| is_strange(path));
+    let names = strange.iter().filter_map(|path| path.file_name());
+    let names = names.map(|name| name.to_string_lossy().escape_debug().to_string());
+    let named = names.take(NAMED).collect::<Vec<_>>().join(", ");
+    let more = match strange.len() {
+        0 => return None,
+        1..=NAMED => String::new(),
+        all => format!(" and {} more", all - NAMED),
     };
-    Some(CHECK.failed(
-        format!(
-            "unexpected links, pipes or devices in {}: {}{more}; they are not followed",
-            directory.display(),
-            strange.join(", ")
-        ),
-        "find out who did that, and remove them",
-    ))
+    let what = format!(
+        "unexpected links, pipes or devices in {}",
+        directory.display()
+    );
+    let message = format!("{what}: {named}{more}; they are not followed");
+    Some(CHECK.failed(message, "find out who did that, and remove them"))
 }
 
 fn is_no_file(path: &Path) -> bool {
@@ -168,12 +144,9 @@ fn is_no_file(path: &Path) -> bool {
 /// Whether it is a link to a file beside it, as the one to a lab's current build.
 fn is_link_within(path: &Path) -> bool {
     std::fs::read_link(path).is_ok_and(|target| {
+        let there = path.with_file_name(&target).symlink_metadata();
         let plain = target.file_name().is_some_and(|name| name == target);
-        plain
-            && path
-                .with_file_name(target)
-                .symlink_metadata()
-                .is_ok_and(|there| there.is_file())
+        plain && there.is_ok_and(|there| there.is_file())
     })
 }
 
@@ -189,14 +162,9 @@ fn passable(images: &Path, qemu: Account) -> Option<Finding> {
             there.mode() & may_pass == 0
         })
     })?;
-    Some(CHECK.failed(
-        format!(
-            "QEMU, which runs as user {}, has no search permission on {}",
-            qemu.uid,
-            closed.display()
-        ),
-        format!("chmod o+x {}", closed.display()),
-    ))
+    let (uid, closed) = (qemu.uid, closed.display());
+    let message = format!("QEMU, which runs as user {uid}, has no search permission on {closed}");
+    Some(CHECK.failed(message, format!("chmod o+x {closed}")))
 }
 
 /// The number of the group called `name`, by the host's own list.

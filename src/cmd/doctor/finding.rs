@@ -50,17 +50,20 @@ impl Check {
         self.failed(format!("{error:#}"), remedy)
     }
 
-    /// What was found, or the error that came instead.
+    /// That all is well, or the error that came instead.
     pub fn of(self, found: Result<String>, remedy: &str) -> Finding {
-        match found {
-            Ok(message) => self.ok(message),
-            Err(error) => self.error(&error, remedy),
-        }
+        self.or_error(found.map(|message| self.ok(message)), remedy)
+    }
+
+    /// What was found, or the error that came instead.
+    pub fn or_error(self, found: Result<Finding>, remedy: impl AsRef<str>) -> Finding {
+        found.unwrap_or_else(|error| self.error(&error, remedy))
     }
 
     fn found(self, status: Status, message: String, remedy: Option<String>) -> Finding {
+        let check = self.0;
         Finding {
-            check: self.0,
+            check,
             status,
             message,
             remedy,
@@ -77,10 +80,8 @@ pub struct Findings {
 
 impl Findings {
     pub fn of(findings: Vec<Finding>) -> Findings {
-        Findings {
-            ready: !findings.iter().any(|it| it.status == Status::Failed),
-            findings,
-        }
+        let ready = !findings.iter().any(|it| it.status == Status::Failed);
+        Findings { ready, findings }
     }
 
     /// How many are failures.
@@ -104,15 +105,12 @@ impl output::Report for Findings {
                 Status::Warning => Cell::doubtful("warning"),
                 Status::Failed => Cell::bad("FAILED"),
             };
-            let found = vec![
-                finding.check.into(),
-                status,
-                finding.message.as_str().into(),
-            ];
-            let remedy = finding.remedy.as_ref();
-            let remedy =
-                remedy.map(|remedy| vec!["".into(), "".into(), format!("→ {remedy}").into()]);
-            [found].into_iter().chain(remedy)
+            let message = finding.message.as_str().into();
+            let remedy = finding.remedy.as_ref().map(|it| format!("→ {it}").into());
+            let remedy = remedy.map(|remedy| vec!["".into(), "".into(), remedy]);
+            [vec![finding.check.into(), status, message]]
+                .into_iter()
+                .chain(remedy)
         });
         Some(Table::new(&COLUMNS, rows))
     }

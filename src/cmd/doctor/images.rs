@@ -1,5 +1,6 @@
 //! The base images of the labs: whether they exist, are protected and are unchanged.
 
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -32,12 +33,9 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
         }
     }
     match builds::all(&context.paths) {
-        Ok(builds) => {
-            for build in builds {
-                if !all.contains(&build) {
-                    all.push(build);
-                }
-            }
+        Ok(mut builds) => {
+            builds.retain(|build| !all.contains(build));
+            all.extend(builds);
         }
         Err(error) => findings.push(CHECK.error(&error, "check the directory of the base images")),
     }
@@ -55,13 +53,11 @@ fn current(context: &Context, lab: &LabId) -> Result<Base, Finding> {
     let failed = |error: &_| CHECK.error(error, remedy);
     if base::place(&context.paths, lab).map_err(|e| failed(&e))? == Place::ByHand {
         let link = context.paths.base_link(lab);
-        info(&link)
-            .and_then(|info| info.ensure_whole())
-            .with_context(|| format!("{} cannot be adopted", link.display()))
-            .map_err(|e| failed(&e))?;
-        return Err(CHECK.ok(format!(
-            "{lab}: an image was put there by hand; it is adopted at its first use"
-        )));
+        let whole = info(&link).and_then(|info| info.ensure_whole());
+        let whole = whole.with_context(|| format!("{} cannot be adopted", link.display()));
+        let message = "an image was put there by hand; it is adopted at its first use";
+        let found = whole.map(|()| format!("{lab}: {message}"));
+        return Err(CHECK.of(found, remedy));
     }
     // It is no plain file, so that nothing is adopted here.
     base::current(&context.paths, lab).map_err(|e| failed(&e))
@@ -69,15 +65,12 @@ fn current(context: &Context, lab: &LabId) -> Result<Base, Finding> {
 
 /// Whether a build is closed, and the size and content that were noted when it was made.
 fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
-    let (name, anew) = (
-        format!("{lab}, build {}", base.build),
-        format!(
-            "rebuild it: cyyber build --force {lab}; instances use this one until they are reset"
-        ),
-    );
-    let there = match base.path.symlink_metadata() {
-        Ok(there) if there.is_file() => there,
-        _ => return CHECK.failed(format!("{name} is not a regular file"), anew),
+    let name = format!("{lab}, build {}", base.build);
+    let anew = format!("rebuild it: cyyber build --force {lab}");
+    let anew = anew + "; instances use this one until they are reset";
+    let there = base.path.symlink_metadata();
+    let Some(there) = there.ok().filter(Metadata::is_file) else {
+        return CHECK.failed(format!("{name} is not a regular file"), anew);
     };
     if let Some(finding) = writable(&name, &base.path, &there) {
         return finding;
@@ -98,35 +91,29 @@ fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
         let message = format!("{name} cannot be trusted: {error:#}");
         return CHECK.failed(message, anew);
     }
-    match sha256(&base.path) {
-        Ok(sum) if sum == note.sha256 => CHECK.ok(format!(
-            "{name} is unchanged: its SHA-256 is the recorded one"
-        )),
-        Ok(sum) => {
-            let message = format!(
-                "{name} was changed: its SHA-256 is {sum} instead of {}",
-                note.sha256
-            );
-            CHECK.failed(message, anew)
-        }
-        Err(error) => CHECK.error(&error, &anew),
+    let sum = match sha256(&base.path) {
+        Ok(sum) => sum,
+        Err(error) => return CHECK.error(&error, &anew),
+    };
+    let wanted = note.sha256;
+    if sum != wanted {
+        let message = format!("{name} was changed: its SHA-256 is {sum} instead of {wanted}");
+        return CHECK.failed(message, anew);
     }
+    CHECK.ok(format!(
+        "{name} is unchanged: its SHA-256 is the recorded one"
+    ))
 }
 
 /// A base that its owner could write to, or give himself leave to, where that is not root.
-fn writable(name: &str, path: &Path, there: &std::fs::Metadata) -> Option<Finding> {
-    let us = rustix::process::geteuid().as_raw();
-    let owned = there.uid() == 0 || there.uid() == us;
-    if owned && there.mode() & 0o222 == 0 {
+fn writable(name: &str, path: &Path, there: &Metadata) -> Option<Finding> {
+    let (mode, owner) = (there.mode() & 0o7777, there.uid());
+    let owned = owner == 0 || owner == rustix::process::geteuid().as_raw();
+    if owned && mode & 0o222 == 0 {
         return None;
     }
     let place = path.display();
-    Some(CHECK.failed(
-        format!(
-            "{name} is not protected: it has mode {:o} and belongs to user {}",
-            there.mode() & 0o7777,
-            there.uid()
-        ),
-        format!("chattr -i {place}; chown root {place} && chmod 444 {place}"),
-    ))
+    let is = format!("it has mode {mode:o} and belongs to user {owner}");
+    let remedy = format!("chattr -i {place}; chown root {place} && chmod 444 {place}");
+    Some(CHECK.failed(format!("{name} is not protected: {is}"), remedy))
 }

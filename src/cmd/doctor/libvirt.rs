@@ -1,8 +1,6 @@
 //! libvirt: whether it answers, whom it runs QEMU as, and whether the networks of the labs and their
 //! firewall are in force.
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use super::finding::{Check, Finding};
@@ -12,7 +10,7 @@ use crate::error::{Kind, kind_of};
 use crate::firewall;
 use crate::host::libvirt_unit;
 use crate::hypervisor::xml::interface::interfaces;
-use crate::hypervisor::{Account, Detail, Hypervisor, Version};
+use crate::hypervisor::{Account, Detail, Hypervisor, Version, Versions};
 
 /// The first version with all that we ask of it: port isolation came with 6.1, the balloon's page
 /// reporting with 6.9.
@@ -25,16 +23,13 @@ pub fn check(context: &Context) -> (Vec<Finding>, Option<Account>) {
     let hypervisor = match context.hypervisor() {
         Ok(hypervisor) => hypervisor,
         Err(error) => {
-            let finding =
-                Check("libvirt").error(&error, format!("systemctl start {}", libvirt_unit()));
-            return (vec![finding], None);
+            let remedy = format!("systemctl start {}", libvirt_unit());
+            return (vec![Check("libvirt").error(&error, remedy)], None);
         }
     };
-    let mut findings = vec![version(hypervisor)];
     let (finding, account) = account(hypervisor);
-    findings.push(finding);
-    let expected = expected(context);
-    findings.extend(networks(hypervisor, &expected));
+    let mut findings = vec![version(hypervisor), finding];
+    findings.extend(expected(context).map(|name| network(hypervisor, name)));
     if hypervisor.is_local() {
         findings.push(guard());
         findings.extend(apart(context, hypervisor));
@@ -43,72 +38,69 @@ pub fn check(context: &Context) -> (Vec<Finding>, Option<Account>) {
 }
 
 fn version(hypervisor: &Hypervisor) -> Finding {
-    match hypervisor.versions() {
-        Ok(versions) if versions.libvirt < OLDEST => Check("libvirt").failed(
-            format!("libvirt {} is older than {OLDEST}", versions.libvirt),
-            "upgrade this host to Debian 12 or Ubuntu 24.04",
-        ),
-        Ok(versions) => Check("libvirt").ok(format!(
-            "libvirt {} answers, with QEMU {}",
-            versions.libvirt, versions.hypervisor
-        )),
-        Err(error) => {
-            Check("libvirt").error(&error, format!("systemctl restart {}", libvirt_unit()))
-        }
-    }
+    let found = hypervisor.versions().map(
+        |Versions {
+             libvirt,
+             hypervisor,
+         }| {
+            if libvirt < OLDEST {
+                let message = format!("libvirt {libvirt} is older than {OLDEST}");
+                return Check("libvirt")
+                    .failed(message, "upgrade this host to Debian 12 or Ubuntu 24.04");
+            }
+            Check("libvirt").ok(format!("libvirt {libvirt} answers, with QEMU {hypervisor}"))
+        },
+    );
+    Check("libvirt").or_error(found, format!("systemctl restart {}", libvirt_unit()))
 }
 
 fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
-    let remedy = format!(
-        "set user and group in /etc/libvirt/qemu.conf to libvirt-qemu, and restart {}",
-        libvirt_unit()
-    );
-    match hypervisor.qemu_account() {
-        Ok(Some(account @ Account { uid: 1.., gid: 1.. })) => {
-            let message = format!("QEMU runs as user {}, group {}", account.uid, account.gid);
-            (Check("qemu-user").ok(message), Some(account))
-        }
-        Ok(Some(account)) => {
-            let message = "QEMU runs as root, or in root's group: whoever breaks out of a VM controls this host";
-            (Check("qemu-user").failed(message, &remedy), Some(account))
-        }
-        Ok(None) => {
-            let message = "libvirt does not report the user of QEMU";
-            (Check("qemu-user").warning(message, &remedy), None)
-        }
-        Err(error) => (Check("qemu-user").error(&error, &remedy), None),
-    }
+    let check = Check("qemu-user");
+    let remedy = "set user and group in /etc/libvirt/qemu.conf to libvirt-qemu, and restart";
+    let remedy = format!("{remedy} {}", libvirt_unit());
+    let account = hypervisor.qemu_account();
+    let finding = match &account {
+        Ok(Some(account)) if account.uid == 0 || account.gid == 0 => check.failed(
+            "QEMU runs as root, or in root's group: whoever breaks out of a VM controls this host",
+            remedy,
+        ),
+        Ok(Some(Account { uid, gid })) => check.ok(format!("QEMU runs as user {uid}, group {gid}")),
+        Ok(None) => check.warning("libvirt does not report the user of QEMU", remedy),
+        Err(error) => check.error(error, remedy),
+    };
+    (finding, account.ok().flatten())
 }
 
 /// The networks that instances of the labs are in.
-fn expected(context: &Context) -> Vec<&'static str> {
+fn expected(context: &Context) -> impl Iterator<Item = &'static str> {
     let labs = &context.config.labs;
     let modes = NetworkMode::ALL.into_iter();
     let used = modes.filter(|mode| labs.iter().any(|lab| lab.network == *mode));
-    used.map(NetworkMode::network).collect()
+    used.map(NetworkMode::network)
 }
 
-fn networks(hypervisor: &Hypervisor, expected: &[&str]) -> Vec<Finding> {
-    let findings = expected
-        .iter()
-        .map(|name| match hypervisor.network_facts(name) {
-            Err(error) => Check("networks").error(&error, SETUP),
-            Ok(None) => Check("networks").failed(format!("there is no network {name}"), SETUP),
-            Ok(Some(facts)) if !facts.active => Check("networks").failed(
-                format!("the network {name} is down: no instance in it can start"),
-                format!("virsh net-start {name}"),
-            ),
-            Ok(Some(facts)) if !facts.autostart => Check("networks").failed(
-                format!("the network {name} does not start at boot"),
-                format!("virsh net-autostart {name}"),
-            ),
-            Ok(Some(facts)) if !facts.cards => Check("networks").failed(
-                format!("the network {name} gives instances no addresses"),
-                SETUP,
-            ),
-            Ok(Some(_)) => Check("networks").ok(format!("{name} is up and starts at boot")),
-        });
-    findings.collect()
+fn network(hypervisor: &Hypervisor, name: &str) -> Finding {
+    let check = Check("networks");
+    let facts = match hypervisor.network_facts(name) {
+        Ok(Some(facts)) => facts,
+        Ok(None) => return check.failed(format!("there is no network {name}"), SETUP),
+        Err(error) => return check.error(&error, SETUP),
+    };
+    if !facts.active {
+        let message = format!("the network {name} is down: no instance in it can start");
+        return check.failed(message, format!("virsh net-start {name}"));
+    }
+    if !facts.autostart {
+        let message = format!("the network {name} does not start at boot");
+        return check.failed(message, format!("virsh net-autostart {name}"));
+    }
+    if !facts.cards {
+        return check.failed(
+            format!("the network {name} gives instances no addresses"),
+            SETUP,
+        );
+    }
+    check.ok(format!("{name} is up and starts at boot"))
 }
 
 /// Whether the firewall of the networks is in the kernel.
@@ -139,20 +131,17 @@ fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
                 continue;
             };
             // One that ends while it is looked at has no cards any more.
-            for card in domain
-                .xml()
-                .and_then(|xml| interfaces(&xml))
-                .unwrap_or_default()
-            {
+            let cards = domain.xml().and_then(|xml| interfaces(&xml));
+            for card in cards.unwrap_or_default() {
                 let Some(device) = &card.device else { continue };
                 count += 1;
                 if !is_isolated(device) {
                     wrong.push(format!("{name} sees the frames of other instances"));
                 }
                 if !card.is_at_its_port() && !firewall::admits(device, card.mac) {
+                    let where_it_is = format!("connected to {device} instead of its own port");
                     wrong.push(format!(
-                        "{name} has no network: its interface is connected to {device} instead of \
-                         its own port"
+                        "{name} has no network: its interface is {where_it_is}"
                     ));
                 }
             }
@@ -168,24 +157,17 @@ fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
             wrong.join("; "),
             "stop and start these instances, or pause and resume them",
         ),
-        Err(error) => Check("isolation").error(&error, context_hint(context)),
+        Err(error) => {
+            let remedy = "check the running instances: cyyber instance list; libvirt at";
+            Check("isolation").error(&error, format!("{remedy} {}", context.uri()))
+        }
     })
-}
-
-fn context_hint(context: &Context) -> String {
-    format!(
-        "check the running instances: cyyber instance list; libvirt at {}",
-        context.uri()
-    )
 }
 
 /// Whether the bridge lets no frame pass from this port to another one that is isolated.
 fn is_isolated(device: &str) -> bool {
-    let plain = device
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let flag = Path::new("/sys/class/net")
-        .join(device)
-        .join("brport/isolated");
+    let mut characters = device.chars();
+    let plain = characters.all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let flag = format!("/sys/class/net/{device}/brport/isolated");
     plain && std::fs::read_to_string(flag).is_ok_and(|flag| flag.trim() == "1")
 }

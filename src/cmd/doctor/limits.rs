@@ -61,12 +61,11 @@ fn length(context: &Context, lab: &Lab, size: ByteSize) -> Finding {
     let real = directory.canonicalize();
     match real.and_then(|real| files::probe_length(&real, size.0)) {
         Ok(()) => CHECK.ok(format!("{place} supports files of {size}")),
-        Err(error) => CHECK.failed(
-            format!(
-                "limits.overlay_size of {lab}: {place} does not support files of {size}: {error}"
-            ),
-            "lower it, or use another file system",
-        ),
+        Err(error) => {
+            let what = format!("limits.overlay_size of {lab}: {place}");
+            let message = format!("{what} does not support files of {size}: {error}");
+            CHECK.failed(message, "lower it, or use another file system")
+        }
     }
 }
 
@@ -74,41 +73,39 @@ fn length(context: &Context, lab: &Lab, size: ByteSize) -> Finding {
 fn bandwidth(lab: &Lab) -> Finding {
     let lab = &lab.lab_id;
     let key = "limits.network_bytes_per_second";
-    let found = || -> Result<(Program, Program)> {
-        let unshare = Program::find("unshare", "util-linux")?;
-        unshare.run(["--net", "true"])?;
-        Ok((unshare, Program::find("tc", "iproute2")?))
-    };
-    let (unshare, tc) = match found() {
-        Ok(found) => found,
+    let missing = match missing() {
+        Ok(missing) => missing.join("; "),
         Err(error) => {
-            let message =
-                format!("cannot check whether the kernel supports {key} of {lab}: {error:#}");
-            return CHECK.warning(message, "run doctor as root");
+            let what = format!("whether the kernel supports {key} of {lab}");
+            return CHECK.warning(
+                format!("cannot check {what}: {error:#}"),
+                "run doctor as root",
+            );
         }
     };
-    let mut missing = Vec::new();
-    for (name, batch) in NEEDED {
+    if missing.is_empty() {
+        return CHECK.ok("the kernel can limit network interfaces");
+    }
+    let message = format!("{key}: instances of {lab} cannot start: the kernel has no {missing}");
+    let remedy = "boot a kernel with sch_htb, sch_sfq, sch_ingress, cls_fw, cls_u32 and act_police \
+                  (Ubuntu: linux-modules-extra), or remove the limit";
+    CHECK.failed(message, remedy)
+}
+
+/// What the kernel has not of what is [`NEEDED`].
+fn missing() -> Result<Vec<String>> {
+    let unshare = Program::find("unshare", "util-linux")?;
+    unshare.run(["--net", "true"])?;
+    let tc = Program::find("tc", "iproute2")?;
+    let refused = |(name, batch)| {
         let tried = batched(batch).and_then(|batch| {
             let mut command = unshare.command();
             command.stdin(batch).arg("--net").arg(tc.path());
             process::run(command.args(["-batch", "-"]))
         });
-        if let Err(error) = tried {
-            missing.push(format!("{name} ({error:#})"));
-        }
-    }
-    if missing.is_empty() {
-        return CHECK.ok("the kernel can limit network interfaces");
-    }
-    CHECK.failed(
-        format!(
-            "{key}: instances of {lab} cannot start: the kernel has no {}",
-            missing.join("; ")
-        ),
-        "boot a kernel with sch_htb, sch_sfq, sch_ingress, cls_fw, cls_u32 and act_police (Ubuntu: \
-         linux-modules-extra), or remove the limit",
-    )
+        Some(format!("{name} ({:#})", tried.err()?))
+    };
+    Ok(NEEDED.into_iter().filter_map(refused).collect())
 }
 
 /// A file with `text`, which has no name.

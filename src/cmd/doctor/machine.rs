@@ -1,21 +1,24 @@
 //! The machine: its CPU, the programs on it, memory and disk.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use super::finding::{Check, Finding};
 use crate::accelerator::{self, Accelerator, Host};
-use crate::config::Lab;
 use crate::context::Context;
 use crate::host;
+use crate::hypervisor::RunningGuest;
 use crate::instance::admission::memory;
 use crate::packer::{self, Packer};
 use crate::process::Program;
 use crate::units::MIB;
 
 const KVM: &str = "/dev/kvm";
+const MEMORY: Check = Check("memory");
+const DISK: Check = Check("disk");
 
 /// With less than this, in bytes, a file system of ours is full soon.
 const LITTLE: u64 = 5 << 30;
@@ -35,16 +38,14 @@ pub fn virtualisation(context: &Context) -> Finding {
             "software emulation, as configured: many times slower than KVM",
             "set the accelerator to auto",
         ),
-        Ok((Accelerator::Kvm, None)) => {
-            match std::fs::File::options().read(true).write(true).open(KVM) {
-                Ok(_) => check.ok("the CPU has it and /dev/kvm can be opened"),
-                // libvirt's QEMU has rights of its own; a build runs QEMU as the caller.
-                Err(error) => check.warning(
-                    format!("you cannot open {KVM}: {error}; builds need it"),
-                    "add yourself to the group kvm, and log in again: usermod -aG kvm NAME",
-                ),
-            }
-        }
+        // libvirt's QEMU has rights of its own; a build runs QEMU as the caller.
+        Ok((Accelerator::Kvm, None)) => match File::options().read(true).write(true).open(KVM) {
+            Ok(_) => check.ok("the CPU has it and /dev/kvm can be opened"),
+            Err(error) => check.warning(
+                format!("you cannot open {KVM}: {error}; builds need it"),
+                "add yourself to the group kvm, and log in again: usermod -aG kvm NAME",
+            ),
+        },
     }
 }
 
@@ -72,41 +73,34 @@ pub fn programs() -> Vec<Finding> {
 
 /// What is left of memory and disk.
 pub fn room(context: &Context) -> Vec<Finding> {
-    let memory = memory(context)
-        .unwrap_or_else(|error| Check("memory").error(&error, "check /proc/meminfo"));
+    let memory = MEMORY.or_error(memory(context), "check /proc/meminfo");
     [memory].into_iter().chain(disks(context)).collect()
 }
 
 /// Whether one more guest of the largest lab could be started now.
 fn memory(context: &Context) -> Result<Finding> {
     let memory = host::memory()?;
-    let figures = format!(
-        "{} of {} MiB are available",
-        memory.available / MIB,
-        memory.total / MIB
-    );
-    let by_memory = |lab: &&Lab| lab.memory_mb;
-    let Some(largest) = context.config.labs.iter().max_by_key(by_memory) else {
-        return Ok(Check("memory").ok(figures));
+    let (available, total) = (memory.available / MIB, memory.total / MIB);
+    let figures = format!("{available} of {total} MiB are available");
+    let Some(largest) = context.config.labs.iter().max_by_key(|lab| lab.memory_mb) else {
+        return Ok(MEMORY.ok(figures));
     };
     // Where libvirt does not answer, that has a finding of its own.
     let running = context
         .hypervisor()
-        .and_then(|hypervisor| hypervisor.memory_of_running())
+        .and_then(|it| it.memory_of_running())
         .unwrap_or_default();
-    let claims = running.iter();
-    let claimed = claims
-        .map(|guest| memory::claim(guest.memory, guest.resident))
-        .sum();
+    let claim = |guest: &RunningGuest| memory::claim(guest.memory, guest.resident);
+    let claimed = running.iter().map(claim).sum();
     let need = memory::need(u64::from(largest.memory_mb) * MIB);
     let lab = &largest.lab_id;
     Ok(match memory::admit(need, memory, claimed) {
-        Ok(()) => Check("memory").ok(format!("{figures}: one more instance of {lab} fits")),
-        Err(shortage) if running.is_empty() => Check("memory").failed(
+        Ok(()) => MEMORY.ok(format!("{figures}: one more instance of {lab} fits")),
+        Err(shortage) if running.is_empty() => MEMORY.failed(
             format!("not one instance of {lab} fits: {shortage}"),
             "stop other programs on this host, or lower memory_mb of the lab",
         ),
-        Err(shortage) => Check("memory").warning(
+        Err(shortage) => MEMORY.warning(
             format!("no further instance of {lab} fits: {shortage}"),
             "pause or stop instances: `cyyber instance stats` shows what they use",
         ),
@@ -117,45 +111,39 @@ fn memory(context: &Context) -> Result<Finding> {
 fn disks(context: &Context) -> Vec<Finding> {
     let paths = &context.paths;
     let mut file_systems: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
-    for place in [
+    let places = [
         paths.user_instances(),
         paths.base_images(),
         paths.activities(),
-    ] {
+    ];
+    for place in places {
         let place = existing(&place);
         let device = rustix::fs::stat(&*place).map_or(0, |there| there.st_dev);
         file_systems.entry(device).or_default().push(place);
     }
-    let each = file_systems.into_values().filter_map(|mut places| {
-        places.sort();
-        places.into_iter().next()
-    });
-    each.map(|place| disk(&place)).collect()
+    let first = file_systems
+        .into_values()
+        .filter_map(|places| places.into_iter().min());
+    let look = |place: PathBuf| DISK.or_error(disk(&place), "check that file system");
+    first.map(look).collect()
 }
 
-fn disk(place: &Path) -> Finding {
+fn disk(place: &Path) -> Result<Finding> {
     let remedy =
         "free disk space: `cyyber instance cleanup --inactive-for 30d` destroys unused instances";
-    let stat = match rustix::fs::statvfs(place) {
-        Ok(stat) => stat,
-        Err(error) => {
-            let message = format!(
-                "cannot determine the free space of {}: {error}",
-                place.display()
-            );
-            return Check("disk").failed(message, "check that file system");
-        }
-    };
+    let place_shown = place.display();
+    let stat = rustix::fs::statvfs(place)
+        .with_context(|| format!("cannot determine the free space of {place_shown}"))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let figures = format!("{} MiB are free in {}", free / MIB, place.display());
-    match (free, stat.f_favail) {
-        (NOTHING.., 64..) if free >= LITTLE => Check("disk").ok(figures),
-        (NOTHING.., 64..) => Check("disk").warning(figures, remedy),
-        (_, 64..) => Check("disk").failed(figures, remedy),
+    let figures = format!("{} MiB are free in {place_shown}", free / MIB);
+    Ok(match (free, stat.f_favail) {
+        (NOTHING.., 64..) if free >= LITTLE => DISK.ok(figures),
+        (NOTHING.., 64..) => DISK.warning(figures, remedy),
+        (_, 64..) => DISK.failed(figures, remedy),
         // A file system without a number of inodes of its own says 0 of 0.
-        _ if stat.f_files == 0 => Check("disk").ok(figures),
-        _ => Check("disk").failed(format!("{figures}, and no inodes"), remedy),
-    }
+        _ if stat.f_files == 0 => DISK.ok(figures),
+        _ => DISK.failed(format!("{figures}, and no inodes"), remedy),
+    })
 }
 
 /// The nearest directory above `place` that is there.

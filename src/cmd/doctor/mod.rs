@@ -43,22 +43,17 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
         return Ok(());
     }
     let (failures, all) = (report.failures(), report.findings.len());
-    Err(Fault::new(
-        Kind::Failed,
-        format!("this host is not ready: {failures} of {all} findings are failures"),
-    )
-    .hint("each finding has its remedy; `make setup` applies most of them")
-    .into())
+    let message = format!("this host is not ready: {failures} of {all} findings are failures");
+    let hint = "each finding has its remedy; `make setup` applies most of them";
+    Err(Fault::new(Kind::Failed, message).hint(hint).into())
 }
 
 fn config(context: &Context, broken: Option<&anyhow::Error>) -> Finding {
-    let remedy = "correct the file: man labs-config.json has every key";
-    match broken {
-        Some(error) => Check("config").error(error, remedy),
-        None => {
-            let (file, labs) = (context.config.path.display(), context.config.labs.len());
-            let s = if labs == 1 { "" } else { "s" };
-            Check("config").ok(format!("{file}: {labs} lab{s}"))
-        }
+    if let Some(error) = broken {
+        let remedy = "correct the file: man labs-config.json has every key";
+        return Check("config").error(error, remedy);
     }
+    let (file, labs) = (context.config.path.display(), context.config.labs.len());
+    let s = if labs == 1 { "" } else { "s" };
+    Check("config").ok(format!("{file}: {labs} lab{s}"))
 }

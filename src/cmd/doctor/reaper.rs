@@ -36,15 +36,14 @@ pub fn check(context: &Context) -> Finding {
     }
     let mut unseen = Vec::new();
     let Some((file, config)) = scheduled(&mut unseen) else {
-        if !unseen.is_empty() {
-            let unseen = unseen.join(", ");
-            let message = format!("there was no recent pass; cannot check what calls it: {unseen}");
-            return CHECK.warning(message, "run doctor as root");
+        if unseen.is_empty() {
+            let message = "nothing calls `cyyber reap`: unused instances keep their memory";
+            let remedy = format!("echo '{}' > /etc/cron.d/cyyber", line(context));
+            return CHECK.failed(message, remedy);
         }
-        return CHECK.failed(
-            "nothing calls `cyyber reap`: unused instances keep their memory",
-            format!("echo '{}' > /etc/cron.d/cyyber", line(context)),
-        );
+        let unseen = unseen.join(", ");
+        let message = format!("there was no recent pass; cannot check what calls it: {unseen}");
+        return CHECK.warning(message, "run doctor as root");
     };
     let file = format!("{} calls it with {}", file.display(), config.display());
     if let Some(why) = other(context, &config) {
@@ -54,17 +53,14 @@ pub fn check(context: &Context) -> Finding {
         Some(since) => format!("the last pass was {} ago", age(since)),
         None => "there was no pass yet".to_owned(),
     };
-    CHECK.warning(
-        format!("{file}, but {but}"),
-        "wait a minute; then check that cron or the timer runs, and what `cyyber reap` prints",
-    )
+    let remedy =
+        "wait a minute; then check that cron or the timer runs, and what `cyyber reap` prints";
+    CHECK.warning(format!("{file}, but {but}"), remedy)
 }
 
 fn remedy(context: &Context) -> String {
-    format!(
-        "put all labs into one configuration, or add a cron line for this one: {}",
-        line(context)
-    )
+    let remedy = "put all labs into one configuration, or add a cron line for this one";
+    format!("{remedy}: {}", line(context))
 }
 
 /// What cron is told to make passes.
@@ -79,22 +75,16 @@ fn left_out(context: &Context) -> Option<String> {
     let coverage = match Coverage::read(&context.paths.coverage()) {
         Ok(coverage) => coverage,
         Err(error) => {
-            return Some(format!(
-                "cannot determine which labs its passes cover: {error}"
-            ));
+            let what = "cannot determine which labs its passes cover";
+            return Some(format!("{what}: {error}"));
         }
     };
     let now = context.moment();
-    let gaps = context.config.labs.iter().filter_map(|lab| {
-        let gap = coverage.gap(lab.lab_id.as_str(), &now)?;
-        Some((lab.lab_id.as_str(), gap))
-    });
+    let labs = context.config.labs.iter().map(|lab| lab.lab_id.as_str());
+    let gaps = labs.filter_map(|lab| Some((lab, coverage.gap(lab, &now)?)));
     let (labs, gaps): (Vec<_>, Vec<_>) = gaps.unzip();
-    let why = gaps.first()?;
-    Some(format!(
-        "no reaper covers instances of {}: {why}",
-        labs.join(", ")
-    ))
+    let (labs, why) = (labs.join(", "), gaps.first()?);
+    Some(format!("no reaper covers instances of {labs}: {why}"))
 }
 
 /// In what a configuration that passes read is about something else than this command's.
@@ -108,10 +98,8 @@ fn other(context: &Context, path: &Path) -> Option<String> {
         Err(error) => return Some(format!("which cannot be used: {error:#}")),
     };
     let labs = context.config.labs.iter().map(|lab| &lab.lab_id);
-    let missing: Vec<_> = labs
-        .filter(|lab| config.lab(lab).is_err())
-        .map(|lab| lab.as_str())
-        .collect();
+    let missing = labs.filter(|lab| config.lab(lab).is_err());
+    let missing: Vec<_> = missing.map(|lab| lab.as_str()).collect();
     if !missing.is_empty() {
         return Some(format!("which does not have {}", missing.join(", ")));
     }
@@ -154,10 +142,8 @@ fn scheduled(unseen: &mut Vec<String>) -> Option<(PathBuf, PathBuf)> {
 
 /// The configuration that `cyyber reap` reads where `text` has it called.
 fn calls_it(text: &str) -> Option<PathBuf> {
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with(['#', ';']));
+    let lines = text.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.starts_with(['#', ';']));
     let line = lines.clone().find(|line| {
         line.contains("cyyber") && line.split_whitespace().any(|word| word == "reap")
     })?;
@@ -170,11 +156,8 @@ fn calls_it(text: &str) -> Option<PathBuf> {
     let variable = || {
         let mut words = lines.flat_map(str::split_whitespace).map(unquoted);
         words.find_map(|word| {
-            let word = word.strip_prefix("Environment=").map_or(&*word, |it| it);
-            let value = word
-                .trim_matches(['"', '\''])
-                .strip_prefix("CYYBER_CONFIG=")?;
-            Some(unquoted(value))
+            let word = word.strip_prefix("Environment=").unwrap_or(&word);
+            unquoted(word).strip_prefix("CYYBER_CONFIG=").map(unquoted)
         })
     };
     let config = option.or_else(variable);

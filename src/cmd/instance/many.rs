@@ -26,14 +26,13 @@ const LONGEST: u64 = 1 << 20;
 /// on past failures.
 pub fn run(
     context: &Context,
-    lab: &LabId,
     class: &Class,
     file: &Path,
     verb: impl Fn(&Context, &InstanceName) -> Result<Outcome> + Sync,
 ) -> Result<()> {
-    let names = names(context, lab, file)?;
+    let names = names(context, &class.lab, file)?;
     // What would fail for each of them fails once.
-    ensure_known(context, lab)?;
+    ensure_known(context, &class.lab)?;
     let results = side_by_side(context, &names, usize::from(class.jobs), verb)?;
     report(context, names.iter().zip(results))
 }
@@ -64,30 +63,24 @@ pub fn side_by_side<T: Sync, R: Send>(
 /// Fails where there is no such lab, and no instance of one that was.
 fn ensure_known(context: &Context, lab: &LabId) -> Result<()> {
     let all = context.hypervisor()?.survey(Detail::Power)?;
-    if all.iter().any(|(name, _)| name.lab == *lab) {
-        Ok(())
-    } else {
-        context.config.lab(lab).map(drop)
+    if !all.iter().any(|(name, _)| name.lab == *lab) {
+        context.config.lab(lab)?;
     }
+    Ok(())
 }
 
 /// The instances of the users in `file`, where `-` is standard input.
 fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName>> {
     let (source, text) = if file == Path::new("-") {
-        let text = whole(std::io::stdin());
-        ("standard input".to_owned(), text)
+        ("standard input".to_owned(), whole(std::io::stdin()))
     } else {
-        (
-            file.display().to_string(),
-            std::fs::File::open(file).and_then(whole),
-        )
+        let text = std::fs::File::open(file).and_then(whole);
+        (file.display().to_string(), text)
     };
     let text = text.with_context(|| {
-        Fault::new(
-            Kind::Usage,
-            format!("failed to read the users from {source}"),
-        )
-        .hint("name a file with one user id per line, or - for standard input")
+        let message = format!("failed to read the users from {source}");
+        Fault::new(Kind::Usage, message)
+            .hint("name a file with one user id per line, or - for standard input")
     })?;
     let users = roster::parse(&text, &source);
     if let Some(only) = context.scope().only()
@@ -99,10 +92,8 @@ fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName
             .hint(format!("name the one instance: {lab} {only}"))
             .into());
     }
-    users?
-        .iter()
-        .map(|user| context.instance(lab, user))
-        .collect()
+    let users = users?;
+    users.iter().map(|it| context.instance(lab, it)).collect()
 }
 
 /// The text of a list, which is never long.
@@ -120,10 +111,7 @@ fn report<'a>(
     context: &Context,
     results: impl Iterator<Item = (&'a InstanceName, Result<Outcome>)>,
 ) -> Result<()> {
-    let mut many = Many {
-        instances: Vec::new(),
-        failed: Vec::new(),
-    };
+    let mut many = Many::default();
     for (name, result) in results {
         match result {
             Ok(instance) => many.instances.push(instance),
@@ -135,31 +123,22 @@ fn report<'a>(
         }
     }
     context.output.answer(&many)?;
-    for FailedInstance {
-        instance, error, ..
-    } in &many.failed
-    {
-        context.output.problem(&if error.contains(instance) {
-            error.clone()
-        } else {
-            format!("{instance}: {error}")
-        });
+    for it in &many.failed {
+        let named = it.error.contains(&it.instance);
+        let name = (!named).then(|| format!("{}: ", it.instance));
+        let text = name.unwrap_or_default() + &it.error;
+        context.output.problem(&text);
+    }
+    if many.failed.is_empty() {
+        return Ok(());
     }
     let (failed, all) = (many.failed.len(), many.instances.len() + many.failed.len());
-    match failed {
-        0 => Ok(()),
-        _ => Err(
-            Fault::new(Kind::Failed, format!("{failed} of {all} instances failed"))
-                .hint(
-                    "fix the cause, then run the command again: the other instances stay \
-                       unchanged",
-                )
-                .into(),
-        ),
-    }
+    let message = format!("{failed} of {all} instances failed");
+    let hint = "fix the cause, then run the command again: the other instances stay unchanged";
+    Err(Fault::new(Kind::Failed, message).hint(hint).into())
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Many {
     instances: Vec<Outcome>,
     failed: Vec<FailedInstance>,
@@ -173,10 +152,6 @@ struct FailedInstance {
 }
 
 impl Report for Many {
-    fn text(&self) -> String {
-        String::new()
-    }
-
     fn table(&self) -> Option<Table> {
         let rows = self.instances.iter().map(single::row);
         (!self.instances.is_empty()).then(|| Table::new(&single::COLUMNS, rows))

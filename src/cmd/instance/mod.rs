@@ -18,8 +18,8 @@ use crate::env;
 use crate::error::{Fault, Kind};
 use crate::instance::outcome::Outcome;
 use crate::instance::{Instance, resettable, touch};
-use crate::journal::{self, Entry};
-use crate::names::InstanceName;
+use crate::journal;
+use crate::names::{InstanceName, LabId, UserId};
 use crate::units::{Until, latest};
 
 /// Runs a verb.
@@ -29,44 +29,35 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
             class,
             start: false,
         } => each(context, "create", class, |vm| vm.create()),
-        Command::Create { class, start: true } | Command::Start { class } => {
+        Command::Create { class, start: true } | Command::Start(class) => {
             each(context, "start", class, |vm| vm.start())
         }
         Command::Pause { class, keep_memory } => {
             each(context, "pause", class, |vm| vm.pause(*keep_memory))
         }
-        Command::Resume { class } => each(context, "resume", class, |vm| vm.resume()),
+        Command::Resume(class) => each(context, "resume", class, |vm| vm.resume()),
         Command::Stop {
             class,
             timeout,
             force,
         } => each(context, "stop", class, |vm| vm.stop(*timeout, *force)),
-        Command::Console { target } => {
-            let name = named(context, target)?;
+        Command::Console(target) => {
+            let name = context.instance(&target.lab, &target.user)?;
             let opened = Instance::lock(context, &name)?.open_console()?;
             context.output.answer(&opened)
         }
-        Command::Touch { target } => one(context, "touch", &named(context, target)?, touch),
-        Command::Keep { target, until } => {
-            let name = named(context, target)?;
-            one(context, "keep", &name, |context, name| {
-                let until = end_of_keep(context, until)?;
-                Instance::lock(context, name)?.keep(until)
-            })
-        }
-        Command::Reset { target, yes } => {
-            let name = named(context, target)?;
-            one(context, "reset", &name, |context, name| {
-                confirm_reset(context, name, *yes)?;
-                Instance::lock(context, name)?.reset()
-            })
-        }
+        Command::Touch(target) => one(context, "touch", target, touch),
+        Command::Keep { target, until } => one(context, "keep", target, |context, name| {
+            let until = end_of_keep(context, until)?;
+            Instance::lock(context, name)?.keep(until)
+        }),
+        Command::Reset { target, yes } => one(context, "reset", target, |context, name| {
+            confirm_reset(context, name, *yes)?;
+            Instance::lock(context, name)?.reset()
+        }),
         Command::Cleanup(options) => cleanup::run(context, options),
         Command::Stats { lab, user, watch } => {
-            let named = lab.as_ref().zip(user.as_ref());
-            let name = named
-                .map(|(lab, user)| context.instance(lab, user))
-                .transpose()?;
+            let name = named(context, lab, user)?;
             match watch {
                 Some(every) => watch::run(context, name.as_ref(), every.std()),
                 None => stats::run(context, name.as_ref()),
@@ -86,12 +77,14 @@ fn each(
     verb: impl Fn(Instance) -> Result<Outcome> + Sync,
 ) -> Result<()> {
     let verb = |context: &Context, name: &InstanceName| verb(Instance::lock(context, name)?);
-    let lab = &class.lab;
     match (&class.user, &class.users_from) {
-        (_, Some(file)) => many::run(context, lab, class, file, |context: &Context, name: &_| {
+        (_, Some(file)) => many::run(context, class, file, |context: &Context, name: &_| {
             noted(context, action, name, || verb(context, name))
         }),
-        (Some(user), None) => one(context, action, &context.instance(lab, user)?, verb),
+        (Some(user), None) => {
+            let (lab, user) = (class.lab.clone(), user.clone());
+            one(context, action, &Target { lab, user }, verb)
+        }
         (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
     }
 }
@@ -100,15 +93,24 @@ fn each(
 fn one(
     context: &Context,
     action: &str,
-    name: &InstanceName,
+    target: &Target,
     verb: impl Fn(&Context, &InstanceName) -> Result<Outcome>,
 ) -> Result<()> {
-    let done = noted(context, action, name, || verb(context, name))?;
+    let name = context.instance(&target.lab, &target.user)?;
+    let done = noted(context, action, &name, || verb(context, &name))?;
     context.output.answer(&done)
 }
 
-fn named(context: &Context, target: &Target) -> Result<InstanceName> {
-    context.instance(&target.lab, &target.user)
+/// The instance that is named, if one is.
+fn named(
+    context: &Context,
+    lab: &Option<LabId>,
+    user: &Option<UserId>,
+) -> Result<Option<InstanceName>> {
+    let named = lab.as_ref().zip(user.as_ref());
+    named
+        .map(|(lab, user)| context.instance(lab, user))
+        .transpose()
 }
 
 /// Until when `--until` asks for an exemption; `None` for no longer.
@@ -156,14 +158,7 @@ fn noted(
     match &done {
         Ok(outcome) => {
             if let Some((from, to, reason)) = outcome.change() {
-                let entry = Entry {
-                    action,
-                    from,
-                    to: Some(to),
-                    ok: true,
-                    reason,
-                };
-                journal::write(context, name, began, &entry);
+                journal::done(context, action, name, began, from, Some(to), reason);
             }
         }
         Err(error) => journal::failure(context, action, name, began, None, error),

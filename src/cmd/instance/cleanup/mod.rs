@@ -19,7 +19,7 @@ use crate::instance::Instance;
 use crate::instance::references::References;
 use crate::instance::remains::Remains;
 use crate::instance::status::StatusReader;
-use crate::journal::{self, Entry};
+use crate::journal;
 use crate::names::{InstanceName, LabId, State};
 use crate::state::activity;
 use inactive::{Inactive, Uses};
@@ -51,10 +51,7 @@ struct Cleanup<'a> {
 }
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
-    let named = options.lab.as_ref().zip(options.user.as_ref());
-    let named = named
-        .map(|(lab, user)| context.instance(lab, user))
-        .transpose()?;
+    let named = super::named(context, &options.lab, &options.user)?;
     if let Some(user) = &options.of_user
         && !context.scope().covers_user(user)
     {
@@ -72,14 +69,15 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         references: References::new(context),
         began: context.time(),
     };
-    let mut report = CleanupReport::new(options.dry_run);
+    let mut report = CleanupReport {
+        dry_run: options.dry_run,
+        ..CleanupReport::default()
+    };
     let plan = cleanup.plan(named.as_ref(), &mut report)?;
     if options.dry_run {
-        let destroyed = plan
-            .candidates
-            .iter()
-            .map(|going| going.destroyed(going.remains.bytes(&context.paths)));
-        report.destroyed = destroyed.collect();
+        let bytes = |going: &Candidate| going.remains.bytes(&context.paths);
+        let going = plan.candidates.iter();
+        report.destroyed = going.map(|it| it.destroyed(bytes(it))).collect();
         report.builds = plan.builds.iter().map(collected).collect();
         return finish(context, report, named.is_some());
     }
@@ -122,12 +120,12 @@ impl Cleanup<'_> {
         let inactive = self.inactive(context, &all.iter().collect::<Vec<_>>());
         for (remains, inactive) in all.into_iter().zip(inactive) {
             let seen = look(context, &mut reader, &remains, inactive)?;
-            let name = &remains.name;
+            let instance = remains.name.to_string();
             match filter.judge(&seen) {
                 Verdict::Ignore => {}
-                Verdict::Keep(reason) => report.kept.push(Kept::new(name, reason)),
+                Verdict::Keep(reason) => report.kept.push(Kept { instance, reason }),
                 Verdict::Destroy(reason) => match remains.ensure_ours(context, &self.references) {
-                    Err(error) => report.failed.push(Failed::new(name, error)),
+                    Err(error) => report.failed.push(Failed { instance, error }),
                     Ok(()) => candidates.push(Candidate {
                         state: seen.state,
                         reason,
@@ -141,9 +139,8 @@ impl Cleanup<'_> {
         let builds = match context.scope().only() {
             Some(_) => Vec::new(),
             None => builds::unused(context, filter.lab, goes).unwrap_or_else(|error| {
-                context
-                    .output
-                    .warn(&format!("old base images are kept: {error:#}"));
+                let text = format!("old base images are kept: {error:#}");
+                context.output.warn(&text);
                 Vec::new()
             }),
         };
@@ -152,13 +149,11 @@ impl Cleanup<'_> {
 
     /// For how long nobody used each of `all`, where that was asked for.
     fn inactive(&self, context: &Context, all: &[&Remains]) -> Vec<Option<Inactive>> {
-        match self.filter.inactive_for {
-            Some(limit) => {
-                let inactive = Uses::new(context).inactive(all, limit);
-                inactive.into_iter().map(Some).collect()
-            }
-            None => vec![None; all.len()],
-        }
+        let Some(limit) = self.filter.inactive_for else {
+            return vec![None; all.len()];
+        };
+        let inactive = Uses::new(context).inactive(all, limit);
+        inactive.into_iter().map(Some).collect()
     }
 
     fn destroy_all(&self, candidates: &[Candidate], report: &mut CleanupReport) -> Result<()> {
@@ -172,14 +167,14 @@ impl Cleanup<'_> {
             destroyed
         })?;
         for (candidate, result) in candidates.iter().zip(results) {
-            let name = &candidate.remains.name;
+            let instance = candidate.remains.name.to_string();
             match result {
                 Ok(Some(bytes)) => report.destroyed.push(candidate.destroyed(bytes)),
                 Ok(None) => {
                     let reason = "it was used after this command started".to_owned();
-                    report.kept.push(Kept::new(name, reason));
+                    report.kept.push(Kept { instance, reason });
                 }
-                Err(error) => report.failed.push(Failed::new(name, error)),
+                Err(error) => report.failed.push(Failed { instance, error }),
             }
         }
         Ok(())
@@ -205,8 +200,16 @@ impl Cleanup<'_> {
 }
 
 impl Candidate {
-    fn destroyed(&self, bytes: u64) -> Destroyed {
-        Destroyed::new(&self.remains.name, self.state, &self.reason, bytes)
+    fn destroyed(&self, freed: u64) -> Destroyed {
+        let name = &self.remains.name;
+        Destroyed {
+            instance: name.to_string(),
+            lab_id: name.lab.clone(),
+            user_id: name.user.clone(),
+            state: self.state,
+            freed,
+            reason: self.reason.clone(),
+        }
     }
 }
 
@@ -242,26 +245,20 @@ fn look(
 
 /// Asks the person at the terminal; anything but a yes ends the command.
 fn confirm(context: &Context, plan: &CleanupPlan) -> Result<()> {
-    let going = plan.candidates.iter();
-    let mut lines: Vec<String> = going
-        .map(|going| {
-            let state = going.state.map_or("", State::as_str);
-            format!("{}  {state}  {}", going.remains.name, going.reason)
-        })
-        .collect();
-    lines.extend(
-        plan.builds
-            .iter()
-            .map(|(lab, base)| format!("{lab}  build {}  no instance uses it", base.build)),
-    );
+    let instances = plan.candidates.iter().map(|going| {
+        let state = going.state.map_or("", State::as_str);
+        format!("{}  {state}  {}", going.remains.name, going.reason)
+    });
+    let builds = plan.builds.iter();
+    let builds = builds.map(|(lab, it)| format!("{lab}  build {}  no instance uses it", it.build));
+    let lines: Vec<String> = instances.chain(builds).collect();
     let question = match (plan.candidates.len(), plan.builds.len()) {
         (0, _) => "Remove these base images?".to_owned(),
         (1, _) => "Destroy this instance and its disk?".to_owned(),
         (n, _) => format!("Destroy these {n} instances and their disks?"),
     };
-    context
-        .output
-        .confirm(&lines, &question, context.interrupted()?)
+    let stop = context.interrupted()?;
+    context.output.confirm(&lines, &question, stop)
 }
 
 /// Writes down what became of `candidate`.
@@ -269,14 +266,8 @@ fn note(context: &Context, candidate: &Candidate, began: Instant, destroyed: &Re
     let name = &candidate.remains.name;
     match destroyed {
         Ok(Some(_)) => {
-            let entry = Entry {
-                action: "cleanup",
-                from: candidate.state,
-                to: None,
-                ok: true,
-                reason: &candidate.reason,
-            };
-            journal::write(context, name, began, &entry);
+            let (from, reason) = (candidate.state, &candidate.reason);
+            journal::done(context, "cleanup", name, began, from, None, reason);
         }
         Ok(None) => {}
         Err(error) => journal::failure(context, "cleanup", name, began, candidate.state, error),
@@ -284,29 +275,31 @@ fn note(context: &Context, candidate: &Candidate, began: Instant, destroyed: &Re
 }
 
 fn collected((lab, base): &(LabId, Base)) -> Collected {
-    Collected::new(lab, base, images::allocated(&base.path).unwrap_or(0))
+    Collected {
+        lab_id: lab.clone(),
+        build: base.build.clone(),
+        image: base.path.clone(),
+        freed: images::allocated(&base.path).unwrap_or(0),
+    }
 }
 
 /// Tells how it went. The failure of a single instance that was asked for is the command's own.
 fn finish(context: &Context, mut report: CleanupReport, single: bool) -> Result<()> {
     report.add_up();
-    if single && let Some(failed) = report.failed.pop() {
-        return Err(failed.into_error());
+    if single && let Some(Failed { instance, error }) = report.failed.pop() {
+        return Err(error.context(format!("failed to destroy {instance}")));
     }
     context.output.answer(&report)?;
-    for failed in &report.failed {
-        context.output.problem(&failed.text());
+    for Failed { instance, error } in &report.failed {
+        let text = format!("failed to destroy {instance}: {error:#}");
+        context.output.problem(&text);
     }
-    match report.failed.len() {
-        0 => Ok(()),
-        n => Err(Fault::new(
-            Kind::Failed,
-            format!(
-                "{n} of {} instances were not destroyed",
-                n + report.destroyed.len()
-            ),
-        )
-        .hint("fix the cause, then run the command again to destroy the rest")
-        .into()),
+    let failed = report.failed.len();
+    if failed == 0 {
+        return Ok(());
     }
+    let all = failed + report.destroyed.len();
+    let message = format!("{failed} of {all} instances were not destroyed");
+    let hint = "fix the cause, then run the command again to destroy the rest";
+    Err(Fault::new(Kind::Failed, message).hint(hint).into())
 }
