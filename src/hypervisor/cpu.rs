@@ -29,11 +29,7 @@ impl Domain {
                 };
                 set_quota(domain, (whole * i64::from(percent) / 100).max(SMALLEST))
             });
-            match capped {
-                Ok(()) => Ok(true),
-                Err(error) if is_unavailable(&error) => Ok(false),
-                Err(error) => Err(error),
-            }
+            or_unavailable(capped.map(|()| true))
         })
     }
 
@@ -47,11 +43,7 @@ impl Domain {
                 }
                 Ok(capped)
             });
-            match lifted {
-                // Where nothing can be limited, nothing is.
-                Err(error) if is_unavailable(&error) => Ok(false),
-                lifted => lifted,
-            }
+            or_unavailable(lifted)
         })
     }
 }
@@ -81,13 +73,19 @@ fn set_quota(domain: &Inner, quota: i64) -> Result<(), Error> {
     domain.set_scheduler_parameters_flags(&limit, sys::VIR_DOMAIN_AFFECT_LIVE)
 }
 
+/// What came of a change; `false` where nothing can be limited, and so nothing is.
+fn or_unavailable(changed: Result<bool, Error>) -> Result<bool, Error> {
+    match changed {
+        Err(error) if is_unavailable(&error) => Ok(false),
+        changed => changed,
+    }
+}
+
 fn is_unavailable(error: &Error) -> bool {
+    let says = |words: &str| error.message().contains(words);
     is(error, ErrorNumber::NoSupport)
         || is(error, ErrorNumber::OperationUnsupported)
         || is(error, ErrorNumber::ArgumentUnsupported)
-        || error.message().contains("cgroup CPU controller")
-        || is(error, ErrorNumber::InvalidArg)
-            && ["vcpu_", "unsupported flags"]
-                .iter()
-                .any(|part| error.message().contains(part))
+        || says("cgroup CPU controller")
+        || is(error, ErrorNumber::InvalidArg) && (says("vcpu_") || says("unsupported flags"))
 }

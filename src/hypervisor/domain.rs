@@ -43,24 +43,22 @@ impl Domain {
 
     /// The definition of the running domain, or the stored one. Without passwords.
     pub fn xml(&self) -> Result<String> {
-        self.inner
-            .xml_desc(0)
-            .map_err(|e| failed("read the domain's definition", e))
+        let xml = self.inner.xml_desc(0);
+        xml.map_err(|e| failed("read the domain's definition", e))
     }
 
     /// The stored definition, also of a running domain. Without passwords.
     pub fn stored_xml(&self) -> Result<String> {
-        self.inner
-            .xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)
-            .map_err(|e| failed("read the domain's stored definition", e))
+        let xml = self.inner.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE);
+        xml.map_err(|e| failed("read the domain's stored definition", e))
     }
 
     /// The stored definition with everything in it: its console's password too, without which a
     /// console would be open to everyone.
     pub fn whole_xml(&self) -> Result<String> {
-        self.inner
-            .xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE)
-            .map_err(|e| failed("read the domain's whole definition", e))
+        let all = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+        let xml = self.inner.xml_desc(all);
+        xml.map_err(|e| failed("read the domain's whole definition", e))
     }
 
     /// Powers it on, or restores its saved memory.
@@ -143,30 +141,26 @@ impl Domain {
         });
         match answer {
             Some(answer) => answer.map_err(|e| failed(what, e)),
-            None => Err(Fault::new(
-                Kind::Failed,
-                format!("failed to {what}: its QEMU does not answer"),
-            )
-            .hint(format!("power it off: {}", self.by_force()))
-            .into()),
+            None => {
+                let message = format!("failed to {what}: its QEMU does not answer");
+                let hint = format!("power it off: {}", self.by_force());
+                Err(Fault::new(Kind::Failed, message).hint(hint).into())
+            }
         }
     }
 
     /// Its UUID.
     pub fn uuid(&self) -> Result<Uuid> {
-        self.inner
-            .uuid()
-            .map_err(|e| failed("read the domain's UUID", e))
+        let uuid = self.inner.uuid();
+        uuid.map_err(|e| failed("read the domain's UUID", e))
     }
 
     /// The address that the lab network's DHCP server gave to the guest.
     pub fn leased_address(&self) -> Option<IpAddr> {
         let source = sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE;
         let interfaces = self.inner.interface_addresses(source, 0).ok()?;
-        interfaces
-            .iter()
-            .flat_map(|interface| &interface.addrs)
-            .find_map(|address| address.addr.parse().ok())
+        let mut addresses = interfaces.iter().flat_map(|interface| &interface.addrs);
+        addresses.find_map(|address| address.addr.parse().ok())
     }
 
     /// What to say to have it powered off by force, whatever becomes of its memory.
@@ -182,31 +176,28 @@ impl Domain {
     pub(super) fn start_failed(&self, e: Error) -> anyhow::Error {
         let says = |what: &str| e.message().contains(what);
         let of_its_disk = says("Cannot access storage file") || says("Cannot access backing file");
+        let changed = format!(
+            "a device or limit was changed by other means since its memory was saved: make the \
+             same change in its stored definition (virsh edit), or discard the memory: {}",
+            self.by_force()
+        );
         let (kind, hint) = if says("Cannot allocate memory") {
-            (
-                Kind::Capacity,
-                "the host has not enough free memory for it".to_owned(),
-            )
+            (Kind::Capacity, "the host has not enough free memory for it")
         } else if of_its_disk && says("No such file") {
             let hint = "restore that file; if storage_dir was moved, put a link in its old place";
-            (Kind::Conflict, hint.to_owned())
+            (Kind::Conflict, hint)
         } else if of_its_disk {
             let hint = "`cyyber doctor` checks whether QEMU can reach the images";
-            (Kind::Failed, hint.to_owned())
+            (Kind::Failed, hint)
         } else if says("Permission denied") {
             let hint = "`cyyber doctor` checks whether QEMU can reach what it needs; \
                         dynamic_ownership must not be 0 in /etc/libvirt/qemu.conf";
-            (Kind::Failed, hint.to_owned())
+            (Kind::Failed, hint)
         } else if is(&e, ErrorNumber::ConfigUnsupported) {
-            let hint = format!(
-                "a device or limit was changed by other means since its memory was saved: make the \
-                 same change in its stored definition (virsh edit), or discard the memory: {}",
-                self.by_force()
-            );
-            (Kind::Conflict, hint)
+            (Kind::Conflict, &*changed)
         } else if is(&e, ErrorNumber::NoNetwork) || says("is not active") && says("network") {
             let hint = "`make setup` defines and starts the lab networks";
-            (Kind::Unavailable, hint.to_owned())
+            (Kind::Unavailable, hint)
         } else {
             return failed("start the domain", e);
         };

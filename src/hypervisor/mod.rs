@@ -137,14 +137,10 @@ impl Hypervisor {
         // libvirt would print every error on standard error by itself.
         virt::error::clear_error_callback();
         let conn = Connect::open(Some(uri)).map_err(|error| {
-            Fault::new(
-                Kind::Unavailable,
-                format!("failed to connect to libvirt at {uri}: {}", error.message()),
-            )
-            .hint(
-                "is libvirtd (or virtqemud) running, and are you root or in the group \
-                       libvirt? `make setup` prepares a host",
-            )
+            let message = format!("failed to connect to libvirt at {uri}: {}", error.message());
+            let hint = "is libvirtd (or virtqemud) running, and are you root or in the group \
+                        libvirt? `make setup` prepares a host";
+            Fault::new(Kind::Unavailable, message).hint(hint)
         })?;
         Ok(Hypervisor {
             conn,
@@ -191,14 +187,10 @@ impl Hypervisor {
 
     /// The domains whose memory is saved.
     fn saved(&self) -> Result<HashSet<Uuid>> {
-        let saved = self
-            .conn
-            .list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-            .map_err(|e| failed("list saved domains", e))?;
-        Ok(saved
-            .iter()
-            .filter_map(|domain| domain.uuid().ok())
-            .collect())
+        let saved = sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE;
+        let saved = self.conn.list_all_domains(saved);
+        let saved = saved.map_err(|e| failed("list saved domains", e))?;
+        Ok(saved.iter().filter_map(|it| it.uuid().ok()).collect())
     }
 
     /// Whether libvirt at `uri` answers at all within `deadline`, be it by a refusal.
@@ -236,26 +228,23 @@ impl Hypervisor {
         if !self.scope.covers(name) {
             return Ok(None);
         }
-        let inner = match self.conn.lookup_domain_by_name(&name.to_string()) {
-            Ok(inner) => inner,
+        let found = self.conn.lookup_domain_by_name(&name.to_string());
+        let (inner, uuid) = match found.and_then(|inner| Ok((inner.uuid()?, inner))) {
+            Ok((uuid, inner)) => (inner, uuid),
             Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
             Err(e) => return Err(failed(&format!("look up {name}"), e)),
         };
-        let uuid = inner
-            .uuid()
-            .map_err(|e| failed(&format!("look up {name}"), e))?;
         if is_ours(uuid) {
-            return Ok(Some(Domain {
-                inner,
-                pool: Arc::clone(&self.pool),
-            }));
+            return Ok(Some(self.domain(inner)));
         }
-        Err(Fault::new(
-            Kind::Conflict,
-            format!("the libvirt domain {name} was not made by cyyber"),
-        )
-        .hint("rename that domain, or use another user id; cyyber leaves it alone")
-        .into())
+        let message = format!("the libvirt domain {name} was not made by cyyber");
+        let hint = "rename that domain, or use another user id; cyyber leaves it alone";
+        Err(Fault::new(Kind::Conflict, message).hint(hint).into())
+    }
+
+    fn domain(&self, inner: virt::domain::Domain) -> Domain {
+        let pool = Arc::clone(&self.pool);
+        Domain { inner, pool }
     }
 
     /// The names and definitions of all domains, ours or not and within reach or not; of a running one also
@@ -280,14 +269,9 @@ impl Hypervisor {
 
     /// Defines a domain, or changes the definition of the one with the same UUID.
     pub fn define(&self, xml: &str) -> Result<Domain> {
-        let inner = self
-            .conn
-            .define_domain_xml(xml)
-            .map_err(|e| failed("define the domain", e))?;
-        Ok(Domain {
-            inner,
-            pool: Arc::clone(&self.pool),
-        })
+        let defined = self.conn.define_domain_xml(xml);
+        let inner = defined.map_err(|e| failed("define the domain", e))?;
+        Ok(self.domain(inner))
     }
 }
 
@@ -299,9 +283,9 @@ fn failed(what: &str, error: virt::error::Error) -> anyhow::Error {
     // QEMU's words are among them, which a guest may have broken into.
     let message = format!("failed to {what}: {}", answer::words(error.message()));
     if is_lost(&error) {
-        Fault::new(Kind::Unavailable, message)
-            .hint("try again when that daemon of libvirt is back; `make setup` starts those that do not run")
-            .into()
+        let hint = "try again when that daemon of libvirt is back; `make setup` starts those that do \
+                    not run";
+        Fault::new(Kind::Unavailable, message).hint(hint).into()
     } else {
         anyhow::anyhow!(message)
     }

@@ -111,10 +111,8 @@ impl Domain {
     /// The memory that its guest may have, in bytes.
     pub fn memory(&self) -> Result<u64> {
         let info = self.inner.info();
-        Ok(info
-            .map_err(|e| failed("read the size of its memory", e))?
-            .max_mem
-            << 10)
+        let info = info.map_err(|e| failed("read the size of its memory", e))?;
+        Ok(info.max_mem << 10)
     }
 
     /// Saves its memory to disk and ends its QEMU. It will come back running, also when it is held
@@ -154,11 +152,8 @@ impl Domain {
             Err(_) if interrupted => bail!("failed to save its memory: interrupted"),
             Err(e) if e.message().contains("No space left") => {
                 let message = format!("failed to save its memory: {}", e.message());
-                Err(Fault::new(Kind::Capacity, message)
-                    .hint(format!(
-                        "make space in {SYSTEM_DIRECTORY}, or use --keep-memory"
-                    ))
-                    .into())
+                let hint = format!("make space in {SYSTEM_DIRECTORY}, or use --keep-memory");
+                Err(Fault::new(Kind::Capacity, message).hint(hint).into())
             }
             Err(e) => Err(failed("save its memory", e)),
         }
@@ -196,17 +191,14 @@ impl Domain {
                 self.drop_saved_memory()
             }
             Ok(None) => self.restore_by_name(&conn, &path, definition),
-            // Another file system than that of the names, or another user than root.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::CrossesDevices | io::ErrorKind::PermissionDenied
-                ) =>
-            {
-                self.restore_by_name(&conn, &path, definition)
-            }
-            Err(error) => Err(anyhow::Error::from(error)
-                .context("failed to create a link to the saved memory for root alone")),
+            Err(error) => match error.kind() {
+                // Another file system than that of the names, or another user than root.
+                io::ErrorKind::CrossesDevices | io::ErrorKind::PermissionDenied => {
+                    self.restore_by_name(&conn, &path, definition)
+                }
+                _ => Err(anyhow::Error::from(error)
+                    .context("failed to create a link to the saved memory for root alone")),
+            },
         }
     }
 
@@ -255,7 +247,7 @@ impl Domain {
         };
         // libvirt remembers a file that is no longer there until it has removed one.
         if let Some(file) = self.saved_memory_file()
-            && std::fs::File::create_new(file).is_ok()
+            && File::create_new(file).is_ok()
             && self.inner.managed_save_remove(0).is_ok()
         {
             return Ok(());
@@ -276,13 +268,11 @@ impl Domain {
         // A second name first: there is no moment in which the file has none.
         let kept = match std::fs::hard_link(&file, &aside) {
             Ok(()) => Some(aside),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                return Err(anyhow::Error::from(error).context(format!(
-                    "failed to keep {} as {}",
-                    file.display(),
-                    aside.display()
-                )));
+                let (file, aside) = (file.display(), aside.display());
+                let failed = format!("failed to keep {file} as {aside}");
+                return Err(anyhow::Error::from(error).context(failed));
             }
         };
         self.drop_saved_memory()?;

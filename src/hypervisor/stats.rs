@@ -39,9 +39,8 @@ impl Detail {
             Detail::Power => sys::VIR_DOMAIN_STATS_STATE,
             Detail::Memory => sys::VIR_DOMAIN_STATS_STATE | sys::VIR_DOMAIN_STATS_BALLOON,
             Detail::Usage => {
-                sys::VIR_DOMAIN_STATS_STATE
+                Detail::Memory.groups()
                     | sys::VIR_DOMAIN_STATS_CPU_TOTAL
-                    | sys::VIR_DOMAIN_STATS_BALLOON
                     | sys::VIR_DOMAIN_STATS_VCPU
                     | sys::VIR_DOMAIN_STATS_INTERFACE
                     | sys::VIR_DOMAIN_STATS_BLOCK
@@ -127,10 +126,8 @@ unsafe fn facts(record: &sys::virDomainStatsRecord) -> Facts {
     let (name, id) = unsafe {
         sys::virDomainGetUUID(record.dom, uuid.as_mut_ptr());
         let name = CStr::from_ptr(sys::virDomainGetName(record.dom));
-        (
-            name.to_string_lossy().into_owned(),
-            sys::virDomainGetID(record.dom),
-        )
+        let name = name.to_string_lossy().into_owned();
+        (name, sys::virDomainGetID(record.dom))
     };
     let (mut state, mut reason, mut usage) = (0, 0, None::<Box<Usage>>);
     for i in 0..usize::try_from(record.nparams).unwrap_or(0) {

@@ -47,12 +47,11 @@ pub(super) fn memory_of_all(pool: &Arc<Pool>, conn: &Connect) -> Result<Vec<Fact
     all.retain(|facts| facts.id.is_some());
     match all.iter().find(|facts| facts.usage.is_none()) {
         None => Ok(all),
-        Some(silent) => Err(Fault::new(
-            Kind::Unavailable,
-            format!("libvirt does not report the memory of {}", silent.name),
-        )
-        .hint("check for a QEMU process that hangs: cyyber instance stats")
-        .into()),
+        Some(silent) => {
+            let message = format!("libvirt does not report the memory of {}", silent.name);
+            let hint = "check for a QEMU process that hangs: cyyber instance stats";
+            Err(Fault::new(Kind::Unavailable, message).hint(hint).into())
+        }
     }
 }
 

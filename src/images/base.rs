@@ -114,11 +114,8 @@ pub(super) fn build_of<'a>(lab: &LabId, file: &'a Path) -> Option<&'a str> {
         .strip_prefix(lab.as_str())?
         .strip_prefix("-base.")?
         .strip_suffix(".qcow2")?;
-    let plain = !build.is_empty()
-        && build
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    plain.then_some(build)
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (!build.is_empty() && build.bytes().all(is_plain)).then_some(build)
 }
 
 /// What is noted about a build; `None` where nothing readable is.
@@ -233,12 +230,12 @@ impl Installation<'_> {
             fingerprint: inputs.map(Inputs::fingerprint),
             inputs: inputs.cloned(),
         };
-        files::replace(
+        let note = serde_json::to_vec_pretty(&note)?;
+        Ok(files::replace(
             &note_path(&base.path),
-            &serde_json::to_vec_pretty(&note)?,
+            &note,
             files::SHARED,
-        )?;
-        Ok(())
+        )?)
     }
 }
 
@@ -255,9 +252,9 @@ pub fn install(
     let directory = paths.base_images();
     files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
     let link = paths.base_link(installation.lab);
+    let there = link.symlink_metadata();
     anyhow::ensure!(
-        link.symlink_metadata()
-            .map_or(true, |there| there.is_symlink()),
+        there.map_or(true, |there| there.is_symlink()),
         "an image was put in the place of the link {} during the build",
         link.display()
     );

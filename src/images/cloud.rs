@@ -66,15 +66,10 @@ fn recognise(head: &[u8]) -> Result<()> {
         return Ok(());
     }
     let text = head.trim_ascii_start();
+    let is_of_text = |byte: &u8| !byte.is_ascii_control() || byte.is_ascii_whitespace();
     match text.first() {
         Some(b'<') => bail!("it is a web page"),
-        Some(_)
-            if text
-                .iter()
-                .all(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace()) =>
-        {
-            bail!("it is text")
-        }
+        Some(_) if text.iter().all(is_of_text) => bail!("it is text"),
         _ => bail!("it is not a bootable disk image"),
     }
 }

@@ -11,7 +11,7 @@ pub mod header;
 pub mod overlay;
 pub mod stages;
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -37,11 +37,9 @@ fn full_disk(error: anyhow::Error, directory: &Path) -> anyhow::Error {
 }
 
 fn no_room(directory: &Path, what: &str) -> Fault {
-    Fault::new(
-        Kind::Capacity,
-        format!("not enough space for {what} in {}", directory.display()),
-    )
-    .hint("free disk space, or move storage_dir to a larger file system")
+    let message = format!("not enough space for {what} in {}", directory.display());
+    let hint = "free disk space, or move storage_dir to a larger file system";
+    Fault::new(Kind::Capacity, message).hint(hint)
 }
 
 /// Fails when fewer than `bytes` are free where `directory` is.
@@ -52,11 +50,8 @@ pub fn require_room(directory: &Path, bytes: u64, what: &str) -> Result<()> {
     if free >= bytes {
         return Ok(());
     }
-    let why = format!(
-        "{} MiB are free, {} MiB are needed",
-        free / MIB,
-        bytes / MIB
-    );
+    let (free, bytes) = (free / MIB, bytes / MIB);
+    let why = format!("{free} MiB are free, {bytes} MiB are needed");
     Err(anyhow::anyhow!(why).context(no_room(directory, what)))
 }
 
@@ -97,24 +92,14 @@ pub fn allocated(path: &Path) -> Option<u64> {
 
 /// SHA-256 of a file, in hexadecimal.
 pub fn sha256(path: &Path) -> Result<String> {
+    let mut file = fs_err::File::open(path)?;
     let mut hasher = Sha256::new();
-    io::copy(
-        fs_err::File::open(path)?.file_mut(),
-        &mut HashWriter(&mut hasher),
-    )?;
-    Ok(hex(&hasher.finalize()))
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut bytes)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            length => hasher.update(&bytes[..length]),
+        }
     }
 }
 
@@ -124,20 +109,18 @@ const INFO_SECONDS: &str = "--cpu=20";
 
 /// What `qemu-img info` says of an image, as far as it matters here.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct ImageInfo {
     /// Size of the disk that a guest sees, in bytes.
-    #[serde(rename = "virtual-size")]
     pub virtual_size: u64,
     /// Size of the file on disk, in bytes.
-    #[serde(rename = "actual-size")]
     pub actual_size: u64,
     /// The image below it.
-    #[serde(rename = "backing-filename")]
     pub backing_filename: Option<String>,
     #[serde(default)]
     encrypted: bool,
-    #[serde(default, rename = "format-specific")]
-    specific: Value,
+    #[serde(default)]
+    format_specific: Value,
 }
 
 impl ImageInfo {
@@ -153,7 +136,7 @@ impl ImageInfo {
             "it is encrypted: decrypt it with qemu-img convert"
         );
         anyhow::ensure!(
-            self.specific["data"]["corrupt"] != true,
+            self.format_specific["data"]["corrupt"] != true,
             "it is marked as corrupt: repair it with qemu-img check"
         );
         Ok(())

@@ -57,11 +57,8 @@ pub fn prepare(
     let size = wanted.0.max(Header::of(&base.path)?.disk_size).to_string();
     let directory = paths.user_instances();
     files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
-    require_room(
-        &directory,
-        ROOM_FOR_OVERLAY,
-        &format!("an instance of {}", name.lab),
-    )?;
+    let what = format!("an instance of {}", name.lab);
+    require_room(&directory, ROOM_FOR_OVERLAY, &what)?;
 
     let new = paths.new_overlay(name);
     // In place of one that was left by a command that was killed here. `qemu-img` would follow a
@@ -115,9 +112,9 @@ pub fn provide_length(overlay: &Path, largest: Option<ByteSize>) -> Result<Optio
             .open(overlay)?;
         file.set_len(wanted).with_context(|| {
             let message = format!("the disk cannot grow to its limits.overlay_size of {largest}");
-            Fault::new(Kind::Failed, message).hint(
-                "lower the limit to what the file system supports, or use another file system",
-            )
+            let hint =
+                "lower the limit to what the file system supports, or use another file system";
+            Fault::new(Kind::Failed, message).hint(hint)
         })?;
         file.sync_all()?;
     }

@@ -42,12 +42,9 @@ pub struct Note {
 pub fn find(paths: &Paths, key: &str) -> Option<Stage> {
     let path = paths.stage(key);
     let note: Note = serde_json::from_slice(&files::read(&note_path(&path)).ok()?).ok()?;
+    let key = key.to_owned();
     let whole = std::fs::metadata(&path).is_ok_and(|file| file.len() == note.size_bytes);
-    whole.then(|| Stage {
-        key: key.to_owned(),
-        path,
-        note,
-    })
+    whole.then_some(Stage { key, path, note })
 }
 
 impl Stage {
@@ -79,11 +76,8 @@ pub fn install(paths: &Paths, key: &str, image: &Path, names: &Path, note: Note)
         fs_err::File::open(&new)?.sync_all()?;
         fs_err::rename(&new, &path)?;
         files::replace(&names_path(&path), &fs_err::read(names)?, files::SHARED)?;
-        files::replace(
-            &note_path(&path),
-            &serde_json::to_vec_pretty(&note)?,
-            files::SHARED,
-        )?;
+        let said = serde_json::to_vec_pretty(&note)?;
+        files::replace(&note_path(&path), &said, files::SHARED)?;
         files::sync_directory_of(&path)?;
         Ok(())
     };
@@ -91,11 +85,8 @@ pub fn install(paths: &Paths, key: &str, image: &Path, names: &Path, note: Note)
         .inspect_err(|_| drop(files::remove(&new)))
         .map_err(|error| full_disk(error, &directory))
         .with_context(|| format!("failed to put the stage {} in place", path.display()))?;
-    Ok(Stage {
-        key: key.to_owned(),
-        path,
-        note,
-    })
+    let key = key.to_owned();
+    Ok(Stage { key, path, note })
 }
 
 /// Renames, or copies where `to` is on another file system.

@@ -109,9 +109,8 @@ pub fn unknown_here(lab: &Lab) -> Result<Vec<Unknown>> {
         return Ok(Vec::new());
     }
     let wanted = || lab.packages.iter().map(PackageName::as_str);
-    let strange: Vec<_> = wanted()
-        .filter(|name| !archive.packages.contains(name))
-        .collect();
+    let is_strange = |name: &&str| !archive.packages.contains(name);
+    let strange: Vec<_> = wanted().filter(is_strange).collect();
     if strange.is_empty() {
         return Ok(Vec::new());
     }
@@ -130,9 +129,10 @@ fn is_of_release(image: &str, os_release: &str) -> bool {
     };
     let file = Path::new(image).file_name().unwrap_or_default();
     match (value("ID"), value("VERSION_ID")) {
-        (Some(id), Some(version)) if !version.is_empty() => file
-            .to_string_lossy()
-            .starts_with(&format!("{id}-{version}-")),
+        (Some(id), Some(version)) if !version.is_empty() => {
+            let file = file.to_string_lossy();
+            file.starts_with(&format!("{id}-{version}-"))
+        }
         _ => false,
     }
 }

@@ -1,14 +1,13 @@
 //! The built-in assets, or those of a school or a lab that replace them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use include_dir::{Dir, include_dir};
 
 use super::templates::contents;
+use super::unusable;
 use crate::config::{Lab, SourcePath};
-use crate::error::{Fault, Kind};
 
 static BRANDING: Dir = include_dir!("$CARGO_MANIFEST_DIR/branding");
 
@@ -60,15 +59,8 @@ pub fn of(lab: &Lab) -> Result<Assets> {
     ] {
         if let Some(own) = own {
             let content = picture(own, kinds).with_context(|| {
-                Fault::new(
-                    Kind::Config,
-                    format!(
-                        "branding.{key} of lab '{}' cannot be used: {}",
-                        lab.lab_id,
-                        own.as_path().display()
-                    ),
-                )
-                .hint("correct it in the configuration, or remove it to use the default")
+                unusable(lab, &format!("branding.{key}"), own)
+                    .hint("correct it in the configuration, or remove it to use the default")
             })?;
             assets.insert(name.to_owned(), content);
         }
@@ -77,14 +69,11 @@ pub fn of(lab: &Lab) -> Result<Assets> {
 }
 
 fn picture(own: &SourcePath, kinds: Kinds) -> Result<Vec<u8>> {
-    let path: &Path = own.as_path();
+    let path = own.as_path();
     let there = std::fs::metadata(path)?;
+    let largest = LARGEST >> 20;
     ensure!(there.is_file(), "it is not a file");
-    ensure!(
-        there.len() <= LARGEST,
-        "it is larger than {} MiB",
-        LARGEST >> 20
-    );
+    ensure!(there.len() <= LARGEST, "it is larger than {largest} MiB");
     let content = std::fs::read(path)?;
     let names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
     ensure!(
@@ -98,6 +87,7 @@ fn picture(own: &SourcePath, kinds: Kinds) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Kind, kind_of};
     use serde_json::json;
 
     fn lab(branding: serde_json::Value) -> Lab {
@@ -120,7 +110,7 @@ mod tests {
 
         for (key, place) in [("wallpaper", path.clone()), ("logo", path.join("missing"))] {
             let error = of(&lab(json!({key: place}))).unwrap_err();
-            assert_eq!(crate::error::kind_of(&error), Kind::Config);
+            assert_eq!(kind_of(&error), Kind::Config);
             let said = format!("{error:#}");
             assert!(
                 said.contains(&format!("branding.{key} of lab 'lab01'")),

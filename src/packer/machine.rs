@@ -21,13 +21,10 @@ pub fn parse(line: &str) -> Option<Said> {
     let [_time, _target, "ui", level, text] = fields[..] else {
         return None;
     };
-    let text = text
-        .replace("%!(PACKER_COMMA)", ",")
-        .replace("\\r", "")
-        .replace("\\n", "\n");
+    let text = text.replace("%!(PACKER_COMMA)", ",");
     Some(Said {
         is_error: level == "error",
-        text,
+        text: text.replace("\\r", "").replace("\\n", "\n"),
     })
 }
 
@@ -47,19 +44,15 @@ impl Said {
             ("Gracefully halting", "Shutting the VM down"),
             ("Converting hard drive", "Compacting the image"),
         ];
-        known
-            .iter()
-            .find(|(says, _)| text.starts_with(says))
-            .map(|(_, means)| (*means).to_owned())
+        let (_, means) = known.iter().find(|(says, _)| text.starts_with(says))?;
+        Some((*means).to_owned())
     }
 }
 
 /// The text without `==> qemu.lab: ` or the indent that stands for it.
 fn without_source(line: &str) -> &str {
-    let line = line
-        .trim_start()
-        .trim_start_matches("==> ")
-        .trim_start_matches("--> ");
+    let line = line.trim_start().trim_start_matches("==> ");
+    let line = line.trim_start_matches("--> ");
     line.strip_prefix("qemu.lab: ").unwrap_or(line)
 }
 
@@ -77,11 +70,8 @@ pub fn reasons(said: &[Said], most: usize) -> Vec<String> {
     ];
     let telling = |said: &&Said| said.is_error || without_source(&said.text).starts_with("E: ");
     let mut lines: Vec<String> = Vec::new();
-    for text in said
-        .iter()
-        .filter(telling)
-        .flat_map(|said| said.text.lines())
-    {
+    let told = said.iter().filter(telling);
+    for text in told.flat_map(|said| said.text.lines()) {
         let text = without_source(text).trim();
         let is_noise = text.is_empty() || noise.iter().any(|noise| text.starts_with(noise));
         // "Build 'qemu.lab' errored after 9 seconds: " and what was said before.
@@ -98,32 +88,24 @@ pub fn reasons(said: &[Said], most: usize) -> Vec<String> {
 pub fn remedy(reasons: &[String]) -> Option<(Kind, &'static str)> {
     let said = |words: &str| reasons.iter().any(|reason| reason.contains(words));
     let downloads = said("error downloading ISO");
-    if said("hecksums did not match") {
-        return Some((
-            Kind::Failed,
-            "the image does not match image.checksum: correct that, or get the image from a \
-             trusted source",
-        ));
-    }
-    if downloads && said("No space left") || said("qemu-img") && said("No space left") {
-        return Some((Kind::Capacity, "free disk space on this host"));
-    }
-    if downloads {
-        return Some((
-            Kind::Failed,
-            "can this host reach that address? image.url may also be the path of a file",
-        ));
-    }
-    if said("--shrink") {
-        return Some((
-            Kind::Config,
-            "disk_size is smaller than the image's disk: increase it",
-        ));
-    }
-    if said("You don't have enough free space") || said("No space left on device") {
-        return Some((Kind::Failed, "the VM's disk is full: increase disk_size"));
-    }
-    None
+    let (kind, hint) = if said("hecksums did not match") {
+        let hint = "the image does not match image.checksum: correct that, or get the image from a \
+                    trusted source";
+        (Kind::Failed, hint)
+    } else if (downloads || said("qemu-img")) && said("No space left") {
+        (Kind::Capacity, "free disk space on this host")
+    } else if downloads {
+        let hint = "can this host reach that address? image.url may also be the path of a file";
+        (Kind::Failed, hint)
+    } else if said("--shrink") {
+        let hint = "disk_size is smaller than the image's disk: increase it";
+        (Kind::Config, hint)
+    } else if said("You don't have enough free space") || said("No space left on device") {
+        (Kind::Failed, "the VM's disk is full: increase disk_size")
+    } else {
+        return None;
+    };
+    Some((kind, hint))
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub mod templates;
 
 use anyhow::{Context, Result};
 
+use crate::config::{Lab, SourcePath};
+use crate::error::{Fault, Kind};
 use crate::process::{self, Program};
 
 /// Where Packer is to be had: Debian 12 has a package of it, later releases have none.
@@ -43,16 +45,11 @@ impl Packer {
         // Or it would ask its makers for a newer one.
         command.arg("version").env("CHECKPOINT_DISABLE", "1");
         let said = process::run(&mut command)?;
-        let version = version_in(&said).with_context(|| {
-            format!(
-                "failed to parse the version of {}",
-                program.path().display()
-            )
-        })?;
-        Ok(Packer {
-            program,
-            version: version.to_owned(),
-        })
+        let path = program.path().display();
+        let version = version_in(&said)
+            .with_context(|| format!("failed to parse the version of {path}"))?
+            .to_owned();
+        Ok(Packer { program, version })
     }
 
     /// Whether the QEMU builder is a plugin to be fetched by `packer init`, as since Packer 1.7
@@ -65,10 +62,8 @@ impl Packer {
 /// The version of the QEMU that builds run in.
 pub fn qemu_version() -> Result<String> {
     let said = Program::find("qemu-system-x86_64", "qemu-system-x86")?.run(["--version"])?;
-    let version = said
-        .split_ascii_whitespace()
-        .nth(3)
-        .context("failed to parse QEMU's version")?;
+    let version = said.split_ascii_whitespace().nth(3);
+    let version = version.context("failed to parse QEMU's version")?;
     Ok(version.to_owned())
 }
 
@@ -89,18 +84,22 @@ fn wants_plugins(version: &str) -> bool {
 
 /// The first two numbers of a version.
 fn numbers(version: &str) -> (u32, u32) {
-    let mut numbers = version
-        .split('.')
-        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// `1.6.6` from `Packer v1.6.6`, which more lines may follow.
 fn version_in(said: &str) -> Option<&str> {
     let version = said.lines().next()?.strip_prefix("Packer v")?.trim();
-    version
-        .starts_with(|c: char| c.is_ascii_digit())
-        .then_some(version)
+    let is_number = version.starts_with(|c: char| c.is_ascii_digit());
+    is_number.then_some(version)
+}
+
+/// That what `key` of the configuration of `lab` names cannot be used.
+fn unusable(lab: &Lab, key: &str, path: &SourcePath) -> Fault {
+    let (lab, path) = (&lab.lab_id, path.as_path().display());
+    let message = format!("{key} of lab '{lab}' cannot be used: {path}");
+    Fault::new(Kind::Config, message)
 }
 
 #[cfg(test)]

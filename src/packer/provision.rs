@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::config::{Lab, SourcePath};
-use crate::error::{Fault, Kind};
+use crate::error::Fault;
 use crate::text::{self, hex};
 
 /// Up to this size a file is known by its content. Reading a larger one each time would take longer
@@ -49,12 +49,11 @@ impl Provisioned {
             all.identity
                 .push(format!("file {target}\n{mode} {owner}\n{identity}"));
             let place = |thing: &str| format!("files/{number:04}/{thing}");
-            for (thing, text) in [
-                ("target", target.to_string()),
-                ("mode", mode.to_string()),
-                ("owner", owner.to_string()),
+            for (thing, line) in [
+                ("target", format!("{target}\n")),
+                ("mode", format!("{mode}\n")),
+                ("owner", format!("{owner}\n")),
             ] {
-                let line = format!("{text}\n");
                 all.files.push((place(thing), Content::Bytes(line.into())));
             }
             let copy = Content::Copy(file.source.as_path().to_owned());
@@ -78,14 +77,9 @@ impl Provisioned {
 }
 
 fn unusable(lab: &Lab, key: &str, path: &SourcePath) -> Fault {
-    let message = format!(
-        "provision.{key} of lab '{}' cannot be used: {}",
-        lab.lab_id,
-        path.as_path().display()
-    );
-    Fault::new(Kind::Config, message).hint(
-        "correct it in the configuration; a path is relative to the configuration's directory",
-    )
+    let hint =
+        "correct it in the configuration; a path is relative to the configuration's directory";
+    super::unusable(lab, &format!("provision.{key}"), path).hint(hint)
 }
 
 /// Fails for a script that Linux cannot run as it was saved: with a mark before its first line, in
@@ -136,6 +130,7 @@ fn identity(path: &SourcePath) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Kind, kind_of};
     use serde_json::json;
 
     fn lab(provision: serde_json::Value) -> Lab {
@@ -187,7 +182,7 @@ mod tests {
             ),
         ] {
             let error = Provisioned::of(&lab(provision)).unwrap_err();
-            assert_eq!(crate::error::kind_of(&error), Kind::Config);
+            assert_eq!(kind_of(&error), Kind::Config);
             assert!(format!("{error:#}").contains(wanted), "{error:#}");
         }
     }

@@ -137,14 +137,9 @@ impl Description<'_> {
 }
 
 fn provisioned(lab: &Lab) -> Provisioned {
-    let provision = &lab.provision;
-    let scripts = provision.scripts.iter();
+    let (files, scripts) = (lab.provision.files.iter(), lab.provision.scripts.iter());
     Provisioned {
-        files: provision
-            .files
-            .iter()
-            .map(|file| file.target.to_string())
-            .collect(),
+        files: files.map(|file| file.target.to_string()).collect(),
         scripts: scripts.map(|script| script.as_path().to_owned()).collect(),
     }
 }

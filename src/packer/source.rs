@@ -1,6 +1,7 @@
 //! The cloud image that a lab is built from.
 
 use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
 
 use anyhow::Result;
 
@@ -26,11 +27,8 @@ pub struct Source {
 impl Source {
     /// Looks at the cloud image of `lab`.
     pub fn of(lab: &Lab) -> Result<Source> {
-        let checksum = lab
-            .image
-            .checksum
-            .as_ref()
-            .map(|sum| sum.as_str().to_owned());
+        let checksum = lab.image.checksum.as_ref();
+        let checksum = checksum.map(|sum| sum.as_str().to_owned());
         let ImageUrl::Path(path) = &lab.image.url else {
             if let ImageUrl::Https(url) = &lab.image.url
                 && let Some(what) = cloud::packed_by_name(url.as_str())
@@ -52,17 +50,15 @@ impl Source {
             metadata.is_file().then_some(metadata).ok_or(no_file)
         });
         let metadata = metadata.map_err(|error| {
-            Fault::new(
-                Kind::Config,
-                format!("the cloud image of lab '{}' cannot be read: {}: {error}", lab.lab_id, file.display()),
-            )
-            .hint("correct image.url in the configuration; `make image` makes the one that labs/demo.json uses")
+            let (lab, file) = (&lab.lab_id, file.display());
+            let message = format!("the cloud image of lab '{lab}' cannot be read: {file}: {error}");
+            let hint = "correct image.url in the configuration; `make image` makes the one that \
+                        labs/demo.json uses";
+            Fault::new(Kind::Config, message).hint(hint)
         })?;
         // Hashing it each time would take longer than the whole look at whether anything changed.
-        let stamp = metadata
-            .modified()?
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let stamp = metadata.modified()?.duration_since(UNIX_EPOCH);
+        let stamp = stamp.unwrap_or_default();
         let unhashed = format!("{} {} {}", file.display(), metadata.len(), stamp.as_nanos());
         Ok(Source {
             identity: checksum.unwrap_or(unhashed),

@@ -44,14 +44,11 @@ impl Templates {
             added: BTreeSet::new(),
         };
         if let Some(own) = own {
-            let wrong = || {
-                Fault::new(
-                    Kind::Config,
-                    format!("the templates in {} cannot be used", own.display()),
-                )
-                .hint("correct host.templates_dir in the configuration, or its files")
-            };
-            templates.overlay(own, own).with_context(wrong)?;
+            templates.overlay(own, own).with_context(|| {
+                let message = format!("the templates in {} cannot be used", own.display());
+                let hint = "correct host.templates_dir in the configuration, or its files";
+                Fault::new(Kind::Config, message).hint(hint)
+            })?;
         }
         Ok(templates)
     }
@@ -72,10 +69,10 @@ impl Templates {
                 continue;
             }
             ensure!(metadata.is_file(), "{name} is not a regular file");
+            let largest = LARGEST >> 20;
             ensure!(
                 metadata.len() <= LARGEST,
-                "{name} is larger than {} MiB",
-                LARGEST >> 20
+                "{name} is larger than {largest} MiB"
             );
             if !self.files.contains_key(name) {
                 ensure!(
@@ -102,14 +99,14 @@ impl Templates {
 
     /// All that decides what a stage with `desktop` becomes, by name.
     pub fn of_stages(&self, desktop: Desktop) -> impl Iterator<Item = (&str, &[u8])> {
-        self.of_labs(desktop)
-            .filter(|(name, _)| !OF_LABS.contains(name))
+        let of_labs = self.of_labs(desktop);
+        of_labs.filter(|(name, _)| !OF_LABS.contains(name))
     }
 
     /// All that decides what a lab with `desktop` becomes, by name.
     pub fn of_labs(&self, desktop: Desktop) -> impl Iterator<Item = (&str, &[u8])> {
-        self.all()
-            .filter(move |(name, _)| !is_for_other(name, desktop))
+        let all = self.all();
+        all.filter(move |(name, _)| !is_for_other(name, desktop))
     }
 
     /// All of them, by name.
@@ -123,10 +120,8 @@ impl Templates {
 fn is_for_other(name: &str, desktop: Desktop) -> bool {
     let of_desktop = |other: Desktop| name.starts_with(&format!("guest/files/{}/", other.name()));
     let of_any = name.starts_with("guest/files/desktop/");
-    let others = [Desktop::Xfce, Desktop::Gnome];
-    let of_other = others
-        .into_iter()
-        .any(|other| other != desktop && of_desktop(other));
+    let mut others = [Desktop::Xfce, Desktop::Gnome].into_iter();
+    let of_other = others.any(|other| other != desktop && of_desktop(other));
     of_other || of_any && desktop == Desktop::None
 }
 

@@ -172,11 +172,8 @@ pub struct Console {
 impl Console {
     /// The console of the running domain with the definition `xml`; `None` where it has none.
     pub fn from_xml(xml: &str) -> Result<Option<Console>> {
-        let vnc = parse(xml)?
-            .devices
-            .graphics
-            .into_iter()
-            .find(|g| g.kind == "vnc");
+        let mut graphics = parse(xml)?.devices.graphics.into_iter();
+        let vnc = graphics.find(|it| it.kind == "vnc");
         Ok(vnc.and_then(|vnc| {
             Some(Console {
                 host: vnc.listen?,
@@ -190,10 +187,8 @@ impl Console {
     pub fn with_password(&self, password: &str, valid_to: Timestamp) -> Result<String> {
         // libvirt takes UTC without saying so.
         let valid_to = valid_to.strftime("%Y-%m-%dT%H:%M:%S").to_string();
-        let (port, websocket) = (
-            self.port.to_string(),
-            self.websocket.map(|it| it.to_string()),
-        );
+        let port = self.port.to_string();
+        let websocket = self.websocket.map(|it| it.to_string());
         let mut writer = Writer::new(Vec::new());
         writer
             .create_element("graphics")
@@ -233,16 +228,13 @@ pub struct Disk {
 
 /// The disks in the definition `xml`.
 pub fn disks(xml: &str) -> Result<Vec<Disk>> {
-    let disks = parse(xml)?.devices.disks;
-    let disk = |mut image: ImageXml| Disk {
-        target: image
-            .target
-            .take()
-            .and_then(|it| it.device)
-            .unwrap_or_default(),
-        files: image.files(),
+    let disks = parse(xml)?.devices.disks.into_iter();
+    let disk = |mut image: ImageXml| {
+        let target = image.target.take().and_then(|it| it.device);
+        let (target, files) = (target.unwrap_or_default(), image.files());
+        Disk { target, files }
     };
-    Ok(disks.into_iter().map(disk).collect())
+    Ok(disks.map(disk).collect())
 }
 
 /// The labels in the definition `xml` of a domain as a whole.
@@ -269,11 +261,8 @@ pub fn with_owner(xml: &str, label: &str) -> Result<String> {
             .create_element("seclabel")
             .with_attributes([("type", "static"), ("model", "dac"), ("relabel", "yes")])
             .write_inner_content(|writer| {
-                let text = BytesText::new(label);
-                writer
-                    .create_element("label")
-                    .write_text_content(text)
-                    .map(drop)
+                let element = writer.create_element("label");
+                element.write_text_content(BytesText::new(label)).map(drop)
             })
             .map(drop)
     })

@@ -50,11 +50,11 @@ pub fn interfaces(xml: &str) -> Result<Vec<Interface>> {
     let interfaces = parse(xml)?.devices.interfaces.into_iter();
     interfaces
         .map(|interface| {
+            let mac = interface
+                .mac
+                .context("a network interface has no address")?;
             Ok(Interface {
-                mac: interface
-                    .mac
-                    .context("a network interface has no address")?
-                    .address,
+                mac: mac.address,
                 network: interface.source.and_then(|source| source.network),
                 device: interface.target.and_then(|target| target.device),
                 is_filtered: interface.filterref.is_some(),
@@ -74,18 +74,12 @@ pub fn at_own_port(xml: &str) -> Result<Option<String>> {
         return Ok(None);
     }
     let replaced = |tag: &BytesStart| matches!(tag.name().as_ref(), "filterref" | "target");
-    put_child(
-        xml,
-        &["domain", "devices", "interface"],
-        replaced,
-        |writer| {
-            let target = writer.create_element("target");
-            target
-                .with_attribute(("dev", &*port))
-                .write_empty()
-                .map(drop)
-        },
-    )
+    let place = ["domain", "devices", "interface"];
+    put_child(xml, &place, replaced, |writer| {
+        let target = writer.create_element("target");
+        let target = target.with_attribute(("dev", &*port));
+        target.write_empty().map(drop)
+    })
     .map(Some)
 }
 

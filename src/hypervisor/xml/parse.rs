@@ -84,13 +84,9 @@ pub(super) struct SourceXml {
 impl ImageXml {
     /// Its own file, then those below it.
     pub fn files(self) -> Vec<PathBuf> {
-        let mut files: Vec<_> = self
-            .source
-            .and_then(|source| source.file)
-            .into_iter()
-            .collect();
-        files.extend(self.below.into_iter().flat_map(|below| below.files()));
-        files
+        let own = self.source.and_then(|source| source.file);
+        let below = self.below.into_iter().flat_map(|below| below.files());
+        own.into_iter().chain(below).collect()
     }
 }
 
