@@ -190,7 +190,7 @@ fn a_lab_is_built_and_its_instances_are_themselves() {
     let console = format!("output/{}.packer/console.log", sandbox.lab);
     let console =
         String::from_utf8_lossy(&std::fs::read(sandbox.path(console)).unwrap()).into_owned();
-    assert!(console.contains("Linux version"), "{console}");
+    assert!(console.contains("Cloud-init"), "{console}");
 
     assert_eq!(metadata["stage"]["name"], stage);
     assert_eq!(metadata["provision"]["files"][0], FLAG);
