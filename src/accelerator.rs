@@ -52,14 +52,9 @@ impl Host {
 }
 
 fn has_virtualisation_flag(cpuinfo: &str) -> bool {
-    cpuinfo
-        .lines()
-        .filter_map(|line| line.strip_prefix("flags"))
-        .any(|flags| {
-            flags
-                .split_ascii_whitespace()
-                .any(|flag| flag == "vmx" || flag == "svm")
-        })
+    let lists = cpuinfo.lines().filter_map(|it| it.strip_prefix("flags"));
+    let mut flags = lists.flat_map(str::split_ascii_whitespace);
+    flags.any(|flag| flag == "vmx" || flag == "svm")
 }
 
 /// The accelerator to use, and a warning where it is not the one a teacher would hope for.
@@ -75,19 +70,19 @@ pub fn choose(
     match (choice, lacking) {
         (AcceleratorChoice::Tcg, _) => Ok((Accelerator::Tcg, None)),
         (AcceleratorChoice::Auto | AcceleratorChoice::Kvm, None) => Ok((Accelerator::Kvm, None)),
-        (AcceleratorChoice::Auto, Some(why)) => Ok((
-            Accelerator::Tcg,
-            Some(format!(
-                "no hardware virtualisation ({why}): using software emulation, which is many times slower"
-            )),
-        )),
-        (AcceleratorChoice::Kvm, Some(why)) => Err(Fault::new(
-            Kind::Unavailable,
-            format!("hardware virtualisation is required but missing: {why}"),
-        )
-        .hint(
-            "enable it in the firmware, load kvm_intel or kvm_amd, or set the accelerator to auto",
-        )),
+        (AcceleratorChoice::Auto, Some(why)) => {
+            let warning = format!(
+                "no hardware virtualisation ({why}): using software emulation, which is many times \
+                 slower"
+            );
+            Ok((Accelerator::Tcg, Some(warning)))
+        }
+        (AcceleratorChoice::Kvm, Some(why)) => {
+            let message = format!("hardware virtualisation is required but missing: {why}");
+            let hint = "enable it in the firmware, load kvm_intel or kvm_amd, or set the \
+                        accelerator to auto";
+            Err(Fault::new(Kind::Unavailable, message).hint(hint))
+        }
     }
 }
 

@@ -47,9 +47,8 @@ pub fn ensure_loaded() -> Result<()> {
 
 fn not_loaded() -> anyhow::Error {
     let message = "the firewall of the lab networks is not loaded";
-    Fault::new(Kind::Unavailable, message)
-        .hint("`make setup` makes and loads it")
-        .into()
+    let hint = "`make setup` makes and loads it";
+    Fault::new(Kind::Unavailable, message).hint(hint).into()
 }
 
 /// Whether the kernel has it as it was loaded: no chain, rule or element was removed, changed or put
@@ -85,23 +84,17 @@ pub fn restore() -> Result<bool> {
 
 /// Once nobody else is loading it.
 fn looked_at_again() -> Result<bool> {
-    let _lock = match Path::new(LOCK).exists() {
-        true => Some(Lock::take(
-            Path::new(LOCK),
-            "the firewall of the lab networks",
-            LOADING_TIME,
-        )?),
-        false => None,
-    };
+    let lock = Path::new(LOCK);
+    let take = || Lock::take(lock, "the firewall of the lab networks", LOADING_TIME);
+    let _lock = lock.exists().then(take).transpose()?;
     in_force()
 }
 
 /// Our tables in a listing.
 fn ours(listing: &str) -> Vec<&str> {
     let begins = |line: &str| {
-        FAMILIES
-            .iter()
-            .any(|family| line.starts_with(&format!("table {family} cyyber {{")))
+        let mut begins = FAMILIES.iter().map(|it| format!("table {it} cyyber {{"));
+        begins.any(|begin| line.starts_with(&begin))
     };
     let mut inside = false;
     let lines = listing.lines().filter(|line| {

@@ -45,9 +45,8 @@ pub fn libvirt_network_unit() -> &'static str {
 fn libvirt_unit_in<P: AsRef<Path>>(directories: &[P], own: &'static str) -> &'static str {
     let is_there = |unit: &str| {
         let unit = format!("{unit}.service");
-        directories
-            .iter()
-            .any(|it| it.as_ref().join(&unit).exists())
+        let mut directories = directories.iter();
+        directories.any(|it| it.as_ref().join(&unit).exists())
     };
     if is_there(own) && !is_there("libvirtd") {
         own

@@ -52,10 +52,8 @@ impl Inputs {
     /// The parts that are not as they were, by name.
     pub fn changes_since<'a>(&'a self, before: &Inputs) -> Vec<&'a str> {
         let parts = self.0.iter();
-        parts
-            .filter(|(part, value)| before.0.get(*part) != Some(value))
-            .map(|(part, _)| part.as_str())
-            .collect()
+        let changed = parts.filter(|(part, value)| before.0.get(*part) != Some(value));
+        changed.map(|(part, _)| part.as_str()).collect()
     }
 }
 

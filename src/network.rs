@@ -34,9 +34,8 @@ impl HostPart {
 
     /// The host part `number`, if it is one that an instance can have.
     pub fn of_instance(number: u16) -> Option<HostPart> {
-        HostPart::OF_INSTANCES
-            .contains(&number)
-            .then_some(HostPart(number))
+        let is_one = HostPart::OF_INSTANCES.contains(&number);
+        is_one.then_some(HostPart(number))
     }
 
     /// Its number.
@@ -94,19 +93,16 @@ impl FromStr for Mac {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let bad = || format!("bad MAC address '{s}'");
-        let bytes: Vec<u8> = s
-            .split(':')
-            .map(|part| u8::from_str_radix(part, 16).map_err(|_| bad()))
-            .collect::<Result<_, _>>()?;
+        let bytes = s.split(':').map(|part| u8::from_str_radix(part, 16));
+        let bytes: Vec<u8> = bytes.collect::<Result<_, _>>().map_err(|_| bad())?;
         bytes.try_into().map(Mac).map_err(|_| bad())
     }
 }
 
 impl<'de> Deserialize<'de> for Mac {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

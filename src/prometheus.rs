@@ -49,13 +49,11 @@ impl Metric {
         labels: impl IntoIterator<Item = (&'static str, &'a str)>,
         value: f64,
     ) {
-        let labels = labels.into_iter();
-        self.samples.push(Sample {
-            labels: labels
-                .map(|(name, value)| (name, value.to_owned()))
-                .collect(),
-            value,
-        });
+        let labels = labels
+            .into_iter()
+            .map(|(name, value)| (name, value.to_owned()));
+        let labels = labels.collect();
+        self.samples.push(Sample { labels, value });
     }
 
     /// How many samples it has.
@@ -73,15 +71,12 @@ pub fn text(metrics: &[Metric]) -> String {
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for Sample { labels, value } in &metric.samples {
             let labels = labels.iter();
-            let labels: Vec<_> = labels
-                .map(|(name, value)| format!("{name}=\"{}\"", escape(value, true)))
-                .collect();
-            let labels = if labels.is_empty() {
-                String::new()
-            } else {
-                format!("{{{}}}", labels.join(","))
+            let labels = labels.map(|(name, it)| format!("{name}=\"{}\"", escape(it, true)));
+            let labels: Vec<_> = labels.collect();
+            let _ = match &*labels.join(",") {
+                "" => writeln!(text, "{name} {value}"),
+                labels => writeln!(text, "{name}{{{labels}}} {value}"),
             };
-            let _ = writeln!(text, "{name}{labels} {value}");
         }
     }
     text.truncate(text.trim_end().len());

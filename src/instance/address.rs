@@ -36,10 +36,10 @@ impl Instance<'_> {
             None => {
                 release_lost(context, &addresses)?;
                 reserve()?.ok_or_else(|| {
-                    Fault::new(Kind::Capacity, "the lab networks have no free address left").hint(
-                        "destroy unused instances: cyyber instance cleanup --inactive-for \
-                               30d",
-                    )
+                    let message = "the lab networks have no free address left";
+                    let hint =
+                        "destroy unused instances: cyyber instance cleanup --inactive-for 30d";
+                    Fault::new(Kind::Capacity, message).hint(hint)
                 })?
             }
         };
@@ -56,9 +56,9 @@ impl Instance<'_> {
     pub(super) fn hold_address(&self, card: &Interface) -> Result<()> {
         let part = card.mac.of_instance();
         let part = part.with_context(|| {
+            let mac = card.mac;
             format!(
-                "its network interface has the address {}, which is not one of the lab networks'",
-                card.mac
+                "its network interface has the address {mac}, which is not one of the lab networks'"
             )
         })?;
         anyhow::ensure!(
@@ -83,10 +83,9 @@ impl Instance<'_> {
         let attempt = || self.hold_address(&Interface::from_xml(&domain.xml()?)?);
         attempt().or_else(|error| {
             domain.freeze()?;
-            Err(error.context(format!(
-                "failed to confine the network interface of {}; it is frozen",
-                self.name
-            )))
+            let name = self.name;
+            let failed = format!("failed to confine the network interface of {name}; it is frozen");
+            Err(error.context(failed))
         })
     }
 
@@ -100,10 +99,8 @@ impl Instance<'_> {
 }
 
 fn addresses(context: &Context) -> Result<Addresses> {
-    Addresses::open(&context.paths.addresses()).context(
-        "failed to read the reservations of \
-                                                         addresses",
-    )
+    Addresses::open(&context.paths.addresses())
+        .context("failed to read the reservations of addresses")
 }
 
 /// Releases what is reserved for instances that were removed by other means.

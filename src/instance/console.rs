@@ -42,24 +42,16 @@ impl Instance<'_> {
             return Ok(console);
         }
         let name = self.name;
-        let message = format!(
-            "the console of {name} listens on {} instead of {wanted}",
-            console.host
-        );
-        let hint = format!(
-            "power it off and on: cyyber instance stop {}, then start",
-            name.arguments()
-        );
+        let (host, arguments) = (console.host, name.arguments());
+        let message = format!("the console of {name} listens on {host} instead of {wanted}");
+        let hint = format!("power it off and on: cyyber instance stop {arguments}, then start");
         Err(Fault::new(Kind::Conflict, message).hint(hint).into())
     }
 
     /// Gives its console a fresh password. The one before opens no more sessions.
     pub(super) fn grant_access(&self, console: &Console) -> Result<(Secret, Timestamp)> {
-        if console
-            .host
-            .parse()
-            .is_ok_and(|ip: IpAddr| !ip.is_loopback())
-        {
+        let host = console.host.parse::<IpAddr>();
+        if host.is_ok_and(|ip| !ip.is_loopback()) {
             self.context.warn_of_exposed_console();
         }
         let password = Secret::new(new_vnc_password());

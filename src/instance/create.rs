@@ -35,21 +35,18 @@ impl Instance<'_> {
                 // It may be elsewhere.
                 self.ensure_own_disk(&domain.stored_xml()?)?;
                 let message = format!("the disk of {name} is missing: {}", overlay.display());
-                return Err(Fault::new(Kind::Conflict, message)
-                    .hint(format!(
-                        "restore the file, or remove the VM with `virsh undefine {name}` to start \
-                         over"
-                    ))
-                    .into());
+                let hint = format!(
+                    "restore the file, or remove the VM with `virsh undefine {name}` to start over"
+                );
+                return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
             }
             return Ok(false);
         }
         if overlay_exists {
             References::new(context).ensure_free(&overlay)?;
             let base = self.base_of(&overlay)?;
-            context.output.note(&format!(
-                "{name}: found its disk without a VM; keeping the disk"
-            ));
+            let found = format!("{name}: found its disk without a VM; keeping the disk");
+            context.output.note(&found);
             self.define(&overlay, &base)?;
             return Ok(true);
         }
@@ -71,11 +68,9 @@ impl Instance<'_> {
         let backing = Header::of(overlay)?.backing_file;
         let backing = backing.as_deref().and_then(Path::to_str);
         base::at(&self.context.paths, &self.name.lab, backing).with_context(|| {
-            Fault::new(
-                Kind::Conflict,
-                format!("cannot use the disk {}, which has no VM", overlay.display()),
-            )
-            .hint("move that file away, or restore the base image it needs")
+            let message = format!("cannot use the disk {}, which has no VM", overlay.display());
+            let hint = "move that file away, or restore the base image it needs";
+            Fault::new(Kind::Conflict, message).hint(hint)
         })
     }
 }

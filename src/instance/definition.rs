@@ -29,9 +29,8 @@ impl Instance<'_> {
         let _ = self.domain.set(domain);
         if let Err(error) = record::write(&context.paths.record(name), &record) {
             // libvirt has the same facts; a listing is merely slower without the note.
-            context
-                .output
-                .warn(&format!("failed to record the creation of {name}: {error}"));
+            let failed = format!("failed to record the creation of {name}: {error}");
+            context.output.warn(&failed);
         }
         Ok(())
     }

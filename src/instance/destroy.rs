@@ -35,9 +35,8 @@ impl Instance<'_> {
         // Its user goes with its address: to the next one when nothing is left that is that user's.
         if let Err(error) = self.release_address() {
             // It is found and released when addresses run out.
-            self.context
-                .output
-                .detail(&format!("warning: {name} keeps its address: {error:#}"));
+            let kept = format!("warning: {name} keeps its address: {error:#}");
+            self.context.output.detail(&kept);
         }
         files::remove(&mark)?;
         Ok(())

@@ -17,9 +17,8 @@ impl Instance<'_> {
             Power::Off | Power::Crashed if before.saved => false,
             Power::Off | Power::Crashed => {
                 let message = format!("{} is not running: nothing to pause", self.name);
-                return Err(Fault::new(Kind::Conflict, message)
-                    .hint("it uses no memory now; `start` powers it on")
-                    .into());
+                let hint = "it uses no memory now; `start` powers it on";
+                return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
             }
             Power::Frozen | Power::StuckOnDisk if keep_memory => false,
             _ if keep_memory => {
@@ -62,9 +61,8 @@ impl Instance<'_> {
             (None, true) => {
                 if let Err(error) = self.note_memory() {
                     // Restoring it is checked less closely then.
-                    context.output.warn(&format!(
-                        "failed to record the saved memory of {name}: {error:#}"
-                    ));
+                    let failed = format!("failed to record the saved memory of {name}: {error:#}");
+                    context.output.warn(&failed);
                 }
                 Ok(())
             }

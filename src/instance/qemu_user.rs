@@ -106,19 +106,14 @@ pub(super) fn put_into(context: &Context, mac: Mac, xml: String) -> Result<Strin
 /// Why the QEMU of an instance cannot have a user for itself on this host; `None` where it can.
 pub fn obstacle(context: &Context) -> Option<String> {
     let kvm = matches!(context.accelerator(), Ok(Accelerator::Kvm));
-    let needed = [(DIRECTORY, 0o001)]
-        .into_iter()
-        .chain(kvm.then_some((KVM, 0o006)));
-    needed.into_iter().find_map(|(place, right)| {
-        let mode = Path::new(place).metadata().map(|there| there.mode());
-        match mode {
-            Ok(mode) if mode & right == right => None,
-            Ok(mode) => Some(format!(
-                "users of instances have no access to {place}: mode {:o}",
-                mode & 0o7777
-            )),
-            Err(error) => Some(format!("cannot inspect {place}: {error}")),
-        }
+    let needed = [Some((DIRECTORY, 0o001)), kvm.then_some((KVM, 0o006))];
+    needed.into_iter().flatten().find_map(|(place, right)| {
+        let mode = match Path::new(place).metadata() {
+            Ok(there) => there.mode() & 0o7777,
+            Err(error) => return Some(format!("cannot inspect {place}: {error}")),
+        };
+        let closed = format!("users of instances have no access to {place}: mode {mode:o}");
+        (mode & right != right).then_some(closed)
     })
 }
 

@@ -142,11 +142,8 @@ pub fn host_boot() -> &'static str {
 
 /// The record at `path` if it is whole and about the domain `uuid`.
 pub fn read(path: &Path, uuid: Uuid) -> Option<Record> {
-    read_in(
-        &Directory::open(path.parent()?).ok()?,
-        path.file_name()?,
-        uuid,
-    )
+    let directory = Directory::open(path.parent()?).ok()?;
+    read_in(&directory, path.file_name()?, uuid)
 }
 
 /// As [`read`], from the file `name` in `directory`.

@@ -38,11 +38,9 @@ impl<'a> References<'a> {
         if let Some(above) = standing_on(overlay)? {
             let (place, own) = (above.display(), overlay.display());
             let message = format!("{place} is based on the disk {own}, like a snapshot");
-            return Err(Fault::new(Kind::Conflict, message)
-                .hint(format!(
-                    "merge it into the disk with `qemu-img commit {place}`, then remove it"
-                ))
-                .into());
+            let hint =
+                format!("merge it into the disk with `qemu-img commit {place}`, then remove it");
+            return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
         }
         let Some(domain) = self.by_domains()?.get(file) else {
             return Ok(());
@@ -52,9 +50,8 @@ impl<'a> References<'a> {
             Some(_) => "another VM".to_owned(),
         };
         let message = format!("the disk {} is in use by {holder}", overlay.display());
-        Err(Fault::new(Kind::Conflict, message)
-            .hint("it was renamed, or was not made by cyyber: rename or remove it with virsh")
-            .into())
+        let hint = "it was renamed, or was not made by cyyber: rename or remove it with virsh";
+        Err(Fault::new(Kind::Conflict, message).hint(hint).into())
     }
 
     /// The file names of all images that a domain or an overlay refers to; those of the instances

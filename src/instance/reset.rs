@@ -17,10 +17,8 @@ impl Instance<'_> {
     pub fn reset(mut self) -> Result<Outcome> {
         let (context, name) = (self.context, self.name);
         let remains = resettable(context, name)?;
-        let was = remains
-            .facts
-            .as_ref()
-            .map_or(Was::Absent, |it| self.was(it));
+        let before = remains.facts.as_ref();
+        let was = before.map_or(Was::Absent, |before| self.was(before));
         let _held = builds::hold(&context.paths, &name.lab)?;
         let base = base::current(&context.paths, &name.lab)?;
         let size = self.disk_size(&base)?;

@@ -18,59 +18,46 @@ pub fn observe(
     boot_timeout: Duration,
     now: Timestamp,
 ) -> (State, String) {
-    match facts.power {
-        Power::Off if facts.saved => (State::Paused, "memory saved to disk".to_owned()),
-        Power::Off => (State::Stopped, "not running".to_owned()),
-        Power::Crashed => (State::Crashed, "the hypervisor reports a crash".to_owned()),
-        Power::Frozen => (State::Paused, "frozen in RAM".to_owned()),
-        Power::StuckOnDisk => (
-            State::Paused,
-            "the host's disk is full or faulty: make space, then start it".to_owned(),
-        ),
-        Power::Busy => (
-            State::Running,
-            "libvirt is starting, saving or stopping it".to_owned(),
-        ),
+    let (state, reason) = match facts.power {
+        Power::Off if facts.saved => (State::Paused, "memory saved to disk"),
+        Power::Off => (State::Stopped, "not running"),
+        Power::Crashed => (State::Crashed, "the hypervisor reports a crash"),
+        Power::Frozen => (State::Paused, "frozen in RAM"),
+        Power::StuckOnDisk => {
+            let reason = "the host's disk is full or faulty: make space, then start it";
+            (State::Paused, reason)
+        }
+        Power::Busy => (State::Running, "libvirt is starting, saving or stopping it"),
         Power::On => match boot {
-            None => (State::Running, up(ReadyBy::Found).to_owned()),
-            Some(Boot {
-                idle: Some(idle), ..
-            }) => {
-                let since = age(now.duration_since(idle.since));
-                let cpu = if idle.capped {
-                    "its CPU time is limited to half"
-                } else {
-                    "this hypervisor cannot limit its CPU"
-                };
-                (State::Idle, format!("idle for {since}: {cpu}"))
-            }
-            Some(Boot {
-                ready: Some(_),
-                ready_by,
-                ..
-            }) => (State::Running, up(*ready_by).to_owned()),
-            Some(Boot { powered_on, .. }) => {
-                let since = now.duration_since(*powered_on);
-                if since < boot_timeout.0 {
-                    (
-                        State::Starting,
-                        format!(
-                            "powered on {} ago, no answer from the guest agent yet",
-                            age(since)
-                        ),
-                    )
-                } else {
-                    let limit = age(boot_timeout.0);
-                    (
-                        State::Running,
-                        format!(
-                            "no answer from the guest agent within the boot timeout of {limit}"
-                        ),
-                    )
-                }
-            }
+            None => (State::Running, up(ReadyBy::Found)),
+            Some(boot) => return running(boot, boot_timeout, now),
         },
+    };
+    (state, reason.to_owned())
+}
+
+/// The same of a guest that runs, by the note on its present run.
+fn running(boot: &Boot, boot_timeout: Duration, now: Timestamp) -> (State, String) {
+    if let Some(idle) = &boot.idle {
+        let since = age(now.duration_since(idle.since));
+        let cpu = if idle.capped {
+            "its CPU time is limited to half"
+        } else {
+            "this hypervisor cannot limit its CPU"
+        };
+        return (State::Idle, format!("idle for {since}: {cpu}"));
     }
+    if boot.ready.is_some() {
+        return (State::Running, up(boot.ready_by).to_owned());
+    }
+    let (since, limit) = (now.duration_since(boot.powered_on), age(boot_timeout.0));
+    if since < boot_timeout.0 {
+        let since = age(since);
+        let reason = format!("powered on {since} ago, no answer from the guest agent yet");
+        return (State::Starting, reason);
+    }
+    let reason = format!("no answer from the guest agent within the boot timeout of {limit}");
+    (State::Running, reason)
 }
 
 /// That a guest is up, by how that was learned.

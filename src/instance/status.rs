@@ -106,16 +106,12 @@ impl<'a> StatusReader<'a> {
             self.note(name, boot);
         }
 
-        let console = match (facts.power, &boot) {
-            (Power::Off | Power::Crashed | Power::Frozen | Power::StuckOnDisk, _) => None,
-            (
-                _,
-                Some(Boot {
-                    console: Some(console),
-                    ..
-                }),
-            ) => Some(console.clone()),
-            _ => self.known(name, console_of(context, name)).flatten(),
+        let noted = boot.as_ref().and_then(|boot| boot.console.clone());
+        let console = match facts.power {
+            Power::Off | Power::Crashed | Power::Frozen | Power::StuckOnDisk => None,
+            Power::On | Power::Busy => {
+                noted.or_else(|| self.known(name, console_of(context, name)).flatten())
+            }
         };
         if let Some(why) = record.as_ref().and_then(|record| record.why.as_ref())
             && why.state == state
@@ -142,14 +138,11 @@ impl<'a> StatusReader<'a> {
             Some(_) => None,
             None => record.as_ref().map(|record| record.build.clone()),
         };
-        let kept_until = self
-            .keeps
-            .as_ref()
-            .map(|keeps| keep::read_in(keeps, &*instance, facts.uuid))
-            .and_then(|keep| match keep {
-                Keep::Until(until) if until > now => Some(until),
-                _ => None,
-            });
+        let keeps = self.keeps.as_ref();
+        let kept_until = match keeps.map(|keeps| keep::read_in(keeps, &*instance, facts.uuid)) {
+            Some(Keep::Until(until)) if until > now => Some(until),
+            _ => None,
+        };
         Ok(InstanceStatus {
             last_activity: self
                 .activities
@@ -178,29 +171,21 @@ impl<'a> StatusReader<'a> {
     /// What could be learned of an instance. One that cannot be read, or that is gone by now, must
     /// not keep the others from being listed.
     fn known<T>(&self, name: &InstanceName, learned: Result<T>) -> Option<T> {
+        let warn = |error: &_| format!("warning: {name}: {error:#}");
         learned
-            .inspect_err(|error| {
-                self.context
-                    .output
-                    .detail(&format!("warning: {name}: {error:#}"))
-            })
+            .inspect_err(|error| self.context.output.detail(&warn(error)))
             .ok()
     }
 
     fn agent_answers(&mut self, name: &InstanceName) -> bool {
-        let found = self
-            .context
-            .hypervisor()
-            .and_then(|hypervisor| hypervisor.find(name));
-        let domain = self.known(name, found).flatten();
+        let hypervisor = self.context.hypervisor();
+        let domain = self.known(name, hypervisor.and_then(|it| it.find(name)));
         let began = Instant::now();
-        let answers = domain.is_some_and(|domain| domain.agent_answers(PING));
+        let answers = domain.flatten().is_some_and(|it| it.agent_answers(PING));
         // Where there is no agent, libvirt says so at once.
-        self.mute = if answers || began.elapsed() < PING / 2 {
-            self.mute
-        } else {
-            self.mute.saturating_add(1)
-        };
+        if !answers && began.elapsed() >= PING / 2 {
+            self.mute = self.mute.saturating_add(1);
+        }
         answers
     }
 
@@ -218,22 +203,16 @@ impl<'a> StatusReader<'a> {
             }
         });
         if let Err(error) = noted {
-            self.context.output.detail(&format!(
-                "warning: failed to record that {name} is ready: {error:#}"
-            ));
+            let failed = format!("warning: failed to record that {name} is ready: {error:#}");
+            self.context.output.detail(&failed);
         }
     }
 
     fn current_build(&mut self, lab: &LabId) -> Option<&String> {
-        let context = self.context;
-        self.current_builds
-            .entry(lab.clone())
-            .or_insert_with(|| {
-                base::current(&context.paths, lab)
-                    .ok()
-                    .map(|base| base.build)
-            })
-            .as_ref()
+        let current = || base::current(&self.context.paths, lab).ok();
+        let builds = self.current_builds.entry(lab.clone());
+        let build = builds.or_insert_with(|| current().map(|base| base.build));
+        build.as_ref()
     }
 }
 

@@ -46,9 +46,8 @@ impl Instance<'_> {
             let down = self.shut_down(timeout)?;
             let changed = !matches!(down, Down::Already(_));
             if let Down::Cut(reason) = &down {
-                self.context
-                    .output
-                    .warn(&format!("{} was {reason}", self.name));
+                let cut = format!("{} was {reason}", self.name);
+                self.context.output.warn(&cut);
             }
             (changed, down.reason())
         };
@@ -59,13 +58,13 @@ impl Instance<'_> {
     pub fn shut_down(&self, timeout: units::Duration) -> Result<Down> {
         let deadline = Instant::now() + timeout.std();
         let before = self.settled()?;
-        match before.power {
-            Power::Off if !before.saved => return Ok(Down::Already("not running".to_owned())),
-            Power::Crashed if !before.saved => {
-                let reason = "off since the hypervisor reported a crash";
-                return Ok(Down::Already(reason.to_owned()));
-            }
-            _ => {}
+        let off = match before.power {
+            Power::Off if !before.saved => Some("not running"),
+            Power::Crashed if !before.saved => Some("off since the hypervisor reported a crash"),
+            _ => None,
+        };
+        if let Some(reason) = off {
+            return Ok(Down::Already(reason.to_owned()));
         }
         if before.saved
             && let Some(why) = self.unusable_memory()?
@@ -84,10 +83,9 @@ impl Instance<'_> {
             return Ok(Down::Clean("shut down by its guest".to_owned()));
         }
         self.domain()?.power_off()?;
-        Ok(Down::Cut(format!(
-            "powered off: its guest did not shut down within {}",
-            age(timeout.0)
-        )))
+        let timeout = age(timeout.0);
+        let reason = format!("powered off: its guest did not shut down within {timeout}");
+        Ok(Down::Cut(reason))
     }
 
     /// Powers it off at once, and drops its saved memory, saying what is lost.
@@ -100,10 +98,9 @@ impl Instance<'_> {
         }
         if self.facts()?.saved {
             if !runs {
-                self.context.output.warn(&format!(
-                    "{}: dropping its saved memory and what was unsaved in it",
-                    self.name
-                ));
+                let name = self.name;
+                let lost = format!("{name}: dropping its saved memory and what was unsaved in it");
+                self.context.output.warn(&lost);
             }
             self.domain()?.drop_saved_memory()?;
             self.forget_memory()?;

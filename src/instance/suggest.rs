@@ -27,10 +27,12 @@ pub fn unknown(context: &Context, name: &InstanceName) -> Fault {
         .unwrap_or_default();
     let names: Vec<_> = all.into_iter().map(|(name, _)| name).collect();
     match meant(name, &names) {
-        Some((lab, user)) => fault.hint(format!(
-            "did you mean {lab} {user}? if not, create it: cyyber instance create {}",
-            name.arguments()
-        )),
+        Some((lab, user)) => {
+            let create = format!("cyyber instance create {}", name.arguments());
+            fault.hint(format!(
+                "did you mean {lab} {user}? if not, create it: {create}"
+            ))
+        }
         None => fault,
     }
 }

@@ -46,13 +46,10 @@ impl Instance<'_> {
                 return Ok(facts);
             }
             if Instant::now() > deadline {
-                let message = format!(
-                    "libvirt is still starting, saving or stopping {}",
-                    self.name
-                );
-                return Err(Fault::new(Kind::Busy, message)
-                    .hint("try again when it is done")
-                    .into());
+                let name = self.name;
+                let message = format!("libvirt is still starting, saving or stopping {name}");
+                let fault = Fault::new(Kind::Busy, message).hint("try again when it is done");
+                return Err(fault.into());
             }
             sleep(Duration::from_millis(100));
         }
@@ -114,9 +111,8 @@ impl Instance<'_> {
         domain.lift_cpu_cap()?;
         // Without an agent only the guest itself can set its clock.
         if let Err(error) = clock.and_then(PendingCall::leave_to_libvirt) {
-            context.output.detail(&format!(
-                "warning: the clock of {name} was not set: {error:#}"
-            ));
+            let failed = format!("warning: the clock of {name} was not set: {error:#}");
+            context.output.detail(&failed);
         }
         Ok(woken)
     }
@@ -157,10 +153,8 @@ impl Instance<'_> {
         });
         if let Err(error) = noted {
             // A listing then asks libvirt, and cannot tell starting from running.
-            self.context.output.warn(&format!(
-                "failed to record that {} runs: {error:#}",
-                self.name
-            ));
+            let failed = format!("failed to record that {} runs: {error:#}", self.name);
+            self.context.output.warn(&failed);
         }
         was_idle
     }

@@ -57,9 +57,8 @@ pub(crate) fn run(context: &Context, options: Options) -> Result<PassReport> {
         return watched(context, options);
     }
     let Some(_lock) = alone(context)? else {
-        context
-            .output
-            .detail("another pass is running: nothing to do");
+        let output = &context.output;
+        output.detail("another pass is running: nothing to do");
         return Ok(PassReport::new(false));
     };
     watched(context, options)
@@ -102,15 +101,11 @@ fn watched(context: &Context, options: Options) -> Result<PassReport> {
             _ => LONGEST_STEP,
         };
         if !context.libvirt_answers(ANSWER) || last.1.elapsed() > longest {
-            return Err(Fault::new(
-                Kind::Unavailable,
-                "libvirt does not answer: the pass was aborted",
-            )
-            .hint(format!(
-                "check libvirt: systemctl status {}; the next pass does the rest",
-                host::libvirt_unit()
-            ))
-            .into());
+            let unit = host::libvirt_unit();
+            let message = "libvirt does not answer: the pass was aborted";
+            let hint =
+                format!("check libvirt: systemctl status {unit}; the next pass does the rest");
+            return Err(Fault::new(Kind::Unavailable, message).hint(hint).into());
         }
     }
 }

@@ -54,13 +54,12 @@ impl Pass {
         let file = context.paths.passes();
         let mut passes = Passes::read(&file);
         let circumstances = passes.begin(&context.moment());
+        let output = &context.output;
         match circumstances {
-            Circumstances::ClockSet => context
-                .output
-                .warn("the host's clock was set: every instance counts as active from now on"),
-            Circumstances::AfterOutage => context
-                .output
-                .detail("no recent pass: this one only observes"),
+            Circumstances::ClockSet => {
+                output.warn("the host's clock was set: every instance counts as active from now on")
+            }
+            Circumstances::AfterOutage => output.detail("no recent pass: this one only observes"),
             Circumstances::Usual => {}
         }
         let only_looks = circumstances != Circumstances::Usual;
@@ -122,9 +121,8 @@ impl Pass {
         if !due.is_empty() {
             // However long it took, it was no outage.
             passes.end(&context.moment());
-            passes
-                .write(&file)
-                .context("failed to record the end of this pass")?;
+            let noted = passes.write(&file);
+            noted.context("failed to record the end of this pass")?;
         }
         Ok(report)
     }
@@ -138,6 +136,7 @@ impl Pass {
         report: &mut PassReport,
     ) -> Result<()> {
         let stop = context.interrupted()?;
+        let tell = |text: String| context.output.detail(&text);
         let outcomes = side_by_side(due, self.options.jobs, |(planned, seen)| {
             let too_late = planned.to != Rung::Running && Instant::now() > latest;
             let outcome = match (stop.load(Ordering::Relaxed), too_late) {
@@ -157,15 +156,11 @@ impl Pass {
             let (from, to) = (planned.from.as_str(), planned.to.as_str());
             let (reason, result) = match &outcome {
                 StepOutcome::Left(why) => {
-                    context
-                        .output
-                        .detail(&format!("{name}: left for the next pass: {why}"));
+                    tell(format!("{name}: left for the next pass: {why}"));
                     continue;
                 }
                 StepOutcome::Done(reason) => {
-                    context
-                        .output
-                        .detail(&format!("{name}: {from} to {to}: {reason}"));
+                    tell(format!("{name}: {from} to {to}: {reason}"));
                     (reason, Ok(()))
                 }
                 StepOutcome::Failed(error) => (&planned.reason, Err(error)),
@@ -185,12 +180,15 @@ impl Pass {
         troubles: Vec<String>,
         all: &mut [(Observation, Seen)],
     ) {
-        for trouble in &troubles {
-            if passes.troubles.contains(trouble) {
-                context.output.detail(trouble)
+        let say = |text: &str, is_new: bool| {
+            if is_new {
+                context.output.warn(text)
             } else {
-                context.output.warn(trouble)
+                context.output.detail(text)
             }
+        };
+        for trouble in &troubles {
+            say(trouble, !passes.troubles.contains(trouble));
         }
         passes.troubles = troubles;
         let blind = observer.blind().is_some();
@@ -199,11 +197,7 @@ impl Pass {
             let new = seen.doubted(&doubts, policy::is_of_guest);
             for doubt in &doubts {
                 let text = format!("{}: {doubt}; it counts as active", one.name);
-                if blind || !new.contains(&passes::bounded(doubt)) {
-                    context.output.detail(&text)
-                } else {
-                    context.output.warn(&text)
-                }
+                say(&text, !blind && new.contains(&passes::bounded(doubt)));
             }
             if one.untouched {
                 observer.touch(one);

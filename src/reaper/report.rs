@@ -74,16 +74,11 @@ impl PassReport {
     /// What failed, for people.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         self.actions.iter().filter_map(|action| {
-            let error = action.error.as_ref()?;
-            let Action {
-                instance, from, to, ..
-            } = action;
-            let step = format!(
-                "{instance} did not go from {} to {}",
-                from.as_str(),
-                to.as_str()
-            );
-            Some(format!("{step}: {error}"))
+            let (instance, error) = (&action.instance, action.error.as_ref()?);
+            let (from, to) = (action.from.as_str(), action.to.as_str());
+            Some(format!(
+                "{instance} did not go from {from} to {to}: {error}"
+            ))
         })
     }
 
@@ -96,42 +91,28 @@ impl PassReport {
 
 impl InstanceRow {
     pub fn new(one: &Observation, now: Timestamp) -> InstanceRow {
-        let row = InstanceRow {
+        let (judged, reason) = match &one.assessment {
+            Assessment::Skipped(why) => (None, format!("left alone: {why}")),
+            Assessment::Judged(evidence, decision) => {
+                (Some((evidence, decision)), decision.reason.clone())
+            }
+        };
+        let decision = judged.map(|(_, decision)| decision);
+        let next = decision.and_then(|decision| decision.next);
+        InstanceRow {
             instance: one.name.to_string(),
             state: one.state,
-            signs: None,
-            source: None,
-            idle_seconds: None,
-            step: None,
-            next: None,
-            next_at: None,
-            reason: String::new(),
-            next_in: "-".to_owned(),
-        };
-        match &one.assessment {
-            Assessment::Skipped(why) => InstanceRow {
-                reason: format!("left alone: {why}"),
-                ..row
-            },
-            Assessment::Judged(facts, decision) => InstanceRow {
-                signs: Some(shown(facts, now)),
-                source: Some(decision.source),
-                idle_seconds: Some(decision.unused.as_secs()),
-                step: decision.step,
-                next: decision.next.map(|(rung, _)| rung),
-                next_at: decision.next.map(|(_, at)| at),
-                next_in: decision.next.map_or_else(
-                    || "-".to_owned(),
-                    |(rung, at)| {
-                        if at <= now {
-                            format!("{} now", rung.as_str())
-                        } else {
-                            format!("{} in {}", rung.as_str(), age(at.duration_since(now)))
-                        }
-                    },
-                ),
-                reason: decision.reason.clone(),
-                ..row
+            signs: judged.map(|(evidence, _)| shown(evidence, now)),
+            source: decision.map(|decision| decision.source),
+            idle_seconds: decision.map(|decision| decision.unused.as_secs()),
+            step: decision.and_then(|decision| decision.step),
+            next: next.map(|(rung, _)| rung),
+            next_at: next.map(|(_, at)| at),
+            reason,
+            next_in: match next {
+                None => "-".to_owned(),
+                Some((rung, at)) if at <= now => format!("{} now", rung.as_str()),
+                Some((rung, at)) => format!("{} in {}", rung.as_str(), age(at.duration_since(now))),
             },
         }
     }
@@ -140,17 +121,16 @@ impl InstanceRow {
 /// What those of its signals tell that reports show.
 fn shown(evidence: &Evidence, now: Timestamp) -> Vec<(SignalSource, Shown)> {
     let signals = evidence.signals.iter();
-    signals
-        .filter(|signal| signal.source.title.is_some())
-        .map(|signal| {
-            let shown = match &signal.sign {
-                Sign::At(at) | Sign::Seen(at) => Shown::at(*at, now),
-                Sign::Silent(why) => Shown::note(why),
-                Sign::Unreadable(why) => Shown::note(why),
-            };
-            (signal.source, shown)
-        })
-        .collect()
+    let signals = signals.filter(|signal| signal.source.title.is_some());
+    let shown = signals.map(|signal| {
+        let shown = match &signal.sign {
+            Sign::At(at) | Sign::Seen(at) => Shown::at(*at, now),
+            Sign::Silent(why) => Shown::note(why),
+            Sign::Unreadable(why) => Shown::note(why),
+        };
+        (signal.source, shown)
+    });
+    shown.collect()
 }
 
 fn by_name<S: Serializer>(

@@ -172,15 +172,11 @@ fn act(context: &Context, vm: Instance, planned: &Planned, timeout: Duration) ->
         }
     }
     if let Some(state) = planned.to.state().filter(|state| *state != State::Running) {
-        let why = Some(Cause {
-            state,
-            reason: reason.clone(),
-        });
+        let (name, reason) = (vm.name(), reason.clone());
+        let why = Some(Cause { state, reason });
         if let Err(error) = vm.update(|record| record.why = why) {
-            context.output.detail(&format!(
-                "warning: failed to record why {} is {state}: {error:#}",
-                vm.name()
-            ));
+            let failed = format!("failed to record why {name} is {state}: {error:#}");
+            context.output.detail(&format!("warning: {failed}"));
         }
     }
     Ok(reason)

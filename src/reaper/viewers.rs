@@ -35,10 +35,9 @@ pub fn viewed_ports<'a>(consoles: impl IntoIterator<Item = &'a Console>) -> Resu
     let sockets = Program::find("ss", "iproute2")?
         .run(["-H", "-O", "-t", "-n", "-i", "state", "established"])
         .context("cannot detect console clients")?;
-    let enough = |port: &u16| match () {
-        () if vnc.contains(port) => Some(VNC),
-        () if websocket.contains(port) => Some(WEBSOCKET),
-        () => None,
+    let enough = |port: &u16| {
+        let of_vnc = vnc.contains(port).then_some(VNC);
+        of_vnc.or_else(|| websocket.contains(port).then_some(WEBSOCKET))
     };
     Ok(sockets
         .lines()

@@ -52,13 +52,11 @@ impl Lock {
                 Ok(()) => return Ok(Lock { _file: file }),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(INTERVAL),
                 Err(TryLockError::WouldBlock) => {
-                    let message = format!(
-                        "{what} is in use by another command for more than {}s",
-                        patience.as_secs()
-                    );
-                    return Err(Fault::new(Kind::Busy, message)
-                        .hint("try again when it is done")
-                        .into());
+                    let seconds = patience.as_secs();
+                    let message =
+                        format!("{what} is in use by another command for more than {seconds}s");
+                    let fault = Fault::new(Kind::Busy, message).hint("try again when it is done");
+                    return Err(fault.into());
                 }
                 Err(TryLockError::Error(error)) => {
                     return Err(error).with_context(|| format!("failed to lock {what}"));

@@ -81,14 +81,11 @@ impl Instance<'_> {
     /// Puts saved memory that cannot be restored aside, and says so.
     pub(super) fn set_memory_aside(&self, why: &str) -> Result<()> {
         let name = self.name;
-        let kept = self
-            .domain()?
-            .set_saved_memory_aside(self.context.time())
-            .with_context(|| format!("failed to set the unusable saved memory of {name} aside"))?;
-        let kept = kept.map_or_else(
-            || "its file was missing".to_owned(),
-            |kept| format!("it is kept as {}", kept.display()),
-        );
+        let kept = self.domain()?.set_saved_memory_aside(self.context.time());
+        let kept = kept
+            .with_context(|| format!("failed to set the unusable saved memory of {name} aside"))?
+            .map(|kept| format!("it is kept as {}", kept.display()));
+        let kept = kept.unwrap_or_else(|| "its file was missing".to_owned());
         self.context.output.warn(&format!(
             "{name}: its saved memory cannot be restored ({why}), unsaved data in it is lost; \
              {kept}"
@@ -102,9 +99,8 @@ impl Instance<'_> {
         let file = domain.saved_memory_file();
         let disks = domain::disks(&domain.stored_xml()?)?.into_iter();
         let mut paths = disks.flat_map(|disk| disk.files);
-        let disk = paths
-            .next()
-            .unwrap_or_else(|| self.context.paths.overlay(name));
+        let disk = paths.next();
+        let disk = disk.unwrap_or_else(|| self.context.paths.overlay(name));
         let mut others = Vec::new();
         for path in paths {
             let identity = disk_at(name, &path)?;
@@ -120,13 +116,12 @@ impl Instance<'_> {
 
 /// That saved memory cannot be restored, where nothing else will do.
 pub fn refused(name: &InstanceName, why: &str) -> anyhow::Error {
+    let arguments = name.arguments();
     let message = format!("the saved memory of {name} cannot be restored: {why}");
-    Fault::new(Kind::Conflict, message)
-        .hint(format!(
-            "power it on: cyyber instance start {}; its saved memory is then set aside",
-            name.arguments()
-        ))
-        .into()
+    let hint = format!(
+        "power it on: cyyber instance start {arguments}; its saved memory is then set aside"
+    );
+    Fault::new(Kind::Conflict, message).hint(hint).into()
 }
 
 fn memory_at(path: &Path) -> Option<MemoryFile> {
@@ -134,23 +129,17 @@ fn memory_at(path: &Path) -> Option<MemoryFile> {
 }
 
 fn disk_at(name: &InstanceName, path: &Path) -> Result<Identity> {
+    let (place, arguments) = (path.display(), name.arguments());
     Identity::of(path).map_err(|error| {
-        let failed = format!("failed to inspect a disk of {name}: {}", path.display());
-        match error.kind() {
-            io::ErrorKind::NotFound => Fault::new(
-                Kind::Conflict,
-                format!(
-                    "the saved memory of {name} needs {}, which is missing",
-                    path.display()
-                ),
-            )
-            .hint(format!(
-                "restore it; if storage_dir was moved, put a link in its old place; or discard the \
-                 memory: cyyber instance stop {} --force",
-                name.arguments()
-            ))
-            .into(),
-            _ => anyhow::Error::from(error).context(failed),
+        if error.kind() != io::ErrorKind::NotFound {
+            let failed = format!("failed to inspect a disk of {name}: {place}");
+            return anyhow::Error::from(error).context(failed);
         }
+        let message = format!("the saved memory of {name} needs {place}, which is missing");
+        let hint = format!(
+            "restore it; if storage_dir was moved, put a link in its old place; or discard the \
+             memory: cyyber instance stop {arguments} --force"
+        );
+        Fault::new(Kind::Conflict, message).hint(hint).into()
     })
 }
