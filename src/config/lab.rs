@@ -321,26 +321,26 @@ impl Default for Policy {
 impl Policy {
     /// Whether any instance is ever taken down.
     pub fn takes_down(&self) -> bool {
-        let steps = [
-            self.idle_after,
-            self.pause_after,
-            self.stop_after,
-            self.destroy_after,
-            self.max_runtime,
-        ];
-        steps.iter().any(|after| *after != Patience::Never)
+        let mut steps = self.ladder().into_iter();
+        let is_set = |after: Patience| after != Patience::Never;
+        steps.any(|(_, after)| is_set(after)) || is_set(self.max_runtime)
+    }
+
+    /// When its rungs are due, from the top, by their keys' places in the lab.
+    const fn ladder(&self) -> [(&'static str, Patience); 4] {
+        [
+            ("policy.idle_after", self.idle_after),
+            ("policy.pause_after", self.pause_after),
+            ("policy.stop_after", self.stop_after),
+            ("policy.destroy_after", self.destroy_after),
+        ]
     }
 
     /// A rung is not reached before the one above it. An error is the key's place in the lab, and
     /// what is wrong.
     fn check(&self) -> Result<(), (&'static str, String)> {
         let mut above: Option<(&str, Duration)> = None;
-        for (name, patience) in [
-            ("policy.idle_after", self.idle_after),
-            ("policy.pause_after", self.pause_after),
-            ("policy.stop_after", self.stop_after),
-            ("policy.destroy_after", self.destroy_after),
-        ] {
+        for (name, patience) in self.ladder() {
             let Patience::After(after) = patience else {
                 continue;
             };

@@ -90,17 +90,10 @@ pub fn at(paths: &Paths, lab: &LabId, path: Option<&str>) -> Result<Base> {
         .strip_prefix(paths.base_images())
         .ok()
         .and_then(|file| build_of(lab, file));
-    let build = build.with_context(|| {
-        format!(
-            "its backing file {} is not a build of this lab",
-            path.display()
-        )
-    })?;
-    anyhow::ensure!(
-        path.is_file(),
-        "its backing file {} is missing",
-        path.display()
-    );
+    let place = path.display();
+    let build =
+        build.with_context(|| format!("its backing file {place} is not a build of this lab"))?;
+    anyhow::ensure!(path.is_file(), "its backing file {place} is missing");
     Ok(Base {
         build: build.to_owned(),
         path: path.to_owned(),
@@ -144,11 +137,9 @@ pub fn place(paths: &Paths, lab: &LabId) -> Result<Place> {
         Ok(there) if there.is_file() => Ok(Place::ByHand),
         Ok(there) if !there.is_symlink() => {
             let message = format!("{} is neither an image nor a link to one", link.display());
-            Err(Fault::new(Kind::Conflict, message)
-                .hint(format!(
-                    "move it away, and put an image there or build one: cyyber build {lab}"
-                ))
-                .into())
+            let hint =
+                format!("move it away, and put an image there or build one: cyyber build {lab}");
+            Err(Fault::new(Kind::Conflict, message).hint(hint).into())
         }
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("failed to inspect {}", link.display()))

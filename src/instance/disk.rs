@@ -41,21 +41,14 @@ pub fn ensure_own(context: &Context, name: &InstanceName, xml: &str) -> Result<(
     let Some((disk, more)) = disks.split_first() else {
         return Err(strange(name, "it has no disk", &by_hand(name, &own)));
     };
-    if let Some(more) = more.first() {
-        let file = more.files.first();
-        let file = file.map(|file| format!(", {}", file.display()));
-        return Err(strange(
-            name,
-            &format!(
-                "it has an additional disk, {}{}",
-                more.target,
-                file.unwrap_or_default()
-            ),
-            &format!(
-                "detach it: virsh detach-disk {name} {} --config (--live as well while it runs)",
-                more.target
-            ),
-        ));
+    if let Some(Disk { target, files }) = more.first() {
+        let file = files.first().map(|file| format!(", {}", file.display()));
+        let file = file.unwrap_or_default();
+        let found = format!("it has an additional disk, {target}{file}");
+        let hint = format!(
+            "detach it: virsh detach-disk {name} {target} --config (--live as well while it runs)"
+        );
+        return Err(strange(name, &found, &hint));
     }
     let file = disk.files.first();
     if !file.is_some_and(|file| is_same(file, &own)) {
@@ -84,15 +77,11 @@ pub fn ensure_stands_on(name: &InstanceName, own: &Path, base: &Path) -> Result<
         return Ok(());
     }
     let below = below.map_or("no image".to_owned(), |it| it.display().to_string());
-    Err(strange(
-        name,
-        &format!(
-            "the backing file of {} is {below} instead of {}",
-            own.display(),
-            base.display()
-        ),
-        "it was changed with qemu-img: undo that with `qemu-img rebase`, or reset the instance",
-    ))
+    let (own, base) = (own.display(), base.display());
+    let found = format!("the backing file of {own} is {below} instead of {base}");
+    let hint =
+        "it was changed with qemu-img: undo that with `qemu-img rebase`, or reset the instance";
+    Err(strange(name, &found, hint))
 }
 
 /// Says that a disk on `base` is larger than `wanted`, if it is.

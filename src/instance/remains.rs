@@ -87,14 +87,12 @@ impl Remains {
         let mark = paths.destroying(&name);
         let half_destroyed = activity::last(&mark)
             .is_some_and(|marked| activity::last(&paths.activity(&name)) <= Some(marked));
+        let rest = [paths.new_overlay(&name), paths.record(&name), mark];
         Remains {
             facts,
             overlay: is_there(&paths.overlay(&name)),
             memory,
-            rest: [paths.new_overlay(&name), paths.record(&name), mark]
-                .into_iter()
-                .filter(is_there)
-                .collect(),
+            rest: rest.into_iter().filter(is_there).collect(),
             half_destroyed,
             name,
         }
@@ -136,13 +134,11 @@ impl Remains {
         for file in &self.memory {
             let owner = hypervisor.saved_memory_owner(file);
             if !owner.is_some_and(domain::is_ours) {
-                let message = format!(
-                    "it is unclear which instance the saved memory {} belongs to",
-                    file.display()
-                );
-                return Err(Fault::new(Kind::Conflict, message)
-                    .hint("check that file, and remove it by hand")
-                    .into());
+                let file = file.display();
+                let message =
+                    format!("it is unclear which instance the saved memory {file} belongs to");
+                let hint = "check that file, and remove it by hand";
+                return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
             }
         }
         Ok(())

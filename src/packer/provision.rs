@@ -116,13 +116,9 @@ fn identity(path: &SourcePath) -> Result<String> {
     let there = std::fs::metadata(path.as_path())?;
     ensure!(there.is_file(), "it is not a regular file");
     if there.len() > READ {
-        return Ok(format!(
-            "{} {} {}.{:09}",
-            path.as_path().display(),
-            there.len(),
-            there.mtime(),
-            there.mtime_nsec()
-        ));
+        let (place, size) = (path.as_path().display(), there.len());
+        let (second, nanosecond) = (there.mtime(), there.mtime_nsec());
+        return Ok(format!("{place} {size} {second}.{nanosecond:09}"));
     }
     Ok(hex(&Sha256::digest(std::fs::read(path.as_path())?)))
 }

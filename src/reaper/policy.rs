@@ -274,14 +274,9 @@ fn after(policy: &Policy, rung: Rung) -> Option<SignedDuration> {
 
 /// The next rung down that the policy has. What is not stopped is never destroyed.
 fn below(policy: &Policy, rung: Rung) -> Option<Rung> {
-    let ladder: &[Rung] = match rung {
-        Rung::Running => &[Rung::Idle, Rung::Paused, Rung::Stopped],
-        Rung::Idle => &[Rung::Paused, Rung::Stopped],
-        Rung::Paused => &[Rung::Stopped],
-        Rung::Stopped => &[Rung::Destroyed],
-        Rung::Destroyed => &[],
-    };
-    let mut ladder = ladder.iter().copied();
+    let ladder = [Rung::Idle, Rung::Paused, Rung::Stopped, Rung::Destroyed];
+    let may_follow = |to: &Rung| *to > rung && (*to != Rung::Destroyed || rung == Rung::Stopped);
+    let mut ladder = ladder.into_iter().filter(may_follow);
     ladder.find(|rung| after(policy, *rung).is_some())
 }
 
