@@ -15,8 +15,7 @@ use crate::context::Context;
 use crate::error::{Kind, kind_of};
 use crate::files;
 use crate::images;
-use crate::instance::admission;
-use crate::instance::admission::reservation::Reservation;
+use crate::instance::admission::{self, memory, reservation::Reservation};
 use crate::packer::run::{Build, Event};
 use crate::packer::templates::Templates;
 use crate::packer::{Packer, as_nobody, render};
@@ -74,13 +73,12 @@ impl Common<'_> {
     }
 
     pub fn machine(&self, memory_mb: u32) -> render::Machine {
+        let qemu = self.qemu.as_deref().unwrap_or("10");
         render::Machine {
             accelerator: self.accelerator,
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_CPUS)),
             memory_mb,
-            run_as: geteuid()
-                .is_root()
-                .then(|| as_nobody(self.qemu.as_deref().unwrap_or("10"))),
+            run_as: geteuid().is_root().then(|| as_nobody(qemu)),
         }
     }
 
@@ -97,16 +95,15 @@ impl Common<'_> {
         take: impl Fn(Duration) -> Result<Lock>,
         progress: &Progress,
     ) -> Result<Lock> {
-        let mut told = false;
+        let mut waits = false;
         loop {
             match take(AGAIN) {
-                Err(error) if kind_of(&error) == Kind::Busy => {
-                    self.check_interrupt()?;
-                    if !std::mem::replace(&mut told, true) {
-                        progress.phase("Waiting for another command");
-                    }
-                }
+                Err(error) if kind_of(&error) == Kind::Busy => {}
                 taken => return taken,
+            }
+            self.check_interrupt()?;
+            if !std::mem::replace(&mut waits, true) {
+                progress.phase("Waiting for another command");
             }
         }
     }
@@ -155,36 +152,34 @@ impl Common<'_> {
         let path = self.context.paths.build_reservation(job.name);
         let bytes = u64::from(job.memory_mb) * MIB;
         let not_enough = format!("not enough memory to build {}", job.name);
-        let mut told = false;
+        let need = memory::need(bytes);
+        let mut waits = false;
         loop {
             // Connected again: since the last time a whole build may have gone by, and libvirtd been
             // upgraded. A host that only builds needs no libvirt, and has no guests then.
             let anew = self.context.beside();
-            let hypervisor = anew.hypervisor().ok();
-            let hypervisor = hypervisor.filter(|hypervisor| hypervisor.is_local());
+            let hypervisor = anew.hypervisor().ok().filter(|it| it.is_local());
             // Held meanwhile: one that has its memory counts before another one finds too little.
             let mut running = counted(&self.running);
             match admission::set_aside(self.context, &path, bytes, hypervisor, &not_enough) {
                 Ok(reservation) => {
                     *running += 1;
+                    let (running, reservation) = (&self.running, Some(reservation));
                     return Ok(Memory {
-                        running: &self.running,
-                        reservation: Some(reservation),
-                        need: crate::instance::admission::memory::need(bytes),
+                        running,
+                        reservation,
+                        need,
                     });
                 }
-                Err(error) if kind_of(&error) != Kind::Capacity || *running == 0 => {
-                    return Err(error);
-                }
-                Err(_) => {
-                    drop(running);
-                    self.check_interrupt()?;
-                    if !std::mem::replace(&mut told, true) {
-                        progress.phase("Waiting for memory");
-                    }
-                    sleep(AGAIN);
-                }
+                Err(error) if kind_of(&error) == Kind::Capacity && *running > 0 => {}
+                Err(error) => return Err(error),
             }
+            drop(running);
+            self.check_interrupt()?;
+            if !std::mem::replace(&mut waits, true) {
+                progress.phase("Waiting for memory");
+            }
+            sleep(AGAIN);
         }
     }
 }

@@ -27,15 +27,15 @@ pub fn fill(
     image: Option<&Path>,
 ) -> Result<()> {
     files::make_directory(directory, PUBLIC_DIRECTORY)?;
-    for stale in [
+    let of_packer = ["plugins.pkr.hcl", "out"];
+    let of_ours = [
         render::GUEST,
         render::SERVED,
-        "plugins.pkr.hcl",
         render::REPORT,
         render::CONSOLE,
-        "out",
         render::SOURCE_LINK,
-    ] {
+    ];
+    for stale in of_packer.into_iter().chain(of_ours) {
         files::remove(&directory.join(stale))?;
     }
     for (path, content) in rendered {
@@ -47,22 +47,17 @@ pub fn fill(
             Content::Copy(from) => copy(from, &path)?,
         }
     }
-    files::replace_soon(
-        &directory.join(render::VARIABLES),
-        variables,
-        files::PRIVATE,
-    )?;
+    let private = |name: &Path, content: &[u8]| {
+        files::replace_soon(&directory.join(name), content, files::PRIVATE)
+    };
+    private(Path::new(render::VARIABLES), variables)?;
     if let Some(image) = image {
         let link = directory.join(render::SOURCE_LINK);
         symlink(image, &link)
             .with_context(|| format!("failed to create the link {}", link.display()))?;
     }
-    let user_data = render::build_user_data(&key(directory)?);
-    files::replace_soon(
-        &directory.join(render::SERVED).join("user-data"),
-        &user_data,
-        files::PRIVATE,
-    )?;
+    let user_data = Path::new(render::SERVED).join("user-data");
+    private(&user_data, &render::build_user_data(&key(directory)?))?;
     Ok(())
 }
 

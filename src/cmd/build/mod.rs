@@ -8,6 +8,7 @@ mod progress;
 mod report;
 mod stage;
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -36,18 +37,14 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
     // Before the first program is run: Packer and QEMU take a moment to tell their versions.
     let stop = interrupt::flag()?;
     let labs = chosen(context, &options.labs)?;
-    let packer = match Packer::find() {
-        // Nothing is run, so it is rendered for the Packer that people install today.
-        Err(_) if options.dry_run => None,
-        found => Some(found?),
-    };
-    let qemu = match packer::qemu_version() {
-        Err(_) if options.dry_run => None,
-        version => Some(version?),
-    };
-    if !options.dry_run {
+    let (packer, qemu) = if options.dry_run {
+        // Nothing is run: without a Packer it is rendered for the one that people install today.
+        (Packer::find().ok(), packer::qemu_version().ok())
+    } else {
+        let found = (Some(Packer::find()?), Some(packer::qemu_version()?));
         Program::find("qemu-img", "qemu-utils")?;
-    }
+        found
+    };
     let common = Common {
         context,
         accelerator: context.accelerator()?,
@@ -63,12 +60,13 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
     let plan = Plan::make(&common, &labs);
     warn_of_unknown_packages(&common, &plan);
     let results = work_off(&common, &plan, usize::from(options.jobs));
-    if !options.dry_run && plan.complete && !common.stop.load(Ordering::Relaxed) {
-        let collected = common.collect_stages(&plan);
-        if let Err(error) = collected {
-            let note = format!("failed to remove unused stages: {error:#}");
-            context.output.warn(&note);
-        }
+    let settled = plan.complete && !common.stop.load(Ordering::Relaxed);
+    if !options.dry_run
+        && settled
+        && let Err(error) = common.collect_stages(&plan)
+    {
+        let text = format!("failed to remove unused stages: {error:#}");
+        context.output.warn(&text);
     }
     report::give(context, plan, results)
 }
@@ -85,11 +83,8 @@ enum Work<'p, 'a> {
 fn work_off(common: &Common, plan: &Plan, jobs: usize) -> Vec<Result<Outcome>> {
     let labs = plan.labs.iter().filter_map(|(_, lab)| lab.as_ref().ok());
     let stages = plan.stages_of(|lab| common.dry_run || lab.why != Why::Unchanged);
-    let work: Vec<Work> = stages
-        .into_iter()
-        .map(Work::Stage)
-        .chain(labs.map(Work::Lab))
-        .collect();
+    let stages = stages.into_iter().map(Work::Stage);
+    let work: Vec<Work> = stages.chain(labs.map(Work::Lab)).collect();
     let done = side_by_side(&work, jobs, |work| match work {
         Work::Stage(stage) if common.dry_run => {
             // What is wrong with it is told where it is made.
@@ -123,18 +118,21 @@ fn warn_of_unknown_packages(common: &Common, plan: &Plan) {
         if there || planned.why == Why::Unchanged {
             continue;
         }
-        let output = &common.context.output;
+        let warn = |text: String| {
+            common
+                .context
+                .output
+                .warn(&format!("{}: {text}", lab.lab_id))
+        };
         match archive::unknown_here(lab) {
-            Ok(unknown) => unknown.iter().for_each(|unknown| {
-                output.warn(&format!(
-                    "{}: according to this host's package lists, which may be outdated, {unknown}",
-                    lab.lab_id
-                ));
-            }),
-            Err(error) => output.warn(&format!(
-                "{}: failed to look up its packages in this host's package lists: {error:#}",
-                lab.lab_id
-            )),
+            Ok(unknown) => {
+                let lists = "according to this host's package lists, which may be outdated";
+                unknown.iter().for_each(|it| warn(format!("{lists}, {it}")));
+            }
+            Err(error) => {
+                let what = "failed to look up its packages in this host's package lists";
+                warn(format!("{what}: {error:#}"));
+            }
         }
     }
 }
@@ -155,14 +153,9 @@ fn chosen<'a>(context: &'a Context, ids: &[LabId]) -> Result<Vec<&'a Lab>> {
     if ids.is_empty() {
         return Ok(context.config.labs.iter().collect());
     }
-    let mut labs: Vec<&Lab> = Vec::new();
-    for id in ids {
-        let lab = context.config.lab(id)?;
-        if !labs.iter().any(|other| other.lab_id == lab.lab_id) {
-            labs.push(lab);
-        }
-    }
-    Ok(labs)
+    let mut seen = HashSet::new();
+    let ids = ids.iter().filter(|id| seen.insert(*id));
+    ids.map(|id| context.config.lab(id)).collect()
 }
 
 /// The templates to build from. Those of an instructor decide what Packer does, which is why they are

@@ -78,8 +78,8 @@ impl Common<'_> {
             let what = format!("failed to build its stage image, {name}");
             anyhow::Error::new(fault.clone()).context(what)
         })?;
-        let share =
-            |patience| Lock::share(&self.context.paths.stage_lock(&stage.key), &name, patience);
+        let place = self.context.paths.stage_lock(&stage.key);
+        let share = |patience| Lock::share(&place, &name, patience);
         let _in_use = self.wait_for(share, &progress)?;
         self.make(planned, made, &why, &progress)?;
         let mut outcome = Outcome::new(lab, "built", &why, &stage.key, began);
@@ -88,27 +88,19 @@ impl Common<'_> {
     }
 
     fn lock(&self, lab: &Lab) -> Result<Lock> {
-        Lock::take(
-            &self.context.paths.lab_lock(&lab.lab_id),
-            &format!("lab {}", lab.lab_id),
-            lock::PATIENCE,
-        )
+        let place = self.context.paths.lab_lock(&lab.lab_id);
+        Lock::take(&place, &format!("lab {}", lab.lab_id), lock::PATIENCE)
     }
 
     fn write_domain(&self, lab: &Lab) -> Result<()> {
         let paths = &self.context.paths;
         let image = paths.built_image(&lab.lab_id);
-        let image = image
-            .to_str()
-            .with_context(|| format!("{} is not valid Unicode", image.display()))?;
-        let xml = standalone_xml(lab, image, self.accelerator)?;
+        let name = image.to_str();
+        let name = name.with_context(|| format!("{} is not valid Unicode", image.display()))?;
+        let xml = standalone_xml(lab, name, self.accelerator)?;
+        let place = paths.built_domain(&lab.lab_id);
         // It has a console password. Each build writes it, so that nothing is lost with it.
-        files::replace_soon(
-            &paths.built_domain(&lab.lab_id),
-            xml.as_bytes(),
-            files::PRIVATE,
-        )?;
-        Ok(())
+        Ok(files::replace_soon(&place, xml.as_bytes(), files::PRIVATE)?)
     }
 
     /// Writes the lab's build directory.
@@ -120,37 +112,25 @@ impl Common<'_> {
     ) -> Result<PathBuf> {
         let lab = planned.lab;
         let directory = self.context.paths.build_dir(&lab.lab_id);
-        let rendered = render::lab_files(
-            lab,
-            &self.templates,
-            &planned.provisioned,
-            self.wants_plugins(),
-        );
-        let variables = render::variables(
-            Step::Lab,
-            render::SOURCE_LINK,
-            checksum,
-            lab.disk_size,
-            self.machine(memory_mb(lab)),
-        );
+        let (own, plugins) = (&planned.provisioned, self.wants_plugins());
+        let rendered = render::lab_files(lab, &self.templates, own, plugins);
+        let (source, machine) = (render::SOURCE_LINK, self.machine(memory_mb(lab)));
+        let variables = render::variables(Step::Lab, source, checksum, lab.disk_size, machine);
         directory::fill(&directory, &rendered, &variables, Some(stage))?;
         Ok(directory)
     }
 
     fn unknown_packages(&self, stage: &Stage, lab: &Lab) -> Vec<Unknown> {
-        match stage.report() {
-            Ok(report) => {
-                let wanted = lab.packages.iter().map(PackageName::as_str);
-                Archive::of(&report).unknown(wanted)
-            }
+        let report = match stage.report() {
+            Ok(report) => report,
             Err(error) => {
-                self.context.output.warn(&format!(
-                    "{}: its packages were not checked before the build: {error}",
-                    lab.lab_id
-                ));
-                Vec::new()
+                let what = "its packages were not checked before the build";
+                let text = format!("{}: {what}: {error}", lab.lab_id);
+                self.context.output.warn(&text);
+                return Vec::new();
             }
-        }
+        };
+        Archive::of(&report).unknown(lab.packages.iter().map(PackageName::as_str))
     }
 
     fn make(
@@ -163,12 +143,9 @@ impl Common<'_> {
         let (paths, lab) = (&self.context.paths, planned.lab);
         let unknown = self.unknown_packages(stage, lab);
         if !unknown.is_empty() {
-            return Err(Fault::new(Kind::Failed, told(&unknown))
-                .hint(
-                    "correct the name in the lab's packages; if the archive has it only recently, \
-                     add --force",
-                )
-                .into());
+            let hint = "correct the name in the lab's packages; if the archive has it only \
+                        recently, add --force";
+            return Err(Fault::new(Kind::Failed, told(&unknown)).hint(hint).into());
         }
         let started = self.context.time();
         let log = paths.build_log(&lab.lab_id);
@@ -187,9 +164,8 @@ impl Common<'_> {
             image_size: stage.note.size_bytes,
             memory_mb: memory_mb(lab),
         };
-        self.run(&job, progress, |packer| {
-            self.finish(planned, packer, stage, started)
-        })
+        let finish = |packer: &Packer| self.finish(planned, packer, stage, started);
+        self.run(&job, progress, finish)
     }
 
     /// Puts what Packer made into its places: first the base, then what describes it. Where the
@@ -207,15 +183,16 @@ impl Common<'_> {
         let info = result::check(&built)?;
         let sha256 = images::sha256(&built)?;
         let finished = self.context.time();
+        let (sha256, at) = (&*sha256, finished);
         let installation = Installation {
             lab: &lab.lab_id,
-            sha256: &sha256,
-            at: finished,
+            sha256,
+            at,
         };
         let metadata = result::Description {
             lab,
             image: &info,
-            sha256: &sha256,
+            sha256,
             inputs: &planned.inputs,
             build: &installation.build(),
             stage,
@@ -243,16 +220,15 @@ fn memory_mb(lab: &Lab) -> u32 {
 
 /// What is wrong with names of packages: those that do not exist together, the others one by one.
 fn told(unknown: &[Unknown]) -> String {
-    let mut missing = String::new();
-    let mut all = Vec::new();
+    let (mut missing, mut others) = (Vec::new(), Vec::new());
     for one in unknown {
         match one {
-            Unknown::Missing(name) => missing = format!("{missing} {name}"),
-            other => all.push(other.to_string()),
+            Unknown::Missing(name) => missing.push(name.as_str()),
+            other => others.push(other.to_string()),
         }
     }
     if !missing.is_empty() {
-        all.insert(0, format!("no such package:{missing}"));
+        others.insert(0, format!("no such package: {}", missing.join(" ")));
     }
-    all.join("; ")
+    others.join("; ")
 }

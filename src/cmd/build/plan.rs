@@ -79,15 +79,12 @@ impl<'a> Plan<'a> {
                 stage,
             })
         };
-        let labs = chosen
-            .iter()
-            .filter_map(|lab| {
-                let place = found.remove(lab.lab_id.as_str())?;
-                Some((*lab, place.and_then(|place| look(lab, place))))
-            })
-            .collect();
+        let labs = chosen.iter().filter_map(|lab| {
+            let place = found.remove(lab.lab_id.as_str())?;
+            Some((*lab, place.and_then(|place| look(lab, place))))
+        });
         Plan {
-            labs,
+            labs: labs.collect(),
             stages: drafts.finish(),
             complete,
         }
@@ -95,39 +92,30 @@ impl<'a> Plan<'a> {
 
     /// The stage of a lab.
     pub fn stage_of(&self, lab: &PlannedLab) -> Result<&PlannedStage<'a>> {
-        self.stages
-            .get(lab.stage)
-            .context("the plan has no such stage")
+        let stage = self.stages.get(lab.stage);
+        stage.context("the plan has no such stage")
     }
 
     /// The stages that the labs which `wanted` picks begin with, each once.
     pub fn stages_of(&self, wanted: impl Fn(&PlannedLab) -> bool) -> Vec<&PlannedStage<'a>> {
         let planned = self.labs.iter().filter_map(|(_, lab)| lab.as_ref().ok());
-        let numbers: BTreeSet<usize> = planned
-            .filter(|lab| wanted(lab))
-            .map(|lab| lab.stage)
-            .collect();
-        let stages = self.stages.iter().enumerate();
-        stages
-            .filter(|(number, _)| numbers.contains(number))
-            .map(|(_, stage)| stage)
-            .collect()
+        let wanted = planned.filter(|lab| wanted(lab));
+        let numbers: BTreeSet<usize> = wanted.map(|lab| lab.stage).collect();
+        let stages = numbers.iter().filter_map(|number| self.stages.get(*number));
+        stages.collect()
     }
 }
 
 /// Stages whose disks may yet have to be smaller.
 #[derive(Default)]
-struct Drafts<'a> {
-    stages: Vec<(Inputs, PlannedStage<'a>)>,
-}
+struct Drafts<'a>(Vec<(Inputs, PlannedStage<'a>)>);
 
 impl<'a> Drafts<'a> {
     /// The number of the stage that `lab` wants, and what a lab has in common with its stage.
     fn add(&mut self, common: &Common<'a>, lab: &'a Lab) -> Result<(usize, Inputs)> {
         let (source, assets) = (Source::of(lab)?, branding::of(lab)?);
-        let pieces = assets
-            .iter()
-            .flat_map(|(name, content)| [name.as_bytes(), content]);
+        let assets_all = assets.iter();
+        let pieces = assets_all.flat_map(|(name, content)| [name.as_bytes(), content]);
         let shared = Inputs::default()
             .with("source image", &source.identity)
             .with_hash("branding", pieces)
@@ -138,7 +126,7 @@ impl<'a> Drafts<'a> {
             "templates",
             of_stages.flat_map(|(name, content)| [name.as_bytes(), content]),
         );
-        let same = self.stages.iter_mut().zip(0..);
+        let same = self.0.iter_mut().zip(0..);
         let mut same = same.filter(|((other, _), _)| *other == inputs);
         if let Some(((_, stage), number)) = same.next() {
             stage.disk_size = stage.disk_size.min(lab.disk_size);
@@ -153,8 +141,8 @@ impl<'a> Drafts<'a> {
             disk_size: lab.disk_size,
             done: OnceLock::new(),
         };
-        self.stages.push((inputs, stage));
-        Ok((self.stages.len() - 1, shared))
+        self.0.push((inputs, stage));
+        Ok((self.0.len() - 1, shared))
     }
 
     fn finish(self) -> Vec<PlannedStage<'a>> {
@@ -163,7 +151,7 @@ impl<'a> Drafts<'a> {
             let key = inputs.fingerprint().chars().take(KEY_DIGITS).collect();
             PlannedStage { key, ..stage }
         };
-        self.stages.into_iter().map(named).collect()
+        self.0.into_iter().map(named).collect()
     }
 }
 
@@ -201,11 +189,9 @@ pub fn why(common: &Common, lab: &Lab, inputs: &Inputs) -> Result<Why> {
     let whole = std::fs::metadata(&base.path).is_ok_and(|file| file.len() == note.size_bytes);
     let described = std::fs::read(paths.built_metadata(&lab.lab_id))
         .is_ok_and(|metadata| result::is_about(&metadata, &base.build));
+    let there = whole && described && paths.built_image(&lab.lab_id).exists();
     Ok(match Why::of(inputs, note.inputs.as_ref()) {
-        Why::Unchanged if whole && described && paths.built_image(&lab.lab_id).exists() => {
-            Why::Unchanged
-        }
-        Why::Unchanged => Why::Incomplete,
-        changed => changed,
+        Why::Unchanged if !there => Why::Incomplete,
+        why => why,
     })
 }

@@ -29,9 +29,8 @@ impl<'a> Progress<'a> {
         if self.output.is_live() {
             self.bar.set_message(phase.to_owned());
         } else {
-            let seconds = self.began.elapsed().as_secs();
-            self.output
-                .note(&format!("{}: {phase} ({seconds}s)", self.what));
+            let (what, seconds) = (&self.what, self.began.elapsed().as_secs());
+            self.output.note(&format!("{what}: {phase} ({seconds}s)"));
         }
     }
 }

@@ -47,16 +47,13 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
         return Ok(());
     }
     for (lab, error) in &errors {
-        context
-            .output
-            .problem(&format!("failed to build {lab}: {error:#}"));
+        let text = format!("failed to build {lab}: {error:#}");
+        context.output.problem(&text);
     }
-    Err(Fault::new(
-        Kind::Failed,
-        format!("{} of {all} labs failed to build", errors.len()),
-    )
-    .hint("fix the cause, then run the command again: what is built already is not built again")
-    .into())
+    let message = format!("{} of {all} labs failed to build", errors.len());
+    let hint =
+        "fix the cause, then run the command again: what is built already is not built again";
+    Err(Fault::new(Kind::Failed, message).hint(hint).into())
 }
 
 #[derive(Serialize)]

@@ -89,19 +89,14 @@ impl Common<'_> {
     /// Writes the stage's build directory.
     fn render_stage(&self, planned: &PlannedStage, source_sha256: Option<&str>) -> Result<PathBuf> {
         let directory = self.context.paths.stage_dir(&planned.key);
-        let rendered = render::stage_files(
-            &self.templates,
-            &planned.assets,
-            planned.desktop,
-            self.wants_plugins(),
-        );
-        let variables = render::variables(
-            Step::Stage,
+        let (assets, desktop, size) = (&planned.assets, planned.desktop, planned.disk_size);
+        let plugins = self.wants_plugins();
+        let rendered = render::stage_files(&self.templates, assets, desktop, plugins);
+        let (url, machine) = (
             planned.source.url(planned.lab),
-            source_sha256,
-            planned.disk_size,
-            self.machine(memory_mb(planned.desktop)),
+            self.machine(memory_mb(desktop)),
         );
+        let variables = render::variables(Step::Stage, url, source_sha256, size, machine);
         let image = planned.source.file.as_deref();
         directory::fill(&directory, &rendered, &variables, image)?;
         Ok(directory)
@@ -126,11 +121,9 @@ impl Common<'_> {
                 let ago = self.context.time().duration_since(stale.used);
                 format!("no lab was built from it for {}", age(ago))
             };
-            self.context.output.note(&format!(
-                "removed unused stage-{} ({unused}): {} MiB freed",
-                stale.key,
-                freed / MIB
-            ));
+            let (key, freed) = (&stale.key, freed / MIB);
+            let text = format!("removed unused stage-{key} ({unused}): {freed} MiB freed");
+            self.context.output.note(&text);
         }
         Ok(())
     }

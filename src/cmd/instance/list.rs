@@ -26,10 +26,8 @@ pub fn run(
     if let (Some(lab), true) = (lab, instances.is_empty()) {
         context.config.lab(lab)?;
     }
-    context.output.answer(&List {
-        instances,
-        now: context.time(),
-    })
+    let now = context.time();
+    context.output.answer(&List { instances, now })
 }
 
 #[derive(Serialize)]
@@ -63,7 +61,12 @@ impl Report for List {
         let rows = self.instances.iter().map(|status| {
             let port = |port: Option<u16>| port.map(|port| port.to_string());
             let base = |is_current| if is_current { "current" } else { "old" };
-            let active = status.last_activity;
+            let active = status
+                .last_activity
+                .map(|at| age(self.now.duration_since(at)));
+            let kept = status
+                .kept_until
+                .map(|until| age(until.duration_since(self.now)));
             vec![
                 status.instance.as_str().into(),
                 status.lab_id.as_str().into(),
@@ -72,11 +75,8 @@ impl Report for List {
                 port(status.vnc_port).into(),
                 port(status.novnc_port).into(),
                 status.base_is_current.map(base).into(),
-                active.map(|at| age(self.now.duration_since(at))).into(),
-                status
-                    .kept_until
-                    .map(|until| age(until.duration_since(self.now)))
-                    .into(),
+                active.into(),
+                kept.into(),
                 status.reason.as_str().into(),
             ]
         });

@@ -1,7 +1,6 @@
 //! How the answer of a verb on one instance looks.
 
 use crate::instance::outcome::Outcome;
-use crate::instance::status::InstanceStatus;
 use crate::output::{Cell, Column, Report};
 use crate::units::endpoint;
 
@@ -30,37 +29,25 @@ pub fn row(Outcome { status, .. }: &Outcome) -> Vec<Cell> {
 
 impl Report for Outcome {
     fn text(&self) -> String {
-        let InstanceStatus {
-            instance,
-            state,
-            changed,
-            reason,
-            ..
-        } = &self.status;
-        let already = if *changed { "" } else { "already " };
+        let status = &self.status;
+        let already = if status.changed { "" } else { "already " };
+        let (instance, state, reason) = (&status.instance, status.state, &status.reason);
         let mut text = format!("{instance} is {already}{state}: {reason}");
-        let mut line =
-            |label: &str, value: String| text.push_str(&format!("\n  {label:<10}{value}"));
-        if let (Some(host), Some(port)) = (&self.status.vnc_host, self.status.vnc_port) {
+        let mut line = |label, value: String| text.push_str(&format!("\n  {label:<10}{value}"));
+        if let (Some(host), Some(port)) = (&status.vnc_host, status.vnc_port) {
             line("VNC", endpoint(host, port));
-            if let Some(port) = self.status.novnc_port {
+            if let Some(port) = status.novnc_port {
                 line("WebSocket", endpoint(host, port));
             }
         }
         if let (Some(password), Some(expires)) = (&self.vnc_password, &self.vnc_password_expires) {
-            line(
-                "password",
-                format!(
-                    "{} (new sessions until {})",
-                    password.reveal(),
-                    expires.strftime("%H:%M:%S UTC")
-                ),
-            );
+            let until = expires.strftime("(new sessions until %H:%M:%S UTC)");
+            line("password", format!("{} {until}", password.reveal()));
         }
-        if let Some(ip) = &self.status.ip {
+        if let Some(ip) = &status.ip {
             line("address", ip.clone());
         }
-        if let Some(until) = &self.status.kept_until {
+        if let Some(until) = &status.kept_until {
             line("kept", until.strftime("until %F %H:%M:%S UTC").to_string());
         }
         text

@@ -52,16 +52,15 @@ pub enum Figures {
 /// Shows what all instances use, or the one called `name`.
 pub fn run(context: &Context, name: Option<&InstanceName>) -> Result<()> {
     let before = UsageSample::first(context, name)?;
-    let after = if before.is_of_running() {
-        UsageSample::take(context, name)?
-    } else {
-        before.clone()
-    };
+    let after = before
+        .is_of_running()
+        .then(|| UsageSample::take(context, name))
+        .transpose()?;
+    let after = after.as_ref().unwrap_or(&before);
     context.output.answer(&after.since(&before, context, name)?)
 }
 
 /// Facts about all instances, or one, and when they were learned.
-#[derive(Clone)]
 pub struct UsageSample {
     at: Instant,
     instances: Vec<(InstanceName, Facts)>,
@@ -111,14 +110,12 @@ impl UsageSample {
         name: Option<&InstanceName>,
     ) -> Result<Figures> {
         let statuses = statuses(context, &self.instances, true)?.into_iter();
-        let mut instances: Vec<Stats> = statuses
-            .zip(&self.instances)
-            .map(|(status, (_, facts))| {
-                let spent = before.cpu_since(facts);
-                let percent = spent.map(|spent| percent(spent, self.at.duration_since(before.at)));
-                Stats::new(context, status, facts, percent)
-            })
-            .collect();
+        let each = statuses.zip(&self.instances).map(|(status, (_, facts))| {
+            let spent = before.cpu_since(facts);
+            let percent = spent.map(|spent| percent(spent, self.at.duration_since(before.at)));
+            Stats::new(context, status, facts, percent)
+        });
+        let mut instances: Vec<Stats> = each.collect();
         Ok(match (name, instances.len()) {
             (Some(_), 1) => Figures::One(Box::new(instances.remove(0))),
             _ => Figures::All { instances },
@@ -128,14 +125,10 @@ impl UsageSample {
     /// CPU time that the domain with the later facts `facts` has spent since this sample; unknown
     /// where it was powered on since.
     fn cpu_since(&self, facts: &Facts) -> Option<u64> {
-        let (_, earlier) = self
-            .instances
-            .iter()
-            .find(|(_, earlier)| earlier.uuid == facts.uuid && earlier.id == facts.id)?;
-        let spent = facts
-            .usage()
-            .cpu_time_ns?
-            .checked_sub(earlier.usage().cpu_time_ns?)?;
+        let mut earlier = self.instances.iter().map(|(_, earlier)| earlier);
+        let earlier = earlier.find(|it| it.uuid == facts.uuid && it.id == facts.id)?;
+        let (now, then) = (facts.usage().cpu_time_ns?, earlier.usage().cpu_time_ns?);
+        let spent = now.checked_sub(then)?;
         runs(facts).then_some(spent)
     }
 }
@@ -170,6 +163,7 @@ impl Stats {
         cpu_percent: Option<f64>,
     ) -> Stats {
         let (usage, now) = (facts.usage(), context.time());
+        let idle = |at| now.duration_since(at).as_secs().max(0);
         let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes / MIB);
         Stats {
             instance: status.instance,
@@ -187,9 +181,7 @@ impl Stats {
             disk_write_bytes: usage.disk_write_bytes,
             net_rx_bytes: usage.net_rx_bytes,
             net_tx_bytes: usage.net_tx_bytes,
-            idle_seconds: status
-                .last_activity
-                .map(|at| now.duration_since(at).as_secs().max(0)),
+            idle_seconds: status.last_activity.map(idle),
         }
     }
 
@@ -206,13 +198,11 @@ impl Stats {
 
     /// What of the host's memory it would take at most if it were not paused, in bytes.
     pub fn spared(&self) -> u64 {
-        match self.state {
-            State::Paused => {
-                let whole = self.memory_mb.unwrap_or(0).saturating_mul(MIB);
-                whole.saturating_sub(self.used())
-            }
-            _ => 0,
-        }
+        let whole = self.memory_mb.filter(|_| self.state == State::Paused);
+        whole
+            .unwrap_or(0)
+            .saturating_mul(MIB)
+            .saturating_sub(self.used())
     }
 
     fn row(&self) -> Vec<Cell> {
@@ -224,12 +214,11 @@ impl Stats {
             }))
         };
         let idle = self.idle_seconds.map(jiff::SignedDuration::from_secs);
+        let percent = self.cpu_percent.map(|percent| format!("{percent:.1}"));
         vec![
             self.instance.as_str().into(),
             self.state.into(),
-            self.cpu_percent
-                .map(|percent| format!("{percent:.1}"))
-                .into(),
+            percent.into(),
             self.cpu_count.map(|count| count.to_string()).into(),
             mib(self.memory_mb),
             mib(self.memory_used_mb),

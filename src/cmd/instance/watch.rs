@@ -26,13 +26,12 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
         let context = &context.beside();
         let sample = UsageSample::take(context, name)?;
         let busy = host::cpu().ok();
+        let both = busy.zip(busy_before);
         let dashboard = Dashboard {
             answer: sample.since(&before, context, name)?,
             memory: host::memory().ok(),
             cpu: busy,
-            cpu_percent: busy
-                .zip(busy_before)
-                .and_then(|(busy, before)| busy.percent_since(&before)),
+            cpu_percent: both.and_then(|(busy, before)| busy.percent_since(&before)),
         };
         let has_reader = live.show(&dashboard, |page| dashboard.head(page))?;
         // CPU time needs some time to be measured in, also where a refresh takes long.
@@ -71,13 +70,10 @@ impl Report for Dashboard {
         };
         let cpus = self.cpu.map_or(1, |cpu| cpu.count);
         let memory = self.memory.map_or(1 << 40, |memory| memory.total);
-        let mut by_cost: Vec<_> = instances
-            .iter()
-            .map(|one| (one.cost(cpus, memory), one))
-            .collect();
+        let cost = |one: &Stats| one.cost(cpus, memory);
+        let mut by_cost: Vec<_> = instances.iter().collect();
         // Of those that cost the same the order stays, which is that of their names.
-        by_cost.sort_by(|(one, _), (other, _)| other.total_cmp(one));
-        let by_cost = by_cost.into_iter().map(|(_, one)| one);
+        by_cost.sort_by(|one, other| cost(other).total_cmp(&cost(one)));
         (!instances.is_empty()).then(|| stats::table(by_cost))
     }
 }
@@ -99,11 +95,9 @@ impl Dashboard {
             host.push(format!("CPU {percent:.0} of {} %", 100 * cpu.count));
         }
         let sum = |of: fn(&Stats) -> u64| instances.iter().map(of).sum::<u64>();
+        let percents = instances.iter().filter_map(|one| one.cpu_percent);
         // Not `sum`: that of nothing is -0.0.
-        let cpu = instances
-            .iter()
-            .filter_map(|one| one.cpu_percent)
-            .fold(0.0, |sum, percent| sum + percent);
+        let cpu = percents.fold(0.0, |sum, percent| sum + percent);
         let mut used = vec![
             format!("{} memory used", size(sum(Stats::used))),
             format!("CPU {cpu:.0} %"),
@@ -128,33 +122,27 @@ fn counts(instances: &[Stats]) -> Vec<String> {
         (count > 0).then(|| format!("{count} {state}"))
     };
     let states = State::value_variants().iter().filter_map(of_state);
-    [format!("{} in all", instances.len())]
-        .into_iter()
-        .chain(states)
-        .collect()
+    let all = format!("{} in all", instances.len());
+    [all].into_iter().chain(states).collect()
 }
 
 /// Lines of these parts behind a label, broken between two parts where the page ends.
 fn labelled(label: &str, parts: &[String], page: Page) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
+    let columns = page.columns.unwrap_or(usize::MAX);
+    let mut parts = parts.iter();
+    let mut lines = Vec::new();
     let mut line = format!("{label:<9}");
-    let mut is_first = true;
+    if let Some(first) = parts.next() {
+        line = format!("{line}  {first}");
+    }
     for part in parts {
-        let joined = if is_first {
-            format!("{line}  {part}")
-        } else {
-            format!("{line}, {part}")
-        };
-        let fits = page
-            .columns
-            .is_none_or(|columns| joined.chars().count() < columns);
-        line = if fits || is_first {
-            joined
+        let joined = format!("{line}, {part}");
+        if joined.chars().count() < columns {
+            line = joined;
         } else {
             lines.push(line + ",");
-            format!("{:<9}  {part}", "")
-        };
-        is_first = false;
+            line = format!("{:<9}  {part}", "");
+        }
     }
     lines.push(line);
     lines

@@ -22,10 +22,10 @@ fn columns() -> Vec<Column> {
 impl output::Report for PassReport {
     /// Nothing of a pass: cron would mail it.
     fn text(&self) -> String {
-        match &self.instances {
-            None => String::new(),
-            Some(_) => "no instances".to_owned(),
-        }
+        self.instances
+            .as_ref()
+            .map_or("", |_| "no instances")
+            .to_owned()
     }
 
     fn table(&self) -> Option<Table> {

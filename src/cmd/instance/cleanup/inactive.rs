@@ -44,16 +44,11 @@ impl<'a> Uses<'a> {
         let vms = all.iter().filter_map(|remains| {
             let facts = remains.facts.clone()?;
             let mut seen = self.passes.seen(&facts.name, facts.uuid);
-            Some((
-                observer.observe(remains.name.clone(), facts, &mut seen),
-                seen,
-            ))
+            let observation = observer.observe(remains.name.clone(), facts, &mut seen);
+            Some((observation, seen))
         });
         let mut vms: Vec<_> = vms.collect();
-        let is_due = |one: &Observation| {
-            let length = of_observation(one).length;
-            length.is_some_and(|length| length >= limit.0)
-        };
+        let is_due = |one: &Observation| of_observation(one).length.is_some_and(|it| it >= limit.0);
         observer.look_closer(&mut vms, is_due);
         let mut vms = vms.iter();
         let of = |remains: &&Remains| match &remains.facts {
