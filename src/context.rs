@@ -152,12 +152,10 @@ impl Context {
     /// The instance of `user` that the command line names. One that is out of reach is missing,
     /// whatever there is.
     pub fn instance(&self, lab: &LabId, user: &UserId) -> Result<InstanceName> {
-        let name = InstanceName {
-            lab: lab.clone(),
-            user: user.clone(),
-        };
+        let (lab, user) = (lab.clone(), user.clone());
+        let name = InstanceName { lab, user };
         if !self.scope.covers(&name) {
-            self.config.lab(lab)?;
+            self.config.lab(&name.lab)?;
             return Err(missing(&name).into());
         }
         Ok(name)
@@ -170,9 +168,8 @@ impl Context {
         };
         let message =
             format!("`{what}` acts on the whole host and cannot be used for {user} alone");
-        Err(Fault::new(Kind::NotFound, message)
-            .hint("run it without --as-user and CYYBER_AS_USER")
-            .into())
+        let hint = "run it without --as-user and CYYBER_AS_USER";
+        Err(Fault::new(Kind::NotFound, message).hint(hint).into())
     }
 
     /// The hypervisor, connected on first use.
@@ -233,11 +230,9 @@ impl Context {
     /// Says, once, that consoles are seen by others than this host.
     pub fn warn_of_exposed_console(&self) {
         self.once("console", || {
-            let listen = self.config.host.vnc_listen;
-            self.output.warn(&format!(
-                "consoles listen on {listen}: their passwords are weak, and their traffic is not \
-                 encrypted"
-            ));
+            let what = "their passwords are weak, and their traffic is not encrypted";
+            let text = format!("consoles listen on {}: {what}", self.config.host.vnc_listen);
+            self.output.warn(&text);
         });
     }
 

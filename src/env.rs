@@ -113,14 +113,13 @@ fn choice<T: ValueEnum>(name: &str) -> Result<Option<T>> {
     let value = value.to_string_lossy();
     T::from_str(&value, false).map(Some).map_err(|_| {
         let values = T::value_variants().iter();
-        let allowed: Vec<_> = values
-            .filter_map(|value| Some(value.to_possible_value()?.get_name().to_owned()))
-            .collect();
-        let message = format!(
-            "bad {name} '{}': allowed is {}",
-            value.escape_debug(),
-            allowed.join(" or ")
-        );
-        Fault::new(Kind::Usage, message).into()
+        let values = values.filter_map(ValueEnum::to_possible_value);
+        let allowed: Vec<_> = values.map(|value| value.get_name().to_owned()).collect();
+        let (value, allowed) = (value.escape_debug(), allowed.join(" or "));
+        Fault::new(
+            Kind::Usage,
+            format!("bad {name} '{value}': allowed is {allowed}"),
+        )
+        .into()
     })
 }

@@ -32,10 +32,8 @@ fn run() -> u8 {
         Some(format) => Ok(Some(format)),
         None => cyyber::env::output(),
     };
-    let chosen = format
-        .as_ref()
-        .map_or(None, |format| *format)
-        .unwrap_or_default();
+    let chosen = *format.as_ref().unwrap_or(&None);
+    let chosen = chosen.unwrap_or_default();
     let output = Output::new(chosen, cli.global.quiet, cli.global.verbose);
     match format.and_then(|_| cyyber::cmd::run(&cli, &output, cyyber::clock::Moment::now())) {
         Ok(()) => 0,
@@ -49,9 +47,8 @@ fn run() -> u8 {
 /// Help and version go to standard output; a wrong command line is an error like any other.
 fn usage(error: &clap::Error) -> u8 {
     if !(error.use_stderr() && wants_json()) {
-        if let Err(failed) =
-            cyyber::output::of_parser(error).and_then(|()| Ok(std::io::stdout().flush()?))
-        {
+        let printed = cyyber::output::of_parser(error);
+        if let Err(failed) = printed.and_then(|()| Ok(std::io::stdout().flush()?)) {
             Output::new(Format::Table, false, false).error(&failed);
             return Kind::Failed.exit_code();
         }
@@ -61,12 +58,9 @@ fn usage(error: &clap::Error) -> u8 {
     let message = match error.kind() {
         // People get the whole help in its place.
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing",
-        _ => text
-            .split("\n\n")
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("error: "),
+        _ => text.split("\n\n").next().unwrap_or_default(),
     };
+    let message = message.trim_start_matches("error: ");
     let fault = Fault::new(Kind::Usage, message).hint("see cyyber --help");
     Output::new(Format::Json, false, false).error(&fault.into());
     Kind::Usage.exit_code()
@@ -77,10 +71,9 @@ fn wants_json() -> bool {
     let args: Vec<_> = std::env::args_os()
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
-    let pair = |pair: &[String]| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json";
+    let pair = |pair: &[String]| matches!(&*pair[0], "-o" | "--output") && pair[1] == "json";
+    let word = |arg: &String| matches!(&**arg, "-ojson" | "-o=json" | "--output=json");
     args.windows(2).any(pair)
-        || args
-            .iter()
-            .any(|arg| matches!(arg.as_str(), "-ojson" | "-o=json" | "--output=json"))
+        || args.iter().any(word)
         || matches!(cyyber::env::output(), Ok(Some(Format::Json)))
 }

@@ -43,9 +43,8 @@ pub fn answer(words: ArgsOs) -> bool {
 /// The script that has `shell` ask.
 pub fn script(shell: &str) -> Result<Vec<u8>> {
     let shells = Shells::builtins();
-    let writer = shells
-        .completer(shell)
-        .with_context(|| format!("there are no completions for {shell}"))?;
+    let writer = shells.completer(shell);
+    let writer = writer.with_context(|| format!("there are no completions for {shell}"))?;
     let mut script = Vec::new();
     writer.write_registration(VARIABLE, "cyyber", "cyyber", "cyyber", &mut script)?;
     let script = String::from_utf8(script)?;
@@ -140,23 +139,20 @@ impl Asked {
         let global = Global::from_arg_matches(&matches)?;
         let silent = Output::new(Format::Json, true, false);
         let (verb, innermost) = innermost("", &matches);
+        let lab = |id: &str| innermost.try_get_one::<LabId>(id).ok()?.cloned();
         Ok(Asked {
             context: Context::new(&global, silent, Moment::now())?,
             verb: verb.to_owned(),
-            lab: ["lab", "of_lab"]
-                .iter()
-                .find_map(|id| innermost.try_get_one::<LabId>(id).ok()?.cloned()),
+            lab: lab("lab").or_else(|| lab("of_lab")),
         })
     }
 
     /// The instances within reach that have a disk.
     fn instances(&self) -> impl Iterator<Item = InstanceName> {
         let entries = std::fs::read_dir(self.context.paths.user_instances());
-        entries
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| Paths::instance_of(entry.ok()?.file_name().to_str()?))
-            .filter(|name| self.context.scope().covers(name))
+        let names = entries.into_iter().flatten();
+        let names = names.filter_map(|it| Paths::instance_of(it.ok()?.file_name().to_str()?));
+        names.filter(|name| self.context.scope().covers(name))
     }
 }
 
@@ -171,17 +167,15 @@ fn innermost<'a>(name: &'a str, matches: &'a ArgMatches) -> (&'a str, &'a ArgMat
 fn labs(asked: &Asked) -> Vec<CompletionCandidate> {
     let configured = &asked.context.config.labs;
     let known = configured.iter().map(|lab| {
-        CompletionCandidate::new(lab.lab_id.as_str())
-            .help(Some(StyledStr::from(lab.lab_name.to_string())))
+        let title = StyledStr::from(lab.lab_name.to_string());
+        CompletionCandidate::new(lab.lab_id.as_str()).help(Some(title))
     });
     let mut left: BTreeSet<LabId> = asked.instances().map(|name| name.lab).collect();
     left.retain(|lab| asked.verb != "build" && configured.iter().all(|known| known.lab_id != *lab));
-    known
-        .chain(
-            left.iter()
-                .map(|lab| CompletionCandidate::new(lab.as_str())),
-        )
-        .collect()
+    let left = left
+        .iter()
+        .map(|lab| CompletionCandidate::new(lab.as_str()));
+    known.chain(left).collect()
 }
 
 /// The users who have an instance of the lab; of any lab where none is named, or where an instance
@@ -189,13 +183,11 @@ fn labs(asked: &Asked) -> Vec<CompletionCandidate> {
 fn users(asked: &Asked) -> Vec<CompletionCandidate> {
     let makes = matches!(asked.verb.as_str(), "create" | "start");
     let lab = asked.lab.as_ref().filter(|_| !makes);
-    let users: BTreeSet<_> = asked
-        .instances()
-        .filter(|name| lab.is_none_or(|lab| *lab == name.lab))
-        .map(|name| name.user)
-        .collect();
+    let names = asked.instances();
+    let names = names.filter(|name| lab.is_none_or(|lab| *lab == name.lab));
+    let users: BTreeSet<_> = names.map(|name| name.user).collect();
+    let users = users.iter();
     users
-        .iter()
         .map(|user| CompletionCandidate::new(user.as_str()))
         .collect()
 }

@@ -27,9 +27,8 @@ const READABLE: u32 = 0o644;
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
     let all = context.hypervisor()?.survey(Detail::Usage)?;
-    let statuses = statuses(context, &all, false)?;
-    let seen: Vec<(InstanceStatus, Facts)> = statuses
-        .into_iter()
+    let statuses = statuses(context, &all, false)?.into_iter();
+    let seen: Vec<_> = statuses
         .zip(all.into_iter().map(|(_, facts)| facts))
         .collect();
     let mut metrics = of_host(context)?;
@@ -63,11 +62,8 @@ fn write(path: &Path, answer: &Metrics) -> Result<()> {
         Ok(files::replace_soon(&place, text.as_bytes(), READABLE)?)
     };
     write().with_context(|| {
-        Fault::new(
-            Kind::Failed,
-            format!("failed to write the metrics to {}", path.display()),
-        )
-        .hint("name a file in a directory that is there")
+        let message = format!("failed to write the metrics to {}", path.display());
+        Fault::new(Kind::Failed, message).hint("name a file in a directory that is there")
     })
 }
 
@@ -98,32 +94,27 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
 fn of_states(seen: &[(InstanceStatus, Facts)]) -> Metric {
     let mut metric = Metric::new("cyyber_instances", "Instances by their state.");
     for state in State::value_variants() {
-        let count = seen
-            .iter()
-            .filter(|(status, _)| status.state == *state)
-            .count();
-        metric.add([("state", state.as_str())], float(count as u64));
+        let there = seen.iter().filter(|(status, _)| status.state == *state);
+        metric.add([("state", state.as_str())], float(there.count() as u64));
     }
     metric
 }
 
 /// What the host is spared.
 fn savings(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
-    let paused = seen
-        .iter()
-        .filter(|(_, facts)| facts.saved && facts.id.is_none());
-    let memory: u64 = paused
-        .filter_map(|(_, facts)| facts.usage().memory_bytes)
-        .fold(0, u64::saturating_add);
-    let bases = seen
-        .iter()
-        .filter_map(|(status, _)| status.base_image.as_deref());
+    let facts = seen.iter().map(|(_, facts)| facts);
+    let paused = facts.filter(|facts| facts.saved && facts.id.is_none());
+    let memory = paused.filter_map(|facts| facts.usage().memory_bytes);
+    let memory = memory.fold(0, u64::saturating_add);
     let mut sizes = BTreeMap::new();
     let size = |base| {
         *sizes
             .entry(base)
             .or_insert_with(|| images::allocated(base).unwrap_or(0))
     };
+    let bases = seen
+        .iter()
+        .filter_map(|(status, _)| status.base_image.as_deref());
     let copied: u64 = bases.map(size).sum();
     let there: u64 = sizes.values().sum();
     vec![

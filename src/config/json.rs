@@ -64,10 +64,8 @@ impl<'de> Visitor<'de> for Build {
         while let Some(key) = map.next_key::<String>()? {
             if values.contains_key(&key) {
                 let shown: String = key.chars().take(80).collect();
-                return Err(Error::custom(format!(
-                    "duplicate key \"{}\"",
-                    shown.escape_debug()
-                )));
+                let message = format!("duplicate key \"{}\"", shown.escape_debug());
+                return Err(Error::custom(message));
             }
             let Unambiguous(value) = map.next_value()?;
             values.insert(key, value);

@@ -117,11 +117,10 @@ impl Host {
         if self.vnc_listen.is_loopback() || self.vnc_exposed {
             return Ok(());
         }
-        Err(format!(
-            "host.vnc_listen: {} is reached from other hosts, and VNC is not encrypted: allowed is \
-             127.0.0.1, or any address with \"vnc_exposed\": true",
-            self.vnc_listen
-        ))
+        let (key, address) = ("host.vnc_listen", self.vnc_listen);
+        let allowed = "allowed is 127.0.0.1, or any address with \"vnc_exposed\": true";
+        let why = "is reached from other hosts, and VNC is not encrypted";
+        Err(format!("{key}: {address} {why}: {allowed}"))
     }
 }
 
@@ -193,10 +192,10 @@ impl Config {
     fn known_labs(&self, id: &LabId) -> String {
         let known: Vec<_> = self.labs.iter().map(|lab| lab.lab_id.as_str()).collect();
         let (shown, more) = known.split_at(known.len().min(MOST_NAMED));
-        let mut hint = match nearest(id.as_str(), known.iter().copied()) {
-            Some(meant) => format!("did you mean {meant}? known labs: {}", shown.join(", ")),
-            None => format!("known labs: {}", shown.join(", ")),
-        };
+        let mut hint = format!("known labs: {}", shown.join(", "));
+        if let Some(meant) = nearest(id.as_str(), known.iter().copied()) {
+            hint = format!("did you mean {meant}? {hint}");
+        }
         if !more.is_empty() {
             hint.push_str(&format!(" and {} more", more.len()));
         }

@@ -51,12 +51,11 @@ impl Live<'_> {
             }
             (Format::Table, Some(screen)) => {
                 let page = Page::stdout();
-                let parts = head(page).into_iter().chain([shown(report, page)]);
-                let parts: Vec<_> = parts.collect();
-                screen
-                    .draw(&parts.join("\n\n"))
-                    .context("failed to draw on the terminal")?;
-                return Ok(true);
+                let head = head(page).map_or_else(String::new, |head| head + "\n\n");
+                let drawn = screen.draw(&(head + &shown(report, page)));
+                return drawn
+                    .map(|()| true)
+                    .context("failed to draw on the terminal");
             }
         };
         self.begun = true;
@@ -94,9 +93,10 @@ struct Screen {
 impl Screen {
     fn new() -> Screen {
         let term = Term::buffered_stdout();
+        let size = term.size();
         Screen {
-            size: term.size(),
             term,
+            size,
             lines: 0,
         }
     }
@@ -132,14 +132,11 @@ impl Drop for Screen {
 fn fit(text: &str, (rows, columns): (u16, u16)) -> Vec<String> {
     let room = usize::from(rows).saturating_sub(1).max(1);
     let cut = |line: &str| truncate_str(line, usize::from(columns), "…").into_owned();
-    let all = text.lines().count();
-    if all <= room {
-        return text.lines().map(cut).collect();
+    let mut lines: Vec<_> = text.lines().map(cut).collect();
+    if lines.len() > room {
+        let rest = lines.split_off(room - 1).len();
+        lines.push(cut(&format!("… and {rest} more")));
     }
-    let shown = room - 1;
-    let rest = format!("… and {} more", all - shown);
-    let mut lines: Vec<_> = text.lines().take(shown).map(cut).collect();
-    lines.push(cut(&rest));
     lines
 }
 

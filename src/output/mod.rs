@@ -5,6 +5,7 @@ mod live;
 mod page;
 mod table;
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -41,15 +42,9 @@ pub trait Report: Serialize {
     }
 }
 
-/// An error for a program.
+/// An error for a program, with its fields in the order in which the manual has them.
 #[derive(Serialize)]
 struct Failure<'a> {
-    error: Said<'a>,
-}
-
-/// Its fields, in the order in which the manual has them.
-#[derive(Serialize)]
-struct Said<'a> {
     code: &'a str,
     message: String,
     hint: Option<&'a str>,
@@ -140,16 +135,12 @@ impl Output {
                 }
             }
             Format::Json => {
-                let message = one_line(&format!("{error:#}"));
-                let (code, hint) = (kind_of(error).code(), hint_of(error));
-                let document = Failure {
-                    error: Said {
-                        code,
-                        message,
-                        hint,
-                    },
+                let error = Failure {
+                    code: kind_of(error).code(),
+                    message: one_line(&format!("{error:#}")),
+                    hint: hint_of(error),
                 };
-                if let Ok(document) = serde_json::to_string(&document) {
+                if let Ok(document) = serde_json::to_string(&BTreeMap::from([("error", error)])) {
                     self.say(&document);
                 }
             }
@@ -191,15 +182,9 @@ impl Output {
     /// done. `stop` is raised by a signal to end, which counts as a no.
     pub fn confirm(&self, lines: &[String], question: &str, stop: &AtomicBool) -> Result<()> {
         if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
-            return Err(Fault::new(
-                Kind::Usage,
-                "this destroys data, and there is no terminal to ask for confirmation",
-            )
-            .hint(
-                "add --yes to do it, or --dry-run, if the command has it, to see what would be \
-                   done",
-            )
-            .into());
+            let message = "this destroys data, and there is no terminal to ask for confirmation";
+            let hint = "add --yes to do it, or --dry-run, if the command has it, to see what would be done";
+            return Err(Fault::new(Kind::Usage, message).hint(hint).into());
         }
         for line in lines {
             self.say(line);
@@ -229,33 +214,23 @@ impl Output {
 /// (`cyyber … | head`) is no failure.
 fn write(bytes: &[u8]) -> Result<bool> {
     let mut out = std::io::stdout().lock();
+    // Not of capacity, whatever is full: nothing that was asked for lacked room.
+    let failed = Fault::new(Kind::Failed, "failed to write to standard output");
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        done => done
-            .map(|()| true)
-            // Not of capacity, whatever is full: nothing that was asked for lacked room.
-            .context(Fault::new(
-                Kind::Failed,
-                "failed to write to standard output",
-            )),
+        done => done.map(|()| true).context(failed),
     }
 }
 
 /// Text on one line, with nothing in it that a terminal would act on: names and words of guests and
 /// of files are not to be trusted with that.
 fn one_line(text: &str) -> String {
-    let in_a_line = |c: char| if matches!(c, '\n' | '\t') { ' ' } else { c };
-    harmless(&text.trim_end().chars().map(in_a_line).collect::<String>())
+    harmless(&text.trim_end().replace(['\n', '\t'], " "))
 }
 
 /// Lines with nothing in them that a terminal would act on.
 fn harmless(text: &str) -> String {
-    let shown = |c: char| match c {
-        '\n' => c,
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
-        c => c,
-    };
-    text.chars().map(shown).collect()
+    text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
 }
 
 /// Prints what the parser of the command line has to say: help and version on standard output, an

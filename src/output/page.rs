@@ -27,12 +27,12 @@ impl Page {
         if !std::io::stdout().is_terminal() {
             return Page::PLAIN;
         }
-        let size = Term::stdout().size_checked();
+        let columns = Term::stdout()
+            .size_checked()
+            .map(|(_, columns)| columns.into());
         Page {
             // Some terminals do not know their size, and say that it is none.
-            columns: size
-                .map(|(_, columns)| columns.into())
-                .filter(|columns| *columns > 0),
+            columns: columns.filter(|columns| *columns > 0),
             colour: env::allows_colour(),
         }
     }

@@ -54,36 +54,27 @@ impl Column {
     }
 
     /// One that is left out where there is no room. Those with the highest rank go first.
-    #[must_use]
-    pub const fn spare(self, rank: u8) -> Column {
-        Column { rank, ..self }
+    pub const fn spare(mut self, rank: u8) -> Column {
+        self.rank = rank;
+        self
     }
 
     /// One of numbers, which stand one below the other.
-    #[must_use]
-    pub const fn number(self) -> Column {
-        Column {
-            is_number: true,
-            ..self
-        }
+    pub const fn number(mut self) -> Column {
+        self.is_number = true;
+        self
     }
 
     /// One whose texts may lose their end.
-    #[must_use]
-    pub const fn cut(self) -> Column {
-        Column {
-            overflow: Overflow::Cut,
-            ..self
-        }
+    pub const fn cut(mut self) -> Column {
+        self.overflow = Overflow::Cut;
+        self
     }
 
     /// One whose texts may take several lines.
-    #[must_use]
-    pub const fn folded(self) -> Column {
-        Column {
-            overflow: Overflow::Fold,
-            ..self
-        }
+    pub const fn folded(mut self) -> Column {
+        self.overflow = Overflow::Fold;
+        self
     }
 
     /// The least that it can do with, where its texts need `width`.
@@ -200,23 +191,23 @@ impl Table {
 
     /// The table as text, without a newline at its end.
     pub fn draw(&self, page: Page) -> String {
-        let natural: Vec<_> = (0..self.columns.len()).map(|n| self.width(n)).collect();
-        let all: Vec<_> = self.columns.iter().copied().zip(natural).collect();
-        match fit(&all, page.columns) {
+        match fit(&self.natural(), page.columns) {
             Some(widths) => self.lines(&widths, page).concat().join("\n"),
             None => self.stacked(page),
         }
     }
 
-    /// What a column needs to show all that is in it.
+    /// The columns, and what each needs to show all that is in it.
+    fn natural(&self) -> Vec<(Column, usize)> {
+        let widths = (0..self.columns.len()).map(|n| self.width(n));
+        self.columns.iter().copied().zip(widths).collect()
+    }
+
     fn width(&self, number: usize) -> usize {
-        let title = self.columns[number].title;
         let cells = self.rows.iter().filter_map(|row| row.get(number));
-        cells
-            .map(|cell| measure_text_width(&cell.text))
-            .chain([measure_text_width(title)])
-            .max()
-            .unwrap_or(0)
+        let texts = cells.map(|cell| cell.text.as_str());
+        let texts = texts.chain([self.columns[number].title]);
+        texts.map(measure_text_width).max().unwrap_or(0)
     }
 
     /// The lines of the titles and of each row, with columns as wide as `widths` says; `None` is a
@@ -225,9 +216,9 @@ impl Table {
         let titles: Vec<_> = self.columns.iter().map(|it| Cell::from(it.title)).collect();
         let shown = |row: &Vec<Cell>| -> Vec<String> {
             let cells = row.iter().zip(&self.columns).zip(widths);
-            cells
-                .filter_map(|((cell, column), width)| Some(cell.draw((*width)?, *column, page)))
-                .collect()
+            let drawn =
+                cells.filter_map(|((cell, of), width)| Some(cell.draw((*width)?, *of, page)));
+            drawn.collect()
         };
         let rows: Vec<_> = [&titles].into_iter().chain(&self.rows).map(shown).collect();
 
@@ -257,9 +248,7 @@ impl Table {
             rows: self.rows.iter().map(|row| row[1..].to_vec()).collect(),
         };
         let narrower = page.narrower(GAP);
-        let columns: Vec<_> = (0..rest.columns.len())
-            .map(|n| (rest.columns[n], rest.width(n)))
-            .collect();
+        let columns = rest.natural();
         // What does not fit even so is for the terminal to wrap.
         let widths = fit(&columns, narrower.columns)
             .unwrap_or_else(|| columns.iter().map(|(_, width)| Some(*width)).collect());
