@@ -35,8 +35,9 @@ pub struct Context {
     pub trust: Trust,
     /// Where words go.
     pub output: Output,
+    /// Which accelerator is wanted.
+    pub accelerator_choice: AcceleratorChoice,
     began: (Moment, Instant),
-    accelerator: AcceleratorChoice,
     uri: ConnectUri,
     who: String,
     scope: Scope,
@@ -63,7 +64,7 @@ impl Context {
         let (overrides, config) = settings(global)?;
         let (config, broken) = match config {
             Ok(config) => (config, None),
-            Err(error) => (Config::without_labs(), Some(error)),
+            Err(error) => (Config::default(), Some(error)),
         };
         Ok((
             Context::with(config, overrides, global, output, now)?,
@@ -92,7 +93,7 @@ impl Context {
             trust: overrides.trust,
             output,
             began: (now, Instant::now()),
-            accelerator: overrides.accelerator.unwrap_or(host.accelerator),
+            accelerator_choice: overrides.accelerator.unwrap_or(host.accelerator),
             uri: uri.unwrap_or_else(|| host.connect.clone()),
             who: rustix::process::getuid().as_raw().to_string(),
             scope: user.map_or(Scope::Everyone, Scope::Only),
@@ -196,11 +197,6 @@ impl Context {
         Ok(self.stop.get_or_init(|| stop))
     }
 
-    /// Which accelerator is wanted.
-    pub fn accelerator_choice(&self) -> AcceleratorChoice {
-        self.accelerator
-    }
-
     /// The libvirt connection.
     pub fn uri(&self) -> &str {
         self.uri.as_str()
@@ -208,13 +204,13 @@ impl Context {
 
     /// The accelerator for a new guest.
     pub fn accelerator(&self) -> Result<Accelerator> {
-        Ok(accelerator::choose(self.accelerator, accelerator::Host::probe())?.0)
+        Ok(accelerator::choose(self.accelerator_choice, accelerator::Host::probe())?.0)
     }
 
     /// Says, once, that what is about to run will be slow, where it will be for want of hardware
     /// virtualisation.
     pub fn warn_of_emulation(&self) {
-        let chosen = accelerator::choose(self.accelerator, accelerator::Host::probe());
+        let chosen = accelerator::choose(self.accelerator_choice, accelerator::Host::probe());
         if let Ok((_, Some(warning))) = chosen {
             self.once("emulation", || self.output.warn(&warning));
         }

@@ -6,8 +6,12 @@
 
 use std::{fmt, io};
 
-/// The kinds of failure by their exit codes, which are part of the contract with scripts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use serde::Serialize;
+
+/// The kinds of failure by their exit codes. These are part of the contract with scripts, and so are
+/// the names, as JSON has them in `error.code`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Kind {
     /// Anything not below; for many targets: some failed.
@@ -59,20 +63,6 @@ impl Kind {
             Kind::Unavailable => {
                 "libvirt, QEMU, Packer or another needed program is missing or unreachable."
             }
-        }
-    }
-
-    /// The value of `error.code` in JSON; part of the contract with scripts.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Kind::Failed => "failed",
-            Kind::Usage => "usage",
-            Kind::Config => "config",
-            Kind::NotFound => "not_found",
-            Kind::Conflict => "conflict",
-            Kind::Busy => "busy",
-            Kind::Capacity => "capacity",
-            Kind::Unavailable => "unavailable",
         }
     }
 }

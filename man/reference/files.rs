@@ -254,7 +254,9 @@ fn exit_status() -> String {
                     .TP\n.B 0\nDone, or already so.\n"
         .to_owned();
     for kind in Kind::ALL {
-        let (code, word) = (kind.exit_code(), kind.code());
+        let code = kind.exit_code();
+        let word = serde_json::to_string(&kind).unwrap_or_default();
+        let word = word.trim_matches('"');
         text.push_str(&format!(
             ".TP\n.BR {code} \" ({word})\"\n{}\n",
             kind.meaning()

@@ -56,25 +56,17 @@ pub struct ProvisionFile {
 }
 
 impl Branding {
-    pub(super) fn resolve_against(&mut self, directory: &Path) {
-        let all = [
-            &mut self.logo,
-            &mut self.wallpaper,
-            &mut self.grub_background,
-            &mut self.login_background,
-        ];
-        for path in all.into_iter().flatten() {
-            path.resolve_against(directory);
-        }
+    pub(super) fn sources(&mut self) -> impl Iterator<Item = &mut SourcePath> {
+        let pictures = [&mut self.logo, &mut self.wallpaper];
+        let backgrounds = [&mut self.grub_background, &mut self.login_background];
+        pictures.into_iter().chain(backgrounds).flatten()
     }
 }
 
 impl Provision {
-    pub(super) fn resolve_against(&mut self, directory: &Path) {
+    pub(super) fn sources(&mut self) -> impl Iterator<Item = &mut SourcePath> {
         let files = self.files.iter_mut().map(|file| &mut file.source);
-        for path in files.chain(&mut self.scripts) {
-            path.resolve_against(directory);
-        }
+        files.chain(&mut self.scripts)
     }
 
     /// Each script needs a name of its own to be told by, and each file a place of its own.
@@ -104,7 +96,7 @@ checked!(
 );
 
 impl SourcePath {
-    fn resolve_against(&mut self, directory: &Path) {
+    pub(super) fn resolve_against(&mut self, directory: &Path) {
         self.0 = directory.join(&self.0);
     }
 

@@ -88,9 +88,11 @@ fn default_vcpus() -> u32 {
 impl Lab {
     /// Makes paths that are relative ones below the configuration's `directory`.
     pub(super) fn resolve_against(&mut self, directory: &Path) {
-        self.image.url.resolve_against(directory);
-        self.branding.resolve_against(directory);
-        self.provision.resolve_against(directory);
+        if let ImageUrl::Path(path) = &mut self.image.url {
+            *path = directory.join(&*path);
+        }
+        let sources = self.branding.sources().chain(self.provision.sources());
+        sources.for_each(|path| path.resolve_against(directory));
     }
 
     /// What no single key can tell. An error is the key's place in the lab, and what is wrong.
@@ -211,15 +213,6 @@ impl TryFrom<String> for ImageUrl {
             return https.map(ImageUrl::Https);
         }
         Ok(ImageUrl::Path(text.into()))
-    }
-}
-
-impl ImageUrl {
-    /// Makes a relative path one below `directory`.
-    fn resolve_against(&mut self, directory: &Path) {
-        if let ImageUrl::Path(path) = self {
-            *path = directory.join(&*path);
-        }
     }
 }
 

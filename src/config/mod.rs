@@ -46,8 +46,8 @@ const LARGEST_FILE: u64 = 16 << 20;
 /// How many labs a hint names; the file has all.
 const MOST_NAMED: usize = 12;
 
-/// The whole configuration, checked.
-#[derive(Debug)]
+/// The whole configuration, checked. The default one is that of a host without a file.
+#[derive(Debug, Default)]
 pub struct Config {
     /// The file it came from.
     pub path: PathBuf,
@@ -167,15 +167,6 @@ impl Config {
             Fault::new(Kind::Config, message)
                 .hint("`man labs-config.json` has every key and what is allowed for it")
         })
-    }
-
-    /// The settings of a host that has no configuration.
-    pub fn without_labs() -> Config {
-        Config {
-            path: PathBuf::new(),
-            labs: Vec::new(),
-            host: Host::default(),
-        }
     }
 
     /// The lab called `id`.

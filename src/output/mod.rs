@@ -45,7 +45,7 @@ pub trait Report: Serialize {
 /// An error for a program, with its fields in the order in which the manual has them.
 #[derive(Serialize)]
 struct Failure<'a> {
-    code: &'a str,
+    code: Kind,
     message: String,
     hint: Option<&'a str>,
 }
@@ -136,7 +136,7 @@ impl Output {
             }
             Format::Json => {
                 let error = Failure {
-                    code: kind_of(error).code(),
+                    code: kind_of(error),
                     message: one_line(&format!("{error:#}")),
                     hint: hint_of(error),
                 };

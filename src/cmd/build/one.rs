@@ -67,7 +67,7 @@ impl Common<'_> {
             // It may have changed without the image: memory, CPUs, network.
             self.write_domain(lab)?;
             let outcome = Outcome::new(lab, "unchanged", &why, &stage.key, began);
-            return Ok(outcome.with_results(&self.context.paths));
+            return Ok(outcome.with_results(&self.context.paths, lab));
         }
         let progress = Progress::begin(&self.context.output, lab.lab_id.as_str());
         let name = format!("stage-{}", stage.key);
@@ -84,7 +84,7 @@ impl Common<'_> {
         self.make(planned, made, &why, &progress)?;
         let mut outcome = Outcome::new(lab, "built", &why, &stage.key, began);
         outcome.log = Some(self.context.paths.build_log(&lab.lab_id));
-        Ok(outcome.with_results(&self.context.paths))
+        Ok(outcome.with_results(&self.context.paths, lab))
     }
 
     fn lock(&self, lab: &Lab) -> Result<Lock> {

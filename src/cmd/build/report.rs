@@ -11,7 +11,6 @@ use crate::config::Lab;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::inputs::Why;
-use crate::names::LabId;
 use crate::output::{Cell, Column, Report, Table};
 use crate::paths::Paths;
 use crate::units::age;
@@ -30,7 +29,12 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
         match result {
             Some(Ok(outcome)) => rows.push(outcome),
             Some(Err(error)) => {
-                rows.push(Outcome::failed(&lab.lab_id, format!("{error:#}")));
+                rows.push(Outcome {
+                    lab_id: lab.lab_id.to_string(),
+                    result: "failed",
+                    error: Some(format!("{error:#}")),
+                    ..Outcome::default()
+                });
                 errors.push((&lab.lab_id, error));
             }
             None => {}
@@ -62,9 +66,9 @@ struct Outcomes {
 }
 
 /// What became of a lab.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct Outcome {
-    lab_id: LabId,
+    lab_id: String,
     pub result: &'static str,
     /// Why it was built or would be.
     reason: Option<String>,
@@ -87,37 +91,21 @@ impl Outcome {
             reason: Some(why.to_string()),
             seconds: Some((began.elapsed().as_secs_f64() * 10.0).round() / 10.0),
             stage: Some(stage.to_owned()),
-            error: None,
+            lab_id: lab.lab_id.to_string(),
             result,
-            ..Outcome::failed(&lab.lab_id, String::new())
-        }
-    }
-
-    fn failed(lab_id: &LabId, error: String) -> Outcome {
-        Outcome {
-            lab_id: lab_id.clone(),
-            result: "failed",
-            reason: None,
-            seconds: None,
-            image: None,
-            domain_xml: None,
-            metadata: None,
-            log: None,
-            stage: None,
-            error: Some(error),
-            place: None,
+            ..Outcome::default()
         }
     }
 
     /// The same with the files that a build leaves.
     #[must_use]
-    pub fn with_results(self, paths: &Paths) -> Outcome {
-        let image = paths.built_image(&self.lab_id);
+    pub fn with_results(self, paths: &Paths, lab: &Lab) -> Outcome {
+        let image = paths.built_image(&lab.lab_id);
         Outcome {
             place: Some(image.clone()),
             image: Some(image),
-            domain_xml: Some(paths.built_domain(&self.lab_id)),
-            metadata: Some(paths.built_metadata(&self.lab_id)),
+            domain_xml: Some(paths.built_domain(&lab.lab_id)),
+            metadata: Some(paths.built_metadata(&lab.lab_id)),
             ..self
         }
     }

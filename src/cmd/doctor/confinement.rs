@@ -6,10 +6,11 @@ use std::io;
 use anyhow::Result;
 
 use super::finding::{Check, Finding};
+use super::libvirt;
 use crate::context::Context;
 use crate::host::libvirt_unit;
 use crate::hypervisor::xml::domain::{SecurityLabel, security_labels};
-use crate::hypervisor::{Account, Detail, Hypervisor};
+use crate::hypervisor::{Account, Hypervisor};
 use crate::instance::qemu_user;
 use crate::instance::qemu_user::{QemuUser, taken};
 use crate::names::InstanceName;
@@ -52,16 +53,10 @@ pub fn account(context: &Context, shared: Account) -> Account {
 type Running = Vec<(InstanceName, Vec<SecurityLabel>)>;
 
 fn running(hypervisor: &Hypervisor) -> Result<Running> {
-    let mut running = Vec::new();
-    for (name, facts) in hypervisor.survey(Detail::Power)? {
-        if let (Some(_), Some(domain)) = (facts.id, hypervisor.find(&name)?)
-            // One that ends while it is looked at has none.
-            && let Ok(xml) = domain.xml()
-        {
-            running.push((name, security_labels(&xml)?));
-        }
-    }
-    Ok(running)
+    let running = libvirt::running(hypervisor)?.into_iter();
+    running
+        .map(|(name, xml)| Ok((name, security_labels(&xml)?)))
+        .collect()
 }
 
 /// Those that have no label of this kind.

@@ -11,6 +11,7 @@ use crate::firewall;
 use crate::host::libvirt_unit;
 use crate::hypervisor::xml::interface::interfaces;
 use crate::hypervisor::{Account, Detail, Hypervisor, Version, Versions};
+use crate::names::InstanceName;
 
 /// The first version with all that we ask of it: port isolation came with 6.1, the balloon's page
 /// reporting with 6.9.
@@ -121,28 +122,32 @@ fn guard() -> Finding {
     }
 }
 
+/// The running instances with their definitions, without those that end while they are looked at.
+pub fn running(hypervisor: &Hypervisor) -> Result<Vec<(InstanceName, String)>> {
+    let mut running = Vec::new();
+    for (name, facts) in hypervisor.survey(Detail::Power)? {
+        if let (Some(_), Some(domain)) = (facts.id, hypervisor.find(&name)?) {
+            running.extend(domain.xml().ok().map(|xml| (name, xml)));
+        }
+    }
+    Ok(running)
+}
+
 /// Whether the running instances are at ports of their own, apart from each other.
 fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
     let look = || -> Result<(usize, Vec<String>)> {
         let mut wrong = Vec::new();
         let mut count = 0;
-        for (name, facts) in hypervisor.survey(Detail::Power)? {
-            let (Some(_), Some(domain)) = (facts.id, hypervisor.find(&name)?) else {
-                continue;
-            };
-            // One that ends while it is looked at has no cards any more.
-            let cards = domain.xml().and_then(|xml| interfaces(&xml));
-            for card in cards.unwrap_or_default() {
+        for (name, xml) in running(hypervisor)? {
+            for card in interfaces(&xml).unwrap_or_default() {
                 let Some(device) = &card.device else { continue };
                 count += 1;
                 if !is_isolated(device) {
                     wrong.push(format!("{name} sees the frames of other instances"));
                 }
                 if !card.is_at_its_port() && !firewall::admits(device, card.mac) {
-                    let where_it_is = format!("connected to {device} instead of its own port");
-                    wrong.push(format!(
-                        "{name} has no network: its interface is {where_it_is}"
-                    ));
+                    let what = format!("connected to {device} instead of its own port");
+                    wrong.push(format!("{name} has no network: its interface is {what}"));
                 }
             }
         }
@@ -153,10 +158,10 @@ fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
         Ok((count, wrong)) if wrong.is_empty() => {
             Check("isolation").ok(format!("{count} running instances are isolated"))
         }
-        Ok((_, wrong)) => Check("isolation").failed(
-            wrong.join("; "),
-            "stop and start these instances, or pause and resume them",
-        ),
+        Ok((_, wrong)) => {
+            let remedy = "stop and start these instances, or pause and resume them";
+            Check("isolation").failed(wrong.join("; "), remedy)
+        }
         Err(error) => {
             let remedy = "check the running instances: cyyber instance list; libvirt at";
             Check("isolation").error(&error, format!("{remedy} {}", context.uri()))

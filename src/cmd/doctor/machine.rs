@@ -31,7 +31,7 @@ pub fn virtualisation(context: &Context) -> Finding {
     let check = Check("kvm");
     let remedy = "enable VT-x or AMD-V in the firmware, and load kvm_intel or kvm_amd; in a VM, \
                   nested virtualisation";
-    match accelerator::choose(context.accelerator_choice(), Host::probe()) {
+    match accelerator::choose(context.accelerator_choice, Host::probe()) {
         Err(fault) => check.error(&fault.into(), remedy),
         Ok((_, Some(warning))) => check.warning(warning, remedy),
         Ok((Accelerator::Tcg, None)) => check.warning(

@@ -127,13 +127,12 @@ fn scheduled(unseen: &mut Vec<String>) -> Option<(PathBuf, PathBuf)> {
             }
         };
         for file in files.into_iter().filter(|file| file.is_file()) {
-            match fs::read(&file) {
-                Ok(text) => {
-                    if let Some(config) = calls_it(&String::from_utf8_lossy(&text)) {
-                        return Some((file, config));
-                    }
-                }
-                Err(error) => unseen.push(format!("{} ({error})", file.display())),
+            let text = fs::read(&file).unwrap_or_else(|error| {
+                unseen.push(format!("{} ({error})", file.display()));
+                Vec::new()
+            });
+            if let Some(config) = calls_it(&String::from_utf8_lossy(&text)) {
+                return Some((file, config));
             }
         }
     }

@@ -31,8 +31,11 @@ pub fn run(
     verb: impl Fn(&Context, &InstanceName) -> Result<Outcome> + Sync,
 ) -> Result<()> {
     let names = names(context, &class.lab, file)?;
-    // What would fail for each of them fails once.
-    ensure_known(context, &class.lab)?;
+    // What would fail for each of them fails once: no such lab, and no instance of one that was.
+    let all = context.hypervisor()?.survey(Detail::Power)?;
+    if !all.iter().any(|(name, _)| name.lab == class.lab) {
+        context.config.lab(&class.lab)?;
+    }
     let results = side_by_side(context, &names, usize::from(class.jobs), verb)?;
     report(context, names.iter().zip(results))
 }
@@ -58,15 +61,6 @@ pub fn side_by_side<T: Sync, R: Send>(
     });
     progress.finish_and_clear();
     Ok(results)
-}
-
-/// Fails where there is no such lab, and no instance of one that was.
-fn ensure_known(context: &Context, lab: &LabId) -> Result<()> {
-    let all = context.hypervisor()?.survey(Detail::Power)?;
-    if !all.iter().any(|(name, _)| name.lab == *lab) {
-        context.config.lab(lab)?;
-    }
-    Ok(())
 }
 
 /// The instances of the users in `file`, where `-` is standard input.
@@ -117,7 +111,7 @@ fn report<'a>(
             Ok(instance) => many.instances.push(instance),
             Err(error) => many.failed.push(FailedInstance {
                 instance: name.to_string(),
-                code: kind_of(&error).code(),
+                code: kind_of(&error),
                 error: format!("{error:#}"),
             }),
         }
@@ -147,7 +141,7 @@ struct Many {
 #[derive(Serialize)]
 struct FailedInstance {
     instance: String,
-    code: &'static str,
+    code: Kind,
     error: String,
 }
 

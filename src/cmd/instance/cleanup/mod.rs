@@ -285,7 +285,10 @@ fn collected((lab, base): &(LabId, Base)) -> Collected {
 
 /// Tells how it went. The failure of a single instance that was asked for is the command's own.
 fn finish(context: &Context, mut report: CleanupReport, single: bool) -> Result<()> {
-    report.add_up();
+    let instances = report.destroyed.iter().map(|destroyed| destroyed.freed);
+    report.freed = instances
+        .chain(report.builds.iter().map(|build| build.freed))
+        .sum();
     if single && let Some(Failed { instance, error }) = report.failed.pop() {
         return Err(error.context(format!("failed to destroy {instance}")));
     }

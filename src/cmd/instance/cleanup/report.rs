@@ -58,15 +58,6 @@ pub struct Collected {
     pub freed: u64,
 }
 
-impl CleanupReport {
-    /// Adds up what was freed.
-    pub fn add_up(&mut self) {
-        let instances = self.destroyed.iter().map(|destroyed| destroyed.freed);
-        let builds = self.builds.iter().map(|build| build.freed);
-        self.freed = instances.chain(builds).sum();
-    }
-}
-
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn in_mib<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(bytes / MIB)
