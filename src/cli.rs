@@ -184,9 +184,17 @@ pub enum Instance {
     /// password for a running instance, start it again.
     #[command(after_help = "Examples:
   cyyber instance start lab01 7          state, ports and password as text
+  cyyber instance start lab01 7 --wait   the same when its guest is ready
   cyyber -o json instance start lab01 7  the same as JSON, for a web backend
   cyyber instance start lab01 --users-from class.txt")]
-    Start(Class),
+    Start {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        class: Class,
+        /// Whether to wait
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Pause an instance and free its memory on the host
     ///
     /// Saves the guest's memory to disk and frees its RAM. `resume` and `start` bring the instance
@@ -211,9 +219,17 @@ pub enum Instance {
     /// cannot be resumed; use `start`.
     #[command(after_help = "Examples:
   cyyber instance resume lab01 7          state, ports and password as text
+  cyyber instance resume lab01 7 --wait   the same when its guest answers
   cyyber -o json instance resume lab01 7  the same as JSON, for a web backend
   cyyber instance resume lab01 --users-from class.txt")]
-    Resume(Class),
+    Resume {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        class: Class,
+        /// Whether to wait
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Shut down an instance
     ///
     /// Asks the guest to shut down, through its agent and the ACPI power button, and powers it off
@@ -319,9 +335,10 @@ pub enum Instance {
     },
     /// List instances and their states
     ///
-    /// VNC and NOVNC are the ports of the console; NOVNC is for noVNC in a browser. BASE is old if
-    /// the lab was rebuilt after the instance was created. ACTIVE is the time since the last
-    /// activity.
+    /// VNC and NOVNC are the ports of the console; NOVNC is for noVNC in a browser. ADDRESS is the
+    /// guest's address in the lab network, while it runs. BASE is old if the lab was rebuilt after
+    /// the instance was created. ACTIVE is the time since the last activity. On a narrow terminal
+    /// some columns are left out.
     #[command(after_help = "Examples:
   cyyber instance list --lab lab01              the whole class
   cyyber instance list --user 7                 all VMs of one student
@@ -439,6 +456,14 @@ pub struct Target {
     pub lab: LabId,
     /// The user's id: at most 64 letters, digits, '.' and '-'
     pub user: UserId,
+}
+
+/// Whether to wait for a guest.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Wait until the guest is ready: for 5 minutes at most, or for DURATION, for example --wait=90s
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "5m")]
+    pub wait: Option<Duration>,
 }
 
 /// One instance, or those of many users, of one lab.

@@ -47,6 +47,17 @@ pub enum Answer {
     None(Trouble, String),
 }
 
+/// What came of asking whether it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ping {
+    /// It answered.
+    Answered,
+    /// It did not, or not in time.
+    Silent,
+    /// There is no agent, or not yet.
+    Absent,
+}
+
 /// Why there is no answer.
 enum Silence {
     /// There is no agent.
@@ -68,8 +79,17 @@ impl From<Trouble> for Silence {
 impl Domain {
     /// Whether the agent inside the guest answers within `deadline`.
     pub fn agent_answers(&self, deadline: Duration) -> bool {
+        self.ping(deadline) == Ping::Answered
+    }
+
+    /// The same, and whether there is an agent at all.
+    pub fn ping(&self, deadline: Duration) -> Ping {
         let until = Instant::now() + deadline;
-        self.agent(r#"{"execute":"guest-ping"}"#, until).is_ok()
+        match self.agent(r#"{"execute":"guest-ping"}"#, until) {
+            Ok(_) => Ping::Answered,
+            Err(Silence::Absent) => Ping::Absent,
+            Err(_) => Ping::Silent,
+        }
     }
 
     /// Has the guest's agent shut the guest down. The agent does not answer to this, so whether it

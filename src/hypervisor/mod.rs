@@ -9,6 +9,7 @@ mod answer;
 mod cpu;
 mod domain;
 mod job;
+mod leases;
 mod network;
 mod pool;
 mod readiness;
@@ -28,7 +29,7 @@ use virt::enumutil::Enum;
 use virt::error::{ErrorDomain, ErrorNumber};
 use virt::sys;
 
-pub use agent::Answer;
+pub use agent::{Answer, Ping};
 pub use answer::{GuestUse, Trouble};
 pub use domain::Domain;
 pub use network::NetworkFacts;

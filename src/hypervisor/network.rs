@@ -4,6 +4,7 @@ use anyhow::Result;
 use virt::error::{Error, ErrorNumber};
 use virt::network::Network;
 
+use super::leases::{self, Lease};
 use super::{Hypervisor, failed, is, xml};
 use crate::network::{Mac, Subnet};
 
@@ -40,6 +41,16 @@ impl Hypervisor {
             })
         });
         facts.transpose()
+    }
+
+    /// The addresses that the network called `name` has given out; none where there is no such network,
+    /// or this kind of libvirt gives out none.
+    pub fn leases(&self, name: &str) -> Result<Vec<Lease>> {
+        let leases = self.of_network(name, |network| match leases::of(network) {
+            Err(e) if is(&e, ErrorNumber::NoSupport) => Ok(Vec::new()),
+            leases => leases,
+        })?;
+        Ok(leases.unwrap_or_default())
     }
 
     /// What `ask` learns of the network called `name`, if there is one.

@@ -1,14 +1,16 @@
 //! The card of an instance in its lab's network, and the address that is its alone for as long as it
 //! exists: one file for each host part that is taken, with the name of the instance in it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use sha2::{Digest, Sha256};
 
 use super::Instance;
+use crate::config::NetworkMode;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::files::{self, Directory};
@@ -101,6 +103,27 @@ impl Instance<'_> {
 fn addresses(context: &Context) -> Result<Addresses> {
     Addresses::open(&context.paths.addresses())
         .context("failed to read the reservations of addresses")
+}
+
+/// The addresses that guests have from the DHCP servers of the lab networks, by the names of their
+/// instances. Those of guests that are off by now are among them for a while.
+pub(crate) fn leased(context: &Context) -> Result<HashMap<String, IpAddr>> {
+    // None was ever reserved.
+    let Ok(directory) = Directory::open(&context.paths.addresses()) else {
+        return Ok(HashMap::new());
+    };
+    let mut leases = Vec::new();
+    for mode in NetworkMode::ALL {
+        leases.append(&mut context.hypervisor()?.leases(mode.network())?);
+    }
+    // Of one that was in both networks the newer counts.
+    leases.sort_by_key(|lease| lease.expires);
+    let addresses = Addresses(directory);
+    let owned = leases.iter().filter_map(|lease| {
+        let owner = addresses.owner(lease.mac.of_instance()?)?;
+        Some((owner, lease.ip))
+    });
+    Ok(owned.collect())
 }
 
 /// Releases what is reserved for instances that were removed by other means.

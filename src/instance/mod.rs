@@ -33,6 +33,7 @@ mod keep;
 pub(crate) mod outcome;
 mod pause;
 pub(crate) mod qemu_user;
+pub(crate) mod ready;
 pub mod record;
 pub(crate) mod references;
 pub(crate) mod remains;

@@ -30,11 +30,13 @@ create  --users-from   class        one_failure_does_not_stop_the_others
 create  --jobs         class        so_many_are_worked_on_at_once_as_jobs_says
 start   --users-from   class        a_class_is_started_paused_resumed_and_stopped
 start   --jobs         class        so_many_are_worked_on_at_once_as_jobs_says
+start   --wait         ready        a_start_waits_no_longer_than_it_is_told_and_leaves_the_guest_on
 pause   --users-from   class        a_class_is_started_paused_resumed_and_stopped
 pause   --jobs         class        so_many_are_worked_on_at_once_as_jobs_says
 pause   --keep-memory  saved_memory a_guest_frozen_first_wakes_up_running
 resume  --users-from   class        a_class_is_started_paused_resumed_and_stopped
 resume  --jobs         class        so_many_are_worked_on_at_once_as_jobs_says
+resume  --wait         ready        a_class_is_waited_for_and_each_that_is_not_ready_is_named
 stop    --users-from   class        a_class_is_started_paused_resumed_and_stopped
 stop    --jobs         class        so_many_are_worked_on_at_once_as_jobs_says
 stop    --timeout      instances    stop_powers_off_at_the_timeout_and_says_so

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::hypervisor::Detail;
+use crate::instance::address::leased;
 use crate::instance::status::{InstanceStatus, statuses};
 use crate::names::{LabId, State, UserId};
 use crate::output::{Column, Report, Table};
@@ -26,8 +27,29 @@ pub fn run(
     if let (Some(lab), true) = (lab, instances.is_empty()) {
         context.config.lab(lab)?;
     }
+    add_addresses(context, &mut instances);
     let now = context.time();
     context.output.answer(&List { instances, now })
+}
+
+/// Adds the addresses of those that run, as far as they are known.
+fn add_addresses(context: &Context, instances: &mut [InstanceStatus]) {
+    let runs = |it: &&mut InstanceStatus| {
+        matches!(it.state, State::Starting | State::Running | State::Idle)
+    };
+    let mut running = instances.iter_mut().filter(runs).peekable();
+    if running.peek().is_none() {
+        return;
+    }
+    match leased(context) {
+        Ok(mut leased) => running.for_each(|status| {
+            let ip = leased.remove(&status.instance);
+            status.ip = ip.map(|ip| ip.to_string());
+        }),
+        Err(error) => context
+            .output
+            .detail(&format!("warning: addresses are unknown: {error:#}")),
+    }
 }
 
 #[derive(Serialize)]
@@ -37,7 +59,7 @@ struct List {
     now: Timestamp,
 }
 
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 11] = [
     Column::new("INSTANCE"),
     // Its name has both.
     Column::new("LAB").spare(6),
@@ -45,6 +67,7 @@ const COLUMNS: [Column; 10] = [
     Column::new("STATE"),
     Column::new("VNC").spare(4),
     Column::new("NOVNC").spare(4),
+    Column::new("ADDRESS").spare(5),
     Column::new("BASE").spare(3),
     Column::new("ACTIVE").number().spare(1),
     // For how long still.
@@ -74,6 +97,7 @@ impl Report for List {
                 status.state.into(),
                 port(status.vnc_port).into(),
                 port(status.novnc_port).into(),
+                status.ip.as_deref().into(),
                 status.base_is_current.map(base).into(),
                 active.into(),
                 kept.into(),

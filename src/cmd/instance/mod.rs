@@ -17,10 +17,10 @@ use crate::context::Context;
 use crate::env;
 use crate::error::{Fault, Kind};
 use crate::instance::outcome::Outcome;
-use crate::instance::{Instance, resettable, touch};
+use crate::instance::{Instance, ready, resettable, touch};
 use crate::journal;
 use crate::names::{InstanceName, LabId, UserId};
-use crate::units::{Until, latest};
+use crate::units::{Duration, Until, latest};
 
 /// Runs a verb.
 pub fn run(context: &Context, command: &Command) -> Result<()> {
@@ -28,19 +28,22 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
         Command::Create {
             class,
             start: false,
-        } => each(context, "create", class, |vm| vm.create()),
-        Command::Create { class, start: true } | Command::Start(class) => {
-            each(context, "start", class, |vm| vm.start())
+        } => each(context, "create", class, None, |vm| vm.create()),
+        Command::Create { class, start: true } => {
+            each(context, "start", class, None, |vm| vm.start())
         }
+        Command::Start { class, wait } => each(context, "start", class, wait.wait, |vm| vm.start()),
         Command::Pause { class, keep_memory } => {
-            each(context, "pause", class, |vm| vm.pause(*keep_memory))
+            each(context, "pause", class, None, |vm| vm.pause(*keep_memory))
         }
-        Command::Resume(class) => each(context, "resume", class, |vm| vm.resume()),
+        Command::Resume { class, wait } => {
+            each(context, "resume", class, wait.wait, |vm| vm.resume())
+        }
         Command::Stop {
             class,
             timeout,
             force,
-        } => each(context, "stop", class, |vm| vm.stop(*timeout, *force)),
+        } => each(context, "stop", class, None, |vm| vm.stop(*timeout, *force)),
         Command::Console(target) => {
             let name = context.instance(&target.lab, &target.user)?;
             let opened = Instance::lock(context, &name)?.open_console()?;
@@ -69,21 +72,32 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
     }
 }
 
-/// Runs a verb on one instance, or on those of a whole class, each under its lock.
+/// Runs a verb on one instance, or on those of a whole class, each under its lock. Where there is a
+/// limit to `wait`, waits for each guest to be ready.
 fn each(
     context: &Context,
     action: &str,
     class: &Class,
+    wait: Option<Duration>,
     verb: impl Fn(Instance) -> Result<Outcome> + Sync,
 ) -> Result<()> {
-    let verb = |context: &Context, name: &InstanceName| verb(Instance::lock(context, name)?);
+    let verb = |context: &Context, name: &InstanceName| {
+        let done = noted(context, action, name, || {
+            verb(Instance::lock(context, name)?)
+        })?;
+        match wait {
+            // What the verb changed is in the journal already.
+            Some(limit) => noted(context, action, name, || {
+                ready::wait(context, name, &done, limit.std())
+            }),
+            None => Ok(done),
+        }
+    };
     match (&class.user, &class.users_from) {
-        (_, Some(file)) => many::run(context, class, file, |context: &Context, name: &_| {
-            noted(context, action, name, || verb(context, name))
-        }),
+        (_, Some(file)) => many::run(context, class, file, verb),
         (Some(user), None) => {
-            let (lab, user) = (class.lab.clone(), user.clone());
-            one(context, action, &Target { lab, user }, verb)
+            let done = verb(context, &context.instance(&class.lab, user)?)?;
+            context.output.answer(&done)
         }
         (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
     }

@@ -309,6 +309,16 @@ fn look_inside(sandbox: &Sandbox, user: &str) -> Identity {
         (&again["changed"], &again["state"]),
         (&json!(false), &json!("running"))
     );
+    let listed = sandbox.listed(user);
+    assert!(
+        again["ip"].is_string() && listed["ip"] == again["ip"],
+        "{listed:#}"
+    );
+    let table = sandbox.cyyber(["instance", "list"]).ok().stdout;
+    assert!(
+        table.contains(" ADDRESS ") && table.contains(&text(&again["ip"])),
+        "{table}"
+    );
     Identity {
         machine_id: shell("cat /etc/machine-id"),
         host_keys: shell("cat /etc/ssh/ssh_host_*_key.pub"),

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,15 @@ pub struct Terminal {
 impl Terminal {
     /// Starts `command` on a terminal of this size.
     pub fn start(command: &mut Command, rows: u16, columns: u16) -> (Terminal, Child) {
+        Terminal::on(command, rows, columns, false)
+    }
+
+    /// The same with its standard error, and so its progress, on the terminal as well.
+    pub fn with_progress(command: &mut Command, rows: u16, columns: u16) -> (Terminal, Child) {
+        Terminal::on(command, rows, columns, true)
+    }
+
+    fn on(command: &mut Command, rows: u16, columns: u16, progress: bool) -> (Terminal, Child) {
         let master =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
@@ -56,9 +65,12 @@ impl Terminal {
             drawn: 0,
         };
         terminal.resize(rows, columns);
+        if progress {
+            command.stderr(slave.try_clone().unwrap());
+        }
         let child = command.env("TERM", "xterm").stdout(slave).spawn().unwrap();
         // The command holds the program's end open.
-        command.stdout(std::process::Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         (terminal, child)
     }
 

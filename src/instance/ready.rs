@@ -1,0 +1,119 @@
+//! Waiting until the guest of an instance is ready, which is when its agent answers.
+//!
+//! That may take minutes, in which others may act on the instance: nobody holds its lock meanwhile.
+
+use std::sync::atomic::Ordering;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use super::outcome::Outcome;
+use super::record::{ReadyBy, Run};
+use super::{Instance, existing, facts, status};
+use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::hypervisor::{Facts, Ping, Power};
+use crate::names::InstanceName;
+use crate::units::age;
+
+/// How often it is looked whether there is an agent by now.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long an agent may take to answer, at least, also where the limit is over before.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// How long it may take before it is asked again. libvirt itself waits for 5 s.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Waits for at most `limit` until the guest of `name` is ready, which was `started`. Its console then
+/// has a new password: after a slow boot that of the start has expired.
+pub(crate) fn wait(
+    context: &Context,
+    name: &InstanceName,
+    started: &Outcome,
+    limit: Duration,
+) -> Result<Outcome> {
+    let spinner = context.output.spinner(&name.to_string());
+    let waited = until_ready(context, name, limit, |phase| spinner.set_message(phase));
+    spinner.finish_and_clear();
+    waited?;
+    let vm = Instance::lock(context, name)?;
+    let now = vm.settled()?;
+    if now.power != Power::On {
+        return Err(ended(context, name, &now));
+    }
+    vm.note_ready(&now)?;
+    let access = vm.grant_access(&vm.console()?)?;
+    Ok(vm.outcome(started.status.changed, None)?.with(access))
+}
+
+/// Returns once the agent has answered; tells each `phase` until then.
+fn until_ready(
+    context: &Context,
+    name: &InstanceName,
+    limit: Duration,
+    phase: impl Fn(&'static str),
+) -> Result<()> {
+    let (began, stop) = (Instant::now(), context.interrupted()?);
+    let domain = existing(context, name)?;
+    phase("waiting for libvirt");
+    loop {
+        let now = facts(&domain, name)?;
+        if !matches!(now.power, Power::On | Power::Busy) {
+            return Err(ended(context, name, &now));
+        }
+        let left = limit.saturating_sub(began.elapsed());
+        let missing = match domain.ping(left.clamp(ANSWER, PATIENCE)) {
+            Ping::Answered => return Ok(()),
+            Ping::Silent => "its guest agent does not answer yet",
+            Ping::Absent => "its guest agent has not started yet",
+        };
+        phase(missing);
+        if stop.load(Ordering::Relaxed) {
+            return Err(anyhow!(
+                "interrupted while waiting for {name}, which stays on"
+            ));
+        }
+        if began.elapsed() >= limit {
+            let (limit, arguments) = (age(limit.try_into()?), name.arguments());
+            let message = format!("{name} is on but was not ready within {limit}: {missing}");
+            let hint = format!(
+                "wait again: cyyber instance start {arguments} --wait; or look at its screen: \
+                 cyyber instance console {arguments}"
+            );
+            return Err(Fault::new(Kind::Failed, message).hint(hint).into());
+        }
+        sleep(INTERVAL.min(limit.saturating_sub(began.elapsed())));
+    }
+}
+
+/// That it no longer runs.
+fn ended(context: &Context, name: &InstanceName, now: &Facts) -> anyhow::Error {
+    let kind = match now.power {
+        Power::Crashed => Kind::Failed,
+        _ => Kind::Conflict,
+    };
+    let state = status::state(context, name, now);
+    Fault::new(kind, format!("{name} is {state} before it was ready"))
+        .hint(format!(
+            "start it again: cyyber instance start {}",
+            name.arguments()
+        ))
+        .into()
+}
+
+impl Instance<'_> {
+    /// Notes that its guest, which runs as `now` says, has answered.
+    fn note_ready(&self, now: &Facts) -> Result<()> {
+        let (run, at) = (now.id.map(Run::current), self.context.time());
+        self.update(|record| {
+            if let Some(boot) = &mut record.boot
+                && Some(&boot.run) == run.as_ref()
+                && boot.ready.is_none()
+            {
+                (boot.ready, boot.ready_by) = (Some(at), ReadyBy::Agent);
+            }
+        })
+    }
+}
