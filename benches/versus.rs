@@ -44,6 +44,12 @@ const OVERLAY_BOUND: u64 = 1_000_000;
 /// A listing is measured with this many instances.
 const LISTED: usize = 1000;
 
+/// A disk that boots.
+const BOOTING_IMAGE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/quick-guest.qcow2");
+
+/// How long that may take on a busy machine.
+const BOOTING: Duration = Duration::from_secs(900);
+
 /// How long a guest's firmware looks for something to boot before it rests.
 const SETTLING: Duration = Duration::from_secs(10);
 
@@ -61,11 +67,12 @@ fn main() -> ExitCode {
 /// What is measured, by the word that asks for it.
 type Group = (&'static str, fn(&Bench) -> Result<Vec<Comparison>>);
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 7] = [
     ("start", start_of_the_program),
     ("create", creating),
     ("power", powering_on),
     ("pause", pausing),
+    ("answer", answering),
     ("list", listing),
     ("reap", reaping),
 ];
@@ -119,7 +126,7 @@ fn creating(bench: &Bench) -> Result<Vec<Comparison>> {
         Some(1.3),
         |turn| {
             let (name, overlay) = bench.rival(turn);
-            std::fs::write(&xml, bench.domain(&name, &overlay, &build)?)?;
+            std::fs::write(&xml, bench.domain(&bench.lab, &name, &overlay, &build)?)?;
             timed(|| {
                 done(
                     Command::new("qemu-img")
@@ -148,7 +155,7 @@ fn creating(bench: &Bench) -> Result<Vec<Comparison>> {
 
 /// Two guests alike are powered on in turn, one of them by virsh alone.
 fn powering_on(bench: &Bench) -> Result<Vec<Comparison>> {
-    let rival = pair(bench, "powered")?;
+    let rival = pair(bench, &bench.lab, "powered")?;
     let rivals = |verb: &str| done(virsh().arg(verb).arg(&rival));
     let ours = |verb: &str, options: &[&str]| {
         let words = ["instance", verb, bench.lab.as_str(), "powered"];
@@ -172,11 +179,15 @@ fn powering_on(bench: &Bench) -> Result<Vec<Comparison>> {
     Ok(vec![compared])
 }
 
-/// Makes an instance of `user`, and a domain like it that is not ours; its name.
-fn pair(bench: &Bench, user: &str) -> Result<String> {
+/// Makes an instance of `lab` and `user`, and a domain like it that is not ours; its name.
+fn pair(bench: &Bench, lab: &LabId, user: &str) -> Result<String> {
     // The first one adopts the base.
-    bench.create(user)?;
-    let build = base::current(&bench.paths, &bench.lab)?;
+    done(
+        bench
+            .cyyber()
+            .args(["instance", "create", lab.as_str(), user]),
+    )?;
+    let build = base::current(&bench.paths, lab)?;
     let (rival, overlay) = bench.rival(PAIRS);
     let _ = std::fs::remove_file(&overlay);
     done(
@@ -185,14 +196,14 @@ fn pair(bench: &Bench, user: &str) -> Result<String> {
             .args([&build.path, &overlay]),
     )?;
     let xml = bench.dir.path().join("rival.xml");
-    std::fs::write(&xml, bench.domain(&rival, &overlay, &build)?)?;
+    std::fs::write(&xml, bench.domain(lab, &rival, &overlay, &build)?)?;
     done(virsh().arg("define").arg(&xml))?;
     Ok(rival.to_string())
 }
 
 /// Two running guests alike, one of them ours, are saved and restored in turn.
 fn pausing(bench: &Bench) -> Result<Vec<Comparison>> {
-    let rival = pair(bench, "paused")?;
+    let rival = pair(bench, &bench.lab, "paused")?;
     let rivals = |verb: &str| done(virsh().arg(verb).arg(&rival));
     let ours = |verb: &str| {
         let lab = bench.lab.as_str();
@@ -237,6 +248,51 @@ fn pausing(bench: &Bench) -> Result<Vec<Comparison>> {
             .args(["instance", "stop", bench.lab.as_str(), "paused", "--force"]),
     )?;
     Ok(vec![pause, resume])
+}
+
+/// As [`pausing`] with guests that have booted: until their agents answer.
+fn answering(bench: &Bench) -> Result<Vec<Comparison>> {
+    let lab = &bench.booting;
+    std::fs::copy(BOOTING_IMAGE, bench.paths.base_link(lab))
+        .with_context(|| format!("{BOOTING_IMAGE} is needed, which tests/quick-guest.sh makes"))?;
+    let rival = pair(bench, lab, "paused")?;
+    let ours = format!("{lab}_user_paused");
+    let rivals = |verb: &str| done(virsh().arg(verb).arg(&rival));
+    let verb = |verb: &str| {
+        done(
+            bench
+                .cyyber()
+                .args(["instance", verb, lab.as_str(), "paused"]),
+        )
+    };
+    rivals("start")?;
+    verb("start")?;
+    for guest in [&rival, &ours] {
+        bench.answered(guest)?;
+    }
+    // Both are done with their boot.
+    std::thread::sleep(SETTLING * 2);
+    let compared = bench.compare(
+        "resume until its agent answers",
+        "virsh start",
+        FEW_PAIRS,
+        Some(1.1),
+        |_| {
+            rivals("managedsave")?;
+            timed(|| rivals("start").and_then(|()| bench.answered(&rival)))
+        },
+        |_| {
+            verb("pause")?;
+            timed(|| verb("resume").and_then(|()| bench.answered(&ours)))
+        },
+    )?;
+    rivals("destroy")?;
+    done(
+        bench
+            .cyyber()
+            .args(["instance", "stop", lab.as_str(), "paused", "--force"]),
+    )?;
+    Ok(vec![compared])
 }
 
 /// Has a thousand instances, and none that nobody noted anything about.
@@ -407,6 +463,8 @@ struct Bench {
     paths: Paths,
     config: Config,
     lab: LabId,
+    /// Another lab, whose guests boot.
+    booting: LabId,
     accelerator: Accelerator,
     /// Raised by a signal to end.
     stop: Arc<AtomicBool>,
@@ -428,11 +486,13 @@ impl Bench {
         std::fs::write(dir.path().join(OWNER), std::process::id().to_string())?;
         // Names that nobody else has.
         let lab = format!("bench-{}", std::process::id());
+        let booting = format!("{lab}-booting");
         let config = dir.path().join("labs-config.json");
         std::fs::write(
             &config,
             serde_json::to_vec(&serde_json::json!({"labs": [
                 {"lab_id": lab, "lab_name": "Bench", "packages": [], "motd": ""},
+                {"lab_id": booting, "lab_name": "Bench", "packages": [], "motd": "", "memory_mb": 512},
             ]}))?,
         )?;
         let bench = Bench {
@@ -443,6 +503,7 @@ impl Bench {
             )?,
             config: Config::load(Some(&config))?,
             lab: lab.parse()?,
+            booting: booting.parse()?,
             accelerator: accelerator::choose(
                 cyyber::config::AcceleratorChoice::Auto,
                 accelerator::Host::probe(),
@@ -501,11 +562,17 @@ impl Bench {
     }
 
     /// The definition that `cyyber instance create` would make.
-    fn domain(&self, name: &InstanceName, overlay: &Path, base: &Base) -> Result<String> {
+    fn domain(
+        &self,
+        lab: &LabId,
+        name: &InstanceName,
+        overlay: &Path,
+        base: &Base,
+    ) -> Result<String> {
         InstanceDomain {
             name,
             uuid: new_uuid(),
-            lab: self.config.lab(&self.lab)?,
+            lab: self.config.lab(lab)?,
             overlay: overlay.to_str().context("path")?,
             base: base.path.to_str().context("path")?,
             build: &base.build,
@@ -517,6 +584,18 @@ impl Bench {
             created: jiff::Timestamp::now(),
         }
         .xml()
+    }
+
+    /// Waits until the agent of the domain `guest` answers.
+    fn answered(&self, guest: &str) -> Result<()> {
+        let began = Instant::now();
+        let ping = ["qemu-agent-command", guest, r#"{"execute":"guest-ping"}"#];
+        while !virsh().args(ping).output()?.status.success() {
+            ensure!(began.elapsed() < BOOTING, "the agent of {guest} is mute");
+            ensure!(!self.stop.load(Ordering::Relaxed), "interrupted");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Lets rival and ours take turns. Each returns what of its work counts.
@@ -546,7 +625,8 @@ impl Bench {
 
     /// Removes every domain of ours and what guards the files, which go with their directory.
     fn tear_down(&self) -> Result<()> {
-        remove_domains(|name| name.starts_with(&format!("{}_user_", self.lab)))?;
+        let labs = [&self.lab, &self.booting].map(|lab| format!("{lab}_user_"));
+        remove_domains(|name| labs.iter().any(|lab| name.starts_with(lab)))?;
         unguard(&self.paths.base_images())
     }
 }
@@ -558,7 +638,7 @@ fn sweep() -> Result<()> {
         let process = name
             .strip_prefix("bench-")
             .and_then(|rest| rest.split_once("_user_"));
-        process.is_some_and(|(process, _)| is_gone(process))
+        process.is_some_and(|(process, _)| is_gone(process.trim_end_matches("-booting")))
     })?;
     for entry in std::fs::read_dir(PLACE)? {
         let directory = entry?.path();

@@ -134,7 +134,8 @@ fn a_pause_frees_the_memory_and_a_resume_brings_all_of_it_back() {
     let hardware = booted.shell("echo $(($(date +%s) - $(cat /sys/class/rtc/rtc0/since_epoch)))");
     let off: i64 = hardware.trim().parse().unwrap();
     println!("its hardware clock is {off} s off");
-    assert!(off.abs() <= 3, "{off}");
+    // It would be as late as the pause was long.
+    assert!(off.abs() < 9, "{off}");
 
     hold_back_its_cpu(&booted);
     interrupt_a_save(&booted);
