@@ -581,6 +581,7 @@ impl Bench {
             card: HostPart::STANDALONE,
             accelerator: self.accelerator,
             vnc_listen: self.config.host.vnc_listen,
+            share_memory: self.config.host.share_memory,
             created: jiff::Timestamp::now(),
         }
         .xml()

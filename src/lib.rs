@@ -19,6 +19,7 @@
 //! | [`process`] | starting outside programs |
 //! | [`parallel`] | several things at once, but not too many |
 //! | [`host`] | what memory the host has left, and how busy it is |
+//! | [`sharing`] | equal pages of guests' memory, which the kernel can merge |
 //! | [`firewall`] | whether the firewall of the lab networks stands as it was loaded |
 //! | [`interrupt`] | signals that ask us to end |
 //! | [`output`] | what reaches the terminal |
@@ -68,6 +69,7 @@ pub mod reaper;
 pub mod roster;
 pub mod scope;
 pub mod secret;
+pub mod sharing;
 pub mod state;
 pub mod text;
 pub mod units;

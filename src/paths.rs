@@ -126,6 +126,9 @@ paths! {
     /// Which labs passes of the reaper know.
     coverage() = state / "reaper-labs.json";
 
+    /// What the kernel's settings for merging pages were before the reaper changed them.
+    sharing() = state / "sharing.json";
+
     /// The lock of a pass of the reaper.
     reaper_lock() = state / "locks/_reaper.lock";
 

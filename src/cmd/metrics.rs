@@ -21,6 +21,7 @@ use crate::names::State;
 use crate::output::Report;
 use crate::prometheus::{Metric, text};
 use crate::reaper::passes::Passes;
+use crate::sharing;
 
 /// For whoever collects metrics, as the node exporter does.
 const READABLE: u32 = 0o644;
@@ -117,7 +118,15 @@ fn savings(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
         .filter_map(|(status, _)| status.base_image.as_deref());
     let copied: u64 = bases.map(size).sum();
     let there: u64 = sizes.values().sum();
+    let mut merged = Metric::new(
+        "cyyber_memory_merged_bytes",
+        "Memory of the host saved by merging equal pages (host.share_memory).",
+    );
+    if let Ok(sharing) = sharing::look() {
+        merged.add([], float(sharing.saved));
+    }
     vec![
+        merged,
         Metric::new(
             "cyyber_memory_saved_bytes",
             "Memory of the host freed by paused instances.",

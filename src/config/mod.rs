@@ -94,6 +94,8 @@ pub struct Host {
     pub vnc_listen: IpAddr,
     /// Whether consoles may listen on an address that other hosts can reach.
     pub vnc_exposed: bool,
+    /// Whether the kernel merges equal pages of instances' memory; see the manual for the risk.
+    pub share_memory: bool,
 }
 
 impl Default for Host {
@@ -107,6 +109,7 @@ impl Default for Host {
             accelerator: AcceleratorChoice::Auto,
             vnc_listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             vnc_exposed: false,
+            share_memory: false,
         }
     }
 }

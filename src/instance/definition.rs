@@ -96,6 +96,7 @@ impl Instance<'_> {
             card,
             accelerator: context.accelerator()?,
             vnc_listen: context.config.host.vnc_listen,
+            share_memory: context.config.host.share_memory,
             created: record.created,
         }
         .xml()?;

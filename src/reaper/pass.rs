@@ -17,9 +17,10 @@ use super::report::{InstanceRow, PassReport};
 use super::step::{self, Planned, StepOutcome};
 use crate::context::Context;
 use crate::firewall;
-use crate::host::libvirt_network_unit;
+use crate::host::{self, libvirt_network_unit};
 use crate::hypervisor::Detail;
 use crate::parallel::{contained, side_by_side};
+use crate::sharing;
 use crate::state::coverage::Coverage;
 
 /// No step down is begun later than this in a pass: what is due then is left for the next one, which
@@ -91,6 +92,9 @@ impl Pass {
             && (!all.is_empty() || firewall::is_set_up())
         {
             guard(context, in_force);
+        }
+        if hypervisor.is_local() {
+            share(context);
         }
         let blind = observer.blind().filter(|_| !all.is_empty());
         let troubles = blind.into_iter().chain(trouble);
@@ -225,6 +229,23 @@ fn note_coverage(context: &Context) -> std::io::Result<()> {
 }
 
 /// Puts the firewall of the lab networks back where it was not seen to be as it was loaded.
+/// Has the kernel merge equal pages of guests' memory, or not, as the configuration says.
+fn share(context: &Context) {
+    let (config, memo) = (&context.config, context.paths.sharing());
+    let settled = host::memory().and_then(|memory| {
+        let wanted = config.host.share_memory;
+        sharing::settle(wanted, &config.path, &memo, memory.available)
+    });
+    match settled {
+        Ok(None) => {}
+        Ok(Some(done)) => context.output.detail(done),
+        // `doctor` tells it as long as it is so.
+        Err(error) => context.output.detail(&format!(
+            "warning: the kernel's merging of equal pages was not set: {error:#}"
+        )),
+    }
+}
+
 fn guard(context: &Context, in_force: Result<bool>) {
     let put_back = match in_force {
         Ok(true) => Ok(false),

@@ -43,6 +43,7 @@ mod reference;
 mod saved_memory;
 mod schema;
 mod scripts;
+mod sharing;
 mod stress;
 mod upgrade;
 mod watching;

@@ -14,11 +14,13 @@ use crate::hypervisor::RunningGuest;
 use crate::instance::admission::memory;
 use crate::packer::{self, Packer};
 use crate::process::Program;
-use crate::units::MIB;
+use crate::sharing::{self, Sharing};
+use crate::units::{MIB, size};
 
 const KVM: &str = "/dev/kvm";
 const MEMORY: Check = Check("memory");
 const DISK: Check = Check("disk");
+const SHARING: Check = Check("sharing");
 
 /// With less than this, in bytes, a file system of ours is full soon.
 const LITTLE: u64 = 5 << 30;
@@ -77,6 +79,29 @@ pub fn room(context: &Context) -> Vec<Finding> {
     [memory].into_iter().chain(disks(context)).collect()
 }
 
+/// Whether the kernel merges equal pages of guests' memory, as far as that is wanted.
+pub fn merging(context: &Context) -> Option<Finding> {
+    let ours = context.paths.sharing().exists();
+    match (context.config.host.share_memory, sharing::look()) {
+        (true, Ok(Sharing { runs: true, saved })) => {
+            Some(SHARING.ok(format!("host.share_memory: equal pages save {}", size(saved))))
+        }
+        (true, Ok(_)) => Some(SHARING.warning(
+            "host.share_memory is set, and the kernel does not merge equal pages yet",
+            "the next pass of `cyyber reap`, as root, switches that on",
+        )),
+        (true, Err(error)) => Some(SHARING.error(&error, "set host.share_memory to false")),
+        (false, Ok(Sharing { saved, .. })) if ours => Some(SHARING.warning(
+            format!(
+                "host.share_memory is not set, and equal pages of guests are still merged: {}",
+                size(saved)
+            ),
+            "`cyyber reap`, as root and with the configuration that had it, undoes that once there              is memory for it",
+        )),
+        (false, _) => None,
+    }
+}
+
 /// Whether one more guest of the largest lab could be started now.
 fn memory(context: &Context) -> Result<Finding> {
     let memory = host::memory()?;
@@ -91,7 +116,7 @@ fn memory(context: &Context) -> Result<Finding> {
         .and_then(|it| it.memory_of_running())
         .unwrap_or_default();
     let claim = |guest: &RunningGuest| memory::claim(guest.memory, guest.resident);
-    let claimed = running.iter().map(claim).sum();
+    let claimed = running.iter().map(claim).sum::<u64>() + sharing::saved();
     let need = memory::need(u64::from(largest.memory_mb) * MIB);
     let lab = &largest.lab_id;
     Ok(match memory::admit(need, memory, claimed) {

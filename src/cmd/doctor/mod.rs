@@ -34,6 +34,7 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
     findings.extend(directories::check(context, account));
     findings.extend(limits::check(context));
     findings.extend(machine::room(context));
+    findings.extend(machine::merging(context));
     findings.extend(images::check(context, options.verify));
     findings.push(reaper::check(context));
 

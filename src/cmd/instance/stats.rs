@@ -14,6 +14,7 @@ use crate::instance;
 use crate::instance::status::{InstanceStatus, statuses};
 use crate::names::{InstanceName, LabId, State, UserId};
 use crate::output::{Cell, Column, Report, Table};
+use crate::sharing;
 use crate::units::{MIB, age, size};
 
 /// Between the two samples of CPU time.
@@ -46,7 +47,11 @@ pub struct Stats {
 #[serde(untagged)]
 pub enum Figures {
     One(Box<Stats>),
-    All { instances: Vec<Stats> },
+    All {
+        instances: Vec<Stats>,
+        /// Saved on the whole host by merging equal pages.
+        memory_merged_mb: Option<u64>,
+    },
 }
 
 /// Shows what all instances use, or the one called `name`.
@@ -118,7 +123,10 @@ impl UsageSample {
         let mut instances: Vec<Stats> = each.collect();
         Ok(match (name, instances.len()) {
             (Some(_), 1) => Figures::One(Box::new(instances.remove(0))),
-            _ => Figures::All { instances },
+            _ => Figures::All {
+                instances,
+                memory_merged_mb: sharing::look().ok().map(|sharing| sharing.saved / MIB),
+            },
         })
     }
 
@@ -241,8 +249,8 @@ impl Report for Figures {
 
     fn table(&self) -> Option<Table> {
         match self {
-            Figures::All { instances } if instances.is_empty() => None,
-            Figures::All { instances } => Some(table(instances)),
+            Figures::All { instances, .. } if instances.is_empty() => None,
+            Figures::All { instances, .. } => Some(table(instances)),
             Figures::One(one) => Some(table([&**one])),
         }
     }

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::host::{self, Cpu, Memory};
 use crate::names::{InstanceName, State};
 use crate::output::{Page, Report, Table};
-use crate::units::size;
+use crate::units::{MIB, size};
 
 /// Shows what all instances use, or the one called `name`, until it is asked to end.
 pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> Result<()> {
@@ -65,7 +65,7 @@ impl Report for Dashboard {
 
     /// What costs most comes first.
     fn table(&self) -> Option<Table> {
-        let Figures::All { instances } = &self.answer else {
+        let Figures::All { instances, .. } = &self.answer else {
             return self.answer.table();
         };
         let cpus = self.cpu.map_or(1, |cpu| cpu.count);
@@ -82,7 +82,11 @@ impl Dashboard {
     /// What the host has left, how many instances there are of each state, what they use together,
     /// and what pausing spares. Of one instance that was named there is no more to say.
     fn head(&self, page: Page) -> Option<String> {
-        let Figures::All { instances } = &self.answer else {
+        let Figures::All {
+            instances,
+            memory_merged_mb,
+        } = &self.answer
+        else {
             return None;
         };
         let mut host = Vec::new();
@@ -105,6 +109,9 @@ impl Dashboard {
         let spared = sum(Stats::spared);
         if spared > 0 {
             used.push(format!("pausing frees up to {}", size(spared)));
+        }
+        if let Some(merged @ 1..) = memory_merged_mb {
+            used.push(format!("equal pages save {}", size(merged * MIB)));
         }
         let lines = [
             labelled("Host", &host, page),

@@ -75,6 +75,8 @@ pub struct InstanceDomain<'a> {
     pub accelerator: Accelerator,
     /// Where its console listens.
     pub vnc_listen: std::net::IpAddr,
+    /// Whether the kernel may merge pages of its memory with equal ones of other guests.
+    pub share_memory: bool,
     /// When it was made.
     pub created: Timestamp,
 }
@@ -102,6 +104,7 @@ impl InstanceDomain<'_> {
             base => self.base,
             largest => self.largest,
             vnc_listen => self.vnc_listen.to_string(),
+            share_memory => self.share_memory,
             ..lab_context(lab, self.card)
         })
     }
@@ -293,6 +296,7 @@ mod tests {
             card: HostPart::of_instance(77).unwrap(),
             accelerator: Accelerator::Tcg,
             vnc_listen: std::net::Ipv4Addr::LOCALHOST.into(),
+            share_memory: false,
             created: Timestamp::UNIX_EPOCH,
         }
         .xml()
@@ -317,6 +321,7 @@ mod tests {
         );
         assert!(xml.contains("<inbound average='2048'/>"), "{xml}");
         assert!(xml.contains("<quota>40000</quota>"), "{xml}");
+        assert!(xml.contains("<nosharepages/>"), "{xml}");
         let emulator = "<emulator_quota>100000</emulator_quota>";
         assert!(xml.contains(emulator), "{xml}");
         let is_nested = |accelerator, nested_virtualization| {

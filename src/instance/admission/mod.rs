@@ -15,6 +15,7 @@ use crate::error::{Fault, Kind};
 use crate::host;
 use crate::hypervisor::{Facts, Hypervisor, Power};
 use crate::images::overlay;
+use crate::sharing;
 use crate::state::lock::{self, Lock};
 use reservation::Reservation;
 
@@ -44,7 +45,9 @@ pub fn set_aside(
         + running
             .iter()
             .map(|guest| memory::claim(guest.memory, guest.resident))
-            .sum::<u64>();
+            .sum::<u64>()
+        // Merged pages are in each guest's share as well, and no guest keeps them if it writes.
+        + sharing::saved();
     let need = memory::need(memory);
     memory::admit(need, host::memory()?, claimed).map_err(|shortage| {
         Fault::new(Kind::Capacity, format!("{not_enough}: {shortage}"))
