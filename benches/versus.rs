@@ -508,6 +508,7 @@ impl Bench {
             lab: self.config.lab(&self.lab)?,
             overlay: overlay.to_str().context("path")?,
             base: base.path.to_str().context("path")?,
+            layer: None,
             build: &base.build,
             largest: None,
             // The guest never gets so far as to use them.

@@ -44,4 +44,5 @@ mod schema;
 mod scripts;
 mod stress;
 mod upgrade;
+mod warm;
 mod watching;
