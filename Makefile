@@ -73,7 +73,7 @@ test-labs: setup image ## build the five labs and do what their instructions say
 	@$(IN_WORLD) $(CARGO) test --locked --test suite -- --include-ignored booted::shipped_labs
 
 .PHONY: bench
-bench: setup ## compare speed with virsh, qemu-img and Packer
+bench: setup ## compare speed with virsh, qemu-img and Packer, and forks with boots
 	@$(AS_ROOT) $(CARGO) bench --locked
 
 .PHONY: reference

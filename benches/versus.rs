@@ -575,6 +575,7 @@ impl Bench {
             lab: self.config.lab(lab)?,
             overlay: overlay.to_str().context("path")?,
             base: base.path.to_str().context("path")?,
+            layer: None,
             build: &base.build,
             largest: None,
             // The guest never gets so far as to use them.

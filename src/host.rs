@@ -4,6 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::inputs::Inputs;
+
+const CPUINFO: &str = "/proc/cpuinfo";
 const MEMINFO: &str = "/proc/meminfo";
 const STAT: &str = "/proc/stat";
 
@@ -53,6 +56,27 @@ fn libvirt_unit_in<P: AsRef<Path>>(directories: &[P], own: &'static str) -> &'st
     } else {
         "libvirtd"
     }
+}
+
+/// What kind of processor the host has, with all that programs can tell of it: as one hash.
+pub fn processor() -> Result<String> {
+    let text = fs_err::read_to_string(CPUINFO)?;
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let told = [
+        "vendor_id",
+        "cpu family",
+        "model",
+        "stepping",
+        "microcode",
+        "flags",
+    ];
+    let lines = first.lines().filter(|line| {
+        let name = line.split(':').next().unwrap_or_default().trim();
+        told.contains(&name)
+    });
+    Ok(Inputs::default()
+        .with_hash("processor", lines)
+        .fingerprint())
 }
 
 /// What the CPUs have done up to this moment.

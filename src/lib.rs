@@ -11,7 +11,7 @@
 //! | [`instance`] | the engine: the states of an instance, and what is done to one |
 //! | [`context`] | what every verb stands on: configuration, paths, hypervisor, time |
 //! | [`hypervisor`] | libvirt, and its XML both ways; the only room that names the `virt` crate |
-//! | [`images`] | stages, base builds and overlays |
+//! | [`images`] | stages, base builds, warm images and overlays |
 //! | [`packer`] | building a lab's image |
 //! | [`journal`] | one line for every change of state, every build and every failure |
 //! | [`state`] | activity, exemptions and locks in the state directory |

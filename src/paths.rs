@@ -43,9 +43,13 @@ impl Paths {
         format!("{name}.json")
     }
 
-    /// The instance whose overlay, new overlay, record or mark has the name `file`.
+    /// The instance whose overlay, new overlay, forked memory, record or mark has the name `file`.
     pub fn instance_of(file: &str) -> Option<InstanceName> {
-        let new = || file.strip_prefix('.')?.strip_suffix(".qcow2.new");
+        let new = || {
+            let hidden = file.strip_prefix('.')?;
+            let new = hidden.strip_suffix(".qcow2.new");
+            new.or_else(|| hidden.strip_suffix(".memory"))
+        };
         let name = file.strip_suffix(".qcow2").or_else(new);
         name.or_else(|| file.strip_suffix(".json"))
             .unwrap_or(file)
@@ -76,6 +80,12 @@ paths! {
     /// One build of a lab's base. Ids hold no `.`, so a build's lab can be told from its name.
     base_build(lab: &LabId, build: &str) = storage / "base-images/{lab}-base.{build}.qcow2";
 
+    /// What a build's instances begin with in place of a boot: which of its warm images that is.
+    warm_note(lab: &LabId, build: &str) = storage / "base-images/{lab}-base.{build}.warm.json";
+
+    /// The disk of one warm image of a build.
+    warm_layer(lab: &LabId, build: &str, serial: &str) = storage / "base-images/{lab}-warm.{build}.{serial}.qcow2";
+
     /// A base that is being put in place.
     new_base(lab: &LabId) = storage / "base-images/.{lab}-base.new";
 
@@ -96,6 +106,9 @@ paths! {
 
     /// An overlay that is being made.
     new_overlay(name: &InstanceName) = storage / "user-instances/.{name}.qcow2.new";
+
+    /// The memory that an instance is being forked with.
+    forked_memory(name: &InstanceName) = storage / "user-instances/.{name}.memory";
 
     /// The file whose modification time is the instance's last activity.
     activity(name: &InstanceName) = state / "activity/{name}";
@@ -154,6 +167,10 @@ paths! {
     /// such a name.
     build_reservation(what: &str) = state / "reservations/_build_{what}";
 
+    /// The memory that is reserved for the guest of a lab that is booted to have its memory saved; called
+    /// as its domain.
+    warm_reservation(lab: &LabId) = state / "reservations/cyyber-warm_{lab}";
+
     /// The lock on the set of a lab's builds: shared by commands that are about to use one, held
     /// alone by one that removes those that nothing uses.
     bases_lock(lab: &LabId) = state / "locks/_bases_{lab}.lock";
@@ -205,6 +222,7 @@ mod tests {
         for path in [
             paths.overlay(&name),
             paths.new_overlay(&name),
+            paths.forked_memory(&name),
             paths.record(&name),
             paths.destroying(&name),
         ] {

@@ -50,6 +50,9 @@ pub struct Lab {
     /// Whether an instance can run virtual machines of its own on the processor.
     #[serde(default)]
     pub nested_virtualization: bool,
+    /// Whether its instances begin from the memory of a guest that has booted, in place of a boot.
+    #[serde(default = "default_instant")]
+    pub instant: bool,
     /// The graphical desktop.
     #[serde(default)]
     pub desktop: Desktop,
@@ -83,6 +86,10 @@ fn default_memory_mb() -> u32 {
 
 fn default_vcpus() -> u32 {
     2
+}
+
+fn default_instant() -> bool {
+    true
 }
 
 impl Lab {

@@ -4,10 +4,11 @@
 //! take any time to say it. libvirt waits for longer than it is told to: before a command it has the
 //! agent answer to a call of its own. So deadlines are held here, by the wall clock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -68,6 +69,17 @@ enum Silence {
     Refused(String),
     /// Another reason.
     Trouble(Trouble),
+}
+
+impl std::fmt::Display for Silence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Silence::Absent => "there is none",
+            Silence::Disabled => "it does not run commands",
+            Silence::Refused(why) => why,
+            Silence::Trouble(trouble) => trouble.as_str(),
+        })
+    }
 }
 
 impl From<Trouble> for Silence {
@@ -155,6 +167,43 @@ impl Domain {
         }
     }
 
+    /// Has the guest's agent run `script` as root in a shell, as soon as there is an agent, and waits for
+    /// its end until then, or until `stop` becomes true.
+    pub fn run_script(&self, script: &str, until: Instant, stop: &AtomicBool) -> Result<()> {
+        let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
+        let go_on = |waited: Duration| {
+            if stop.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
+            if Instant::now() + waited > until {
+                bail!("its guest agent did not answer in time");
+            }
+            sleep(waited);
+            Ok(())
+        };
+        let Begun { pid } = loop {
+            match self.ask_until("guest-exec", &arguments, until) {
+                Ok(begun) => break begun,
+                // Not yet: nothing was run.
+                Err(Silence::Absent) => go_on(INTERVAL)?,
+                Err(silence) => bail!("its guest agent cannot run a script: {silence}"),
+            }
+        };
+        let mut interval = INTERVAL;
+        loop {
+            let status: Result<ExecStatus, Silence> =
+                self.ask("guest-exec-status", &json!({"pid": pid}), until);
+            match status.map(|status| status.ended()) {
+                Ok(Some(Ok(()))) => return Ok(()),
+                Ok(Some(Err(why))) => bail!("{why}"),
+                Ok(None) | Err(Silence::Absent | Silence::Trouble(Trouble::Mute)) => {}
+                Err(silence) => bail!("its guest agent does not tell of a script: {silence}"),
+            }
+            go_on(interval)?;
+            interval = (interval * 5 / 4).min(ANSWER);
+        }
+    }
+
     fn look(&self, until: Instant) -> Result<GuestUse, Silence> {
         let arguments = json!({"path": "/bin/sh", "arg": ["-c", LOOK], "capture-output": true});
         let Begun { pid } = self.ask("guest-exec", &arguments, until)?;
@@ -183,8 +232,16 @@ impl Domain {
         arguments: &serde_json::Value,
         until: Instant,
     ) -> Result<T, Silence> {
+        self.ask_until(command, arguments, until.min(Instant::now() + ANSWER))
+    }
+
+    fn ask_until<T: DeserializeOwned>(
+        &self,
+        command: &str,
+        arguments: &serde_json::Value,
+        until: Instant,
+    ) -> Result<T, Silence> {
         let question = json!({"execute": command, "arguments": arguments});
-        let until = until.min(Instant::now() + ANSWER);
         Ok(returned(&self.agent(&question.to_string(), until)?)?)
     }
 

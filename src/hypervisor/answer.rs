@@ -100,7 +100,9 @@ pub(super) struct Begun {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct ExecStatus {
     exited: bool,
+    exitcode: Option<i64>,
     out_data: Option<String>,
+    err_data: Option<String>,
 }
 
 impl ExecStatus {
@@ -109,12 +111,31 @@ impl ExecStatus {
         if !self.exited {
             return Ok(None);
         }
-        let printed = self.out_data.as_deref().unwrap_or_default();
-        let printed = BASE64_STANDARD.decode(printed);
-        let printed = printed.map_err(|_| Trouble::Nonsense)?;
-        let printed = String::from_utf8_lossy(&printed);
+        let printed = decoded(self.out_data.as_deref())?;
         printed_use(&printed).ok_or(Trouble::Nonsense).map(Some)
     }
+
+    /// Whether a script has ended, and why it failed if it did; `None` while it runs.
+    pub(super) fn ended(&self) -> Option<Result<(), String>> {
+        let failed = || {
+            let said = decoded(self.err_data.as_deref()).unwrap_or_default();
+            match said.trim() {
+                "" => "it failed".to_owned(),
+                said => words(said),
+            }
+        };
+        self.exited.then(|| match self.exitcode {
+            Some(0) => Ok(()),
+            _ => Err(failed()),
+        })
+    }
+}
+
+/// What a command printed.
+fn decoded(printed: Option<&str>) -> Result<String, Trouble> {
+    let printed = BASE64_STANDARD.decode(printed.unwrap_or_default());
+    let printed = printed.map_err(|_| Trouble::Nonsense)?;
+    Ok(String::from_utf8_lossy(&printed).into_owned())
 }
 
 /// Understands what [`super::agent::LOOK`] prints.

@@ -129,6 +129,13 @@ impl Domain {
         })
     }
 
+    /// Plugs a device into the running domain, and into it alone.
+    pub fn plug_in(&self, device: String) -> Result<()> {
+        self.by_qemu("plug a device into the running domain", move |domain| {
+            domain.attach_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE)
+        })
+    }
+
     /// What needs an answer of the domain's QEMU, which is waited for within bounds.
     pub(super) fn by_qemu<T: Send + 'static>(
         &self,

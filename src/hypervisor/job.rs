@@ -1,6 +1,9 @@
-//! What libvirt is doing to a domain: ending it, and how long it may wait. The `virt` crate has no
-//! binding for either.
+//! What libvirt does to a domain: saving it to a file, ending what takes long, and how long it may wait.
+//! The `virt` crate has no binding for these.
 #![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::ptr;
 
 use virt::domain::Domain;
 use virt::error::Error;
@@ -20,6 +23,18 @@ pub(super) fn abort(domain: &Domain) -> Result<(), Error> {
 pub(super) fn wait_for_agent(domain: &Domain, seconds: i32) -> Result<(), Error> {
     // SAFETY: the domain is valid for as long as `domain` lives.
     match unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) } {
+        0 => Ok(()),
+        _ => Err(Error::last_error()),
+    }
+}
+
+/// Saves the memory of `domain` into the file `path`, and ends it; it will come back running.
+pub(super) fn save(domain: &Domain, path: &str) -> Result<(), Error> {
+    let path = CString::new(path)?;
+    let flags = sys::VIR_DOMAIN_SAVE_RUNNING;
+    // SAFETY: the domain and the path are valid for as long as the call takes, and there is no other
+    // definition.
+    match unsafe { sys::virDomainSaveFlags(domain.as_ptr(), path.as_ptr(), ptr::null(), flags) } {
         0 => Ok(()),
         _ => Err(Error::last_error()),
     }

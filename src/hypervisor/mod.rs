@@ -13,6 +13,7 @@ mod leases;
 mod network;
 mod pool;
 mod readiness;
+pub mod save_file;
 mod saved_memory;
 mod stats;
 mod usage;
@@ -266,6 +267,40 @@ impl Hypervisor {
             }
         }
         Ok(definitions)
+    }
+
+    /// The definition `xml` of a domain that is not there, with all that libvirt adds to one, as the
+    /// addresses of devices.
+    pub fn expanded(&self, xml: &str) -> Result<String> {
+        let domain = self.define(xml)?;
+        let whole = domain.whole_xml();
+        domain.undefine()?;
+        whole
+    }
+
+    /// Starts a domain that libvirt forgets when it ends, and that ends with this connection, however
+    /// that ends.
+    pub fn run(&self, xml: &str) -> Result<Domain> {
+        let flags = sys::VIR_DOMAIN_START_AUTODESTROY;
+        let inner = self.conn.create_domain_xml(xml, flags);
+        Ok(Domain {
+            inner: inner.map_err(|e| failed("start the domain", e))?,
+            pool: Arc::clone(&self.pool),
+        })
+    }
+
+    /// The domain called `name`, which is none of an instance, if there is one that is ours.
+    pub fn other(&self, name: &str) -> Result<Option<Domain>> {
+        let inner = match self.conn.lookup_domain_by_name(name) {
+            Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
+            found => found.map_err(|e| failed(&format!("look up {name}"), e))?,
+        };
+        let uuid = inner.uuid();
+        let uuid = uuid.map_err(|e| failed(&format!("look up {name}"), e))?;
+        Ok(is_ours(uuid).then(|| Domain {
+            inner,
+            pool: Arc::clone(&self.pool),
+        }))
     }
 
     /// Defines a domain, or changes the definition of the one with the same UUID.

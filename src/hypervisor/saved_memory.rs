@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use rustix::fs::{AtFlags, CWD, linkat};
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -121,12 +121,29 @@ impl Domain {
     /// An error does not tell whether it was saved: libvirt may have finished all the same, or may
     /// have left half a file. The domain's facts tell.
     pub fn save_memory(&self, stop: &AtomicBool) -> Result<()> {
+        self.saved(SYSTEM_DIRECTORY, stop, |domain| {
+            domain.managed_save(sys::VIR_DOMAIN_SAVE_RUNNING)
+        })
+    }
+
+    /// As [`Domain::save_memory`], into the file `path`, where libvirt keeps no account of it.
+    pub fn save_memory_to(&self, path: &Path, stop: &AtomicBool) -> Result<()> {
+        let place = path.to_str().context("its path is not valid Unicode")?;
+        let file = place.to_owned();
+        self.saved(place, stop, move |domain| job::save(domain, &file))
+    }
+
+    fn saved(
+        &self,
+        place: &str,
+        stop: &AtomicBool,
+        save: impl FnOnce(&virt::domain::Domain) -> Result<(), virt::error::Error> + Send + 'static,
+    ) -> Result<()> {
         let uuid = self.uuid()?;
         let enough = SHORTEST.max(Duration::from_secs(self.memory()? / SLOWEST));
-        let save = self.pool.begin(move |conn| {
-            conn.lookup_domain_by_uuid(uuid)?
-                .managed_save(sys::VIR_DOMAIN_SAVE_RUNNING)
-        });
+        let save = self
+            .pool
+            .begin(move |conn| save(&conn.lookup_domain_by_uuid(uuid)?));
         let began = Instant::now();
         let mut deadline = began + enough;
         let mut interrupted = false;
@@ -152,7 +169,7 @@ impl Domain {
             Err(_) if interrupted => bail!("failed to save its memory: interrupted"),
             Err(e) if e.message().contains("No space left") => {
                 let message = format!("failed to save its memory: {}", e.message());
-                let hint = format!("make space in {SYSTEM_DIRECTORY}, or use --keep-memory");
+                let hint = format!("make space in {place}, or use --keep-memory");
                 Err(Fault::new(Kind::Capacity, message).hint(hint).into())
             }
             Err(e) => Err(failed("save its memory", e)),
@@ -202,6 +219,16 @@ impl Domain {
         }
     }
 
+    /// Restores the memory in `file` with `definition`, its own: the one that is in the file as well.
+    /// The domain wakes up running.
+    pub fn restore_from(&self, file: &Path, definition: &str) -> Result<()> {
+        let conn = self.inner.connect();
+        let conn = conn.map_err(|e| failed("restore the domain", e))?;
+        let running = sys::VIR_DOMAIN_SAVE_RUNNING;
+        conn.restore_domain_flags(&file.to_string_lossy(), Some(definition), running)
+            .map_err(|e| self.start_failed(e))
+    }
+
     /// Removes the second name of its saved memory that a command left which was killed.
     pub(super) fn forget_own_name(&self) {
         if let Some(file) = self.saved_memory_file()
@@ -238,6 +265,13 @@ impl Domain {
             Some(Ok(xml)) if xml::domain::uuid_of(&xml).is_ok_and(|of| of == uuid) => Ok(()),
             Some(Ok(_)) => Err("it belongs to another VM".to_owned()),
         })
+    }
+
+    /// The definition that the memory in `file` was saved with.
+    pub fn saved_definition(&self, file: &Path) -> Result<String> {
+        let conn = self.inner.connect();
+        let xml = conn.and_then(|conn| conn.save_image_xml_desc(&file.to_string_lossy(), 0));
+        xml.map_err(|e| failed("read the saved memory", e))
     }
 
     /// Removes its saved memory from disk.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::warm::Layer;
 use super::{copy, full_disk, info, rename_new, set_immutable, sha256};
 use crate::error::{Fault, Kind};
 use crate::files::{self, sync_directory_of};
@@ -83,13 +84,18 @@ pub fn current(paths: &Paths, lab: &LabId) -> Result<Base> {
     }
 }
 
-/// The base at `path`, which an overlay of `lab` names as its backing file.
+/// The base at `path`, which an overlay of `lab` names as its backing file; or the one below, where that
+/// is the disk of a warm image.
 pub fn at(paths: &Paths, lab: &LabId, path: Option<&str>) -> Result<Base> {
     let path = Path::new(path.context("it has no backing file")?);
-    let build = path
-        .strip_prefix(paths.base_images())
-        .ok()
-        .and_then(|file| build_of(lab, file));
+    let file = path.strip_prefix(paths.base_images()).ok();
+    if let Some(layer) = file.and_then(|file| Layer::named(file.to_str()?))
+        && layer.lab == *lab
+    {
+        let base = paths.base_build(lab, &layer.build);
+        return at(paths, lab, base.to_str());
+    }
+    let build = file.and_then(|file| build_of(lab, file));
     let place = path.display();
     let build =
         build.with_context(|| format!("its backing file {place} is not a build of this lab"))?;
@@ -267,7 +273,7 @@ pub fn install(
 
 /// Makes an image readable for the QEMU user and writable for nobody. An owner may give himself
 /// more, so it must not be the QEMU user's, as an image is that a VM once ran on directly.
-fn protect(image: &Path) -> Result<()> {
+pub(super) fn protect(image: &Path) -> Result<()> {
     let owner = image.metadata()?.uid();
     let us = rustix::process::geteuid().as_raw();
     if owner != 0 && owner != us {

@@ -1,11 +1,13 @@
 //! The builds of a lab that are no longer current: found, and removed when nothing uses them.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use anyhow::Result;
 
 use super::base::{Base, build_of, note_path};
 use super::set_immutable;
+use super::warm::{self, Layer};
 use crate::files;
 use crate::names::LabId;
 use crate::paths::Paths;
@@ -32,8 +34,9 @@ pub fn all(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
     Ok(all)
 }
 
-/// Every build that is not the current one of its lab. Those of a lab without a current one are left
-/// out: something is wrong there, and it is not for us to make it worse.
+/// Every build that is not the current one of its lab, and every disk of a warm image that is not the
+/// current one of its build. Builds of a lab without a current one are left out: something is wrong
+/// there, and it is not for us to make it worse.
 pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
     let mut builds = all(paths)?;
     builds.retain(|(lab, base)| {
@@ -42,6 +45,7 @@ pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
         let there = current.is_some_and(|build| paths.base_build(lab, build).is_file());
         there && current != Some(&base.build)
     });
+    builds.extend(warm::superseded(paths)?);
     Ok(builds)
 }
 
@@ -59,7 +63,12 @@ fn named(path: &Path) -> Option<(LabId, Base)> {
 
 /// Removes a build that nothing refers to. The caller has made sure of that, and holds the lab's
 /// lock and alone that on its builds.
-pub fn remove(base: &Base) -> Result<()> {
+pub fn remove(paths: &Paths, lab: &LabId, base: &Base) -> Result<()> {
+    let file = base.path.file_name().and_then(OsStr::to_str);
+    if file.and_then(Layer::named).is_some() {
+        return warm::remove_layer(&base.path);
+    }
+    warm::remove_of(paths, lab, &base.build)?;
     set_immutable(&base.path, false);
     fs_err::remove_file(&base.path)?;
     files::remove(&note_path(&base.path))?;

@@ -1,5 +1,5 @@
-//! Disk images: [`base`] builds, which never change, the [`overlay`]s that are based on them, and
-//! the [`stages`] that bases are built from.
+//! Disk images: [`base`] builds, which never change, the [`overlay`]s that are based on them,
+//! the [`warm`] images that instances are forked from, and the [`stages`] that bases are built from.
 //!
 //! Nothing here replaces an existing image: images are made under a temporary name, synced, and
 //! moved into place.
@@ -10,6 +10,7 @@ pub mod cloud;
 pub mod header;
 pub mod overlay;
 pub mod stages;
+pub mod warm;
 
 use std::io::{self, Read as _};
 use std::path::Path;

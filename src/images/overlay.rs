@@ -54,28 +54,34 @@ pub fn prepare(
     base: &Base,
     wanted: ByteSize,
 ) -> Result<PathBuf> {
-    let size = wanted.0.max(Header::of(&base.path)?.disk_size).to_string();
     let directory = paths.user_instances();
     files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
     let what = format!("an instance of {}", name.lab);
     require_room(&directory, ROOM_FOR_OVERLAY, &what)?;
 
     let new = paths.new_overlay(name);
+    make(&new, &base.path, wanted)
+        .with_context(|| format!("failed to create the disk of {name}"))?;
+    Ok(new)
+}
+
+/// Makes the overlay `new` on the image `below`, with a disk as large as `wanted` or as below.
+pub(super) fn make(new: &Path, below: &Path, wanted: ByteSize) -> Result<()> {
+    let size = wanted.0.max(Header::of(below)?.disk_size).to_string();
+    let directory = new.parent().unwrap_or(Path::new("/"));
     // In place of one that was left by a command that was killed here. `qemu-img` would follow a
     // link that somebody puts there, so it is given the file itself.
-    let file = files::create_anew(&new, files::SHARED)?;
+    let file = files::create_anew(new, files::SHARED)?;
     let mut command = Program::find("qemu-img", "qemu-utils")?.command();
     command
         .stdin(file.try_clone()?)
         .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
-        .arg(&base.path)
+        .arg(below)
         .args([process::STDIN, &size]);
     let made = process::run(&mut command)
-        .map_err(|error| full_disk(error, &directory))
+        .map_err(|error| full_disk(error, directory))
         .and_then(|_| Ok(file.sync_all()?));
-    made.inspect_err(|_| discard(&new))
-        .with_context(|| format!("failed to create the disk of {name}"))?;
-    Ok(new)
+    made.inspect_err(|_| discard(new))
 }
 
 /// Fails where a guest could not write much to its overlay any more.

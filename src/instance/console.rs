@@ -24,6 +24,12 @@ impl Instance<'_> {
             let hint = format!("start it: cyyber instance start {}", name.arguments());
             return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
         }
+        if self.record()?.is_some_and(|record| record.forking) {
+            let name = self.name;
+            let message = format!("{name} was interrupted while it was being started");
+            let hint = format!("start it again: cyyber instance start {}", name.arguments());
+            return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
+        }
         // Whoever asks is about to look.
         self.touch_activity()?;
         let access = self.grant_access(&self.console()?)?;

@@ -47,14 +47,14 @@ impl Instance<'_> {
             let base = self.base_of(&overlay)?;
             let found = format!("{name}: found its disk without a VM; keeping the disk");
             context.output.note(&found);
-            self.define(&overlay, &base)?;
+            self.define(&overlay, &base, false)?;
             return Ok(true);
         }
         let _held = builds::hold(&context.paths, &name.lab)?;
         let base = base::current(&context.paths, &name.lab)?;
         let size = self.disk_size(&base)?;
         let overlay = overlay::create(&context.paths, name, &base, size)?;
-        self.define(&overlay, &base).inspect_err(|_| {
+        self.define(&overlay, &base, true).inspect_err(|_| {
             // libvirt may have made the domain all the same, before the connection to it was lost.
             if matches!(self.find(), Ok(None)) {
                 overlay::discard(&overlay);

@@ -9,20 +9,24 @@ use super::Instance;
 use super::disk;
 use super::qemu_user;
 use super::record::{self, Record};
+use crate::files::Exact;
 use crate::hypervisor::xml::domain::{self, InstanceDomain};
 use crate::hypervisor::xml::interface::{self, Interface};
 use crate::images::base::Base;
 use crate::images::overlay;
+use crate::images::warm::Layer;
 use crate::network::Mac;
 
 impl Instance<'_> {
-    /// Defines its domain, of which there is none, on its disk `overlay`, which is based on `base`.
-    pub(super) fn define(&self, overlay: &Path, base: &Base) -> Result<()> {
+    /// Defines its domain, of which there is none, on its disk `overlay`, which is based on `base`, and
+    /// was made just now if it is `new`.
+    pub(super) fn define(&self, overlay: &Path, base: &Base, new: bool) -> Result<()> {
         let (context, name) = (self.context, self.name);
         context.warn_of_emulation();
         let disk = Some(overlay.to_owned());
-        let record = Record::new(domain::new_uuid(), base.build.clone(), disk, context.time());
+        let mut record = Record::new(domain::new_uuid(), base.build.clone(), disk, context.time());
         let xml = self.definition(overlay, &base.path, &record, None)?;
+        record.unused = new.then(|| exact(overlay)).flatten();
         // Before the domain exists, so that it is never seen without a sign of life.
         self.touch_activity()?;
         let domain = context.hypervisor()?.define(&xml)?;
@@ -68,7 +72,7 @@ impl Instance<'_> {
         qemu_user::put_into(self.context, card.mac, xml)
     }
 
-    fn definition(
+    pub(super) fn definition(
         &self,
         overlay: &Path,
         base: &Path,
@@ -84,6 +88,8 @@ impl Instance<'_> {
         let lab = context.config.lab(&name.lab)?;
         let largest = overlay::provide_length(overlay, lab.limits.overlay_size)
             .with_context(|| format!("failed to limit the disk of {name}"))?;
+        let layer = Layer::below(overlay)?.map(|layer| utf8(&layer.path(&context.paths)));
+        let layer = layer.transpose()?;
         let card = self.reserve_address(lab.network.network(), preferred)?;
         let xml = InstanceDomain {
             name,
@@ -91,6 +97,7 @@ impl Instance<'_> {
             lab,
             overlay: &utf8(overlay)?,
             base: &utf8(base)?,
+            layer: layer.as_deref(),
             build: &record.build,
             largest,
             card,
@@ -102,4 +109,9 @@ impl Instance<'_> {
         .xml()?;
         qemu_user::put_into(context, Mac::from_host_part(card), xml)
     }
+}
+
+/// The file at `path`, told from any other and from itself at another time.
+pub(super) fn exact(path: &Path) -> Option<Exact> {
+    Exact::try_from(&path.symlink_metadata().ok()?).ok()
 }

@@ -21,8 +21,9 @@ impl Instance<'_> {
         activity::touch(&mark).with_context(|| format!("failed to mark {name} for destruction"))?;
         self.remove_domain()?;
         // An overlay is never removed under saved memory, which is gone by now.
-        let files: [PathBuf; 6] = [
+        let files: [PathBuf; 7] = [
             paths.new_overlay(name),
+            paths.forked_memory(name),
             paths.overlay(name),
             paths.activity(name),
             paths.reservation(name),

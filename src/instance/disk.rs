@@ -2,6 +2,7 @@
 //! snapshots, attach disks and move them. Nothing is done over such changes, for what a student
 //! wrote may be in them.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Once;
 
@@ -13,6 +14,7 @@ use crate::error::{Fault, Kind};
 use crate::hypervisor::xml::domain::{self, Disk, Origin};
 use crate::images::base::Base;
 use crate::images::header::Header;
+use crate::images::warm::Layer;
 use crate::names::{InstanceName, LabId};
 use crate::units::ByteSize;
 
@@ -57,7 +59,12 @@ pub fn ensure_own(context: &Context, name: &InstanceName, xml: &str) -> Result<(
     let build = Origin::from_xml(xml)?.map(|origin| origin.build);
     let base = build.map(|build| context.paths.base_build(&name.lab, &build));
     // By their names: with `storage_dir` the directory moves.
-    let below: Vec<_> = disk.files.iter().skip(1).map(|it| it.file_name()).collect();
+    let below = disk.files.iter().skip(1).map(|it| it.file_name());
+    let below: Vec<_> = match base.as_deref().and_then(Path::file_name) {
+        // The disk of a warm image may be in between.
+        Some(base) => below.filter(|file| !is_layer_on(*file, base)).collect(),
+        None => below.collect(),
+    };
     let wanted: Vec<_> = base.iter().map(|base| base.file_name()).collect();
     if below == wanted {
         Ok(())
@@ -70,10 +77,18 @@ pub fn ensure_own(context: &Context, name: &InstanceName, xml: &str) -> Result<(
     }
 }
 
-/// Fails where the disk `own` of `name` is itself based on another image than `build`.
+/// Whether `file` is the disk of a warm image of the build with the file name `base`.
+fn is_layer_on(file: Option<&OsStr>, base: &OsStr) -> bool {
+    let layer = file.and_then(|file| Layer::named(file.to_str()?));
+    layer.is_some_and(|layer| base == &*layer.base_name())
+}
+
+/// Fails where the disk `own` of `name` is itself based on another image than `base`, or than the disk
+/// of a warm image of that.
 pub fn ensure_stands_on(name: &InstanceName, own: &Path, base: &Path) -> Result<()> {
     let below = Header::of(own)?.backing_file;
-    if below.as_deref().and_then(Path::file_name) == base.file_name() {
+    let file = below.as_deref().and_then(Path::file_name);
+    if file == base.file_name() || base.file_name().is_some_and(|base| is_layer_on(file, base)) {
         return Ok(());
     }
     let below = below.map_or("no image".to_owned(), |it| it.display().to_string());

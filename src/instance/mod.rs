@@ -29,6 +29,7 @@ mod create;
 mod definition;
 mod destroy;
 pub(crate) mod disk;
+mod fork;
 mod keep;
 pub(crate) mod outcome;
 mod pause;
@@ -47,6 +48,7 @@ mod suggest;
 mod throttle;
 mod touch;
 mod wake;
+pub mod warm;
 
 use std::cell::OnceCell;
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::saved_memory::fit::Saved;
-use crate::files::{self, Directory};
+use crate::files::{self, Directory, Exact};
 use crate::hypervisor::xml::domain::Console;
 use crate::names::State;
 
@@ -32,6 +32,13 @@ pub struct Record {
     pub created: Timestamp,
     /// Its last run, if it was started by this program.
     pub boot: Option<Boot>,
+    /// Its overlay as it was made, for as long as it was not powered on.
+    #[serde(default)]
+    pub unused: Option<Exact>,
+    /// It is being forked from a warm image, or a command was killed that did so: what runs then is not
+    /// yet its own.
+    #[serde(default)]
+    pub forking: bool,
     /// Its saved memory, if it was saved by this program.
     #[serde(default)]
     pub saved: Option<Saved>,
@@ -49,6 +56,8 @@ impl Record {
             disk,
             created,
             boot: None,
+            unused: None,
+            forking: false,
             saved: None,
             why: None,
         }
@@ -82,11 +91,26 @@ pub struct Boot {
     /// How that was learned.
     #[serde(default)]
     pub ready_by: ReadyBy,
+    /// What it began with; none in a note by an earlier version, or where something else started it.
+    #[serde(default)]
+    pub started_by: Option<StartedBy>,
     /// Where its console is.
     pub console: Option<Console>,
     /// That nobody uses it, and what was done about that.
     #[serde(default)]
     pub idle: Option<Idle>,
+}
+
+/// What a run of an instance began with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartedBy {
+    /// The memory of a guest that had booted from the same base.
+    Fork,
+    /// Its disk.
+    Boot,
+    /// Its own memory, from before a pause.
+    Memory,
 }
 
 /// How it was learned that a guest is up.

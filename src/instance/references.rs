@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::xml::domain;
 use crate::images::header::Header;
+use crate::images::warm::Layer;
 use crate::names::InstanceName;
 use crate::paths::Paths;
 
@@ -54,7 +55,8 @@ impl<'a> References<'a> {
         Err(Fault::new(Kind::Conflict, message).hint(hint).into())
     }
 
-    /// The file names of all images that a domain or an overlay refers to; those of the instances
+    /// The file names of all images that a domain or an overlay refers to, and of the bases of warm images
+    /// among them; those of the instances
     /// that `goes` accepts do not count.
     pub fn used(&self, goes: impl Fn(&InstanceName) -> bool) -> Result<Vec<OsString>> {
         let counts = |name: Option<InstanceName>| !name.is_some_and(|name| goes(&name));
@@ -64,12 +66,16 @@ impl<'a> References<'a> {
             .map(|(file, _)| file.clone())
             .collect();
         let directory = self.context.paths.user_instances();
-        if !directory.is_dir() {
-            return Ok(used);
-        }
-        for entry in fs_err::read_dir(&directory)? {
+        let entries = match directory.is_dir() {
+            true => Some(fs_err::read_dir(&directory)?),
+            false => None,
+        };
+        for entry in entries.into_iter().flatten() {
             let entry = entry?;
             let name = entry.file_name();
+            if name.to_str().is_some_and(|name| name.ends_with(".memory")) {
+                continue;
+            }
             let instance = name.to_str().and_then(Paths::instance_of);
             if !entry.file_type()?.is_file() || !counts(instance) {
                 continue;
@@ -79,6 +85,9 @@ impl<'a> References<'a> {
             let below = header.backing_file.as_deref();
             used.extend(below.and_then(Path::file_name).map(OsString::from));
         }
+        let below = |file: &OsString| Some(Layer::named(file.to_str()?)?.base_name().into());
+        let bases: Vec<_> = used.iter().filter_map(below).collect();
+        used.extend(bases);
         Ok(used)
     }
 

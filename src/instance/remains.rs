@@ -87,7 +87,12 @@ impl Remains {
         let mark = paths.destroying(&name);
         let half_destroyed = activity::last(&mark)
             .is_some_and(|marked| activity::last(&paths.activity(&name)) <= Some(marked));
-        let rest = [paths.new_overlay(&name), paths.record(&name), mark];
+        let rest = [
+            paths.new_overlay(&name),
+            paths.forked_memory(&name),
+            paths.record(&name),
+            mark,
+        ];
         Remains {
             facts,
             overlay: is_there(&paths.overlay(&name)),

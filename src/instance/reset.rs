@@ -30,7 +30,7 @@ impl Instance<'_> {
             .inspect_err(|_| overlay::discard(&new))
             .with_context(|| format!("failed to reset {name}"))?;
         // Under a new UUID: memory that was saved before can never wake up on this disk.
-        self.define(&replaced, &base)?;
+        self.define(&replaced, &base, true)?;
         let reason = format!("reset to build {}", base.build);
         Ok(self.outcome(true, Some(reason))?.after(was))
     }

@@ -1,14 +1,16 @@
 //! Powering an instance on, or having it go on.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::Instance;
 use super::admission::reservation::Reservation;
+use super::fork::Way;
 use super::outcome::{Outcome, Was};
 use super::saved_memory;
 use super::wake::Woken;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::{Facts, Power};
+use crate::images::warm::Warm;
 use crate::units::MIB;
 
 /// What a command that powers an instance on did before, and what it wants.
@@ -58,6 +60,10 @@ impl Instance<'_> {
 
     /// Brings it to run, from whatever state it is in, and gives access to its console.
     fn power_on(&self, start: Start) -> Result<Outcome> {
+        if self.is_half_forked()? {
+            self.undo_fork()
+                .with_context(|| format!("failed to start {} anew", self.name))?;
+        }
         let before = self.settled()?;
         let unusable = if before.saved {
             self.unusable_memory()?
@@ -70,7 +76,12 @@ impl Instance<'_> {
         let boots = matches!(before.power, Power::Off | Power::Crashed)
             && (!before.saved || unusable.is_some());
         self.ensure_guarded()?;
-        if boots && !start.changed {
+        let way = match boots {
+            true => self.way_to_start(),
+            false => Way::Boot(None),
+        };
+        // A fork gets a definition with its disk.
+        if boots && !start.changed && matches!(way, Way::Boot(_)) {
             self.renew()?;
         }
         // Before anything changes, so that a state directory that cannot be written stops it here.
@@ -79,7 +90,7 @@ impl Instance<'_> {
             None => self.room_for(&before)?,
             made => made,
         };
-        let done = self.up(before.clone(), unusable, start.changed);
+        let done = self.up(before.clone(), unusable, start.changed, way);
         drop(room);
         match done {
             // Its QEMU had died, and libvirt did not know that yet.
@@ -91,7 +102,13 @@ impl Instance<'_> {
         }
     }
 
-    fn up(&self, mut before: Facts, unusable: Option<String>, changed: bool) -> Result<Outcome> {
+    fn up(
+        &self,
+        mut before: Facts,
+        unusable: Option<String>,
+        changed: bool,
+        way: Way,
+    ) -> Result<Outcome> {
         if let Some(why) = unusable {
             self.set_memory_aside(&why)?;
             before.saved = false;
@@ -101,12 +118,43 @@ impl Instance<'_> {
         } else {
             self.was(&before)
         };
-        let woken = self.wake(&before)?;
+        let (woken, why_booted) = match way {
+            Way::Fork(warm) => self.fork_or_boot(&warm)?,
+            Way::Boot(why) => (self.wake(&before)?, why),
+        };
         let console = self.console()?;
         let was_idle = self.note_run(woken, &self.facts()?, &console);
         let access = self.grant_access(&console)?;
         let changed = changed || woken != Woken::Already || was_idle;
         self.context.warn_of_no_reaper(&self.name.lab);
-        Ok(self.outcome(changed, None)?.with(access).after(was))
+        let mut outcome = self.outcome(changed, None)?.with(access).after(was);
+        if let Some(why) = why_booted {
+            let status = &mut outcome.status;
+            status.reason = format!("{}; booted: {why}", status.reason);
+            let note = format!("{}: booted and not forked: {why}", self.name);
+            self.context.output.detail(&note);
+        }
+        Ok(outcome)
+    }
+
+    /// Forks it from `warm`; where that fails it is booted, and why is told.
+    fn fork_or_boot(&self, warm: &Warm) -> Result<(Woken, Option<String>)> {
+        match self.fork(warm).and_then(|()| self.confine()) {
+            Ok(()) => Ok((Woken::Forked, None)),
+            Err(error) => {
+                let undone = match self.is_half_forked()? {
+                    true => self.undo_fork(),
+                    false => self.renew(),
+                };
+                undone.with_context(|| {
+                    format!(
+                        "failed to start {} from its disk, as its fork failed: {error:#}",
+                        self.name
+                    )
+                })?;
+                let why = format!("it could not be forked: {error:#}");
+                Ok((self.wake(&self.settled()?)?, Some(why)))
+            }
+        }
     }
 }

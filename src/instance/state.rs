@@ -92,6 +92,7 @@ mod tests {
             powered_on: Timestamp::UNIX_EPOCH,
             ready: ready.then_some(Timestamp::UNIX_EPOCH),
             ready_by: ReadyBy::Agent,
+            started_by: None,
             console: None,
             idle: None,
         }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Instance;
 use super::console_of;
 use super::disk::is_same;
-use super::record::{self, Boot, ReadyBy, Record};
+use super::record::{self, Boot, ReadyBy, Record, StartedBy};
 use crate::context::Context;
 use crate::files::Directory;
 use crate::hypervisor::xml::domain::{self, Origin};
@@ -39,6 +39,8 @@ pub struct InstanceStatus {
     pub lab_id: LabId,
     pub user_id: UserId,
     pub state: State,
+    /// While it runs, where that is known.
+    pub started_by: Option<StartedBy>,
     pub changed: bool,
     pub vnc_host: Option<String>,
     pub vnc_port: Option<u16>,
@@ -106,6 +108,9 @@ impl<'a> StatusReader<'a> {
             self.note(name, boot);
         }
 
+        if let Some(why) = record.as_ref().and_then(|record| unfinished(record, facts)) {
+            (state, reason) = (State::Starting, why.to_owned());
+        }
         let noted = boot.as_ref().and_then(|boot| boot.console.clone());
         let console = match facts.power {
             Power::Off | Power::Crashed | Power::Frozen | Power::StuckOnDisk => None,
@@ -148,6 +153,7 @@ impl<'a> StatusReader<'a> {
                 .activities
                 .as_ref()
                 .and_then(|activities| activity::last_in(activities, &*instance)),
+            started_by: boot.as_ref().and_then(|boot| boot.started_by),
             instance,
             lab_id: name.lab.clone(),
             user_id: name.user.clone(),
@@ -256,9 +262,22 @@ pub fn statuses(
     Ok(all)
 }
 
+/// Why what runs is not the instance itself yet, if that is so.
+fn unfinished(record: &Record, facts: &Facts) -> Option<&'static str> {
+    (record.forking && facts.id.is_some()).then_some(
+        "it is being forked from its lab's warm image; if no command is doing that, start it again",
+    )
+}
+
 /// The state of the instance `name`, as far as `facts` and the notes tell.
 pub fn state(context: &Context, name: &InstanceName, facts: &Facts) -> State {
     let record = record::read(&context.paths.record(name), facts.uuid);
+    if record
+        .as_ref()
+        .is_some_and(|it| unfinished(it, facts).is_some())
+    {
+        return State::Starting;
+    }
     let boot = record.and_then(|record| record.boot_of(facts.id));
     let boot_timeout = context.policy(&name.lab).boot_timeout;
     observe(facts, boot.as_ref(), boot_timeout, context.time()).0

@@ -39,6 +39,7 @@ impl Instance<'_> {
             powered_on: now,
             ready: Some(now),
             ready_by: ReadyBy::Found,
+            started_by: None,
             console: None,
             idle: None,
         });

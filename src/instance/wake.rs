@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::Instance;
-use super::record::{Boot, ReadyBy, Run};
+use super::record::{Boot, ReadyBy, Run, StartedBy};
 use super::status;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::xml::domain::Console;
@@ -29,6 +29,8 @@ pub enum Woken {
     Restored,
     /// It was powered on.
     Booted,
+    /// It began with the memory of a guest that had booted from the same base.
+    Forked,
 }
 
 impl Instance<'_> {
@@ -128,8 +130,15 @@ impl Instance<'_> {
             let last = record.boot.as_ref();
             let known = last.filter(|boot| boot.run == run);
             let as_noted = |boot: &Boot| (boot.powered_on, boot.ready, boot.ready_by);
+            let started_by = match woken {
+                Woken::Booted => Some(StartedBy::Boot),
+                Woken::Forked => Some(StartedBy::Fork),
+                Woken::Restored => Some(StartedBy::Memory),
+                _ => known.and_then(|boot| boot.started_by),
+            };
             let (powered_on, ready, ready_by) = match (woken, last, known) {
                 (Woken::Booted, _, _) => (now, None, ReadyBy::Agent),
+                (Woken::Forked, _, _) => (now, Some(now), ReadyBy::Agent),
                 (Woken::Restored, Some(last), _) => as_noted(last),
                 (_, _, Some(known)) => as_noted(known),
                 // What comes back had been up, or else we would know of its start.
@@ -146,10 +155,12 @@ impl Instance<'_> {
                 powered_on,
                 ready,
                 ready_by,
+                started_by,
                 console: Some(console.clone()),
                 idle: None,
             });
             (record.saved, record.why) = (None, None);
+            (record.unused, record.forking) = (None, false);
         });
         if let Err(error) = noted {
             // A listing then asks libvirt, and cannot tell starting from running.

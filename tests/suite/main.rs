@@ -46,4 +46,5 @@ mod scripts;
 mod sharing;
 mod stress;
 mod upgrade;
+mod warm;
 mod watching;

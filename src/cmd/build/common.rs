@@ -132,7 +132,10 @@ impl Common<'_> {
             log: job.log,
             cache: &cache,
         };
-        let memory = self.wait_for_memory(job, progress)?;
+        let path = self.context.paths.build_reservation(job.name);
+        let bytes = u64::from(job.memory_mb) * MIB;
+        let not_enough = format!("not enough memory to build {}", job.name);
+        let memory = self.wait_for_memory(&path, bytes, &not_enough, progress)?;
         let built = build.run(packer, &self.stop, |event| match event {
             Event::Phase(phase) => progress.phase(phase),
             Event::Resident(bytes) => memory.holds(bytes),
@@ -146,12 +149,15 @@ impl Common<'_> {
         finished
     }
 
-    /// Memory for one more build. With too little of it one that runs is waited for, and it is a
-    /// failure where none does.
-    fn wait_for_memory(&self, job: &Job, progress: &Progress) -> Result<Memory<'_>> {
-        let path = self.context.paths.build_reservation(job.name);
-        let bytes = u64::from(job.memory_mb) * MIB;
-        let not_enough = format!("not enough memory to build {}", job.name);
+    /// Memory for one more guest of `bytes`, reserved at `path`. With too little of it one that runs is
+    /// waited for, and it is a failure, `not_enough` for something, where none does.
+    pub fn wait_for_memory(
+        &self,
+        path: &Path,
+        bytes: u64,
+        not_enough: &str,
+        progress: &Progress,
+    ) -> Result<Memory<'_>> {
         let need = memory::need(bytes);
         let mut waits = false;
         loop {
@@ -161,7 +167,7 @@ impl Common<'_> {
             let hypervisor = anew.hypervisor().ok().filter(|it| it.is_local());
             // Held meanwhile: one that has its memory counts before another one finds too little.
             let mut running = counted(&self.running);
-            match admission::set_aside(self.context, &path, bytes, hypervisor, &not_enough) {
+            match admission::set_aside(self.context, path, bytes, hypervisor, not_enough) {
                 Ok(reservation) => {
                     *running += 1;
                     let (running, reservation) = (&self.running, Some(reservation));
@@ -185,7 +191,7 @@ impl Common<'_> {
 }
 
 /// The memory of a build; released when dropped.
-struct Memory<'a> {
+pub struct Memory<'a> {
     running: &'a Mutex<usize>,
     reservation: Option<Reservation>,
     need: u64,

@@ -7,6 +7,7 @@ mod plan;
 mod progress;
 mod report;
 mod stage;
+mod warm;
 
 use std::collections::HashSet;
 use std::sync::Mutex;

@@ -66,7 +66,9 @@ impl Common<'_> {
         if why == Why::Unchanged {
             // It may have changed without the image: memory, CPUs, network.
             self.write_domain(lab)?;
-            let outcome = Outcome::new(lab, "unchanged", &why, &stage.key, began);
+            let warm = self.warm(lab);
+            let mut outcome = Outcome::new(lab, "unchanged", &why, &stage.key, began);
+            outcome.warm = warm;
             return Ok(outcome.with_results(&self.context.paths, lab));
         }
         let progress = Progress::begin(&self.context.output, lab.lab_id.as_str());
@@ -82,7 +84,10 @@ impl Common<'_> {
         let share = |patience| Lock::share(&place, &name, patience);
         let _in_use = self.wait_for(share, &progress)?;
         self.make(planned, made, &why, &progress)?;
+        drop(progress);
+        let warm = self.warm(lab);
         let mut outcome = Outcome::new(lab, "built", &why, &stage.key, began);
+        outcome.warm = warm;
         outcome.log = Some(self.context.paths.build_log(&lab.lab_id));
         Ok(outcome.with_results(&self.context.paths, lab))
     }

@@ -78,6 +78,8 @@ pub struct Outcome {
     metadata: Option<PathBuf>,
     pub log: Option<PathBuf>,
     stage: Option<String>,
+    /// What became of the warm image of its base.
+    pub warm: Option<&'static str>,
     error: Option<String>,
     /// Where it was rendered or built, for people.
     #[serde(skip)]

@@ -9,9 +9,12 @@ use anyhow::Context as _;
 use super::finding::{Check, Finding};
 use crate::context::Context;
 use crate::images::base::{self, Base, Place};
+use crate::images::warm;
 use crate::images::{builds, info, sha256};
 use crate::instance::disk;
+use crate::instance::warm::misfit;
 use crate::names::LabId;
+use crate::units::MIB;
 
 const CHECK: Check = Check("images");
 
@@ -42,6 +45,7 @@ pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
     let progress = context.output.progress(if verify { all.len() } else { 0 });
     for (lab, base) in &all {
         findings.push(whole(lab, base, verify));
+        findings.extend(warm(context, lab, base, verify));
         progress.inc(1);
     }
     progress.finish_and_clear();
@@ -103,6 +107,49 @@ fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
     CHECK.ok(format!(
         "{name} is unchanged: its SHA-256 is the recorded one"
     ))
+}
+
+/// Whether the warm image of a build is of use, where the lab is to have one; of builds that are no
+/// longer current nobody makes one.
+fn warm(context: &Context, id: &LabId, base: &Base, verify: bool) -> Option<Finding> {
+    let lab = context.config.lab(id).ok()?;
+    let warm = warm::current(&context.paths, id, base)?;
+    let name = format!("{id}, build {}: its warm image", base.build);
+    let damage = warm.damage(verify);
+    let readable = warm.memory().metadata().map(|there| there.mode() & 0o077);
+    let anew = format!("make another one: cyyber build {id}; until then its instances boot");
+    if readable.is_ok_and(|others| others != 0) {
+        let memory = warm.memory();
+        let why = format!(
+            "{name} can be read by others than root: {}",
+            memory.display()
+        );
+        return Some(CHECK.failed(
+            why,
+            format!("chattr -i {0}; chmod 600 {0}", memory.display()),
+        ));
+    }
+    let why = match (damage, lab.instant) {
+        (Some(damage), _) => Some(damage),
+        (None, false) => None,
+        (None, true) => {
+            misfit(context, lab, &warm.note.fits).unwrap_or_else(|error| Some(format!("{error:#}")))
+        }
+    };
+    Some(match why {
+        Some(why) => CHECK.warning(format!("{name} is not used: {why}"), anew),
+        None => {
+            let (memory, disk) = (warm.note.memory.size() / MIB, warm.note.layer.size() / MIB);
+            let checked = if verify {
+                ", and its content is unchanged"
+            } else {
+                ""
+            };
+            CHECK.ok(format!(
+                "{name} fits this host: {memory} MiB of memory, {disk} MiB of disk{checked}"
+            ))
+        }
+    })
 }
 
 /// A base that its owner could write to, or give himself leave to, where that is not root.

@@ -65,6 +65,8 @@ pub struct InstanceDomain<'a> {
     pub overlay: &'a str,
     /// The base build's absolute path.
     pub base: &'a str,
+    /// The absolute path of the disk in between, where the overlay is based on that of a warm image.
+    pub layer: Option<&'a str>,
     /// The base build's name.
     pub build: &'a str,
     /// How long the overlay may become, in bytes, for an overlay that has been made that long.
@@ -102,6 +104,7 @@ impl InstanceDomain<'_> {
             },
             disk => self.overlay,
             base => self.base,
+            layer => self.layer,
             largest => self.largest,
             vnc_listen => self.vnc_listen.to_string(),
             share_memory => self.share_memory,
@@ -122,6 +125,30 @@ pub fn standalone_xml(lab: &Lab, disk: &str, accelerator: Accelerator) -> Result
         ..lab_context(lab, HostPart::STANDALONE)
     })
 }
+
+/// The definition of a guest of a lab that is booted to have its memory saved, called `name`, with a
+/// `disk` that is based on `base`. Its network card is yet to be taken out.
+pub fn warm_xml(
+    lab: &Lab,
+    name: &str,
+    disk: &str,
+    base: &str,
+    accelerator: Accelerator,
+) -> Result<String> {
+    render(context! {
+        accelerator => accelerator.domain_type(),
+        name,
+        uuid => new_uuid().to_string(),
+        title => format!("{}: being warmed up", lab.lab_name),
+        disk,
+        base,
+        vnc_listen => "127.0.0.1",
+        ..lab_context(lab, HostPart::STANDALONE)
+    })
+}
+
+/// What of a definition is the same for all labs.
+pub const TEMPLATE: &str = include_str!("../../../templates/domain.xml");
 
 fn lab_context(lab: &Lab, card: HostPart) -> minijinja::Value {
     context! {
@@ -157,7 +184,7 @@ fn environment() -> Result<Environment<'static>> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment.add_template(DOMAIN, include_str!("../../../templates/domain.xml"))?;
+    environment.add_template(DOMAIN, TEMPLATE)?;
     Ok(environment)
 }
 
@@ -250,6 +277,27 @@ pub fn uuid_of(xml: &str) -> Result<Uuid> {
     parse(xml)?.uuid.context("the definition has no UUID")
 }
 
+/// The definition `xml` with the generation id of the definition that its memory was `saved` with, where
+/// both have one. libvirt gives a guest another one whenever its memory is restored, so that it does not
+/// go on with the random numbers that it had before, and restores it with the one that it had alone.
+pub fn with_generation(xml: String, saved: &str) -> Result<String> {
+    let generation = |xml: &str| -> Result<Option<Uuid>> {
+        Ok(parse(xml)?.generation.and_then(|id| id.trim().parse().ok()))
+    };
+    let (Some(now), Some(then)) = (generation(&xml)?, generation(saved)?) else {
+        return Ok(xml);
+    };
+    if now == then {
+        return Ok(xml);
+    }
+    let replaced = |tag: &BytesStart| tag.name().as_ref() == "genid";
+    put_child(&xml, &["domain"], replaced, |writer| {
+        let text = then.to_string();
+        let genid = writer.create_element("genid");
+        genid.write_text_content(BytesText::new(&text)).map(drop)
+    })
+}
+
 /// The definition `xml` with `label` as its owner's (libvirt's model "dac"), in place of whom it names.
 ///
 /// libvirt gives the owner the domain's own files for as long as the domain runs, and gives those back
@@ -291,6 +339,7 @@ mod tests {
             lab: &lab(""),
             overlay: "/images/user-instances/lab01_user_7.qcow2",
             base: "/images/base & co/lab01-base.1.qcow2",
+            layer: None,
             build: "1",
             largest: Some(10 << 30),
             card: HostPart::of_instance(77).unwrap(),
@@ -354,6 +403,23 @@ mod tests {
             None,
             "no port before power-on"
         );
+    }
+
+    #[test]
+    fn memory_keeps_the_generation_that_it_was_saved_with() {
+        let with = |genid: &str| format!("<domain>{genid}<devices><disk/></devices></domain>");
+        let [one, two] = [new_uuid(), new_uuid()].map(|id| format!("<genid>{id}</genid>"));
+        let both = with_generation(with(&one), &with(&two)).unwrap();
+        assert!(both.contains(&two) && !both.contains(&one), "{both}");
+        assert_eq!(both.matches("genid").count(), 2);
+        for (now, then) in [
+            (&*one, ""),
+            ("", &*one),
+            (&one, &one),
+            (&one, "<genid>x</genid>"),
+        ] {
+            assert_eq!(with_generation(with(now), &with(then)).unwrap(), with(now));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use quick_xml::events::BytesStart;
 
-use super::edit::put_child;
+use super::edit::{put_child, take_child};
 use super::parse::parse;
 use crate::config::NetworkMode;
 use crate::network::Mac;
@@ -83,6 +83,14 @@ pub fn at_own_port(xml: &str) -> Result<Option<String>> {
     .map(Some)
 }
 
+/// The definition `xml` without its interface, and that interface.
+pub fn unplugged(xml: &str) -> Result<(String, String)> {
+    let found = take_child(xml, &["domain", "devices"], |tag| {
+        tag.name().as_ref() == "interface"
+    })?;
+    found.context("the domain has no network interface")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +124,14 @@ mod tests {
         for none_or_two in ["<domain><devices/></domain>", &*both] {
             assert!(Interface::from_xml(none_or_two).is_err(), "{none_or_two}");
         }
+    }
+
+    #[test]
+    fn a_card_is_taken_out_as_a_whole() {
+        let (without, card) = unplugged(FORMER).unwrap();
+        assert!(card.starts_with("<interface ") && card.ends_with("</interface>"));
+        assert_eq!(FORMER.replace(&card, ""), without);
+        assert!(unplugged(&without).is_err());
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct SecurityLabel {
 #[derive(Deserialize)]
 pub(super) struct DomainXml {
     pub uuid: Option<Uuid>,
+    #[serde(rename = "genid")]
+    pub generation: Option<String>,
     pub metadata: Option<MetadataXml>,
     pub devices: DevicesXml,
     #[serde(default, rename = "seclabel")]

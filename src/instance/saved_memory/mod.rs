@@ -13,6 +13,7 @@ use rustix::fs::OFlags;
 use super::Instance;
 use crate::error::{Fault, Kind};
 use crate::files::Identity;
+use crate::hypervisor::save_file;
 use crate::hypervisor::xml::domain;
 use crate::names::InstanceName;
 use fit::{MemoryFile, Saved, misfit};
@@ -70,6 +71,11 @@ impl Instance<'_> {
                 return Err(refused(self.name, why));
             }
         }
+        let saved = match &file {
+            Some(file) => save_file::definition(file).context("its saved memory is damaged")?,
+            None => domain.saved_definition(&path)?,
+        };
+        let definition = domain::with_generation(definition, &saved)?;
         // Restoring changes times of the file, also where it fails.
         self.forget_memory()?;
         domain.restore(file.as_ref(), &definition).inspect_err(|_| {

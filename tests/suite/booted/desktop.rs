@@ -44,6 +44,8 @@ fn a_student_is_logged_in_to_the_desktop() {
     sandbox.configure(&json!({
         "image": {"url": CLOUD_IMAGE}, "packages": ["hello"], "desktop": "xfce",
         "motd": "Lab 01: Network Scanning — Cyyber Linux", "disk_size": "8G", "memory_mb": 1536,
+        // For the boot menu to be seen.
+        "instant": false,
         "instructions": "You are root by sudo in a machine of your own.\nTry:  hello",
     }));
     let mut build = outside(&sandbox.command(["-o", "json", "build"]));

@@ -31,7 +31,7 @@ fn lab(extra: Value) -> Value {
     let mut lab = json!({
         "image": {"url": CLOUD_IMAGE}, "packages": ["hello"], "motd": motd(),
         "instructions": "Say hello.", "memory_mb": 512, "disk_size": "4G",
-        "policy": {"boot_timeout": "15m"},
+        "policy": {"boot_timeout": "15m"}, "instant": is_thorough(),
     });
     lab.as_object_mut()
         .unwrap()
@@ -227,11 +227,11 @@ fn a_lab_is_built_and_its_instances_are_themselves() {
     };
     for &user in users {
         let started = sandbox.instance("start", user, &[]).json();
-        assert_eq!(started["state"], "starting", "{started}");
-        if user == "anna" {
-            common::wait_until("the boot menu is seen", || {
-                guest::screen_size(&sandbox.instance_name(user)) == BOOT_MENU
-            });
+        if is_thorough() {
+            assert_eq!(started["started_by"], "fork", "{started}");
+        } else {
+            assert_eq!(started["state"], "starting", "{started}");
+            see_the_boot_menu(&sandbox, user);
         }
     }
     let identities = users.iter().map(|user| {
@@ -242,6 +242,16 @@ fn a_lab_is_built_and_its_instances_are_themselves() {
         assert_ne!(anna.machine_id, ben.machine_id);
         assert_ne!(anna.host_keys, ben.host_keys);
         assert_ne!(anna.address, ben.address);
+        // A fork is what it was after a boot of its own.
+        sandbox.instance("stop", "anna", &["--timeout", "2m"]).ok();
+        sandbox.instance("start", "anna", &[]).ok();
+        see_the_boot_menu(&sandbox, "anna");
+        wait_for_state(&sandbox, "anna", "running");
+        let again = look_inside(&sandbox, "anna");
+        assert_eq!(
+            (&again.machine_id, &again.host_keys, &again.address),
+            (&anna.machine_id, &anna.host_keys, &anna.address)
+        );
     }
 
     for user in users {
@@ -249,6 +259,12 @@ fn a_lab_is_built_and_its_instances_are_themselves() {
         assert_eq!(stopped["state"], "stopped", "{stopped}");
         assert_eq!(stopped["reason"], "shut down by its guest", "{stopped}");
     }
+}
+
+fn see_the_boot_menu(sandbox: &Sandbox, user: &str) {
+    common::wait_until("the boot menu is seen", || {
+        guest::screen_size(&sandbox.instance_name(user)) == BOOT_MENU
+    });
 }
 
 /// What makes an instance itself.

@@ -2,6 +2,7 @@
 
 mod desktop;
 mod end_to_end;
+mod forks;
 mod guests;
 mod isolation;
 mod lying_guest;

@@ -26,6 +26,7 @@ pub const LISTED: &Shape = &[
     ("lab_id", Text),
     ("user_id", Text),
     ("state", State),
+    ("started_by", MaybeText),
     ("changed", Flag),
     ("vnc_host", MaybeText),
     ("vnc_port", MaybePort),

@@ -39,7 +39,7 @@ pub fn collect(context: &Context, lab: &LabId, build: &Base) -> Result<bool> {
     if !still.iter().any(|(_, unused)| unused == build) {
         return Ok(false);
     }
-    builds::remove(build)
+    builds::remove(&context.paths, lab, build)
         .with_context(|| format!("failed to remove the build {}", build.path.display()))?;
     Ok(true)
 }

@@ -1,0 +1,374 @@
+//! Warm images: the memory of a guest that has booted from a build, and the disk that belongs to it.
+//! Instances are forked from the two in place of a boot.
+//!
+//! A build has one at most that is current, which its note names. Others are those that instances were
+//! forked from before it was renewed, whose disks they stand on, and what a killed command left.
+
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::base::{Base, protect};
+use super::header::Header;
+use super::{overlay, require_room, set_immutable, sha256};
+use crate::files::{self, Identity, sync_directory_of};
+use crate::inputs::Inputs;
+use crate::names::LabId;
+use crate::paths::Paths;
+use crate::units::{ByteSize, MIB};
+
+/// Room for what a guest writes while it boots.
+const ROOM_FOR_BOOT: u64 = 1024 * MIB;
+
+/// What is noted about the current warm image of a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// Which of the build's it is.
+    pub serial: String,
+    /// When it was made.
+    pub made: Timestamp,
+    /// What has to be as it was for it to be of use: versions, the processor, the lab's machine.
+    pub fits: Inputs,
+    /// The file with the memory.
+    pub memory: Content,
+    /// The disk that belongs to it.
+    pub layer: Content,
+}
+
+/// What a file was when it was put in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    #[serde(flatten)]
+    identity: Identity,
+    /// SHA-256 in hexadecimal.
+    sha256: String,
+}
+
+impl Content {
+    fn of(path: &Path) -> Result<Content> {
+        Ok(Content {
+            identity: Identity::of(path)?,
+            sha256: sha256(path)?,
+        })
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.identity.size
+    }
+
+    /// Why the file at `path` is not this; with `verify` all of it is read.
+    fn differs(&self, path: &Path, verify: bool) -> Option<String> {
+        let what = path.display();
+        match Identity::of(path) {
+            Err(error) => return Some(format!("failed to inspect {what}: {error}")),
+            Ok(now) if now != self.identity => return Some(format!("{what} was changed")),
+            Ok(_) if !verify => return None,
+            Ok(_) => {}
+        }
+        match sha256(path) {
+            Ok(sum) if sum == self.sha256 => None,
+            Ok(_) => Some(format!("{what} was changed: its SHA-256 is another one")),
+            Err(error) => Some(format!("failed to read {what}: {error:#}")),
+        }
+    }
+}
+
+/// The current warm image of a build.
+#[derive(Debug)]
+pub struct Warm {
+    /// What was noted of it.
+    pub note: Note,
+    /// Its disk, based on the build.
+    pub layer: Layer,
+    /// Where that is.
+    pub path: PathBuf,
+}
+
+/// The current warm image of the build `base` of `lab`; `None` where nothing readable is noted.
+pub fn current(paths: &Paths, lab: &LabId, base: &Base) -> Option<Warm> {
+    let note = files::read(&paths.warm_note(lab, &base.build)).ok()?;
+    let note: Note = serde_json::from_slice(&note).ok()?;
+    let layer = Layer::new(lab, &base.build, &note.serial)?;
+    Some(Warm {
+        path: layer.path(paths),
+        note,
+        layer,
+    })
+}
+
+impl Warm {
+    /// The file with its memory.
+    pub fn memory(&self) -> PathBuf {
+        memory_of(&self.path)
+    }
+
+    /// Why its files are not those that were made; with `verify` all of them is read.
+    pub fn damage(&self, verify: bool) -> Option<String> {
+        let layer = self.note.layer.differs(&self.path, verify);
+        layer.or_else(|| self.note.memory.differs(&self.memory(), verify))
+    }
+}
+
+/// The disk of a warm image, by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The lab.
+    pub lab: LabId,
+    /// The base build that it stands on.
+    pub build: String,
+    serial: String,
+}
+
+impl Layer {
+    fn new(lab: &LabId, build: &str, serial: &str) -> Option<Layer> {
+        let plain = |text: &str| {
+            let mut bytes = text.bytes();
+            !text.is_empty() && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        (plain(build) && plain(serial)).then(|| Layer {
+            lab: lab.clone(),
+            build: build.to_owned(),
+            serial: serial.to_owned(),
+        })
+    }
+
+    /// The one that has the name `file`.
+    pub fn named(file: &str) -> Option<Layer> {
+        let (lab, rest) = file.strip_suffix(".qcow2")?.split_once('.')?;
+        let (build, serial) = rest.split_once('.')?;
+        let lab = lab.strip_suffix("-warm")?.parse().ok()?;
+        Layer::new(&lab, build, serial)
+    }
+
+    /// The one that the disk `overlay` is directly based on.
+    pub fn below(overlay: &Path) -> Result<Option<Layer>> {
+        let below = Header::of(overlay)?.backing_file;
+        let file = below.as_deref().and_then(Path::file_name);
+        Ok(file.and_then(|file| Layer::named(file.to_str()?)))
+    }
+
+    /// The file name of the base build that it stands on.
+    pub fn base_name(&self) -> String {
+        format!("{}-base.{}.qcow2", self.lab, self.build)
+    }
+
+    /// Where it is.
+    pub fn path(&self, paths: &Paths) -> PathBuf {
+        paths.warm_layer(&self.lab, &self.build, &self.serial)
+    }
+
+    /// As the build of a lab that may be removed.
+    fn as_base(&self, paths: &Paths) -> Base {
+        Base {
+            build: format!("{}.{}", self.build, self.serial),
+            path: self.path(paths),
+        }
+    }
+}
+
+fn memory_of(layer: &Path) -> PathBuf {
+    layer.with_extension("memory")
+}
+
+/// Every layer that is not that of a build's current warm image, as builds that may be removed.
+pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
+    let mut all = Vec::new();
+    for layer in layers(paths)? {
+        let base = Base {
+            path: paths.base_build(&layer.lab, &layer.build),
+            build: layer.build.clone(),
+        };
+        let current = current(paths, &layer.lab, &base);
+        if !current.is_some_and(|warm| warm.layer == layer) {
+            all.push((layer.lab.clone(), layer.as_base(paths)));
+        }
+    }
+    Ok(all)
+}
+
+fn layers(paths: &Paths) -> Result<Vec<Layer>> {
+    let directory = paths.base_images();
+    if !directory.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut layers = Vec::new();
+    for entry in fs_err::read_dir(&directory)? {
+        layers.extend(entry?.file_name().to_str().and_then(Layer::named));
+    }
+    layers.sort_by(|one, other| one.serial.cmp(&other.serial));
+    Ok(layers)
+}
+
+/// Removes the layer at `path`, which nothing is based on, with the memory that belongs to it.
+pub(super) fn remove_layer(path: &Path) -> Result<()> {
+    drop_memory(path)?;
+    set_immutable(path, false);
+    files::remove(path)?;
+    Ok(())
+}
+
+fn drop_memory(layer: &Path) -> Result<()> {
+    let memory = memory_of(layer);
+    set_immutable(&memory, false);
+    files::remove(&memory)?;
+    files::remove(&saved(layer))?;
+    Ok(())
+}
+
+/// Removes the warm images of a build that goes, and that nothing is based on.
+pub(super) fn remove_of(paths: &Paths, lab: &LabId, build: &str) -> Result<()> {
+    forget(paths, lab, build)?;
+    for layer in layers(paths)? {
+        if layer.lab == *lab && layer.build == build {
+            remove_layer(&layer.path(paths))?;
+        }
+    }
+    Ok(())
+}
+
+/// Has a build have no warm image any more. The memory of those that it had goes at once: nothing but
+/// their disks is still of use to anybody.
+pub fn forget(paths: &Paths, lab: &LabId, build: &str) -> Result<()> {
+    files::remove(&paths.warm_note(lab, build))?;
+    for layer in layers(paths)? {
+        if layer.lab == *lab && layer.build == build {
+            drop_memory(&layer.path(paths))?;
+        }
+    }
+    Ok(())
+}
+
+/// Where libvirt saves the memory that belongs to the layer at `path`.
+fn saved(layer: &Path) -> PathBuf {
+    layer.with_extension("memory.new")
+}
+
+/// A warm image that is being made; what there is of it goes with this unless it is finished.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    paths: &'a Paths,
+    layer: Layer,
+    path: PathBuf,
+    finished: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// Makes the disk of a warm image of `base`, as large as `wanted`, for a guest of `memory` bytes. The
+    /// caller holds the lab's lock.
+    pub fn begin(
+        paths: &'a Paths,
+        lab: &LabId,
+        base: &Base,
+        wanted: ByteSize,
+        memory: u64,
+        now: Timestamp,
+    ) -> Result<Draft<'a>> {
+        let serial = now.strftime("%Y%m%dT%H%M%SZ").to_string();
+        let layer = Layer::new(lab, &base.build, &serial).context("a build has an odd name")?;
+        let path = layer.path(paths);
+        require_room(
+            &paths.base_images(),
+            2 * memory + ROOM_FOR_BOOT,
+            "a warm image",
+        )?;
+        anyhow::ensure!(!path.exists(), "it was made just now");
+        overlay::make(&path, &base.path, wanted)?;
+        Ok(Draft {
+            paths,
+            layer,
+            path,
+            finished: false,
+        })
+    }
+
+    /// The disk to boot from.
+    pub fn disk(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the memory is to be saved.
+    pub fn saved(&self) -> PathBuf {
+        saved(&self.path)
+    }
+
+    /// Where the memory is to be put in the end.
+    pub fn memory(&self) -> PathBuf {
+        memory_of(&self.path)
+    }
+
+    /// Makes it the current warm image of its build, in place of the one before.
+    pub fn finish(mut self, fits: Inputs, now: Timestamp) -> Result<Warm> {
+        let memory = self.memory();
+        files::remove(&self.saved())?;
+        protect(&self.path)?;
+        protect(&memory)?;
+        // It holds all that a guest of the lab has in its memory.
+        fs_err::set_permissions(&memory, Permissions::from_mode(files::PRIVATE))?;
+        for file in [&self.path, &memory] {
+            File::open(file)
+                .and_then(|file| file.sync_all())
+                .with_context(|| format!("failed to write {}", file.display()))?;
+        }
+        sync_directory_of(&memory)?;
+        let note = Note {
+            serial: self.layer.serial.clone(),
+            made: now,
+            fits,
+            memory: Content::of(&memory)?,
+            layer: Content::of(&self.path)?,
+        };
+        self.write(&note)?;
+        self.finished = true;
+        set_immutable(&self.path, true);
+        set_immutable(&memory, true);
+        Ok(Warm {
+            note,
+            layer: self.layer.clone(),
+            path: self.path.clone(),
+        })
+    }
+
+    fn write(&self, note: &Note) -> Result<()> {
+        let path = self.paths.warm_note(&self.layer.lab, &self.layer.build);
+        files::replace(&path, &serde_json::to_vec_pretty(note)?, files::SHARED)?;
+        Ok(())
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = remove_layer(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_known_by_its_name() {
+        let lab: LabId = "lab-warm".parse().unwrap();
+        let paths = Paths::new("/s".as_ref(), "/t".as_ref(), "/o".as_ref()).unwrap();
+        let path = paths.warm_layer(&lab, "20261123T100000Z-00ff", "20261124T100000Z");
+        let layer = Layer::named(path.file_name().unwrap().to_str().unwrap()).unwrap();
+        assert_eq!(layer.path(&paths), path);
+        assert_eq!((&layer.lab, &*layer.build), (&lab, "20261123T100000Z-00ff"));
+        for other in [
+            "lab01-base.1.qcow2",
+            "lab01-warm.1.qcow2",
+            "lab01-warm..1.qcow2",
+            "lab01-warm.1.2.memory",
+            "lab01-warm.1.2.3.qcow2",
+            "-warm.1.2.qcow2",
+        ] {
+            assert_eq!(Layer::named(other), None, "{other}");
+        }
+    }
+}

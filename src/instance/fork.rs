@@ -1,0 +1,207 @@
+//! Starting an instance whose disk was never used from the warm image of its base, in place of a boot:
+//! a disk on the warm one, the same memory under a definition of its own, and then, before it gets its
+//! network card, an identity.
+//!
+//! Until that is done what runs is not yet the instance, and nobody gets in: its console has no valid
+//! password, and it has no network. A mark in the record says so. Killed at any moment, the next start
+//! throws away what there is and begins anew; what boots from such a disk makes an identity by itself.
+
+use std::fs::File;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
+
+use super::Instance;
+use super::definition::exact;
+use super::warm::misfit;
+use crate::files;
+use crate::hypervisor::save_file::SaveFile;
+use crate::hypervisor::xml::interface;
+use crate::images::base::Base;
+use crate::images::warm::{self, Warm};
+use crate::images::{builds, overlay, require_room};
+use crate::text::hex;
+use crate::units::MIB;
+
+/// Gives a fork an identity of its own. Run in the guest.
+const IDENTITY: &str = include_str!("../../templates/warm/identity.sh");
+
+/// How long the guest may take for that. Otherwise it is booted.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// How an instance that is off is to be started.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// From this warm image.
+    Fork(Box<Warm>),
+    /// From its disk. With it why it is not forked, where its lab wants that and it might be.
+    Boot(Option<String>),
+}
+
+impl Instance<'_> {
+    /// How it is to be started. It is off and has no saved memory. What cannot be told means a boot.
+    pub(super) fn way_to_start(&self) -> Way {
+        let way = self.way();
+        way.unwrap_or_else(|error| Way::Boot(Some(format!("{error:#}"))))
+    }
+
+    fn way(&self) -> Result<Way> {
+        let (context, name) = (self.context, self.name);
+        let (Ok(lab), Some(record)) = (context.config.lab(&name.lab), self.record()?) else {
+            return Ok(Way::Boot(None));
+        };
+        let unused =
+            record.unused.is_some() && record.unused == exact(&context.paths.overlay(name));
+        if !lab.instant || !unused || !context.hypervisor()?.is_system() {
+            return Ok(Way::Boot(None));
+        }
+        let base = Base {
+            path: context.paths.base_build(&name.lab, &record.build),
+            build: record.build,
+        };
+        let Some(warm) = warm::current(&context.paths, &name.lab, &base) else {
+            context
+                .output
+                .detail(&format!("{name}: its base has no warm image"));
+            return Ok(Way::Boot(None));
+        };
+        let misfit = match warm.damage(false) {
+            Some(damage) => Some(damage),
+            None => misfit(context, lab, &warm.note.fits)?,
+        };
+        if let Some(why) = misfit {
+            return Ok(Way::Boot(Some(why)));
+        }
+        // Not everybody who may use libvirt can read it.
+        File::open(warm.memory()).context("failed to open the memory of the warm image")?;
+        Ok(Way::Fork(Box::new(warm)))
+    }
+
+    /// Starts it from `warm`. Where that fails there may be some of it, to be undone.
+    pub(super) fn fork(&self, warm: &Warm) -> Result<()> {
+        let (context, name) = (self.context, self.name);
+        let paths = &context.paths;
+        let memory_size = warm.note.memory.size();
+        require_room(&paths.user_instances(), memory_size + 64 * MIB, "a fork")?;
+        let mut steps = Steps::default();
+        self.put_on(warm)?;
+        steps.done("disk");
+
+        let domain = self.domain()?;
+        let (definition, card) = interface::unplugged(&domain.whole_xml()?)?;
+        let memory = paths.forked_memory(name);
+        let copied = File::open(warm.memory())
+            .and_then(SaveFile::open)
+            .and_then(|saved| {
+                let file = files::create_anew(&memory, files::PRIVATE)?;
+                saved.write_with(&definition, &file)
+            })
+            .context("failed to copy the memory of the warm image");
+        steps.done("memory");
+        let restored = copied.and_then(|()| domain.restore_from(&memory, &definition));
+        // It holds the password of the console.
+        files::remove(&memory)?;
+        restored?;
+        steps.done("restore");
+
+        let until = Instant::now() + PATIENCE;
+        domain
+            .run_script(&identity(context.time()), until, &AtomicBool::new(false))
+            .context("failed to give it an identity of its own")?;
+        steps.done("identity");
+        domain.plug_in(card)?;
+        steps.done("network card");
+        let took = steps.told.join(", ");
+        context.output.detail(&format!("{name}: forked ({took})"));
+        Ok(())
+    }
+
+    /// Puts it on a new disk above that of `warm`.
+    fn put_on(&self, warm: &Warm) -> Result<()> {
+        let _held = builds::hold(&self.context.paths, &self.name.lab)?;
+        self.mark_as_forking(true)?;
+        let layer = Base {
+            build: warm.layer.build.clone(),
+            path: warm.path.clone(),
+        };
+        self.put_anew_on(&layer)
+    }
+
+    fn put_anew_on(&self, image: &Base) -> Result<()> {
+        let (context, name) = (self.context, self.name);
+        let size = context.config.lab(&name.lab)?.disk_size;
+        let new = overlay::prepare(&context.paths, name, image, size)?;
+        overlay::replace(&context.paths, name, &new).inspect_err(|_| overlay::discard(&new))?;
+        self.renew()
+    }
+
+    fn mark_as_forking(&self, forking: bool) -> Result<()> {
+        self.update(|record| (record.forking, record.unused) = (forking, None))?;
+        let record = self.record()?;
+        ensure!(
+            record.is_some_and(|record| record.forking == forking),
+            "it cannot be recorded that it is being forked"
+        );
+        Ok(())
+    }
+
+    /// Whether a command was killed that was forking it.
+    pub(super) fn is_half_forked(&self) -> Result<bool> {
+        Ok(self.record()?.is_some_and(|record| record.forking))
+    }
+
+    /// Undoes what there is of a fork: a clean disk on its base, and nothing that runs. Nobody was in
+    /// there.
+    pub(super) fn undo_fork(&self) -> Result<()> {
+        let (context, name) = (self.context, self.name);
+        let domain = self.domain()?;
+        if self.settled()?.id.is_some() {
+            domain.power_off()?;
+        }
+        if self.settled()?.saved {
+            domain.drop_saved_memory()?;
+        }
+        files::remove(&context.paths.forked_memory(name))?;
+        let record = self.record()?.context("its record is gone")?;
+        self.put_anew_on(&Base {
+            path: context.paths.base_build(&name.lab, &record.build),
+            build: record.build,
+        })?;
+        self.mark_as_forking(false)?;
+        let unused = exact(&context.paths.overlay(name));
+        self.update(|record| record.unused = unused)
+    }
+}
+
+/// What the steps of a fork took.
+struct Steps {
+    at: Instant,
+    told: Vec<String>,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Steps {
+            at: Instant::now(),
+            told: Vec::new(),
+        }
+    }
+}
+
+impl Steps {
+    fn done(&mut self, step: &str) {
+        let took = self.at.elapsed().as_secs_f64();
+        self.told.push(format!("{step} {took:.2} s"));
+        self.at = Instant::now();
+    }
+}
+
+/// The script that gives a fork its identity at the time `now`.
+fn identity(now: Timestamp) -> String {
+    let seed: [u8; 64] = rand::random();
+    let seed = hex(&seed);
+    let (seconds, nanoseconds) = (now.as_second(), now.subsec_nanosecond());
+    format!("now={seconds}.{nanoseconds:09}\nseed={seed}\n{IDENTITY}")
+}

@@ -1,0 +1,312 @@
+//! Instances that begin with the memory of a guest that has booted.
+
+use crate::common;
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::vnc::PASSWORD;
+use common::world::own_world;
+use common::{Run, Sandbox, guest, is_thorough, run, text, tool, virsh, wait_until};
+use serde_json::{Value, json};
+
+/// A lab of which guests boot quickly, with a Packer that gives the image back as it is.
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::with_booting_guests(2);
+    let build = format!(
+        "case $1 in version) echo 'Packer v1.6.6'; exit;; esac
+        mkdir out && cp '{}' out/disk.qcow2
+        if [ -e cyyber/stage.sh ]; then echo nmap >report; else printf 'nmap\\t7.93\\n' >report; fi",
+        guest::QUICK_IMAGE
+    );
+    sandbox.fake("packer", &build);
+    configure(&sandbox, 256, true);
+    sandbox
+}
+
+fn configure(sandbox: &Sandbox, memory: u32, instant: bool) {
+    sandbox.configure(&json!({
+        "memory_mb": memory, "disk_size": "4G", "instant": instant,
+        "image": {"url": guest::QUICK_IMAGE}, "policy": {"boot_timeout": "15m"},
+    }));
+}
+
+fn build(sandbox: &Sandbox) -> Value {
+    let began = Instant::now();
+    let built = sandbox.cyyber(["-o", "json", "build"]).json();
+    println!("{:.1?} {}", began.elapsed(), built["labs"][0]["warm"]);
+    built["labs"][0].clone()
+}
+
+fn start(sandbox: &Sandbox, user: &str) -> Value {
+    let began = Instant::now();
+    let started = sandbox.instance("start", user, &[]).json();
+    println!("{user}: {:.1?} {}", began.elapsed(), started["started_by"]);
+    started
+}
+
+/// Files of warm images, by what they end with.
+fn warm_files(sandbox: &Sandbox, ends_with: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(sandbox.path("storage/base-images")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| {
+            let name = path.to_string_lossy();
+            name.contains("-warm.") && name.ends_with(ends_with)
+        })
+        .collect()
+}
+
+/// Memory that an instance is being forked with.
+fn forked_memory(sandbox: &Sandbox, user: &str) -> PathBuf {
+    let file = format!(".{}.memory", sandbox.instance_name(user));
+    sandbox.path("storage/user-instances").join(file)
+}
+
+/// What must not be the same in two instances, a line each.
+const OWN: &str = "cat /etc/machine-id
+    cut -d' ' -f2 /etc/ssh/ssh_host_ecdsa_key.pub /etc/ssh/ssh_host_ed25519_key.pub
+    cat /sys/class/net/en*/address; ls /var/log/journal";
+
+/// What must be as after a boot.
+const ALIKE: &str = "hostname; ls /sys/class/net; ls /etc/ssh/ssh_host_*; systemctl is-active ssh;
+    systemctl is-system-running; ls /var/lib/cyyber-warm 2>&1 | head -c 2";
+
+/// The kinds of authentication that a console offers, if it answers.
+fn offered(port: u16) -> Option<Vec<u8>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    stream.read_exact(&mut [0; 12]).ok()?;
+    stream.write_all(b"RFB 003.008\n").ok()?;
+    let mut count = [0];
+    stream.read_exact(&mut count).ok()?;
+    let mut kinds = vec![0; count[0].into()];
+    stream.read_exact(&mut kinds).ok()?;
+    Some(kinds)
+}
+
+/// Starts an instance while its console and the file with its memory are looked at all the time.
+fn start_watched(sandbox: &Sandbox, user: &str, port: u16) -> Value {
+    let done = AtomicBool::new(false);
+    let memory = forked_memory(sandbox, user);
+    let (started, consoles, modes) = std::thread::scope(|scope| {
+        let watched = scope.spawn(|| {
+            let (mut consoles, mut modes) = (HashSet::new(), HashSet::new());
+            while !done.load(Ordering::Relaxed) {
+                consoles.extend(offered(port));
+                let mode = memory.symlink_metadata().map(|it| it.permissions().mode());
+                modes.extend(mode.map(|mode| mode & 0o777));
+                sleep(Duration::from_millis(2));
+            }
+            (consoles, modes)
+        });
+        let started = start(sandbox, user);
+        done.store(true, Ordering::Relaxed);
+        let (consoles, modes) = watched.join().unwrap();
+        (started, consoles, modes)
+    });
+    assert_eq!(started["vnc_port"], port);
+    assert_eq!(consoles, HashSet::from([vec![PASSWORD]]));
+    assert_eq!(modes, HashSet::from([0o600]));
+    assert!(!memory.exists());
+    started
+}
+
+/// Kills a build while its guest boots: nothing runs on, and what is left is found.
+fn a_killed_warming_leaves_nothing_that_runs(sandbox: &Sandbox) {
+    let mut child = sandbox.command(["build"]).spawn().unwrap();
+    let name = format!("cyyber-warm_{}", sandbox.lab);
+    wait_until("it boots", || virsh(["list", "--name"]).contains(&name));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until("it has ended", || {
+        !virsh(["list", "--all", "--name"]).contains(&name)
+    });
+    let [layer] = &*warm_files(sandbox, "") else {
+        panic!("there is a disk alone");
+    };
+    let listed = sandbox
+        .cyyber(["-o", "json", "instance", "cleanup", "--dry-run"])
+        .json();
+    assert_eq!(listed["builds"][0]["image"], layer.to_str().unwrap());
+}
+
+#[test]
+#[ignore = "needs libvirt, QEMU and the cloud image: run by `make test`"]
+fn forks_are_themselves_and_instances_like_any_other() {
+    own_world!();
+    let sandbox = sandbox();
+    let name = |user: &str| sandbox.instance_name(user);
+    a_killed_warming_leaves_nothing_that_runs(&sandbox);
+    assert_eq!(build(&sandbox)["warm"], "made");
+    let built = build(&sandbox);
+    assert_eq!(
+        (&built["result"], &built["warm"]),
+        (&json!("unchanged"), &json!("kept"))
+    );
+    let metadata = fs::read(sandbox.path("").join(text(&built["metadata"]))).unwrap();
+    let metadata: Value = serde_json::from_slice(&metadata).unwrap();
+    assert_eq!(metadata["warm"]["fits"]["memory"], "256", "{metadata}");
+    let found = |verify: &[&str]| {
+        let found = sandbox
+            .cyyber([&["-o", "json", "doctor"], verify].concat())
+            .stdout;
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let mut all = found["findings"].as_array().unwrap().clone();
+        all.retain(|it| text(&it["message"]).contains("warm image"));
+        all
+    };
+    let [finding] = &*found(&["--verify"]) else {
+        panic!("{:?}", found(&[]))
+    };
+    assert_eq!(finding["status"], "ok", "{finding}");
+    assert!(text(&finding["message"]).contains("unchanged"), "{finding}");
+    // Of one that booted, to compare with.
+    configure(&sandbox, 256, false);
+    sandbox.instance("create", "booted", &[]).ok();
+    configure(&sandbox, 256, true);
+
+    assert_eq!(start(&sandbox, "a")["started_by"], "fork");
+    start_watched(&sandbox, "b", 5901);
+    let own = |user: &str| guest::shell(&name(user), OWN);
+    let random = |user: &str| guest::shell(&name(user), "head -c 16 /dev/urandom | od -An -tx1");
+    let all: Vec<String> = ["a", "b"]
+        .iter()
+        .map(|user| own(user) + &random(user))
+        .collect();
+    let lines: Vec<&str> = all.iter().flat_map(|text| text.lines()).collect();
+    assert_eq!(lines.len(), 12, "{all:#?}");
+    // The journal has the name of the machine.
+    assert_eq!(lines.iter().collect::<HashSet<_>>().len(), 10, "{all:#?}");
+    let alike = guest::shell(&name("a"), ALIKE);
+    assert_eq!(alike, guest::shell(&name("b"), ALIKE));
+    assert!(
+        alike.contains("enp1s0\nlo\n") && alike.contains("active\nrunning\n"),
+        "{alike}"
+    );
+    wait_until("it has an address", || {
+        virsh(["domifaddr", &name("b")]).contains("ipv4")
+    });
+    let theirs: i64 = guest::shell(&name("a"), "date +%s").trim().parse().unwrap();
+    assert!((jiff::Timestamp::now().as_second() - theirs).abs() < 5);
+    let status = fs::read_to_string(format!(
+        "/proc/{}/status",
+        sandbox.qemu_pid("a").as_raw_nonzero()
+    ));
+    assert!(
+        status.unwrap().contains("Uid:\t21000"),
+        "it has no user of its own"
+    );
+
+    // Its own pause, stop and reset.
+    let before = own("a");
+    guest::shell(&name("a"), "echo mine >/root/mine && sync");
+    sandbox.instance("pause", "a", &[]).ok();
+    assert_eq!(start(&sandbox, "a")["started_by"], "memory");
+    assert_eq!(own("a"), before);
+    sandbox.instance("stop", "a", &["--timeout", "120s"]).ok();
+    let check = run(tool("qemu-img").arg("check").arg(sandbox.overlay("a")));
+    assert!(check.contains("No errors"), "{check}");
+    assert_eq!(start(&sandbox, "a")["started_by"], "boot");
+    wait_until_ready(&sandbox, "a");
+    assert_eq!(
+        (own("a"), &*guest::shell(&name("a"), "cat /root/mine")),
+        (before.clone(), "mine\n")
+    );
+    assert_eq!(guest::shell(&name("a"), ALIKE), alike);
+    sandbox.instance("reset", "a", &["--yes"]).ok();
+    assert_eq!(start(&sandbox, "a")["started_by"], "fork");
+    assert_ne!(own("a").lines().next(), before.lines().next());
+    sandbox.instance("stop", "a", &["--force"]).ok();
+
+    killed_at_any_moment(&sandbox);
+    a_warm_image_is_renewed_alone(&sandbox);
+    let gone = sandbox
+        .cyyber(["-o", "json", "instance", "cleanup", "--yes"])
+        .json();
+    assert_eq!(gone["failed"], json!([]), "{gone}");
+    assert_eq!(warm_files(&sandbox, ".qcow2").len(), 1);
+}
+
+fn wait_until_ready(sandbox: &Sandbox, user: &str) {
+    let began = Instant::now();
+    while sandbox.state(user) != "running" {
+        assert!(began.elapsed() < guest::BOOTING, "no agent");
+        sleep(Duration::from_secs(1));
+    }
+}
+
+/// Kills starts, and starts again: what comes up is an instance, and nothing is left.
+fn killed_at_any_moment(sandbox: &Sandbox) {
+    let rounds: u64 = if is_thorough() { 100 } else { 3 };
+    for round in 0..rounds {
+        let mut child = sandbox.instance_command("start", "k", &[]).spawn().unwrap();
+        let most = if rounds > 3 {
+            rand::random::<u64>() % 6000
+        } else {
+            400 + 1200 * round
+        };
+        sleep(Duration::from_millis(most));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let listed = sandbox.listed("k");
+        println!(
+            "killed after {most} ms: {} {}",
+            listed["state"], listed["reason"]
+        );
+        if listed["state"] == "starting" && listed["started_by"].is_null() {
+            sandbox.instance("console", "k", &[]).error_json(5);
+        }
+        let started = start(sandbox, "k");
+        assert_eq!(started["started_by"], "fork", "{started}");
+        assert!(!forked_memory(sandbox, "k").exists());
+        let id = guest::shell(&sandbox.instance_name("k"), "cat /etc/machine-id");
+        assert_eq!(id.trim().len(), 32, "{id}");
+        let all = sandbox
+            .cyyber([
+                "-o",
+                "json",
+                "instance",
+                "cleanup",
+                &sandbox.lab,
+                "k",
+                "--yes",
+            ])
+            .json();
+        assert_eq!(
+            all["destroyed"][0]["instance"],
+            sandbox.instance_name("k").as_str()
+        );
+    }
+}
+
+/// Another size of the lab's memory, with an instance on the image that was made before.
+fn a_warm_image_is_renewed_alone(sandbox: &Sandbox) {
+    configure(sandbox, 320, true);
+    let booted = start(sandbox, "booted");
+    assert_eq!(booted["started_by"], "boot");
+    assert!(
+        text(&booted["reason"]).ends_with("booted: the warm image was made for another memory"),
+        "{booted}"
+    );
+    sandbox.instance("stop", "booted", &["--force"]).ok();
+    let built = build(sandbox);
+    assert_eq!(
+        (&built["result"], &built["warm"]),
+        (&json!("unchanged"), &json!("made"))
+    );
+    // b stands on the one before, whose memory is of no use any more.
+    assert_eq!(warm_files(sandbox, ".qcow2").len(), 2);
+    assert_eq!(warm_files(sandbox, ".memory").len(), 1);
+    assert_eq!(start(sandbox, "c")["started_by"], "fork");
+    let doomed =
+        Run::of(&mut sandbox.command(["-o", "json", "instance", "cleanup", "--dry-run"])).json();
+    assert_eq!(doomed["builds"].as_array().unwrap().len(), 1, "{doomed}");
+}
