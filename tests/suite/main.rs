@@ -40,6 +40,7 @@ mod ready;
 mod reaper;
 mod reaper_day;
 mod reference;
+mod report;
 mod saved_memory;
 mod schema;
 mod scripts;
