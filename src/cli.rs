@@ -439,9 +439,10 @@ pub struct Report {
 
 /// Print metrics of the host and its instances, for Prometheus
 ///
-/// Prints the host's memory, the number of instances by state, the CPU, memory, disk and network
-/// use of each, what pausing and shared base images save, and the time of the last reaper pass, in
-/// Prometheus' text format. Guests are not queried; values that are not recorded yet are left out.
+/// Prints the host's memory, CPU and disk, the number of instances by state, the CPU, memory, disk
+/// and network use of each, what pausing and shared base images save, the last reaper pass, and what
+/// the journal adds up to (see cyyber report) as counters and histograms, in Prometheus' text
+/// format. Guests are not queried; values that are not recorded yet are left out.
 ///
 /// With --textfile the metrics are written to a file for the textfile collector of the node
 /// exporter, which reads files whose names end in .prom. The file is replaced atomically. If the

@@ -33,6 +33,7 @@ mod labs;
 mod lifecycle;
 mod listing;
 mod metrics;
+mod monitoring;
 mod network;
 mod package;
 mod packer_archive;
