@@ -90,6 +90,8 @@ install: build ## install program, man pages, completions, examples, and a reape
 	$(SUDO) install -D -m 644 completions/_cyyber $(ZSHDIR)/_cyyber
 	$(SUDO) install -D -m 644 completions/cyyber.fish $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish
 	$(SUDO) cp -r --no-preserve=mode,ownership labs/*.json labs/lab?? $(SHAREDIR)/cyyber/labs/
+	$(SUDO) install -d $(SHAREDIR)/cyyber/monitoring
+	$(SUDO) install -m 644 templates/monitoring/* $(SHAREDIR)/cyyber/monitoring/
 	$(SUDO) install -d $(DESTDIR)$(SYSCONFDIR)/cyyber
 	@# A configuration that is there is the instructor's, and so is what belongs to it.
 	[ -e $(DESTDIR)$(SYSCONFDIR)/cyyber/labs-config.json ] || \

@@ -111,6 +111,8 @@ pub enum Command {
     ///
     /// Prints nothing if all went well. If another pass is running, this one ends at once.
     Reap(Reap),
+    /// Show what the labs used and what the idle policy saved
+    Report(Report),
     /// Print metrics of the host and its instances, for Prometheus
     Metrics(Metrics),
     /// Check whether this host is ready, and how to fix what is not
@@ -408,11 +410,39 @@ pub struct Reap {
     pub timeout: Duration,
 }
 
+/// Show what the labs used and what the idle policy saved
+///
+/// Adds up the journal, including the files that logrotate made of it: memory used and freed, the
+/// steps of the idle policy, how long starts, resumes and builds took, which starts failed, how many
+/// instances were woken within 5 minutes after the policy took them down, and the hours of use by
+/// lab, weekday and hour.
+///
+/// With --html the report is written as one page with plots, which needs no network. The file is
+/// replaced atomically.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cyyber report                           the last 7 days
+  cyyber report --since 30d --lab lab01   one lab, the last 30 days
+  cyyber report --html report.html        a page with plots, for a browser or for print
+  cyyber -o json report                   for a program")]
+pub struct Report {
+    /// How far to look back, for example 24h or 30d
+    #[arg(long, value_name = "DURATION", default_value = "7d")]
+    pub since: Duration,
+    /// Only this lab
+    #[arg(long)]
+    pub lab: Option<LabId>,
+    /// Write a page with plots to this file instead of printing tables
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
 /// Print metrics of the host and its instances, for Prometheus
 ///
-/// Prints the host's memory, the number of instances by state, the CPU, memory, disk and network
-/// use of each, what pausing and shared base images save, and the time of the last reaper pass, in
-/// Prometheus' text format. Guests are not queried; values that are not recorded yet are left out.
+/// Prints the host's memory, CPU and disk, the number of instances by state, the CPU, memory, disk
+/// and network use of each, what pausing and shared base images save, the last reaper pass, and what
+/// the journal adds up to (see cyyber report) as counters and histograms, in Prometheus' text
+/// format. Guests are not queried; values that are not recorded yet are left out.
 ///
 /// With --textfile the metrics are written to a file for the textfile collector of the node
 /// exporter, which reads files whose names end in .prom. The file is replaced atomically. If the

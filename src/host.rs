@@ -86,6 +86,11 @@ pub fn cpu() -> Result<Cpu> {
 }
 
 impl Cpu {
+    /// How long the CPUs were busy since the host was booted, all together, in seconds.
+    pub fn busy_seconds(&self) -> f64 {
+        self.busy as f64 / rustix::param::clock_ticks_per_second() as f64
+    }
+
     /// How busy the CPUs were since `before`; 100 is one CPU, fully used. Unknown where no time
     /// went by.
     pub fn percent_since(&self, before: &Cpu) -> Option<f64> {

@@ -41,12 +41,20 @@ pub fn failure<'a>(
     from: Option<State>,
     error: &anyhow::Error,
 ) {
-    match kind_of(error) {
+    let kind = kind_of(error);
+    match kind {
         Kind::Usage | Kind::Config | Kind::NotFound | Kind::Conflict => return,
         Kind::Failed | Kind::Busy | Kind::Capacity | Kind::Unavailable => {}
     }
     let why = format!("{error:#}");
-    write(context, action, subject, began, (from, None), Err(&why));
+    write(
+        context,
+        action,
+        subject,
+        began,
+        (from, None),
+        Err((kind, &why)),
+    );
 }
 
 /// A journal that cannot be written stops nobody, and is no news beside a failure, which often has
@@ -57,16 +65,20 @@ fn write<'a>(
     subject: impl Into<Subject<'a>>,
     began: Instant,
     (from, to): (Option<State>, Option<State>),
-    reason: Result<&str, &str>,
+    reason: Result<&str, (Kind, &str)>,
 ) {
+    let subject = subject.into();
+    let lab = context.config.lab(subject.lab_id).ok();
     let line = Line {
         time: context.time(),
-        subject: subject.into(),
+        memory_mb: lab.map(|lab| lab.memory_mb),
+        subject,
         action,
         from,
         to,
         ok: reason.is_ok(),
-        reason: reason.unwrap_or_else(|why| why),
+        reason: reason.unwrap_or_else(|(_, why)| why),
+        code: reason.err().map(|(kind, _)| kind),
         who: context.who(),
         as_user: context.scope().only(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -97,12 +109,16 @@ struct Line<'a> {
     ok: bool,
     /// Why, or why not.
     reason: &'a str,
+    /// The kind of a failure, as in the JSON of errors.
+    code: Option<Kind>,
     /// Who did it: the number of a user, or `reap`.
     who: &'a str,
     /// For which user alone, where it was told so by `--as-user`.
     as_user: Option<&'a UserId>,
     /// How long it took.
     duration_ms: u64,
+    /// The memory that the lab's instances have, by the configuration.
+    memory_mb: Option<u32>,
 }
 
 /// To what something happened.
@@ -201,6 +217,8 @@ mod tests {
             who: "reap",
             as_user: None,
             duration_ms: 7,
+            code: None,
+            memory_mb: Some(2048),
         };
         let rotated = dir.path().join("state/events.jsonl.1");
         std::thread::scope(|scope| {
@@ -245,6 +263,8 @@ mod tests {
             who: "0",
             as_user: None,
             duration_ms: 0,
+            code: None,
+            memory_mb: None,
         };
         let holder = files::open_or_make(&path).unwrap();
         holder.lock().unwrap();

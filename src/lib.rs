@@ -14,6 +14,7 @@
 //! | [`images`] | stages, base builds, warm images and overlays |
 //! | [`packer`] | building a lab's image |
 //! | [`journal`] | one line for every change of state, every build and every failure |
+//! | [`ledger`] | what the journal adds up to: memory freed, wakes, failures, builds, hours of use |
 //! | [`state`] | activity, exemptions and locks in the state directory |
 //! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
@@ -56,6 +57,7 @@ pub mod inputs;
 pub mod instance;
 pub mod interrupt;
 pub mod journal;
+pub mod ledger;
 pub mod names;
 pub mod nearest;
 pub mod network;

@@ -148,6 +148,12 @@ paths! {
     /// The journal.
     journal() = state / "events.jsonl";
 
+    /// What the journal added up to when it was last counted for metrics.
+    ledger() = state / "ledger.json";
+
+    /// The lock under which it is counted.
+    ledger_lock() = state / "locks/_ledger.lock";
+
     /// Where it is noted which instances are exempt from the idle policy.
     keeps() = state / "kept";
 

@@ -21,6 +21,8 @@ pub struct Metric {
 pub struct Sample {
     labels: BTreeMap<&'static str, String>,
     value: f64,
+    /// What of a histogram this is: the end of the sample's name.
+    part: Option<&'static str>,
 }
 
 impl Metric {
@@ -36,6 +38,33 @@ impl Metric {
         }
     }
 
+    /// A histogram without samples.
+    pub fn histogram(name: &'static str, help: &'static str) -> Metric {
+        Metric {
+            kind: "histogram",
+            ..Metric::new(name, help)
+        }
+    }
+
+    /// Adds to a histogram what was observed: how many values were at most as large as each bound, how
+    /// many there were, and their sum.
+    pub fn observe(
+        &mut self,
+        label: (&'static str, &str),
+        buckets: &[(f64, u64)],
+        count: u64,
+        sum: f64,
+    ) {
+        let bounds = buckets
+            .iter()
+            .map(|(bound, count)| (bound.to_string(), *count));
+        for (bound, count) in bounds.chain([("+Inf".to_owned(), count)]) {
+            self.put(Some("_bucket"), [label, ("le", &bound)], whole(count));
+        }
+        self.put(Some("_sum"), [label], sum);
+        self.put(Some("_count"), [label], whole(count));
+    }
+
     /// The same with a sample more.
     #[must_use]
     pub fn with(mut self, value: f64) -> Metric {
@@ -49,11 +78,23 @@ impl Metric {
         labels: impl IntoIterator<Item = (&'static str, &'a str)>,
         value: f64,
     ) {
+        self.put(None, labels, value);
+    }
+
+    fn put<'a>(
+        &mut self,
+        part: Option<&'static str>,
+        labels: impl IntoIterator<Item = (&'static str, &'a str)>,
+        value: f64,
+    ) {
         let labels = labels
             .into_iter()
             .map(|(name, value)| (name, value.to_owned()));
-        let labels = labels.collect();
-        self.samples.push(Sample { labels, value });
+        self.samples.push(Sample {
+            part,
+            labels: labels.collect(),
+            value,
+        });
     }
 
     /// How many samples it has.
@@ -69,18 +110,29 @@ pub fn text(metrics: &[Metric]) -> String {
         let (name, kind, help) = (metric.name, metric.kind, escape(metric.help, false));
         // Writing to a string does not fail.
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        for Sample { labels, value } in &metric.samples {
-            let labels = labels.iter();
+        for Sample {
+            part,
+            labels,
+            value,
+        } in &metric.samples
+        {
+            let (labels, part) = (labels.iter(), part.unwrap_or_default());
             let labels = labels.map(|(name, it)| format!("{name}=\"{}\"", escape(it, true)));
             let labels: Vec<_> = labels.collect();
             let _ = match &*labels.join(",") {
-                "" => writeln!(text, "{name} {value}"),
-                labels => writeln!(text, "{name}{{{labels}}} {value}"),
+                "" => writeln!(text, "{name}{part} {value}"),
+                labels => writeln!(text, "{name}{part}{{{labels}}} {value}"),
             };
         }
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+/// Prometheus counts in floating point; what is above 2^53 loses its last digits.
+#[expect(clippy::cast_precision_loss, reason = "all that the format can hold")]
+pub fn whole(count: u64) -> f64 {
+    count as f64
 }
 
 fn escape(text: &str, quotes: bool) -> String {
@@ -95,6 +147,20 @@ fn escape(text: &str, quotes: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_histogram_has_its_buckets_its_sum_and_its_count() {
+        let mut metric = Metric::histogram("wait_seconds", "How long.");
+        metric.observe(("lab", "a"), &[(0.5, 1), (2.0, 3)], 4, 9.25);
+        assert_eq!(
+            text(&[metric]),
+            "# HELP wait_seconds How long.\n# TYPE wait_seconds histogram\n\
+             wait_seconds_bucket{lab=\"a\",le=\"0.5\"} 1\n\
+             wait_seconds_bucket{lab=\"a\",le=\"2\"} 3\n\
+             wait_seconds_bucket{lab=\"a\",le=\"+Inf\"} 4\n\
+             wait_seconds_sum{lab=\"a\"} 9.25\nwait_seconds_count{lab=\"a\"} 4"
+        );
+    }
 
     #[test]
     fn what_is_written_is_the_format() {

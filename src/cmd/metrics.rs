@@ -7,26 +7,39 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::cli::Metrics as Options;
 use crate::context::Context;
+use crate::env;
 use crate::error::{Fault, Kind};
 use crate::files;
 use crate::host;
-use crate::hypervisor::{Detail, Facts};
-use crate::images;
+use crate::hypervisor::{Detail, Facts, Hypervisor};
+use crate::images::{self, base, builds};
 use crate::instance::status::{InstanceStatus, statuses};
-use crate::names::State;
+use crate::ledger::durations::Durations;
+use crate::ledger::{Account, Ledger, Step};
+use crate::names::{InstanceName, State};
 use crate::output::Report;
-use crate::prometheus::{Metric, text};
+use crate::prometheus::{Metric, text, whole as float};
 use crate::reaper::passes::Passes;
 use crate::sharing;
+use crate::state::lock::{self, Lock};
+use crate::units::MIB;
 
 /// For whoever collects metrics, as the node exporter does.
 const READABLE: u32 = 0o644;
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
+    // Before instances are looked at: what is noted later is counted later.
+    let ledger = match context.scope().only() {
+        None => Counted::begin(context)
+            .map_err(|e| left_out(context, &e))
+            .ok(),
+        Some(_) => None,
+    };
     let all = context.hypervisor()?.survey(Detail::Usage)?;
     let statuses = statuses(context, &all, false)?.into_iter();
     let seen: Vec<_> = statuses
@@ -35,37 +48,30 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
     let mut metrics = of_host(context)?;
     metrics.push(of_states(&seen));
     metrics.extend(savings(&seen));
+    if let Some(ledger) = ledger {
+        metrics.extend(images_of(context));
+        let statuses = seen.iter().map(|(status, _)| status);
+        metrics.extend(of_ledger(context, &ledger.end(context, statuses)));
+    }
     metrics.extend(of_instances(&seen));
     let answer = Metrics { metrics };
     match &options.textfile {
         None => context.output.answer(&answer),
         Some(path) => {
-            write(path, &answer)?;
+            let text = answer.text() + "\n";
+            files::publish(path, text.as_bytes(), READABLE).with_context(|| {
+                Fault::new(
+                    Kind::Failed,
+                    format!("failed to write the metrics to {}", path.display()),
+                )
+                .hint("name a file in a directory that is there")
+            })?;
             context.output.answer(&Written {
                 textfile: path.clone(),
                 samples: answer.metrics.iter().map(Metric::samples).sum(),
             })
         }
     }
-}
-
-/// Puts the file in its place as a whole. A directory on the way may be an administrator's link.
-fn write(path: &Path, answer: &Metrics) -> Result<()> {
-    let write = || -> Result<()> {
-        let name = path.file_name().context("it has no name")?;
-        if let Ok(there) = path.symlink_metadata() {
-            anyhow::ensure!(there.is_file(), "something else than a file is there");
-        }
-        let directory = std::path::absolute(path)?;
-        let directory = directory.parent().unwrap_or(Path::new("/"));
-        let place = std::fs::canonicalize(directory)?.join(name);
-        let text = answer.text() + "\n";
-        Ok(files::replace_soon(&place, text.as_bytes(), READABLE)?)
-    };
-    write().with_context(|| {
-        let message = format!("failed to write the metrics to {}", path.display());
-        Fault::new(Kind::Failed, message).hint("name a file in a directory that is there")
-    })
 }
 
 fn of_host(context: &Context) -> Result<Vec<Metric>> {
@@ -76,9 +82,40 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
         "cyyber_reaper_last_pass_timestamp_seconds",
         "Time of the last complete pass of cyyber reap, in seconds since 1970.",
     );
-    if let Some(last) = Passes::read(&context.paths.passes()).last() {
+    let mut took = Metric::new(
+        "cyyber_reaper_last_pass_duration_seconds",
+        "How long the last complete pass of cyyber reap took.",
+    );
+    let passes = Passes::read(&context.paths.passes());
+    if let Some(last) = passes.last() {
         pass.add([], last.as_duration().as_secs_f64());
     }
+    if let Some(ms) = passes.took_ms {
+        took.add([], Duration::from_millis(ms).as_secs_f64());
+    }
+    let mut disk = Metric::new(
+        "cyyber_disk_bytes",
+        "Size of the file system of a directory.",
+    );
+    let mut free = Metric::new(
+        "cyyber_disk_available_bytes",
+        "What of it cyyber can use, without what is reserved for root.",
+    );
+    let saved = context.hypervisor()?.saved_memory_directory();
+    let directories = [
+        ("storage", Some(context.paths.storage().to_owned())),
+        ("state", Some(context.paths.state().to_owned())),
+        ("saved_memory", saved),
+    ];
+    for (name, directory) in directories {
+        // One that is not there yet has no size.
+        if let Some(stat) = directory.and_then(|it| rustix::fs::statvfs(&it).ok()) {
+            let bytes = |blocks: u64| float(blocks.saturating_mul(stat.f_frsize));
+            disk.add([("directory", name)], bytes(stat.f_blocks));
+            free.add([("directory", name)], bytes(stat.f_bavail));
+        }
+    }
+    let cpu = host::cpu()?;
     Ok(vec![
         build,
         Metric::new("cyyber_host_memory_bytes", "Memory of the host.").with(float(memory.total)),
@@ -87,8 +124,268 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
             "Memory of the host that new programs can use without swapping.",
         )
         .with(float(memory.available)),
+        Metric::new("cyyber_host_cpus", "CPUs of the host.").with(float(cpu.count as u64)),
+        Metric::new(
+            "cyyber_host_cpu_busy_seconds_total",
+            "Time that the host's CPUs were busy since it was booted, all together.",
+        )
+        .with(cpu.busy_seconds()),
+        disk,
+        free,
         pass,
+        took,
     ])
+}
+
+fn left_out(context: &Context, error: &anyhow::Error) {
+    context.output.warn(&format!(
+        "what the journal adds up to is left out: {error:#}"
+    ));
+}
+
+/// The ledger, under its lock.
+struct Counted {
+    ledger: Ledger,
+    zone: TimeZone,
+    _lock: Lock,
+}
+
+impl Counted {
+    fn begin(context: &Context) -> Result<Counted> {
+        let path = context.paths.ledger_lock();
+        let _lock = Lock::take(&path, "the ledger", lock::PATIENCE)?;
+        let mut ledger = Ledger::load(&context.paths);
+        let zone = env::time_zone()?;
+        super::report::read(context, &mut ledger, &zone)?;
+        Ok(Counted {
+            ledger,
+            zone,
+            _lock,
+        })
+    }
+
+    /// Counts up to now, and keeps that.
+    fn end<'a>(
+        mut self,
+        context: &Context,
+        statuses: impl Iterator<Item = &'a InstanceStatus>,
+    ) -> Ledger {
+        let live = super::report::live_of(context, statuses);
+        self.ledger.close(Some(live), context.time(), &self.zone);
+        if let Err(error) = self.ledger.save(&context.paths) {
+            // The next count reads the same lines again.
+            context.output.warn(&format!(
+                "what the journal adds up to was not kept: {error}"
+            ));
+        }
+        self.ledger
+    }
+}
+
+/// What is on disk, and whether base images are as they were built.
+fn images_of(context: &Context) -> Vec<Metric> {
+    let mut bases = Metric::new("cyyber_base_bytes", "Size of a base image.");
+    let mut changed = Metric::new(
+        "cyyber_base_changed",
+        "1 if a base image has another size than when it was built, or can be written to.",
+    );
+    for (lab, base) in builds::all(&context.paths).unwrap_or_default() {
+        let labels = [("lab", lab.as_str()), ("build", &base.build)];
+        if let Some(bytes) = images::allocated(&base.path) {
+            bases.add(labels, float(bytes));
+        }
+        changed.add(labels, float(u64::from(base::is_changed(&base))));
+    }
+    let mut storage = Metric::new(
+        "cyyber_storage_bytes",
+        "Disk space of all base images, stages, disks of instances, and saved memory.",
+    );
+    let saved = context.hypervisor().ok();
+    let saved = saved.and_then(Hypervisor::saved_memory_directory);
+    let is_saved = |file: &str| {
+        let name = Hypervisor::saved_memory_name(file);
+        name.is_some_and(|name| name.parse::<InstanceName>().is_ok())
+    };
+    let any = |_: &str| true;
+    let kinds: [(_, _, Choice); 4] = [
+        ("bases", Some(context.paths.base_images()), &any),
+        ("stages", Some(context.paths.stages()), &any),
+        ("overlays", Some(context.paths.user_instances()), &any),
+        ("saved_memory", saved, &is_saved),
+    ];
+    for (kind, directory, is_ours) in kinds {
+        if let Some(bytes) = directory.and_then(|it| allocated_in(&it, is_ours)) {
+            storage.add([("kind", kind)], float(bytes));
+        }
+    }
+    vec![bases, changed, storage]
+}
+
+/// Which files are ours, by their names.
+type Choice<'a> = &'a dyn Fn(&str) -> bool;
+
+/// What the files in `directory` take; `None` where that cannot be seen.
+fn allocated_in(directory: &Path, is_ours: Choice) -> Option<u64> {
+    let files = std::fs::read_dir(directory).ok()?;
+    let sizes = files.filter_map(|file| {
+        let file = file.ok()?;
+        let is_ours = file.file_name().to_str().is_some_and(is_ours);
+        is_ours.then(|| images::allocated(&file.path()))?
+    });
+    Some(sizes.fold(0, u64::saturating_add))
+}
+
+/// A counter of a lab.
+type Counter = fn(&Account) -> f64;
+
+const COUNTERS: [(&str, &str, Counter); 5] = [
+    (
+        "cyyber_memory_used_byte_seconds_total",
+        "Memory of running instances by the time that they ran.",
+        |it| byte_seconds(it.used),
+    ),
+    (
+        "cyyber_pauses_total",
+        "Pauses, by the idle policy or by hand.",
+        |it| float(it.pauses),
+    ),
+    (
+        "cyyber_woken_too_soon_total",
+        "Instances woken within 5 minutes after the idle policy paused or stopped them.",
+        |it| float(it.too_soon),
+    ),
+    (
+        "cyyber_reaper_failed_steps_total",
+        "Steps of the idle policy that failed.",
+        |it| float(it.failed_steps),
+    ),
+    ("cyyber_failed_builds_total", "Builds that failed.", |it| {
+        float(it.failed_builds)
+    }),
+];
+
+/// A histogram of a lab.
+type Histogram = fn(&Account) -> &Durations;
+
+const HISTOGRAMS: [(&str, &str, Histogram); 3] = [
+    (
+        "cyyber_resume_seconds",
+        "How long it took to resume from a pause.",
+        |it| &it.resumes,
+    ),
+    (
+        "cyyber_start_seconds",
+        "How long it took to power on, until the command ended.",
+        |it| &it.starts,
+    ),
+    ("cyyber_build_seconds", "How long builds took.", |it| {
+        &it.builds
+    }),
+];
+
+/// The kinds of failure that a start can have; see `journal::failure`.
+const FAILURES: [&str; 4] = ["failed", "busy", "capacity", "unavailable"];
+
+const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+
+/// What the journal adds up to. What has not happened yet in a lab is zero: a series that begins with
+/// its first event would never be seen to grow.
+fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
+    let none = Account::default();
+    let mut labs: BTreeMap<&str, &Account> = BTreeMap::new();
+    labs.extend(
+        context
+            .config
+            .labs
+            .iter()
+            .map(|lab| (lab.lab_id.as_str(), &none)),
+    );
+    labs.extend(
+        ledger
+            .labs
+            .iter()
+            .map(|(lab, account)| (lab.as_str(), account)),
+    );
+    let mut metrics = Vec::new();
+    for (name, help, value) in COUNTERS {
+        let mut metric = Metric::new(name, help);
+        for (lab, account) in &labs {
+            metric.add([("lab", *lab)], value(account));
+        }
+        metrics.push(metric);
+    }
+    for (name, help, of) in HISTOGRAMS {
+        let mut metric = Metric::histogram(name, help);
+        for (lab, account) in &labs {
+            let (buckets, sum) = of(account).histogram();
+            metric.observe(("lab", lab), &buckets, of(account).count, sum);
+        }
+        metrics.push(metric);
+    }
+    let mut freed = Metric::new(
+        "cyyber_memory_freed_byte_seconds_total",
+        "Memory that the idle policy freed by the time that it did so, by where it brought instances.",
+    );
+    let mut states = Metric::new(
+        "cyyber_instance_state_seconds_total",
+        "Time that instances were in each state.",
+    );
+    let mut steps = Metric::new(
+        "cyyber_reaper_steps_total",
+        "Steps that the idle policy took, by what they led to.",
+    );
+    let mut failed = Metric::new(
+        "cyyber_failed_starts_total",
+        "Starts and resumes that failed, by the kind of the failure.",
+    );
+    let mut week = Metric::new(
+        "cyyber_use_seconds_total",
+        "Time that instances were in use, by weekday and hour of this host's clock.",
+    );
+    for (lab, account) in labs {
+        let lab = ("lab", lab);
+        for state in [State::Paused, State::Stopped] {
+            let value = account.freed.get(&state).copied().unwrap_or(0);
+            freed.add([lab, ("to", state.as_str())], byte_seconds(value));
+        }
+        for state in State::value_variants() {
+            let ms = account.ms.get(state).copied().unwrap_or(0);
+            states.add([lab, ("state", state.as_str())], seconds(ms));
+        }
+        for step in Step::ALL {
+            let count = account.steps.get(&step).copied().unwrap_or(0);
+            steps.add([lab, ("to", step.as_str())], float(count));
+        }
+        for code in FAILURES {
+            let count = account
+                .failed_starts
+                .get(code)
+                .map_or(0, |(count, _)| *count);
+            failed.add([lab, ("code", code)], float(count));
+        }
+        // Most hours of a week are empty, and stay so.
+        for (n, ms) in account.week.iter().enumerate().filter(|(_, ms)| **ms > 0) {
+            let hour = n.rem_euclid(24).to_string();
+            let day = WEEKDAYS.get(n.div_euclid(24)).copied().unwrap_or_default();
+            week.add([lab, ("weekday", day), ("hour", &hour)], seconds(*ms));
+        }
+    }
+    let unreadable = Metric::new(
+        "cyyber_journal_unreadable_lines_total",
+        "Lines of the journal that could not be understood.",
+    )
+    .with(float(ledger.unreadable));
+    metrics.extend([freed, states, steps, failed, week, unreadable]);
+    metrics
+}
+
+fn seconds(ms: u64) -> f64 {
+    Duration::from_millis(ms).as_secs_f64()
+}
+
+/// From MiB × milliseconds.
+fn byte_seconds(mib_ms: u64) -> f64 {
+    float(mib_ms) / 1000.0 * float(MIB)
 }
 
 /// Every state, also those that no instance is in: a series that comes and goes is of little use.
@@ -218,12 +515,6 @@ fn of_instances(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
         metrics.push(metric);
     }
     metrics
-}
-
-/// Prometheus counts in floating point; what is above 2^53 loses its last digits.
-#[expect(clippy::cast_precision_loss, reason = "all that the format can hold")]
-fn float(count: u64) -> f64 {
-    count as f64
 }
 
 #[derive(Serialize)]

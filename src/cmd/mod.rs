@@ -7,6 +7,7 @@ mod doctor;
 pub mod instance;
 mod metrics;
 pub mod reap;
+mod report;
 
 use anyhow::Result;
 
@@ -28,6 +29,7 @@ pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
         Command::Build(options) => build::run(&of_all("cyyber build")?, options),
         Command::Instance(command) => instance::run(&context()?, command),
         Command::Reap(options) => reap::run(&of_all("cyyber reap")?, options),
+        Command::Report(options) => report::run(&of_all("cyyber report")?, options),
         Command::Metrics(options) => metrics::run(&context()?, options),
         Command::Doctor(options) => doctor::run(&cli.global, output, now, options),
         Command::Completions { shell } => completions::run(output, *shell),

@@ -86,6 +86,11 @@ impl Directory {
         Ok(self.open_sized(name, LARGEST)?.0)
     }
 
+    /// The same, however large it is, for a reader that does not take it as a whole.
+    pub fn open_large(&self, name: impl Arg) -> io::Result<File> {
+        Ok(self.open_sized(name, u64::MAX)?.0)
+    }
+
     /// The whole of a small file in it.
     pub fn read(&self, name: impl Arg) -> io::Result<Vec<u8>> {
         self.read_up_to(name, LARGEST)

@@ -79,6 +79,18 @@ fn replaced(
         .map_err(|error| said(&error, "write", path))
 }
 
+/// As [`replace_soon`], where a person wants a file for others to read: a directory on the way may be an
+/// administrator's link, and what is no file is left alone.
+pub fn publish(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::Error::other("it has no name"))?;
+    if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other("something else than a file is there"));
+    }
+    let directory = std::path::absolute(path)?;
+    let directory = directory.parent().unwrap_or(Path::new("/"));
+    replace_soon(&std::fs::canonicalize(directory)?.join(name), content, mode)
+}
+
 /// Makes a file that was not there, in place of one that was. A link is replaced, not followed.
 pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
     remove(path)?;

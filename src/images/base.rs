@@ -123,6 +123,16 @@ pub fn note(base: &Base) -> Option<Note> {
     serde_json::from_slice(&note).ok()
 }
 
+/// Whether a build is not what was noted when it was made, as far as can be told without reading it: it
+/// is no file, has another size, or can be written to.
+pub fn is_changed(base: &Base) -> bool {
+    let Ok(there) = base.path.symlink_metadata() else {
+        return true;
+    };
+    let has_other_size = |note: Note| there.len() != note.size_bytes;
+    !there.is_file() || there.mode() & 0o222 != 0 || note(base).is_some_and(has_other_size)
+}
+
 pub(super) fn note_path(image: &Path) -> PathBuf {
     image.with_extension("json")
 }

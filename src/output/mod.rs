@@ -36,6 +36,11 @@ pub trait Report: Serialize {
         String::new()
     }
 
+    /// The same on a page of a certain width.
+    fn on(&self, _page: Page) -> String {
+        self.text()
+    }
+
     /// The answer for people where it is a table; it then takes the place of the text.
     fn table(&self) -> Option<Table> {
         None
@@ -54,7 +59,7 @@ struct Failure<'a> {
 fn shown(report: &impl Report, page: Page) -> String {
     report
         .table()
-        .map_or_else(|| report.text(), |table| table.draw(page))
+        .map_or_else(|| report.on(page), |table| table.draw(page))
 }
 
 /// Where a command's words go, and how many of them.
@@ -75,6 +80,11 @@ impl Output {
             verbose,
             progress: MultiProgress::new(),
         }
+    }
+
+    /// Whether the answer is for a program.
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
     }
 
     /// Prints a command's answer.

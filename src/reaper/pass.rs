@@ -100,6 +100,7 @@ impl Pass {
         let troubles = blind.into_iter().chain(trouble);
         let troubles = troubles.map(|trouble| passes::bounded(&trouble)).collect();
         self.warn(context, &observer, &mut passes, troubles, &mut all);
+        passes.took_ms = u64::try_from(began.elapsed().as_millis()).ok();
         passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
         let noted = passes
             .write(&file)
@@ -125,6 +126,7 @@ impl Pass {
         if !due.is_empty() {
             // However long it took, it was no outage.
             passes.end(&context.moment());
+            passes.took_ms = u64::try_from(began.elapsed().as_millis()).ok();
             let noted = passes.write(&file);
             noted.context("failed to record the end of this pass")?;
         }

@@ -36,6 +36,9 @@ pub struct Passes {
     /// What was last said to be wrong with the host: that is said once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
+    /// How long the last pass took, in milliseconds.
+    #[serde(default)]
+    pub took_ms: Option<u64>,
     /// When the clock was last seen to have been set.
     pub trusted_from: Option<Timestamp>,
     /// By name.

@@ -310,6 +310,8 @@ fn what_needs_no_instance_is_as_documented() {
     let [ready] = examples_of("cyyber-doctor");
     assert_shown(&ready, &answer(&["doctor"]), "doctor");
 
+    assert_named("cyyber-report", "JSON", &answer(&["report"]));
+
     let [metrics, textfile] = examples_of("cyyber-metrics");
     assert_shown(&metrics, &answer(&["metrics"]), "metrics");
     let written = answer(&["metrics", "--textfile", "cyyber.prom"]);

@@ -56,6 +56,9 @@ list    --state        instances    list_filters_by_lab_user_and_state
 reap    --dry-run      reaper       a_dry_run_tells_all_and_changes_nothing
 reap    --jobs         reaper       so_many_steps_are_taken_at_once_as_jobs_says
 reap    --timeout      reaper       so_many_steps_are_taken_at_once_as_jobs_says
+report  --since        report       a_report_adds_up_the_journal_over_its_files
+report  --lab          report       a_report_adds_up_the_journal_over_its_files
+report  --html         report       a_page_is_small_and_needs_nothing_else
 metrics --textfile     metrics      a_file_is_there_as_a_whole_and_for_everyone
 doctor  --verify       doctor       what_is_wrong_is_told_with_its_remedy
 ";

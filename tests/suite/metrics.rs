@@ -30,7 +30,7 @@ fn parse(text: &str) -> Samples {
             assert_eq!(helped.take().as_deref(), Some(name), "{line}");
             assert!(name.starts_with("cyyber_") && is_name(name), "{line}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
-            assert!(["counter", "gauge"].contains(&kind), "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             let fresh = all.insert(name.to_owned(), BTreeMap::new()).is_none();
             assert!(fresh, "{name} is there twice");
             current = Some((name.to_owned(), kind.to_owned()));
@@ -41,11 +41,17 @@ fn parse(text: &str) -> Samples {
                 None => (series, ""),
             };
             let (of, kind) = current.as_ref().expect("a sample before any type");
-            assert_eq!(name, of, "{line}");
+            let part = name.strip_prefix(of.as_str()).unwrap();
+            let parts = match kind.as_str() {
+                "histogram" => &["_bucket", "_sum", "_count"][..],
+                _ => &[""],
+            };
+            assert!(parts.contains(&part), "{line}");
             let value: f64 = value.parse().unwrap();
             assert!(value.is_finite() && value >= 0.0, "{line} {kind}");
             check_labels(labels);
-            let twice = all.get_mut(name).unwrap().insert(labels.to_owned(), value);
+            let samples = all.get_mut(of).unwrap();
+            let twice = samples.insert(format!("{part}{labels}"), value);
             assert_eq!(twice, None, "{line}");
         }
     }
@@ -218,4 +224,72 @@ fn what_is_no_file_is_not_replaced() {
         assert!(run.stderr.contains("hint: "), "{run:#?}");
     }
     assert!(sandbox.path("passwd.prom").is_symlink());
+}
+
+#[test]
+fn counters_go_on_when_journals_are_rotated_and_removed() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.path("state")).unwrap();
+    let lab = &sandbox.lab;
+    let line = |ago, action, from, to| crate::report::line(lab, "7", ago, action, from, to, 700);
+    let first = line(600, "start", "", "starting")
+        + &line(540, "reap", "running", "paused")
+        + &line(480, "resume", "paused", "running");
+    let journal = sandbox.path("state/events.jsonl");
+    fs::write(&journal, &first).unwrap();
+    let of_lab = format!("lab=\"{lab}\"");
+    let counters = || -> BTreeMap<String, f64> {
+        let samples = parse(&sandbox.cyyber(["metrics"]).ok().stdout);
+        let own = samples.into_iter().flat_map(|(name, samples)| {
+            let counts = name.ends_with("_total") || name.ends_with("_seconds");
+            let samples = samples.into_iter();
+            let samples = samples.filter(move |(labels, _)| counts && labels.contains("lab="));
+            samples.map(move |(labels, value)| (format!("{name} {labels}"), value))
+        });
+        own.collect()
+    };
+    let mut before = counters();
+    let of = |counters: &BTreeMap<String, f64>, name: &str| counters[&format!("{name}{of_lab}")];
+    assert_eq!(of(&before, "cyyber_pauses_total "), 1.0);
+    assert_eq!(of(&before, "cyyber_resume_seconds _count"), 1.0);
+    let mib = 1_048_576.0;
+    // The lines were written a moment apart.
+    let used = of(&before, "cyyber_memory_used_byte_seconds_total ") / mib / 2048.0;
+    assert!((used - 3600.0).abs() < 10.0, "{used}");
+    let second = line(420, "reap", "running", "paused");
+    for step in 0..4 {
+        match step {
+            0 => {
+                fs::rename(&journal, sandbox.path("state/events.jsonl.1")).unwrap();
+                fs::write(&journal, &second).unwrap();
+            }
+            1 => fs::remove_file(sandbox.path("state/events.jsonl.1")).unwrap(),
+            2 => {
+                let more = second.clone() + &line(360, "start", "paused", "failed");
+                fs::write(&journal, more).unwrap();
+            }
+            _ => fs::remove_file(&journal).unwrap(),
+        }
+        let now = counters();
+        for (name, value) in &before {
+            assert!(
+                now[name] >= *value,
+                "{step}: {name} went back from {value} to {}",
+                now[name]
+            );
+        }
+        before = now;
+    }
+    assert_eq!(
+        of(&before, "cyyber_pauses_total "),
+        2.0,
+        "each line counts once"
+    );
+    assert_eq!(
+        before[&format!("cyyber_failed_starts_total code=\"capacity\",{of_lab}")],
+        1.0
+    );
+    // It belongs to all.
+    let mine = parse(&sandbox.cyyber(["--as-user", "7", "metrics"]).ok().stdout);
+    assert!(!mine.contains_key("cyyber_pauses_total"));
 }

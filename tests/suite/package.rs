@@ -67,6 +67,7 @@ if command -v fish >/dev/null; then
 fi
 is bash -n /usr/share/cyyber/host/setup.sh
 is [ -s /usr/share/doc/cyyber/backend.md ]
+is [ -s /usr/share/cyyber/monitoring/cyyber.rules.yml ]
 # Where there is no systemd, cron makes the passes.
 pass=$(sed -n 's/^\* \* \* \* \* root //p' /etc/cron.d/cyyber)
 sh -c "$pass -c test:///default"

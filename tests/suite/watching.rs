@@ -309,3 +309,27 @@ impl Relay {
         }
     }
 }
+
+#[test]
+fn what_the_policy_did_in_the_last_day_is_above_it() {
+    let (sandbox, uri) = with_instances(2);
+    std::fs::create_dir_all(sandbox.path("state")).unwrap();
+    let visit = crate::report::visit(&sandbox.lab, "x", 600);
+    std::fs::write(sandbox.path("state/events.jsonl"), visit).unwrap();
+    let mut command = watch(&sandbox, &uri, &["1"]);
+    let (mut terminal, child) = Terminal::start(&mut command, 20, 100);
+    terminal.wait_until("the second refresh", |terminal| {
+        terminal.written.matches("INSTANCE").count() == 2 && terminal.written.ends_with("[0J")
+    });
+    let screen = terminal.screen.join(" ");
+    for part in [
+        "Policy     last 10h",
+        "4.0 GiB hours used, 6.1 freed",
+        "2 pauses",
+        "1 failed starts",
+    ] {
+        assert!(screen.contains(part), "{part}: {:#?}", terminal.screen);
+    }
+    end(child, Signal::INT);
+    terminal.finish();
+}

@@ -4,14 +4,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use jiff::SignedDuration;
 use serde::{Serialize, Serializer};
 
 use super::stats::{self, Figures, SAMPLE, Stats, UsageSample};
+use crate::cmd::report;
 use crate::context::Context;
+use crate::env;
 use crate::host::{self, Cpu, Memory};
+use crate::ledger::Ledger;
 use crate::names::{InstanceName, State};
 use crate::output::{Page, Report, Table};
-use crate::units::{MIB, size};
+use crate::units::{MIB, age, size};
+
+/// How far back the policy's work is told.
+const POLICY: SignedDuration = SignedDuration::from_hours(24);
 
 /// Shows what all instances use, or the one called `name`, until it is asked to end.
 pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> Result<()> {
@@ -19,6 +26,7 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
     let mut live = context.output.live();
     let mut busy_before = host::cpu().ok();
     let mut before = UsageSample::first(context, name)?;
+    let mut ledger = Ledger::new(context.time() - POLICY);
     loop {
         let began = Instant::now();
         // Each refresh asks again, as a command of its own would: a libvirtd that was restarted
@@ -29,6 +37,7 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
         let both = busy.zip(busy_before);
         let dashboard = Dashboard {
             answer: sample.since(&before, context, name)?,
+            policy: policy(context, &mut ledger).unwrap_or_default(),
             memory: host::memory().ok(),
             cpu: busy,
             cpu_percent: both.and_then(|(busy, before)| busy.percent_since(&before)),
@@ -43,9 +52,27 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
     }
 }
 
+/// What the idle policy did, for whoever sees all; each refresh reads what is new in the journal.
+fn policy(context: &Context, ledger: &mut Ledger) -> Result<Vec<String>> {
+    context.require_everyone("cyyber report")?;
+    let (now, zone) = (context.time(), env::time_zone()?);
+    report::read(context, ledger, &zone)?;
+    ledger.close(None, now, &zone);
+    if ledger.total().steps.is_empty() {
+        return Ok(Vec::new());
+    }
+    let length = age(now.duration_since(ledger.from.min(now)));
+    let mut parts = report::headline(ledger);
+    if let Some(first) = parts.first_mut() {
+        *first = format!("last {length}: {first}");
+    }
+    Ok(parts)
+}
+
 /// An answer, and the host that all this runs on.
 struct Dashboard {
     answer: Figures,
+    policy: Vec<String>,
     memory: Option<Memory>,
     cpu: Option<Cpu>,
     cpu_percent: Option<f64>,
@@ -113,10 +140,15 @@ impl Dashboard {
         if let Some(merged @ 1..) = memory_merged_mb {
             used.push(format!("equal pages save {}", size(merged * MIB)));
         }
+        let policy = match self.policy.is_empty() {
+            true => Vec::new(),
+            false => labelled("Policy", &self.policy, page),
+        };
         let lines = [
             labelled("Host", &host, page),
             labelled("Instances", &counts(instances), page),
             labelled("", &used, page),
+            policy,
         ];
         Some(lines.concat().join("\n"))
     }

@@ -17,6 +17,7 @@ readonly TEST_PACKAGES=(
     mandoc shellcheck logrotate zsh fish mount procps gpg-agent
     python3-fastapi python3-uvicorn python3-itsdangerous # a web backend, and in
     novnc chromium chromium-driver                       # a browser what it serves
+    prometheus                                           # what reads metrics
 )
 # Not in every release: Ubuntu 24.04 has no Packer, and Chromium as a snap only.
 readonly NOT_EVERYWHERE=(packer chromium chromium-driver)
@@ -39,6 +40,9 @@ install_packages() {
         do_without "${absent[@]}"
         mapfile -t missing < <(printf '%s\n' "${missing[@]}" | grep -vxFf <(printf '%s\n' "${absent[@]}") || true)
         apt_install "${missing[@]}"
+        # Tests start one of their own.
+        [[ " ${missing[*]} " != *' prometheus '* || ! -d /run/systemd/system ]] ||
+            systemctl --quiet disable --now prometheus
     else
         do_without "${absent[@]}"
     fi

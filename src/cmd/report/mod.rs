@@ -1,0 +1,115 @@
+//! `cyyber report`
+
+mod figures;
+mod html;
+mod plot;
+mod table;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use jiff::tz::TimeZone;
+
+use crate::cli::Report as Options;
+use crate::context::Context;
+use crate::env;
+use crate::error::{Fault, Kind};
+use crate::files;
+use crate::hypervisor::Detail;
+use crate::instance::status::{InstanceStatus, statuses};
+use crate::ledger::{Course, Ledger, Live};
+use figures::{Figures, UseReport};
+
+/// In so many steps the course of time is drawn.
+const STEPS: u32 = 168;
+
+pub fn run(context: &Context, options: &Options) -> Result<()> {
+    let (now, zone) = (context.time(), env::time_zone()?);
+    let from = now - options.since.0;
+    let mut ledger = Ledger::new(from);
+    ledger.only = options.lab.as_ref().map(ToString::to_string);
+    ledger.course = Some(Course::new(from, now, STEPS));
+    read(context, &mut ledger, &zone)?;
+    // What nobody did anything to in this time is not in the journal.
+    let live = match live(context) {
+        Ok(live) => Some(live),
+        Err(error) => {
+            context.output.warn(&format!(
+                "instances that nothing was done to in this time are left out: {error:#}"
+            ));
+            None
+        }
+    };
+    ledger.close(live, now, &zone);
+    if let Some(lab) = &options.lab
+        && ledger.labs.is_empty()
+    {
+        context.config.lab(lab)?;
+    }
+    if ledger.unreadable > 0 {
+        context.output.warn(&format!(
+            "{} lines of the journal could not be understood and are left out",
+            ledger.unreadable
+        ));
+    }
+    let report = UseReport::new(&ledger, options.lab.clone(), now);
+    if let Some(file) = &options.html {
+        let page = html::page(&report, &ledger, &zone)?;
+        files::publish(file, page.as_bytes(), files::SHARED).with_context(|| {
+            Fault::new(
+                Kind::Failed,
+                format!("failed to write the report to {}", file.display()),
+            )
+            .hint("name a file in a directory that is there")
+        })?;
+        if !context.output.is_json() {
+            context.output.note(&format!("written: {}", file.display()));
+            return Ok(());
+        }
+    }
+    context.output.answer(&report)
+}
+
+/// Adds what the journal has that was not read yet, and tells which of its files could not be read.
+pub fn read(context: &Context, ledger: &mut Ledger, zone: &TimeZone) -> Result<()> {
+    let memory = |lab: &str| {
+        let lab = context.config.lab(&lab.parse().ok()?).ok()?;
+        Some(u64::from(lab.memory_mb))
+    };
+    let outcome = ledger
+        .read(&context.paths, zone, memory)
+        .context("failed to read the journal")?;
+    for trouble in outcome.troubles {
+        context.output.warn(&format!("the journal: {trouble}"));
+    }
+    Ok(())
+}
+
+/// What a sum comes to in a few words each.
+pub fn headline(ledger: &Ledger) -> Vec<String> {
+    Figures::new(&ledger.total()).headline()
+}
+
+/// What libvirt knows of all instances.
+fn live(context: &Context) -> Result<BTreeMap<String, Live>> {
+    let all = context.hypervisor()?.survey(Detail::Power)?;
+    Ok(live_of(context, statuses(context, &all, false)?.iter()))
+}
+
+/// The same of those whose status is known.
+pub fn live_of<'a>(
+    context: &Context,
+    statuses: impl Iterator<Item = &'a InstanceStatus>,
+) -> BTreeMap<String, Live> {
+    let live = |status: &InstanceStatus| {
+        let lab = context.config.lab(&status.lab_id);
+        let live = Live {
+            lab: status.lab_id.to_string(),
+            state: status.state,
+            memory_mb: lab.map_or(0, |lab| lab.memory_mb.into()),
+            created: status.created,
+        };
+        (status.instance.clone(), live)
+    };
+    statuses.map(live).collect()
+}

@@ -1,0 +1,440 @@
+//! What the journal adds up to, lab by lab: the memory that the idle policy freed, pauses and wakes and
+//! how long they took, failures, builds, and hours of use.
+//!
+//! The same sum is made anew for a report, and carried on from one count to the next for metrics: it is
+//! kept in a file, with how far the journal was read, so that it never goes back when old journals go.
+//! What nobody wrote down, such as a guest that shut itself down, shows when the next line, or libvirt,
+//! contradicts what was known: the time in between counts as nothing.
+
+mod course;
+pub mod durations;
+pub mod read;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+use crate::names::State;
+use crate::paths::Paths;
+pub use course::{Course, Moment};
+use durations::Durations;
+use read::{Cursor, Event, Outcome, Wanted};
+
+/// Who is back sooner than this was taken down too soon.
+const TOO_SOON: SignedDuration = SignedDuration::from_mins(5);
+
+/// A sum is not larger than this: enough for a hundred thousand instances.
+const LARGEST: u64 = 64 << 20;
+
+/// What the journal adds up to.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    /// By lab.
+    pub labs: BTreeMap<String, Account>,
+    /// How many lines could not be understood.
+    pub unreadable: u64,
+    /// Nothing before this counts.
+    pub from: Timestamp,
+    /// A line was read.
+    begun: bool,
+    /// Up to when everything was counted that was known then.
+    closed: Option<Timestamp>,
+    /// How far the journal was read.
+    cursor: Option<Cursor>,
+    /// What each instance is in, by name.
+    open: BTreeMap<String, Span>,
+    /// The one lab that is looked at, if it is not all.
+    #[serde(skip)]
+    pub only: Option<String>,
+    /// The same in the course of time, where that is wanted.
+    #[serde(skip)]
+    pub course: Option<Course>,
+}
+
+/// The sum of a lab. What it adds up is whole numbers, which are the same when they are read back.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Account {
+    /// How long instances were in each state, in milliseconds.
+    pub ms: BTreeMap<State, u64>,
+    /// Memory × time of instances that ran, in MiB × milliseconds.
+    pub used: u64,
+    /// What the idle policy freed of that, by the state that it brought them to.
+    pub freed: BTreeMap<State, u64>,
+    /// Milliseconds of use by hour of the week, from Monday, midnight.
+    pub week: Vec<u64>,
+    /// How many steps the idle policy took, by what each led to.
+    pub steps: BTreeMap<Step, u64>,
+    /// How many of its steps failed.
+    pub failed_steps: u64,
+    /// How often an instance was paused, by the policy or by hand.
+    pub pauses: u64,
+    /// How long it took to come back from a pause.
+    pub resumes: Durations,
+    /// How long it took to power on.
+    pub starts: Durations,
+    /// How many of both came too soon after a step of the policy.
+    pub too_soon: u64,
+    /// How many failed, by the kind of the failure, and the reason of the last one.
+    pub failed_starts: BTreeMap<String, (u64, String)>,
+    /// How long builds took.
+    pub builds: Durations,
+    /// How many failed.
+    pub failed_builds: u64,
+}
+
+/// What a step of the idle policy leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "they are called as the states")]
+pub enum Step {
+    Running,
+    Idle,
+    Paused,
+    Stopped,
+    Destroyed,
+}
+
+/// What an instance is in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Span {
+    lab: String,
+    state: State,
+    memory_mb: u64,
+    since: Timestamp,
+    /// Up to when it was counted.
+    counted: Timestamp,
+    /// The policy brought it there.
+    by_policy: bool,
+    /// It would be running but for the policy.
+    freed: bool,
+}
+
+/// What libvirt knows of an instance.
+#[derive(Debug)]
+pub struct Live {
+    /// The lab.
+    pub lab: String,
+    /// Its state.
+    pub state: State,
+    /// Its memory.
+    pub memory_mb: u64,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+}
+
+/// Whether an instance in this state holds memory of the host.
+pub fn is_up(state: State) -> bool {
+    matches!(state, State::Starting | State::Running | State::Idle)
+}
+
+fn agree(one: State, other: State) -> bool {
+    one == other || is_up(one) && is_up(other)
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Step; 5] = [
+        Step::Running,
+        Step::Idle,
+        Step::Paused,
+        Step::Stopped,
+        Step::Destroyed,
+    ];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Step::Running => "running",
+            Step::Idle => "idle",
+            Step::Paused => "paused",
+            Step::Stopped => "stopped",
+            Step::Destroyed => "destroyed",
+        }
+    }
+
+    fn to(state: Option<State>) -> Step {
+        match state {
+            Some(State::Running | State::Starting) => Step::Running,
+            Some(State::Idle) => Step::Idle,
+            Some(State::Paused) => Step::Paused,
+            Some(State::Stopped | State::Crashed) => Step::Stopped,
+            None => Step::Destroyed,
+        }
+    }
+}
+
+impl Ledger {
+    /// One of what happens from `from` on.
+    pub fn new(from: Timestamp) -> Ledger {
+        Ledger {
+            from,
+            ..Ledger::default()
+        }
+    }
+
+    /// The one that is kept, or else a new one of all that the journal has.
+    pub fn load(paths: &Paths) -> Ledger {
+        files::read_up_to(&paths.ledger(), LARGEST)
+            .ok()
+            .and_then(|content| serde_json::from_slice(&content).ok())
+            .unwrap_or_default()
+    }
+
+    /// Keeps it for the next count.
+    pub fn save(&self, paths: &Paths) -> io::Result<()> {
+        files::replace_soon(&paths.ledger(), &serde_json::to_vec(self)?, files::SHARED)
+    }
+
+    /// Adds what the journal has that was not read yet; how that went. `memory_mb` tells the memory of a
+    /// lab's instances where a line does not.
+    pub fn read(
+        &mut self,
+        paths: &Paths,
+        zone: &TimeZone,
+        memory_mb: impl Fn(&str) -> Option<u64>,
+    ) -> io::Result<Outcome> {
+        let cursor = self.cursor.clone();
+        let wanted = match &cursor {
+            Some(cursor) => Wanted::After(cursor),
+            None => Wanted::Since(self.from),
+        };
+        let outcome = read::events(&paths.journal(), wanted, |event| {
+            let memory = event.memory_mb.or_else(|| memory_mb(&event.lab_id));
+            self.add(event, memory.unwrap_or(0), zone);
+        })?;
+        self.cursor = outcome.cursor.clone().or(cursor);
+        self.unreadable += outcome.unreadable;
+        Ok(outcome)
+    }
+
+    fn add(&mut self, event: &Event, memory_mb: u64, zone: &TimeZone) {
+        if self.only.as_ref().is_some_and(|only| *only != event.lab_id) {
+            return;
+        }
+        if !std::mem::replace(&mut self.begun, true) {
+            // Of what was before that nothing is known.
+            self.from = self.from.max(event.time);
+        }
+        let counts = event.time >= self.from;
+        let Some(name) = event.instance.as_ref().filter(|_| event.ok) else {
+            if counts {
+                self.account(&event.lab_id).note(event);
+            }
+            return;
+        };
+        let before = match (self.open.remove(name), event.from) {
+            (Some(span), Some(from)) if agree(span.state, from) => Some(span),
+            // It was so when the journal began, or since it was last counted.
+            (None, Some(from)) => {
+                let since = self.closed.unwrap_or(self.from);
+                Some(Span::new(&event.lab_id, from, memory_mb, since))
+            }
+            _ => None,
+        };
+        if let Some(span) = &before {
+            self.count(span, event.time, zone);
+        }
+        if counts {
+            self.account(&event.lab_id).step(event, before.as_ref());
+        }
+        if let Some(state) = event.to {
+            let by_policy = event.who == "reap";
+            let was_freed = before.is_some_and(|span| span.freed);
+            let was_up = event.from.is_some_and(is_up);
+            let span = Span {
+                by_policy,
+                freed: !is_up(state) && (was_freed || was_up && by_policy),
+                ..Span::new(&event.lab_id, state, memory_mb, event.time)
+            };
+            self.open.insert(name.clone(), span);
+        }
+    }
+
+    /// Counts up to `now`. What libvirt says, if it says something, is the truth from now on.
+    pub fn close(&mut self, live: Option<BTreeMap<String, Live>>, now: Timestamp, zone: &TimeZone) {
+        let mut open = std::mem::take(&mut self.open);
+        if let Some(live) = live {
+            let begin = match (self.closed, self.begun) {
+                (Some(closed), _) => closed,
+                (None, true) => self.from,
+                (None, false) => now,
+            };
+            let mut known = std::mem::take(&mut open);
+            let only = self.only.clone();
+            let wanted = |live: &Live| only.as_ref().is_none_or(|only| *only == live.lab);
+            for (name, live) in live.into_iter().filter(|(_, live)| wanted(live)) {
+                let span = match known.remove(&name) {
+                    Some(span) if agree(span.state, live.state) => Span {
+                        state: live.state,
+                        ..span
+                    },
+                    contradicted => {
+                        let since = match contradicted {
+                            Some(_) => now,
+                            None => live.created.map_or(begin, |at| at.max(begin)),
+                        };
+                        Span::new(&live.lab, live.state, live.memory_mb, since)
+                    }
+                };
+                open.insert(name, span);
+            }
+        }
+        for span in open.values_mut() {
+            self.count(span, now, zone);
+            span.counted = span.counted.max(now);
+        }
+        self.open = open;
+        self.closed = Some(now);
+    }
+
+    /// The sums of all labs together.
+    pub fn total(&self) -> Account {
+        let mut total = Account::default();
+        for account in self.labs.values() {
+            total.extend(account);
+        }
+        total
+    }
+
+    fn account(&mut self, lab: &str) -> &mut Account {
+        // Most of the time it is there.
+        if !self.labs.contains_key(lab) {
+            self.labs.insert(lab.to_owned(), Account::default());
+        }
+        self.labs.entry(lab.to_owned()).or_default()
+    }
+
+    /// Counts what `span` was until `until`.
+    fn count(&mut self, span: &Span, until: Timestamp, zone: &TimeZone) {
+        let from = span.counted.max(self.from);
+        let Some(ms) = ms_between(from, until) else {
+            return;
+        };
+        let account = self.account(&span.lab);
+        *account.ms.entry(span.state).or_default() += ms;
+        let memory = span.memory_mb.saturating_mul(ms);
+        if is_up(span.state) {
+            account.used = account.used.saturating_add(memory);
+            account.week.resize(course::HOURS_OF_WEEK, 0);
+            if span.state != State::Idle {
+                course::by_hour_of_week(from, until, zone, |hour, ms| account.week[hour] += ms);
+            }
+        } else if span.freed {
+            let freed = account.freed.entry(span.state).or_default();
+            *freed = freed.saturating_add(memory);
+        }
+        if let Some(course) = &mut self.course {
+            course.add(span.state, span.memory_mb, span.freed, from, until);
+        }
+    }
+}
+
+/// `None` where no time went by.
+fn ms_between(from: Timestamp, until: Timestamp) -> Option<u64> {
+    let ms = until.as_millisecond().checked_sub(from.as_millisecond())?;
+    u64::try_from(ms).ok().filter(|ms| *ms > 0)
+}
+
+impl Span {
+    fn new(lab: &str, state: State, memory_mb: u64, since: Timestamp) -> Span {
+        Span {
+            lab: lab.to_owned(),
+            state,
+            memory_mb,
+            since,
+            counted: since,
+            by_policy: false,
+            freed: false,
+        }
+    }
+}
+
+impl Account {
+    /// Notes a build, or a failure.
+    fn note(&mut self, event: &Event) {
+        match (&*event.action, event.ok) {
+            ("build", true) => self.builds.add(event.duration_ms),
+            ("build", false) => self.failed_builds += 1,
+            ("reap", false) => self.failed_steps += 1,
+            ("start" | "resume" | "create", false) => {
+                let code = event.code.as_deref().unwrap_or("failed");
+                let of_code = self.failed_starts.entry(code.to_owned()).or_default();
+                *of_code = (of_code.0 + 1, event.reason.to_string());
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes what was done to an instance that was as `before` says.
+    fn step(&mut self, event: &Event, before: Option<&Span>) {
+        if event.who == "reap" {
+            *self.steps.entry(Step::to(event.to)).or_default() += 1;
+        }
+        let from = event.from;
+        if event.to == Some(State::Paused) && from != event.to {
+            self.pauses += 1;
+        }
+        if event.to.is_some_and(is_up) && !from.is_some_and(is_up) {
+            let kind = match from {
+                Some(State::Paused) => &mut self.resumes,
+                _ => &mut self.starts,
+            };
+            kind.add(event.duration_ms);
+            let taken_down = before.filter(|span| span.by_policy);
+            let is_soon = |span: &Span| event.time.duration_since(span.since) <= TOO_SOON;
+            self.too_soon += u64::from(taken_down.is_some_and(is_soon));
+        }
+    }
+
+    /// Adds that of another lab.
+    fn extend(&mut self, other: &Account) {
+        add_all(&mut self.ms, &other.ms);
+        add_all(&mut self.freed, &other.freed);
+        add_all(&mut self.steps, &other.steps);
+        self.week.resize(course::HOURS_OF_WEEK, 0);
+        for (sum, ms) in self.week.iter_mut().zip(&other.week) {
+            *sum += ms;
+        }
+        self.used += other.used;
+        self.failed_steps += other.failed_steps;
+        self.pauses += other.pauses;
+        self.resumes.extend(&other.resumes);
+        self.starts.extend(&other.starts);
+        self.too_soon += other.too_soon;
+        for (code, (count, reason)) in &other.failed_starts {
+            let of_code = self.failed_starts.entry(code.clone()).or_default();
+            *of_code = (of_code.0 + count, reason.clone());
+        }
+        self.builds.extend(&other.builds);
+        self.failed_builds += other.failed_builds;
+    }
+
+    /// What the policy freed in all, in MiB × milliseconds.
+    pub fn all_freed(&self) -> u64 {
+        self.freed.values().sum()
+    }
+
+    /// How often the policy paused or stopped an instance.
+    pub fn taken_down(&self) -> u64 {
+        let count = |step| self.steps.get(&step).copied().unwrap_or(0);
+        count(Step::Paused) + count(Step::Stopped)
+    }
+
+    /// How long instances were in use, in milliseconds.
+    pub fn use_ms(&self) -> u64 {
+        self.week.iter().sum()
+    }
+}
+
+fn add_all<K: Copy + Ord>(sums: &mut BTreeMap<K, u64>, others: &BTreeMap<K, u64>) {
+    for (key, value) in others {
+        *sums.entry(*key).or_default() += value;
+    }
+}
+
+#[cfg(test)]
+mod tests;

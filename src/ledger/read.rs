@@ -1,0 +1,410 @@
+//! Reads the journal, across the files that logrotate makes of it.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::files::Directory;
+use crate::names::State;
+
+/// No line is longer: a reason is a line of text.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// So many bytes of a file's first line tell it from all others.
+const TELLING: usize = 1 << 10;
+
+/// Lines of commands that end at the same time may stand in another order than their times.
+const DISORDER: SignedDuration = SignedDuration::from_hours(1);
+
+/// How often the files are listed again when logrotate moves them meanwhile.
+const TRIES: usize = 10;
+
+/// A line of the journal. Fields that earlier versions did not write are `None`; those of later
+/// versions are passed over.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Event<'a> {
+    /// When it had happened.
+    pub time: Timestamp,
+    /// The instance's name; `None` for a build.
+    pub instance: Option<String>,
+    /// The lab.
+    #[serde(borrow)]
+    pub lab_id: Cow<'a, str>,
+    /// The verb.
+    #[serde(borrow)]
+    pub action: Cow<'a, str>,
+    /// The state before.
+    pub from: Option<State>,
+    /// The state after.
+    pub to: Option<State>,
+    /// Whether it was done.
+    pub ok: bool,
+    /// Why, or why not.
+    #[serde(borrow)]
+    pub reason: Cow<'a, str>,
+    /// Who did it.
+    #[serde(borrow)]
+    pub who: Cow<'a, str>,
+    /// The kind of a failure.
+    pub code: Option<String>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// The memory of the lab's instances.
+    pub memory_mb: Option<u64>,
+}
+
+/// How far the journal was read. A file keeps its first line when it is renamed and compressed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// How the first line of the file begins.
+    first: String,
+    /// How many bytes of the file, uncompressed, were read.
+    offset: u64,
+    /// The time of the last line.
+    last: Timestamp,
+}
+
+/// Which lines are wanted.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted<'a> {
+    /// Those since then, and those that stand before them in the same file.
+    Since(Timestamp),
+    /// Those that were not read yet.
+    After(&'a Cursor),
+}
+
+/// What became of reading.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Where to go on; `None` where there was no line.
+    pub cursor: Option<Cursor>,
+    /// How many lines could not be understood.
+    pub unreadable: u64,
+    /// Which files could not be read, and why.
+    pub troubles: Vec<String>,
+}
+
+/// One file of the journal, whose first line has been read.
+struct Part {
+    name: OsString,
+    first: Vec<u8>,
+    time: Timestamp,
+    rest: Box<dyn BufRead>,
+}
+
+/// Hands the lines of the journal at `path` that are `wanted` to `each`, the oldest first. A line that
+/// is being written is left for the next time.
+///
+/// # Errors
+///
+/// The directory cannot be read. What is wrong with single files is in the outcome.
+pub fn events(path: &Path, wanted: Wanted, mut each: impl FnMut(&Event)) -> io::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut parts = parts(path, &mut outcome.troubles)?;
+    let (known, since) = match wanted {
+        Wanted::Since(since) => (None, since),
+        Wanted::After(cursor) => {
+            let is_it = |part: &Part| telling(&part.first) == cursor.first;
+            (parts.iter().position(is_it), cursor.last)
+        }
+    };
+    // What another file follows that begins before that is as old.
+    let needed = |next: &Part| next.time > since.saturating_sub(DISORDER).unwrap_or(since);
+    let begin = known.unwrap_or_else(|| {
+        let mut nexts = parts.iter().skip(1);
+        nexts
+            .position(needed)
+            .unwrap_or(parts.len().saturating_sub(1))
+    });
+    for (n, part) in parts.iter_mut().enumerate().skip(begin) {
+        let skipped = match wanted {
+            Wanted::After(cursor) if known == Some(n) => cursor.offset,
+            _ => 0,
+        };
+        let mut offset = 0;
+        let mut last = since;
+        let is_current = Some(&*part.name) == path.file_name();
+        let read = part.lines(is_current, |line| {
+            offset += line.len() as u64;
+            if offset <= skipped {
+                return;
+            }
+            match serde_json::from_slice::<Event>(line) {
+                // Without its file, by its time.
+                Ok(event)
+                    if matches!(wanted, Wanted::After(_))
+                        && known.is_none()
+                        && event.time <= since => {}
+                Ok(event) => {
+                    last = last.max(event.time);
+                    each(&event);
+                }
+                Err(_) => outcome.unreadable += 1,
+            }
+        });
+        if let Err(error) = read {
+            let name = part.name.display();
+            outcome
+                .troubles
+                .push(format!("{name} is read in part: {error}"));
+        }
+        let last = outcome
+            .cursor
+            .as_ref()
+            .map_or(last, |cursor| cursor.last.max(last));
+        outcome.cursor = Some(Cursor {
+            first: telling(&part.first),
+            offset,
+            last,
+        });
+    }
+    Ok(outcome)
+}
+
+fn telling(line: &[u8]) -> String {
+    String::from_utf8_lossy(&line[..line.len().min(TELLING)]).into_owned()
+}
+
+/// The files of the journal at `path` that have a line, the oldest first.
+fn parts(path: &Path, troubles: &mut Vec<String>) -> io::Result<Vec<Part>> {
+    let (directory, name) = match Directory::of(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        opened => opened?,
+    };
+    let name = name.to_string_lossy();
+    let named = || -> io::Result<Vec<OsString>> {
+        let all = directory.names()?;
+        let is_part = |file: &OsString| {
+            let rest = file.to_str().and_then(|file| file.strip_prefix(&*name));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
+        };
+        let mut named: Vec<_> = all.iter().filter(|file| is_part(file)).cloned().collect();
+        // While a file is compressed there are both.
+        named.retain(|file| {
+            let plain = file.to_str().and_then(|file| file.strip_suffix(".gz"));
+            plain.is_none_or(|plain| !all.iter().any(|other| other == plain))
+        });
+        named.sort();
+        Ok(named)
+    };
+    let inode = |file: &OsString| {
+        let there = path.with_file_name(file).symlink_metadata();
+        there.map(|there| there.ino()).ok()
+    };
+    for _ in 0..TRIES {
+        let (mut parts, mut failed) = (Vec::new(), Vec::new());
+        let before: Vec<_> = named()?
+            .into_iter()
+            .map(|file| (inode(&file), file))
+            .collect();
+        for (_, file) in &before {
+            match Part::open(&directory, file) {
+                Ok(part) => parts.extend(part),
+                Err(error) => failed.push(format!("{} is left out: {error}", file.display())),
+            }
+        }
+        let after: Vec<_> = named()?
+            .into_iter()
+            .map(|file| (inode(&file), file))
+            .collect();
+        if before == after {
+            parts.sort_by_key(|part| part.time);
+            troubles.append(&mut failed);
+            return Ok(parts);
+        }
+    }
+    Err(io::Error::other("its files are being moved all the time"))
+}
+
+impl Part {
+    /// Opens the file `name`; `None` where it has no line.
+    fn open(directory: &Directory, name: &OsString) -> io::Result<Option<Part>> {
+        let file = directory.open_large(name)?;
+        let ends = |ending: &str| name.to_string_lossy().ends_with(ending);
+        if [".xz", ".zst", ".bz2", ".Z"].into_iter().any(ends) {
+            return Err(io::Error::other("only gzip is understood"));
+        }
+        let mut rest: Box<dyn BufRead> = if ends(".gz") {
+            Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file)))
+        } else {
+            Box::new(BufReader::with_capacity(1 << 16, file))
+        };
+        let mut first = Vec::new();
+        read_line(&mut rest, &mut first)?;
+        if !first.ends_with(b"\n") {
+            return Ok(None);
+        }
+        let time = serde_json::from_slice(&first).map(|event: Event| event.time);
+        Ok(Some(Part {
+            name: name.clone(),
+            // A file that begins with what is no line is read, whatever its age.
+            time: time.unwrap_or_default(),
+            first,
+            rest,
+        }))
+    }
+
+    /// Hands each line to `each`; one without an end only where nobody writes any more.
+    fn lines(&mut self, is_current: bool, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        each(&self.first);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if read_line(&mut self.rest, &mut line)? == 0 || is_current && !line.ends_with(b"\n") {
+                return Ok(());
+            }
+            each(&line);
+        }
+    }
+}
+
+fn read_line(from: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
+    let read = from.take(LONGEST_LINE).read_until(b'\n', line)?;
+    if read as u64 == LONGEST_LINE && !line.ends_with(b"\n") {
+        return Err(io::Error::other("a line is longer than any of ours"));
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn line(n: i64) -> String {
+        let time = Timestamp::from_second(1_800_000_000 + n * 7200).unwrap();
+        format!(
+            "{{\"time\":\"{time}\",\"instance\":null,\"lab_id\":\"lab01\",\"user_id\":null,\
+             \"action\":\"build\",\"from\":null,\"to\":null,\"ok\":true,\"reason\":\"{n}\",\
+             \"who\":\"0\",\"duration_ms\":7}}\n"
+        )
+    }
+
+    fn lines(numbers: std::ops::Range<i64>) -> String {
+        numbers.map(line).collect()
+    }
+
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn read(&self, wanted: Wanted) -> (Vec<i64>, Outcome) {
+            let mut seen = Vec::new();
+            let each = |event: &Event| seen.push(event.reason.parse().unwrap());
+            let outcome = events(&self.0.path().join("events.jsonl"), wanted, each).unwrap();
+            (seen, outcome)
+        }
+
+        fn write(&self, name: &str, content: &str) {
+            fs::write(self.0.path().join(name), content).unwrap();
+        }
+
+        fn pack(&self, name: &str) {
+            let packed = fs::File::create(self.0.path().join(format!("{name}.gz"))).unwrap();
+            let mut packer = GzEncoder::new(packed, Compression::default());
+            let path = self.0.path().join(name);
+            packer.write_all(&fs::read(&path).unwrap()).unwrap();
+            packer.finish().unwrap();
+            fs::remove_file(path).unwrap();
+        }
+
+        fn rename(&self, from: &str, to: &str) {
+            fs::rename(self.0.path().join(from), self.0.path().join(to)).unwrap();
+        }
+    }
+
+    fn rotated() -> Files {
+        let files = Files(tempfile::tempdir().unwrap());
+        files.write("events.jsonl.3", &lines(0..100));
+        files.pack("events.jsonl.3");
+        files.write("events.jsonl-20270120", &lines(100..200));
+        files.write("events.jsonl.1", &lines(200..300));
+        files.write("events.jsonl", &(lines(300..310) + "{\"time\":"));
+        files.write("events.jsonlike", "x");
+        files
+    }
+
+    fn all() -> Wanted<'static> {
+        Wanted::Since(Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn files_of_logrotate_are_one_journal() {
+        let files = rotated();
+        let (seen, outcome) = files.read(all());
+        assert_eq!(seen, Vec::from_iter(0..310));
+        assert_eq!((outcome.unreadable, outcome.troubles.len()), (0, 0));
+        // What is as old as that is not read.
+        let since = Timestamp::from_second(1_800_000_000 + 250 * 7200).unwrap();
+        assert_eq!(files.read(Wanted::Since(since)).0, Vec::from_iter(200..310));
+        assert!(Files(tempfile::tempdir().unwrap()).read(all()).0.is_empty());
+    }
+
+    #[test]
+    fn each_line_is_read_once_over_every_rotation() {
+        let files = rotated();
+        let mut cursor = files.read(all()).1.cursor.unwrap();
+        assert_eq!(
+            files.read(Wanted::After(&cursor)).0,
+            [] as [i64; 0],
+            "half a line"
+        );
+        let mut next = 310;
+        for step in 0..6 {
+            match step {
+                0 => files.write("events.jsonl", &lines(300..320)),
+                // Written to by one that opened it before it was renamed, and anew.
+                1 => {
+                    files.rename("events.jsonl", "events.jsonl.0");
+                    files.write("events.jsonl.0", &lines(300..325));
+                    files.write("events.jsonl", &lines(325..330));
+                }
+                2 => files.write("events.jsonl", &lines(325..340)),
+                3 => files.pack("events.jsonl.0"),
+                4 => {
+                    files.pack("events.jsonl");
+                    files.rename("events.jsonl.gz", "events.jsonl-20270201.gz");
+                    files.write("events.jsonl", &lines(340..350));
+                }
+                _ => {}
+            }
+            let (seen, outcome) = files.read(Wanted::After(&cursor));
+            let end = next + seen.len() as i64;
+            assert_eq!(seen, Vec::from_iter(next..end), "{step}");
+            (next, cursor) = (end, outcome.cursor.unwrap_or(cursor));
+        }
+        assert_eq!(next, 350);
+        // The file at which it stood is gone: by time.
+        fs::remove_file(files.0.path().join("events.jsonl")).unwrap();
+        files.write("events.jsonl", &lines(345..360));
+        assert_eq!(
+            files.read(Wanted::After(&cursor)).0,
+            Vec::from_iter(350..360)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_counted_and_named() {
+        let files = rotated();
+        files.write(
+            "events.jsonl.1",
+            &format!("{}nonsense\n{}", lines(200..250), lines(250..300)),
+        );
+        files.write("events.jsonl.9.xz", "x");
+        files.write("events.jsonl.8.gz", "no gzip");
+        let (seen, outcome) = files.read(all());
+        assert_eq!(seen, Vec::from_iter(0..310));
+        assert_eq!(outcome.unreadable, 1);
+        assert_eq!(outcome.troubles.len(), 2, "{:?}", outcome.troubles);
+    }
+}
