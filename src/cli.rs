@@ -311,6 +311,31 @@ pub enum Instance {
         #[arg(long, value_name = "TIME|DURATION|off")]
         until: Until,
     },
+    /// Run a command in the guest
+    ///
+    /// Runs the command through the guest agent as root, without a shell and without input, and
+    /// hands on its output and its exit status. It is no sign of use. For many users each line of
+    /// output begins with the user's id. An instance that is not running is reported, unless --wake
+    /// starts it.
+    #[command(after_help = "Examples:
+  cyyber instance exec lab01 7 -- systemctl is-active ssh
+  cyyber instance exec lab01 7 --wake -- sh -c 'df -h / | tail -1'
+  cyyber instance exec lab01 --users-from class.txt -- test -e /home/student/report.txt
+  cyyber -o json instance exec lab01 7 -- hostname  for a program")]
+    Exec {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        class: Class,
+        /// Start instances that do not run, and wait for their guest agents
+        #[arg(long)]
+        wake: bool,
+        /// How long the command may take, for example 90s or 10m; it is then killed
+        #[arg(long, value_name = "DURATION", default_value = "60s")]
+        timeout: Duration,
+        /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
     /// Show the resource use of instances
     ///
     /// CPU is measured over a quarter of a second, or between two refreshes with --watch. 100 % is

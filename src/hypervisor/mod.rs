@@ -6,6 +6,7 @@
 
 mod agent;
 mod answer;
+mod command;
 mod cpu;
 mod domain;
 mod job;
@@ -30,7 +31,8 @@ use virt::error::{ErrorDomain, ErrorNumber};
 use virt::sys;
 
 pub use agent::{Answer, Ping};
-pub use answer::{GuestUse, Trouble};
+pub use answer::{GuestUse, Ran, Trouble};
+pub use command::Patience;
 pub use domain::Domain;
 pub use network::NetworkFacts;
 pub use pool::PendingCall;

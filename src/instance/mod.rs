@@ -29,6 +29,7 @@ mod create;
 mod definition;
 mod destroy;
 pub(crate) mod disk;
+pub(crate) mod exec;
 mod keep;
 pub(crate) mod outcome;
 mod pause;

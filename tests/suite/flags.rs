@@ -48,6 +48,10 @@ cleanup --state        cleanup      an_instance_goes_with_all_it_has_and_nothing
 cleanup --dry-run      cleanup      an_instance_goes_with_all_it_has_and_nothing_else
 cleanup --yes          cleanup      an_instance_goes_with_all_it_has_and_nothing_else
 cleanup --inactive-for cleanup      what_may_be_in_use_stays
+exec    --users-from   class        a_command_in_a_guest_that_cannot_run_it_is_told_apart_from_one_that_fails
+exec    --jobs         class        so_many_commands_run_at_once_as_jobs_says
+exec    --wake         class_verbs  a_class_runs_commands_and_gets_and_gives_files
+exec    --timeout      class_verbs  a_class_runs_commands_and_gets_and_gives_files
 keep    --until        reaper       kept_busy_and_never_are_left_alone
 stats   --watch        watching     json_is_one_document_a_line_until_a_signal
 list    --lab          instances    list_filters_by_lab_user_and_state

@@ -1,6 +1,7 @@
 //! The verbs on instances.
 
 mod cleanup;
+mod exec;
 mod list;
 mod many;
 mod single;
@@ -58,6 +59,12 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
             confirm_reset(context, name, *yes)?;
             Instance::lock(context, name)?.reset()
         }),
+        Command::Exec {
+            class,
+            wake,
+            timeout,
+            command,
+        } => exec::run(context, class, *wake, *timeout, command),
         Command::Cleanup(options) => cleanup::run(context, options),
         Command::Stats { lab, user, watch } => {
             let name = named(context, lab, user)?;
