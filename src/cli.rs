@@ -358,6 +358,25 @@ pub enum Instance {
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
         watch: Option<Interval>,
     },
+    /// Write a page with the screens of all running instances
+    ///
+    /// Takes a picture of each screen and writes DIR/index.html, which a browser refreshes by
+    /// itself. Taking pictures is no sign of use. Only you can read the files: to show the page to
+    /// others, open it in a browser of yours.
+    #[command(after_help = "Examples:
+  cyyber instance screens --html wall               once, of all labs
+  cyyber instance screens lab01 --html wall --watch  every 10 seconds, until Ctrl-C")]
+    Screens {
+        /// The lab's id [default: all labs]
+        lab: Option<LabId>,
+        /// The directory for the page and its pictures; made if it is missing
+        #[arg(long, value_name = "DIR", required = true)]
+        html: PathBuf,
+        /// Repeat every SECONDS, from 1 to 3600, until Ctrl-C; put LAB before this option
+        /// [default: 10]
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10")]
+        watch: Option<Interval>,
+    },
     /// List instances and their states
     ///
     /// VNC and NOVNC are the ports of the console; NOVNC is for noVNC in a browser. ADDRESS is the

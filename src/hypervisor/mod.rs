@@ -15,6 +15,7 @@ mod network;
 mod pool;
 mod readiness;
 mod saved_memory;
+mod screen;
 mod stats;
 mod usage;
 pub mod xml;

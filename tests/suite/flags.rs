@@ -52,6 +52,8 @@ exec    --users-from   class        a_command_in_a_guest_that_cannot_run_it_is_t
 exec    --jobs         class        so_many_commands_run_at_once_as_jobs_says
 exec    --wake         class_verbs  a_class_runs_commands_and_gets_and_gives_files
 exec    --timeout      class_verbs  a_class_runs_commands_and_gets_and_gives_files
+screens --html         screens      all_screens_are_on_one_page_and_to_look_at_them_is_no_use_of_them
+screens --watch        screens      all_screens_are_on_one_page_and_to_look_at_them_is_no_use_of_them
 keep    --until        reaper       kept_busy_and_never_are_left_alone
 stats   --watch        watching     json_is_one_document_a_line_until_a_signal
 list    --lab          instances    list_filters_by_lab_user_and_state

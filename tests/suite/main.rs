@@ -42,6 +42,7 @@ mod reaper_day;
 mod reference;
 mod saved_memory;
 mod schema;
+mod screens;
 mod scripts;
 mod sharing;
 mod stress;

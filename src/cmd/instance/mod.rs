@@ -4,6 +4,7 @@ mod cleanup;
 mod exec;
 mod list;
 mod many;
+mod screens;
 mod single;
 mod stats;
 mod watch;
@@ -72,6 +73,9 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
                 Some(every) => watch::run(context, name.as_ref(), every.std()),
                 None => stats::run(context, name.as_ref()),
             }
+        }
+        Command::Screens { lab, html, watch } => {
+            screens::run(context, lab.as_ref(), html, *watch)
         }
         Command::List { lab, user, state } => {
             list::run(context, lab.as_ref(), user.as_ref(), *state)
