@@ -18,7 +18,7 @@ use super::{Domain, job};
 use crate::error::{Fault, Kind};
 
 /// How long the agent of a busy guest may take to answer to one call.
-const CALL: Duration = Duration::from_secs(20);
+const CALL: Duration = Duration::from_secs(60);
 
 /// How long libvirt waits for a sign of life of an agent, in seconds.
 const LIBVIRTS_PATIENCE: i32 = 5;
@@ -26,8 +26,11 @@ const LIBVIRTS_PATIENCE: i32 = 5;
 /// No answer is larger, in bytes: libvirt hands on no text of 4 MiB.
 const LARGEST: usize = 4 << 20;
 
-/// How much of a file goes in one call, in bytes; a third more as text.
-const PIECE: usize = 1 << 20;
+/// How much of a file is asked for in one call, in bytes; a third more as text.
+const PIECE: usize = 192 << 10;
+
+/// How much goes to the guest in one call: to a text of some 200 KiB its agent never answers.
+const SENT: usize = 32 << 10;
 
 /// How often the agent is asked whether a command has ended; less often the longer that takes.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -71,8 +74,9 @@ impl Domain {
     pub fn run_in_guest(&self, program: &[&str], patience: Patience) -> Result<Ran> {
         let (path, arguments) = program.split_first().context("no program is named")?;
         let arguments = json!({"path": path, "arg": arguments, "capture-output": true});
+        patience.check("the command")?;
         self.be_patient();
-        let Begun { pid } = self.call("guest-exec", &arguments, patience.until)?;
+        let Begun { pid } = self.have("guest-exec", &arguments, patience)?;
         let mut interval = INTERVALS.0;
         loop {
             let asked = self.call("guest-exec-status", &json!({"pid": pid}), patience.until);
@@ -99,18 +103,18 @@ impl Domain {
         let mut piece = Vec::new();
         loop {
             piece.clear();
-            content.take(PIECE as u64).read_to_end(&mut piece)?;
+            content.take(SENT as u64).read_to_end(&mut piece)?;
             let mut rest = piece.as_slice();
             while !rest.is_empty() {
                 patience.check("sending files to its guest")?;
                 let data = json!({"handle": handle, "buf-b64": BASE64_STANDARD.encode(rest)});
-                let Written { count } = self.call("guest-file-write", &data, patience.until)?;
+                let Written { count } = self.have("guest-file-write", &data, patience)?;
                 rest = rest
                     .get(count..)
                     .filter(|_| count > 0)
                     .ok_or(Silence::Trouble(Trouble::Nonsense))?;
             }
-            if piece.len() < PIECE {
+            if piece.len() < SENT {
                 break;
             }
         }
@@ -130,7 +134,7 @@ impl Domain {
         loop {
             patience.check("reading files from its guest")?;
             let arguments = json!({"handle": handle, "count": PIECE});
-            let piece: Piece = self.call("guest-file-read", &arguments, patience.until)?;
+            let piece: Piece = self.have("guest-file-read", &arguments, patience)?;
             let bytes = piece.bytes(PIECE).map_err(Silence::from)?;
             total += bytes.len() as u64;
             // One that sends nothing for ever would hold us until the time is over.
@@ -149,12 +153,12 @@ impl Domain {
 
     fn open_in_guest(&self, path: &str, mode: &str, patience: Patience) -> Result<i64> {
         let arguments = json!({"path": path, "mode": mode});
-        Ok(self.call("guest-file-open", &arguments, patience.until)?)
+        self.have("guest-file-open", &arguments, patience)
     }
 
     fn close_in_guest(&self, handle: i64, patience: Patience) -> Result<()> {
         let arguments = json!({"handle": handle});
-        let _: Value = self.call("guest-file-close", &arguments, patience.until)?;
+        let _: Value = self.have("guest-file-close", &arguments, patience)?;
         Ok(())
     }
 
@@ -167,6 +171,17 @@ impl Domain {
             };
             self.pool.within(CALL, by_itself);
         }
+    }
+
+    /// What the agent answers to a command that it must answer to.
+    fn have<T: DeserializeOwned>(
+        &self,
+        command: &'static str,
+        arguments: &Value,
+        patience: Patience,
+    ) -> Result<T> {
+        let answer = self.call(command, arguments, patience.until);
+        answer.map_err(anyhow::Error::from).context(command)
     }
 
     fn call<T: DeserializeOwned>(

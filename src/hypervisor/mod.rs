@@ -32,7 +32,7 @@ use virt::error::{ErrorDomain, ErrorNumber};
 use virt::sys;
 
 pub use agent::{Answer, Ping};
-pub use answer::{GuestUse, Ran, Trouble};
+pub use answer::{GuestUse, Ran, Trouble, words};
 pub use command::Patience;
 pub use domain::Domain;
 pub use network::NetworkFacts;

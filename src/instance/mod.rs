@@ -47,6 +47,7 @@ mod stop;
 mod suggest;
 mod throttle;
 mod touch;
+pub(crate) mod transfer;
 mod wake;
 
 use std::cell::OnceCell;

@@ -271,6 +271,41 @@ fn a_command_in_a_guest_that_cannot_run_it_is_told_apart_from_one_that_fails() {
 }
 
 #[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn what_cannot_be_copied_is_refused_before_anything_changes() {
+    let sandbox = Sandbox::with_guests(0);
+    sandbox.base(&sandbox.lab);
+    sandbox.instance("create", "1", &[]).ok();
+    fs::write(sandbox.path("file"), vec![1; 2048]).unwrap();
+    let push = |user: &str, rest: &[&str], code: usize, said: &str| {
+        let error = sandbox.instance("push", user, rest).error_json(code);
+        let message = text(&error["message"]);
+        assert!(message.contains(said), "{rest:?}: {message}");
+    };
+    push("1", &["/x"], 2, "no file to push");
+    push("1", &["file", "x"], 2, "bad path in the guest 'x'");
+    push("no body", &["file", "/x"], 2, "bad user id");
+    push("1", &["nothing", "/x"], 2, "failed to read nothing");
+    push("1", &["file", "/x", "--owner", "a b"], 2, "--owner");
+    push("1", &["file", "/x", "--jobs", "2"], 2, "--users-from");
+    push("1", &["file", "/x", "--max-size", "1K"], 1, "more than 1K");
+    push("1", &["file", "/x"], 5, "is stopped");
+    push("2", &["file", "/x"], 4, "no instance");
+    let collect = |user: &str, from: &str, code: usize, said: &str| {
+        let options = ["--from", from, "--to", "handed-in"];
+        let error = sandbox.instance("collect", user, &options).error_json(code);
+        let message = text(&error["message"]);
+        assert!(message.contains(said), "{from}: {message}");
+    };
+    collect("1", "home", 2, "--from");
+    collect("1", "/", 2, "names no file");
+    collect("1", "/home/..", 2, "names no file");
+    collect("1", "/home", 5, "is stopped");
+    collect("2", "/home", 4, "no instance");
+    assert!(!sandbox.path("handed-in").exists());
+}
+
+#[test]
 fn so_many_are_worked_on_at_once_as_jobs_says() {
     let sandbox = Sandbox::new();
     sandbox.base(&sandbox.lab);
