@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::ConnectUri;
-use crate::names::{LabId, State, UserId};
+use crate::names::{GuestOwner, GuestPath, LabId, State, UserId};
 use crate::output::Format;
-use crate::units::{Duration, Interval, Until};
+use crate::units::{ByteSize, Duration, Interval, Until};
 
 /// Branded lab VMs for cyber-security teaching.
 ///
@@ -313,6 +313,91 @@ pub enum Instance {
         #[arg(long, value_name = "TIME|DURATION|off")]
         until: Until,
     },
+    /// Run a command in the guest
+    ///
+    /// Runs the command through the guest agent as root, without a shell and without input, and
+    /// hands on its output and its exit status. It is no sign of use. For many users each line of
+    /// output begins with the user's id. An instance that is not running is reported, unless --wake
+    /// starts it.
+    #[command(after_help = "Examples:
+  cyyber instance exec lab01 7 -- systemctl is-active ssh
+  cyyber instance exec lab01 7 --wake -- sh -c 'df -h / | tail -1'
+  cyyber instance exec lab01 --users-from class.txt -- test -e /home/student/report.txt
+  cyyber -o json instance exec lab01 7 -- hostname  for a program")]
+    Exec {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        class: Class,
+        /// Start instances that do not run, and wait for their guest agents
+        #[arg(long)]
+        wake: bool,
+        /// How long the command may take, for example 90s or 10m; it is then killed
+        #[arg(long, value_name = "DURATION", default_value = "60s")]
+        timeout: Duration,
+        /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Copy files into the guest
+    ///
+    /// Files and directories of this host are copied into the guest through its agent, each as a
+    /// whole or not at all. They belong to the owner of the directory they come into. Nothing that
+    /// is there is replaced without --replace. The instance must be running.
+    #[command(
+        override_usage = "cyyber instance push [OPTIONS] LAB USER SOURCE... TARGET\n       \
+                          cyyber instance push [OPTIONS] LAB --users-from FILE SOURCE... TARGET",
+        after_help = "Examples:
+  cyyber instance push lab01 7 task.pdf /home/student/
+  cyyber instance push lab01 --users-from class.txt task/ data.csv /home/student/
+  cyyber instance push lab01 7 sshd.conf /etc/ssh/sshd_config.d/class.conf --replace"
+    )]
+    Push {
+        /// The lab's id, as in labs-config.json
+        lab: LabId,
+        /// The user's id, unless --users-from is given; files and directories of this host; and where
+        /// they go in the guest: into that directory, or for a single one also under that name
+        #[arg(required = true, num_args = 2.., value_name = "USER SOURCE... TARGET")]
+        paths: Vec<String>,
+        /// Act on every user in this file, one id per line; - is standard input
+        #[arg(long, value_name = "FILE")]
+        users_from: Option<PathBuf>,
+        /// How many users to work on in parallel
+        #[arg(long, value_name = "N", default_value_t = 4, requires = "users_from", value_parser = clap::value_parser!(u8).range(1..=32))]
+        jobs: u8,
+        /// Whose they are to be, by names of the guest [default: the owner of the directory that they
+        /// come into]
+        #[arg(long, value_name = "USER[:GROUP]")]
+        owner: Option<GuestOwner>,
+        /// Replace files and directories of the same name that are there
+        #[arg(long)]
+        replace: bool,
+        /// How much, and for how long
+        #[command(flatten)]
+        bounds: Bounds,
+    },
+    /// Copy files out of the guest
+    ///
+    /// Copies a file or a directory of the guest into DIR/USER, as a whole or not at all. Files are
+    /// for you alone there, and keep their times. Links that lead out of what is collected, devices,
+    /// and names that are not plain text are left out and reported. Nothing that is there is
+    /// replaced.
+    #[command(after_help = "Examples:
+  cyyber instance collect lab01 7 --from /home/student/report.txt --to handed-in
+  cyyber instance collect lab01 --users-from class.txt --from /home/student/work --to handed-in")]
+    Collect {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        class: Class,
+        /// The file or directory in the guest
+        #[arg(long, value_name = "PATH")]
+        from: GuestPath,
+        /// The directory on this host in which each user gets one; made if it is missing
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// How much, and for how long
+        #[command(flatten)]
+        bounds: Bounds,
+    },
     /// Show the resource use of instances
     ///
     /// CPU is measured over a quarter of a second, or between two refreshes with --watch. 100 % is
@@ -333,6 +418,25 @@ pub enum Instance {
         /// Repeat every SECONDS, from 1 to 3600, until Ctrl-C; put LAB USER before this option
         /// [default: 2]
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+        watch: Option<Interval>,
+    },
+    /// Write a page with the screens of all running instances
+    ///
+    /// Takes a picture of each screen and writes DIR/index.html, which a browser refreshes by
+    /// itself. Taking pictures is no sign of use. Only you can read the files: to show the page to
+    /// others, open it in a browser of yours.
+    #[command(after_help = "Examples:
+  cyyber instance screens --html wall               once, of all labs
+  cyyber instance screens lab01 --html wall --watch  every 10 seconds, until Ctrl-C")]
+    Screens {
+        /// The lab's id [default: all labs]
+        lab: Option<LabId>,
+        /// The directory for the page and its pictures; made if it is missing
+        #[arg(long, value_name = "DIR", required = true)]
+        html: PathBuf,
+        /// Repeat every SECONDS, from 1 to 3600, until Ctrl-C; put LAB before this option
+        /// [default: 10]
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10")]
         watch: Option<Interval>,
     },
     /// List instances and their states
@@ -477,6 +581,17 @@ pub struct Doctor {
     /// all
     #[arg(long)]
     pub verify: bool,
+}
+
+/// How much is copied, and for how long.
+#[derive(Debug, Args)]
+pub struct Bounds {
+    /// How much may be copied for each user, for example 500M or 4G
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub max_size: ByteSize,
+    /// How long it may take for each user, for example 90s or 10m
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    pub timeout: Duration,
 }
 
 /// One instance, by lab and user.

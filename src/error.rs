@@ -104,6 +104,19 @@ impl Fault {
     }
 }
 
+/// No failure of ours, and nothing to be told: the program ends with the exit status of a command that
+/// it ran in a guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Passed(pub u8);
+
+impl fmt::Display for Passed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the command ended with exit status {}", self.0)
+    }
+}
+
+impl std::error::Error for Passed {}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

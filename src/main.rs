@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Parser;
 use clap::error::ErrorKind;
 use cyyber::cli::Cli;
-use cyyber::error::{Fault, Kind, kind_of};
+use cyyber::error::{Fault, Kind, Passed, kind_of};
 use cyyber::output::{Format, Output};
 
 fn main() {
@@ -38,6 +38,9 @@ fn run() -> u8 {
     match format.and_then(|_| cyyber::cmd::run(&cli, &output, cyyber::clock::Moment::now())) {
         Ok(()) => 0,
         Err(error) => {
+            if let Some(Passed(status)) = error.downcast_ref() {
+                return *status;
+            }
             output.error(&error);
             kind_of(&error).exit_code()
         }

@@ -26,6 +26,26 @@ checked! {
     struct UserId, "user id", "[A-Za-z0-9][A-Za-z0-9.-]{0,63}"
 }
 
+checked! {
+    /// A place in a guest, from its root.
+    struct GuestPath, "path in the guest", "/.{0,1000}",
+    |_| "write it from the root, as /home/student/work"
+}
+
+impl GuestPath {
+    /// The name of what is there; `None` for the root and for `..`.
+    pub fn file_name(&self) -> Option<&str> {
+        std::path::Path::new(self.as_str()).file_name()?.to_str()
+    }
+}
+
+checked! {
+    /// Whose files are to be in a guest, as of chown(1).
+    struct GuestOwner, "owner",
+    "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?",
+    |_| "write it as USER or USER:GROUP, by names of the guest"
+}
+
 /// An instance's name, which is also its libvirt domain name: `{lab_id}_user_{user_id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceName {

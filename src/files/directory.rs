@@ -200,7 +200,7 @@ impl Directory {
         }
     }
 
-    fn open_sized(&self, name: impl Arg, largest: u64) -> io::Result<(File, u64)> {
+    pub(super) fn open_sized(&self, name: impl Arg, largest: u64) -> io::Result<(File, u64)> {
         let file = rustix::fs::openat(&self.0, name, OFlags::RDONLY | CAREFULLY, Mode::empty())?;
         let size = sized(&rustix::fs::fstat(&file)?, largest)?;
         Ok((file.into(), size))

@@ -3,6 +3,7 @@
 //! Some of our directories are writable for a whole group, so nothing in them is trusted: links are
 //! not followed, and what is not a regular file is not read.
 
+pub mod archive;
 mod directory;
 pub mod trust;
 

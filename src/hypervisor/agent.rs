@@ -24,6 +24,9 @@ const CLOCK: i32 = 5;
 /// How long it may take to answer to a single question on the use of its guest.
 const ANSWER: Duration = Duration::from_secs(1);
 
+/// No honest answer to such a question is larger, in bytes, of hundreds of terminals.
+const LARGEST: usize = 64 << 10;
+
 /// How often the agent is asked whether a command has ended.
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -60,7 +63,8 @@ pub enum Ping {
 }
 
 /// Why there is no answer.
-enum Silence {
+#[derive(Debug)]
+pub(super) enum Silence {
     /// There is no agent.
     Absent,
     /// It does not run commands.
@@ -193,9 +197,8 @@ impl Domain {
         loop {
             let status: Result<ExecStatus, Silence> =
                 self.ask("guest-exec-status", &json!({"pid": pid}), until);
-            match status.map(|status| status.ended()) {
-                Ok(Some(Ok(()))) => return Ok(()),
-                Ok(Some(Err(why))) => bail!("{why}"),
+            match status.and_then(|status| Ok(status.ended()?)) {
+                Ok(Some(ran)) => return ran.succeeded(),
                 Ok(None) | Err(Silence::Absent | Silence::Trouble(Trouble::Mute)) => {}
                 Err(silence) => bail!("its guest agent does not tell of a script: {silence}"),
             }
@@ -242,11 +245,14 @@ impl Domain {
         until: Instant,
     ) -> Result<T, Silence> {
         let question = json!({"execute": command, "arguments": arguments});
-        Ok(returned(&self.agent(&question.to_string(), until)?)?)
+        Ok(returned(
+            &self.agent(&question.to_string(), until)?,
+            LARGEST,
+        )?)
     }
 
     /// What the agent answers to `command` until then.
-    fn agent(&self, command: &str, until: Instant) -> Result<String, Silence> {
+    pub(super) fn agent(&self, command: &str, until: Instant) -> Result<String, Silence> {
         let left = until.saturating_duration_since(Instant::now());
         // libvirt counts whole seconds.
         let seconds = i32::try_from(left.as_secs()).unwrap_or(i32::MAX).max(1);

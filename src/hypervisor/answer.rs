@@ -10,9 +10,6 @@ use jiff::SignedDuration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// No honest answer is larger, of hundreds of terminals.
-const LARGEST: usize = 64 << 10;
-
 /// How many bytes of a guest's or a QEMU's words are shown.
 const LONGEST_WORDS: usize = 1000;
 
@@ -72,14 +69,14 @@ pub fn words(text: &str) -> String {
     }
 }
 
-/// What the agent returned in `answer`.
-pub(super) fn returned<T: DeserializeOwned>(answer: &str) -> Result<T, Trouble> {
+/// What the agent returned in `answer`, which is not larger than `largest` bytes.
+pub(super) fn returned<T: DeserializeOwned>(answer: &str, largest: usize) -> Result<T, Trouble> {
     #[derive(Deserialize)]
     struct Returned<T> {
         #[serde(rename = "return")]
         value: T,
     }
-    if answer.len() > LARGEST {
+    if answer.len() > largest {
         return Err(Trouble::Nonsense);
     }
     let returned: Result<Returned<T>, _> = serde_json::from_str(answer);
@@ -100,9 +97,61 @@ pub(super) struct Begun {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct ExecStatus {
     exited: bool,
-    exitcode: Option<i64>,
+    exitcode: Option<u8>,
+    signal: Option<u8>,
     out_data: Option<String>,
     err_data: Option<String>,
+}
+
+/// A command that has ended in a guest, and what it printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit status; 128 and the number of the signal where one ended it, as in shells.
+    pub exit_code: u8,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Ran {
+    /// An error with what it said, unless it ended well.
+    pub(super) fn succeeded(&self) -> anyhow::Result<()> {
+        let said = String::from_utf8_lossy(&self.stderr);
+        match (self.exit_code, said.trim()) {
+            (0, _) => Ok(()),
+            (_, "") => anyhow::bail!("it failed"),
+            (_, said) => anyhow::bail!("{}", words(said)),
+        }
+    }
+}
+
+/// A piece of a file, as the agent read it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Piece {
+    buf_b64: String,
+    pub eof: bool,
+}
+
+impl Piece {
+    /// Its bytes, which are not more than `most`.
+    pub(super) fn bytes(&self, most: usize) -> Result<Vec<u8>, Trouble> {
+        let bytes = decoded(&self.buf_b64)?;
+        (bytes.len() <= most)
+            .then_some(bytes)
+            .ok_or(Trouble::Nonsense)
+    }
+}
+
+/// How much of a piece the agent has written.
+#[derive(Debug, Deserialize)]
+pub(super) struct Written {
+    pub count: usize,
+}
+
+fn decoded(data: &str) -> Result<Vec<u8>, Trouble> {
+    BASE64_STANDARD.decode(data).map_err(|_| Trouble::Nonsense)
 }
 
 impl ExecStatus {
@@ -111,31 +160,25 @@ impl ExecStatus {
         if !self.exited {
             return Ok(None);
         }
-        let printed = decoded(self.out_data.as_deref())?;
+        let printed = decoded(self.out_data.as_deref().unwrap_or_default())?;
+        let printed = String::from_utf8_lossy(&printed);
         printed_use(&printed).ok_or(Trouble::Nonsense).map(Some)
     }
 
-    /// Whether a script has ended, and why it failed if it did; `None` while it runs.
-    pub(super) fn ended(&self) -> Option<Result<(), String>> {
-        let failed = || {
-            let said = decoded(self.err_data.as_deref()).unwrap_or_default();
-            match said.trim() {
-                "" => "it failed".to_owned(),
-                said => words(said),
-            }
-        };
-        self.exited.then(|| match self.exitcode {
-            Some(0) => Ok(()),
-            _ => Err(failed()),
-        })
+    /// How any other command ended; `None` while it runs.
+    pub(super) fn ended(&self) -> Result<Option<Ran>, Trouble> {
+        if !self.exited {
+            return Ok(None);
+        }
+        let exit_code = self
+            .exitcode
+            .or_else(|| self.signal.and_then(|signal| signal.checked_add(128)));
+        Ok(Some(Ran {
+            exit_code: exit_code.ok_or(Trouble::Nonsense)?,
+            stdout: decoded(self.out_data.as_deref().unwrap_or_default())?,
+            stderr: decoded(self.err_data.as_deref().unwrap_or_default())?,
+        }))
     }
-}
-
-/// What a command printed.
-fn decoded(printed: Option<&str>) -> Result<String, Trouble> {
-    let printed = BASE64_STANDARD.decode(printed.unwrap_or_default());
-    let printed = printed.map_err(|_| Trouble::Nonsense)?;
-    Ok(String::from_utf8_lossy(&printed).into_owned())
 }
 
 /// Understands what [`super::agent::LOOK`] prints.
@@ -198,6 +241,41 @@ mod tests {
 
     use super::*;
 
+    const LARGEST: usize = 64 << 10;
+
+    #[test]
+    fn how_a_command_ended_is_understood() {
+        let ended = |fields: &str| {
+            let answer = format!(r#"{{"return":{{{fields}}}}}"#);
+            returned::<ExecStatus>(&answer, LARGEST).and_then(|status| status.ended())
+        };
+        assert_eq!(ended(r#""exited":false"#), Ok(None));
+        let ran = |exit_code, stdout: &[u8], stderr: &[u8]| {
+            Ok(Some(Ran {
+                exit_code,
+                stdout: stdout.to_owned(),
+                stderr: stderr.to_owned(),
+            }))
+        };
+        let printed = r#""exited":true,"exitcode":3,"out-data":"AP8=","err-data":"aGk=""#;
+        assert_eq!(ended(printed), ran(3, b"\0\xff", b"hi"));
+        assert_eq!(ended(r#""exited":true,"signal":9"#), ran(137, b"", b""));
+        for lie in [
+            r#""exited":true"#,
+            r#""exited":true,"exitcode":300"#,
+            r#""exited":true,"exitcode":-1"#,
+            r#""exited":true,"signal":200"#,
+            r#""exited":true,"exitcode":0,"out-data":"?""#,
+            r#""exited":1,"exitcode":0"#,
+        ] {
+            assert_eq!(ended(lie), Err(Trouble::Nonsense), "{lie}");
+        }
+        let piece = returned::<Piece>(r#"{"return":{"buf-b64":"aGk=","eof":true}}"#, LARGEST);
+        let piece = piece.unwrap();
+        assert_eq!(piece.bytes(2).unwrap(), b"hi");
+        assert_eq!(piece.bytes(1), Err(Trouble::Nonsense));
+    }
+
     #[test]
     fn what_a_guest_prints_is_understood() {
         let said = "1800000100\n1800000000\n1799990000\ninterrupts\n  \
@@ -226,8 +304,8 @@ mod tests {
     #[test]
     fn an_answer_that_is_too_large_is_none() {
         let answer = |length: usize| format!(r#"{{"return":"{}"}}"#, "x".repeat(length));
-        assert!(returned::<String>(&answer(60_000)).is_ok());
-        let large = returned::<String>(&answer(4 << 20));
+        assert!(returned::<String>(&answer(60_000), LARGEST).is_ok());
+        let large = returned::<String>(&answer(4 << 20), LARGEST);
         assert_eq!(large.unwrap_err(), Trouble::Nonsense);
     }
 
@@ -301,14 +379,14 @@ mod tests {
         fn whatever_an_agent_says_comes_to_bounded_numbers_or_to_nothing(
             answer in answers(), now in number(), printed in printed(),
         ) {
-            let _: Result<Begun, _> = returned(&answer);
-            if let Ok(progress) = returned::<ExecStatus>(&answer)
+            let _: Result<Begun, _> = returned(&answer, LARGEST);
+            if let Ok(progress) = returned::<ExecStatus>(&answer, LARGEST)
                 && let Ok(Some(found)) = progress.found()
             {
                 prop_assert!(is_bounded(found), "{found:?}");
             }
-            let now = returned::<i64>(&format!(r#"{{"return":{now}}}"#)).unwrap_or(i64::MIN);
-            if let Ok(logins) = returned::<Vec<Login>>(&answer)
+            let now = returned::<i64>(&format!(r#"{{"return":{now}}}"#), LARGEST).unwrap_or(i64::MIN);
+            if let Ok(logins) = returned::<Vec<Login>>(&answer, LARGEST)
                 && let Ok(found) = logged_in(now, &logins)
             {
                 prop_assert!(is_bounded(found), "{found:?}");

@@ -6,6 +6,7 @@
 
 mod agent;
 mod answer;
+mod command;
 mod cpu;
 mod domain;
 mod job;
@@ -15,6 +16,7 @@ mod pool;
 mod readiness;
 pub mod save_file;
 mod saved_memory;
+mod screen;
 mod stats;
 mod usage;
 pub mod xml;
@@ -31,7 +33,8 @@ use virt::error::{ErrorDomain, ErrorNumber};
 use virt::sys;
 
 pub use agent::{Answer, Ping};
-pub use answer::{GuestUse, Trouble};
+pub use answer::{GuestUse, Ran, Trouble, words};
+pub use command::Patience;
 pub use domain::Domain;
 pub use network::NetworkFacts;
 pub use pool::PendingCall;

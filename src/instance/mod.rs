@@ -29,6 +29,7 @@ mod create;
 mod definition;
 mod destroy;
 pub(crate) mod disk;
+pub(crate) mod exec;
 mod fork;
 mod keep;
 pub(crate) mod outcome;
@@ -47,6 +48,7 @@ mod stop;
 mod suggest;
 mod throttle;
 mod touch;
+pub(crate) mod transfer;
 mod wake;
 pub mod warm;
 

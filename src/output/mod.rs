@@ -106,6 +106,26 @@ impl Output {
         write(bytes).map(drop)
     }
 
+    /// Hands on what a program in a guest printed, each stream to our own: as it is, but nothing that a
+    /// terminal would act on reaches one. With a `prefix`, each line has it.
+    pub fn hand_on(&self, prefix: Option<&str>, stdout: &[u8], stderr: &[u8]) -> Result<()> {
+        let shown = |bytes: &[u8], terminal: bool| match prefix {
+            None if !terminal => bytes.to_vec(),
+            None => harmless(&String::from_utf8_lossy(bytes)).into_bytes(),
+            Some(prefix) => {
+                let text = harmless(&String::from_utf8_lossy(bytes));
+                let lines = text.lines().map(|line| format!("{prefix}: {line}\n"));
+                lines.collect::<String>().into_bytes()
+            }
+        };
+        self.raw(&shown(stdout, std::io::stdout().is_terminal()))?;
+        let stderr = shown(stderr, std::io::stderr().is_terminal());
+        // Nobody is left to tell when standard error itself is gone.
+        self.progress
+            .suspend(|| drop(std::io::stderr().write_all(&stderr)));
+        Ok(())
+    }
+
     /// Something that went as it should and that a person at a terminal likes to know.
     pub fn note(&self, text: &str) {
         if !self.quiet {
@@ -240,7 +260,10 @@ fn one_line(text: &str) -> String {
 
 /// Lines with nothing in them that a terminal would act on.
 fn harmless(text: &str) -> String {
-    text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+    text.replace(
+        |c: char| c.is_control() && !matches!(c, '\n' | '\t'),
+        "\u{fffd}",
+    )
 }
 
 /// Prints what the parser of the command line has to say: help and version on standard output, an

@@ -212,6 +212,100 @@ fn locks_open(process: &Child) -> usize {
 }
 
 #[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn so_many_commands_run_at_once_as_jobs_says() {
+    let sandbox = Sandbox::with_guests(0);
+    sandbox.base(&sandbox.lab);
+    let file = class(&sandbox, "1\n2\n3\n4\n5\n6\n");
+    let file = file.to_str().unwrap();
+    Run::of(&mut command(&sandbox, "create", file, &[])).ok();
+    // Each waits to start its own.
+    let held: Vec<_> = (1..=6)
+        .map(|user| sandbox.path(format!("state/locks/{}_user_{user}.lock", sandbox.lab)))
+        .map(|lock| Lock::try_take(&lock).unwrap())
+        .collect();
+    for (options, count) in [(&["--jobs", "1"][..], 1), (&["--jobs=3"], 3), (&[], 4)] {
+        let mut exec = command(&sandbox, "exec", file, options);
+        let mut child = exec.args(["--wake", "--", "true"]).spawn().unwrap();
+        wait_until("they wait", || locks_open(&child) == count);
+        sleep(Duration::from_millis(200));
+        assert_eq!(locks_open(&child), count, "{options:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    drop(held);
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_command_in_a_guest_that_cannot_run_it_is_told_apart_from_one_that_fails() {
+    let sandbox = Sandbox::with_guests(1);
+    sandbox.base(&sandbox.lab);
+    let exec = |user: &str, options: &[&str]| {
+        let mut exec = sandbox.instance_command("exec", user, options);
+        Run::of(exec.args(["--", "true"]))
+    };
+    exec("1", &[]).error_json(4);
+    exec("1", &["--wake"]).error_json(4);
+    assert!(sandbox.listed("1").is_null(), "exec makes nothing");
+    sandbox.instance("create", "1", &[]).ok();
+    let error = exec("1", &[]).error_json(5);
+    assert!(text(&error["message"]).ends_with("is stopped, not running"));
+    exec("1", &["--timeout", "0s"]).error_json(2);
+    sandbox.instance("exec", "1", &[]).error_json(2);
+    sandbox.instance("exec", "1", &["true"]).error_json(2);
+
+    // Its firmware has no agent.
+    sandbox.instance("start", "2", &[]).ok();
+    let error = exec("2", &[]).error_json(8);
+    assert!(text(&error["message"]).contains("has no agent"), "{error}");
+    let file = class(&sandbox, "1\n2\n3\n");
+    let mut all = command(&sandbox, "exec", &file.to_string_lossy(), &[]);
+    let all = Run::of(all.args(["--", "true"]));
+    assert_eq!(all.code, Some(1), "{all:#?}");
+    let answer: Value = serde_json::from_str(&all.stdout).unwrap();
+    let results = answer["results"].as_array().unwrap();
+    let codes: Vec<_> = results.iter().map(|result| text(&result["code"])).collect();
+    assert_eq!(codes, ["conflict", "unavailable", "not_found"]);
+    assert!(results.iter().all(|result| result["exit_code"].is_null()));
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn what_cannot_be_copied_is_refused_before_anything_changes() {
+    let sandbox = Sandbox::with_guests(0);
+    sandbox.base(&sandbox.lab);
+    sandbox.instance("create", "1", &[]).ok();
+    fs::write(sandbox.path("file"), vec![1; 2048]).unwrap();
+    let push = |user: &str, rest: &[&str], code: usize, said: &str| {
+        let error = sandbox.instance("push", user, rest).error_json(code);
+        let message = text(&error["message"]);
+        assert!(message.contains(said), "{rest:?}: {message}");
+    };
+    push("1", &["/x"], 2, "no file to push");
+    push("1", &["file", "x"], 2, "bad path in the guest 'x'");
+    push("no body", &["file", "/x"], 2, "bad user id");
+    push("1", &["nothing", "/x"], 2, "failed to read nothing");
+    push("1", &["file", "/x", "--owner", "a b"], 2, "--owner");
+    push("1", &["file", "/x", "--jobs", "2"], 2, "--users-from");
+    push("1", &["file", "/x", "--max-size", "1K"], 1, "more than 1K");
+    push("1", &["file", "/x"], 5, "is stopped");
+    push("2", &["file", "/x"], 4, "no instance");
+    let collect = |user: &str, from: &str, code: usize, said: &str| {
+        let options = ["--from", from, "--to", "handed-in"];
+        let error = sandbox.instance("collect", user, &options).error_json(code);
+        let message = text(&error["message"]);
+        assert!(message.contains(said), "{from}: {message}");
+    };
+    collect("1", "home", 2, "--from");
+    collect("1", "/", 2, "names no file");
+    collect("1", "/home/..", 2, "names no file");
+    collect("1", "/home", 5, "is stopped");
+    collect("2", "/home", 4, "no instance");
+    assert!(!sandbox.path("handed-in").exists());
+}
+
+#[test]
 fn so_many_are_worked_on_at_once_as_jobs_says() {
     let sandbox = Sandbox::new();
     sandbox.base(&sandbox.lab);

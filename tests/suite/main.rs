@@ -44,6 +44,7 @@ mod reference;
 mod report;
 mod saved_memory;
 mod schema;
+mod screens;
 mod scripts;
 mod sharing;
 mod stress;

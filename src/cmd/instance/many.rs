@@ -30,14 +30,26 @@ pub fn run(
     file: &Path,
     verb: impl Fn(&Context, &InstanceName) -> Result<Outcome> + Sync,
 ) -> Result<()> {
-    let names = names(context, &class.lab, file)?;
+    let results = for_each(context, &class.lab, class.jobs, file, verb)?;
+    report(context, results)
+}
+
+/// The same, with whatever `verb` makes of each.
+pub fn for_each<R: Send>(
+    context: &Context,
+    lab: &LabId,
+    jobs: u8,
+    file: &Path,
+    verb: impl Fn(&Context, &InstanceName) -> Result<R> + Sync,
+) -> Result<Vec<(InstanceName, Result<R>)>> {
+    let names = names(context, lab, file)?;
     // What would fail for each of them fails once: no such lab, and no instance of one that was.
     let all = context.hypervisor()?.survey(Detail::Power)?;
-    if !all.iter().any(|(name, _)| name.lab == class.lab) {
-        context.config.lab(&class.lab)?;
+    if !all.iter().any(|(name, _)| name.lab == *lab) {
+        context.config.lab(lab)?;
     }
-    let results = side_by_side(context, &names, usize::from(class.jobs), verb)?;
-    report(context, names.iter().zip(results))
+    let results = side_by_side(context, &names, usize::from(jobs), verb)?;
+    Ok(names.into_iter().zip(results).collect())
 }
 
 /// Runs `job` on every item, `most` at a time, each with a context of its own, and shows how far that
@@ -101,48 +113,74 @@ fn whole(file: impl Read) -> std::io::Result<String> {
     }
 }
 
-fn report<'a>(
-    context: &Context,
-    results: impl Iterator<Item = (&'a InstanceName, Result<Outcome>)>,
-) -> Result<()> {
-    let mut many = Many::default();
+fn report(context: &Context, results: Vec<(InstanceName, Result<Outcome>)>) -> Result<()> {
+    let all = results.len();
+    let (instances, failed) = apart(results);
+    let many = Many { instances, failed };
+    context.output.answer(&many)?;
+    tell(context, &many.failed, all)
+}
+
+/// What went well, and what failed.
+pub fn apart<R>(results: Vec<(InstanceName, Result<R>)>) -> (Vec<R>, Vec<FailedInstance>) {
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
     for (name, result) in results {
         match result {
-            Ok(instance) => many.instances.push(instance),
-            Err(error) => many.failed.push(FailedInstance {
-                instance: name.to_string(),
-                code: kind_of(&error),
-                error: format!("{error:#}"),
-            }),
+            Ok(one) => done.push(one),
+            Err(error) => failed.push(FailedInstance::new(&name, &error)),
         }
     }
-    context.output.answer(&many)?;
-    for it in &many.failed {
-        let named = it.error.contains(&it.instance);
-        let name = (!named).then(|| format!("{}: ", it.instance));
-        let text = name.unwrap_or_default() + &it.error;
-        context.output.problem(&text);
+    (done, failed)
+}
+
+/// Tells of each failure, and fails where there are any, of `all`.
+pub fn tell(context: &Context, failed: &[FailedInstance], all: usize) -> Result<()> {
+    for failed in failed {
+        context.output.problem(&failed.to_string());
     }
-    if many.failed.is_empty() {
+    if failed.is_empty() {
         return Ok(());
     }
-    let (failed, all) = (many.failed.len(), many.instances.len() + many.failed.len());
-    let message = format!("{failed} of {all} instances failed");
+    let message = format!("{} of {all} instances failed", failed.len());
     let hint = "fix the cause, then run the command again: the other instances stay unchanged";
     Err(Fault::new(Kind::Failed, message).hint(hint).into())
 }
 
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 struct Many {
     instances: Vec<Outcome>,
     failed: Vec<FailedInstance>,
 }
 
+/// One for which a verb failed.
 #[derive(Serialize)]
-struct FailedInstance {
+pub struct FailedInstance {
     instance: String,
     code: Kind,
     error: String,
+}
+
+impl FailedInstance {
+    pub fn new(name: &InstanceName, error: &anyhow::Error) -> FailedInstance {
+        FailedInstance {
+            instance: name.to_string(),
+            code: kind_of(error),
+            error: format!("{error:#}"),
+        }
+    }
+}
+
+impl std::fmt::Display for FailedInstance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let FailedInstance {
+            instance, error, ..
+        } = self;
+        if error.contains(instance) {
+            f.write_str(error)
+        } else {
+            write!(f, "{instance}: {error}")
+        }
+    }
 }
 
 impl Report for Many {

@@ -1,10 +1,13 @@
 //! The verbs on instances.
 
 mod cleanup;
+mod exec;
 mod list;
 mod many;
+mod screens;
 mod single;
 mod stats;
+mod transfer;
 mod watch;
 
 use std::time::Instant;
@@ -58,6 +61,31 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
             confirm_reset(context, name, *yes)?;
             Instance::lock(context, name)?.reset()
         }),
+        Command::Exec {
+            class,
+            wake,
+            timeout,
+            command,
+        } => exec::run(context, class, *wake, *timeout, command),
+        Command::Push {
+            lab,
+            paths,
+            users_from,
+            jobs,
+            owner,
+            replace,
+            bounds,
+        } => {
+            let whom = (users_from.as_deref(), *jobs);
+            let push = transfer::Request::new(paths, users_from.is_some())?;
+            transfer::push(context, lab, whom, push, bounds, owner.as_ref(), *replace)
+        }
+        Command::Collect {
+            class,
+            from,
+            to,
+            bounds,
+        } => transfer::collect(context, class, from, to, bounds),
         Command::Cleanup(options) => cleanup::run(context, options),
         Command::Stats { lab, user, watch } => {
             let name = named(context, lab, user)?;
@@ -66,6 +94,7 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
                 None => stats::run(context, name.as_ref()),
             }
         }
+        Command::Screens { lab, html, watch } => screens::run(context, lab.as_ref(), html, *watch),
         Command::List { lab, user, state } => {
             list::run(context, lab.as_ref(), user.as_ref(), *state)
         }
@@ -168,14 +197,20 @@ fn noted(
     verb: impl FnOnce() -> Result<Outcome>,
 ) -> Result<Outcome> {
     let began = Instant::now();
-    let done = verb();
-    match &done {
-        Ok(outcome) => {
-            if let Some((from, to, reason)) = outcome.change() {
-                journal::done(context, action, name, began, from, Some(to), reason);
-            }
-        }
-        Err(error) => journal::failure(context, action, name, began, None, error),
+    let done = noted_failure(context, action, name, verb)?;
+    if let Some((from, to, reason)) = done.change() {
+        journal::done(context, action, name, began, from, Some(to), reason);
     }
-    done
+    Ok(done)
+}
+
+/// Does `action` to an instance, and writes down that it failed, if it did.
+fn noted_failure<T>(
+    context: &Context,
+    action: &str,
+    name: &InstanceName,
+    verb: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let began = Instant::now();
+    verb().inspect_err(|error| journal::failure(context, action, name, began, None, error))
 }

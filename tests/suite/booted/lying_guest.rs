@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::host::idle_time;
 use common::world::own_world;
-use common::{Sandbox, guest, lab, text};
+use common::{Run, Sandbox, guest, lab, text};
 use serde_json::{Value, json};
 
 /// Instances of the lab that stays in the firmware.
@@ -122,6 +122,28 @@ fn a_guest_that_lies_floods_or_is_mute_is_no_matter_of_its_neighbour() {
     configure("never");
     sandbox.instance("resume", "liar", &[]).ok();
 
+    // Of a command that an instructor runs in there it says what it likes.
+    let exec = |kind: &str| {
+        be(kind);
+        let began = Instant::now();
+        let mut exec = sandbox.instance_command("exec", "liar", &["--timeout", "1s"]);
+        let ran = Run::within(Duration::from_secs(60), exec.args(["--", "true"]));
+        println!("exec {kind}: {:?}: {:?}", began.elapsed(), ran.code);
+        assert!(ran.stderr.len() < 2048, "{kind}: {}", ran.stderr);
+        ran
+    };
+    let honest = exec("honest").json();
+    assert_eq!(honest["results"][0]["stdout"], "1800000000\ninterrupts\n");
+    let flood = exec("flood").json();
+    assert_eq!(flood["results"][0]["truncated"], true);
+    assert_eq!(text(&flood["results"][0]["stdout"]).len(), 1 << 20);
+    let fails = |kind: &str, said: &str| {
+        let error = exec(kind).error_json(1);
+        assert!(text(&error["message"]).contains(said), "{kind}: {error}");
+    };
+    fails("refuse", "agent refused");
+    fails("slow", "took too long");
+
     be("mute");
     // The second time libvirt knows of its silence, and would wait for a sign of life.
     for _ in 0..2 {
@@ -130,4 +152,8 @@ fn a_guest_that_lies_floods_or_is_mute_is_no_matter_of_its_neighbour() {
         assert!(took < BESIDE_A_MUTE_ONE, "{took:?}");
     }
     assert_eq!(beside("mute", 5 * 60).0.as_deref(), Some("idle"));
+    // It hears nothing any more.
+    let mut exec = sandbox.instance_command("exec", "liar", &["--timeout", "1s"]);
+    let mute = Run::within(Duration::from_secs(60), exec.args(["--", "true"])).error_json(1);
+    assert!(text(&mute["message"]).contains("does not answer"), "{mute}");
 }

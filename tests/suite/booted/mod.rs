@@ -1,5 +1,6 @@
 //! Tests with guests that boot a real system, which takes most of a minute under software emulation.
 
+mod class_verbs;
 mod desktop;
 mod end_to_end;
 mod forks;

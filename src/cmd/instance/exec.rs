@@ -1,0 +1,166 @@
+//! `cyyber instance exec`: a command in the guest of one user, or in those of a class.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::many::{self, FailedInstance};
+use super::noted;
+use crate::cli::Class;
+use crate::context::Context;
+use crate::error::{Fault, Kind, Passed, kind_of};
+use crate::instance::Instance;
+use crate::instance::exec::{self, Done};
+use crate::names::InstanceName;
+use crate::output::Report;
+use crate::units::Duration;
+
+/// Runs `command` in the guests of `class`.
+pub fn run(
+    context: &Context,
+    class: &Class,
+    wake: bool,
+    limit: Duration,
+    command: &[String],
+) -> Result<()> {
+    let verb = |context: &Context, name: &InstanceName| {
+        if wake {
+            bring_up(context, name)?;
+        }
+        exec::exec(context, name, command, limit.std())
+    };
+    match (&class.user, &class.users_from) {
+        (_, Some(file)) => {
+            let done = many::for_each(context, &class.lab, class.jobs, file, verb)?;
+            report_all(context, done)
+        }
+        (Some(user), None) => {
+            let name = context.instance(&class.lab, user)?;
+            report_one(context, &name, verb(context, &name)?)
+        }
+        (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
+    }
+}
+
+/// Starts `name` unless it runs, and waits for its guest's agent.
+pub fn bring_up(context: &Context, name: &InstanceName) -> Result<()> {
+    if !exec::is_up(context, name)? {
+        noted(context, "start", name, || {
+            Instance::lock(context, name)?.start()
+        })?;
+        exec::wait_for_agent(context, name)?;
+    }
+    Ok(())
+}
+
+fn report_one(context: &Context, name: &InstanceName, done: Done) -> Result<()> {
+    let result = Outcome::of(name, Ok(&done));
+    if context.output.is_json() {
+        context.output.answer(&Results {
+            results: vec![result],
+        })?;
+    } else {
+        context
+            .output
+            .hand_on(None, &done.ran.stdout, &done.ran.stderr)?;
+        warn(context, &result);
+    }
+    match done.ran.exit_code {
+        0 => Ok(()),
+        status => Err(Passed(status).into()),
+    }
+}
+
+fn report_all(context: &Context, all: Vec<(InstanceName, Result<Done>)>) -> Result<()> {
+    let results = Results {
+        results: all
+            .iter()
+            .map(|(name, done)| Outcome::of(name, done.as_ref()))
+            .collect(),
+    };
+    if context.output.is_json() {
+        context.output.answer(&results)?;
+    }
+    let mut failed = 0;
+    for ((name, done), result) in all.iter().zip(&results.results) {
+        if result.exit_code != Some(0) {
+            failed += 1;
+        }
+        match done {
+            Ok(Done { ran, .. }) if !context.output.is_json() => {
+                let user = name.user.as_str();
+                context
+                    .output
+                    .hand_on(Some(user), &ran.stdout, &ran.stderr)?;
+                warn(context, result);
+                if ran.exit_code != 0 {
+                    let said = format!("{name}: exit status {}", ran.exit_code);
+                    context.output.problem(&said);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let failed = FailedInstance::new(name, error);
+                context.output.problem(&failed.to_string());
+            }
+        }
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    let message = format!("the command failed in {failed} of {} instances", all.len());
+    Err(Fault::new(Kind::Failed, message).into())
+}
+
+fn warn(context: &Context, result: &Outcome) {
+    let name = &result.instance;
+    if let Some(error) = &result.error {
+        context.output.problem(&format!("{name}: {error}"));
+    }
+    if result.truncated {
+        let most = exec::LARGEST_OUTPUT >> 20;
+        let warning = format!("{name}: only the first {most} MiB of its output are shown");
+        context.output.warn(&warning);
+    }
+}
+
+#[derive(Serialize)]
+struct Results {
+    results: Vec<Outcome>,
+}
+
+impl Report for Results {}
+
+#[derive(Serialize)]
+struct Outcome {
+    instance: String,
+    exit_code: Option<u8>,
+    stdout: Option<String>,
+    stderr: Option<String>,
+    truncated: bool,
+    code: Option<Kind>,
+    error: Option<String>,
+}
+
+impl Outcome {
+    fn of(name: &InstanceName, done: Result<&Done, &anyhow::Error>) -> Outcome {
+        let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes).into_owned());
+        let done_one = done.as_ref().ok();
+        Outcome {
+            instance: name.to_string(),
+            exit_code: done_one.map(|done| done.ran.exit_code),
+            stdout: done_one.and_then(|done| text(&done.ran.stdout)),
+            stderr: done_one.and_then(|done| text(&done.ran.stderr)),
+            truncated: done_one.is_some_and(|done| done.truncated),
+            code: match &done {
+                Ok(done) => done.timed_out.then_some(Kind::Failed),
+                Err(error) => Some(kind_of(error)),
+            },
+            error: match &done {
+                Ok(done) => done
+                    .timed_out
+                    .then(|| "it did not end in time and was killed".to_owned()),
+                Err(error) => Some(format!("{error:#}")),
+            },
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! `cyyber instance screens`: a page with the screens of all that runs.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, context as values};
+use serde::Serialize;
+
+use super::many::{FailedInstance, side_by_side, tell};
+use crate::context::Context;
+use crate::files::{self, PRIVATE, PRIVATE_DIRECTORY};
+use crate::hypervisor::{Detail, Facts, Power};
+use crate::instance::existing;
+use crate::instance::status::{InstanceStatus, statuses};
+use crate::names::{InstanceName, LabId, State, UserId};
+use crate::output::{Cell, Column, Report, Table};
+use crate::units::{Interval, age};
+
+const PAGE: &str = include_str!("../../../templates/screens.html");
+
+/// How many pictures are taken at once.
+const AT_ONCE: usize = 4;
+
+/// How often a browser looks for a new page that is written once, in seconds.
+const LOOKS: u64 = 10;
+
+/// Writes the page and its pictures into `directory`, once or every so often until it is asked to end.
+pub fn run(
+    context: &Context,
+    lab: Option<&LabId>,
+    directory: &Path,
+    watch: Option<Interval>,
+) -> Result<()> {
+    if let Some(lab) = lab {
+        context.config.lab(lab)?;
+    }
+    let stop = context.interrupted()?;
+    let directory = std::path::absolute(directory)?;
+    // An administrator's link is looked through once.
+    let directory = directory.canonicalize().unwrap_or(directory);
+    files::make_directory(&directory, PRIVATE_DIRECTORY)?;
+    let every = watch.map(Interval::std);
+    let Some(every) = every else {
+        let wall = Wall::of(context, lab, &directory, LOOKS)?;
+        context.output.answer(&wall)?;
+        return tell(context, &wall.failed, wall.screens.len());
+    };
+    let mut live = context.output.live();
+    loop {
+        let began = Instant::now();
+        // As a command of its own would: libvirtd may have been restarted meanwhile.
+        let wall = Wall::of(&context.beside(), lab, &directory, every.as_secs())?;
+        let has_reader = live.show(&wall, |_| None)?;
+        if !has_reader || !live.wait_until(began + every, stop) {
+            return Ok(());
+        }
+    }
+}
+
+/// All screens, as they were just taken.
+#[derive(Serialize)]
+struct Wall {
+    page: PathBuf,
+    screens: Vec<Screen>,
+    failed: Vec<FailedInstance>,
+}
+
+#[derive(Serialize)]
+struct Screen {
+    instance: String,
+    lab_id: LabId,
+    user_id: UserId,
+    state: State,
+    idle_seconds: Option<i64>,
+    /// The file in the directory of the page.
+    picture: Option<String>,
+    error: Option<String>,
+    /// As people read it.
+    #[serde(skip)]
+    unused: Option<String>,
+}
+
+impl Wall {
+    fn of(context: &Context, lab: Option<&LabId>, directory: &Path, every: u64) -> Result<Wall> {
+        let mut all = context.hypervisor()?.survey(Detail::Power)?;
+        all.retain(|(name, _)| lab.is_none_or(|lab| *lab == name.lab));
+        let count = all.len();
+        all.retain(|(_, facts)| facts.power == Power::On);
+        let statuses = statuses(context, &all, false)?;
+        let take = |context: &Context, (name, _): &(InstanceName, Facts)| {
+            let picture = existing(context, name)?.screenshot()?;
+            let path = directory.join(picture_of(name));
+            Ok(files::replace_soon(&path, &picture, PRIVATE)?)
+        };
+        let taken = side_by_side(context, &all, AT_ONCE, take)?;
+        let (mut screens, mut failed) = (Vec::new(), Vec::new());
+        for (((name, _), status), taken) in all.iter().zip(statuses).zip(taken) {
+            if let Err(error) = &taken {
+                failed.push(FailedInstance::new(name, error));
+            }
+            screens.push(Screen::new(context, name, status, taken));
+        }
+        let page = directory.join("index.html");
+        let wall = Wall {
+            page,
+            screens,
+            failed,
+        };
+        let text = wall.html(context, lab, every, count)?;
+        files::replace_soon(&wall.page, text.as_bytes(), PRIVATE)?;
+        wall.remove_others(directory)?;
+        Ok(wall)
+    }
+
+    fn html(
+        &self,
+        context: &Context,
+        lab: Option<&LabId>,
+        every: u64,
+        count: usize,
+    ) -> Result<String> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+        environment.set_auto_escape_callback(|_| AutoEscape::Html);
+        let now = context.time();
+        let screens: Vec<_> = self
+            .screens
+            .iter()
+            .map(|screen| {
+                values! {
+                    instance => screen.instance.clone(),
+                    state => screen.state.as_str(),
+                    picture => screen.picture.clone(),
+                    error => screen.error.clone(),
+                    unused => screen.unused.clone(),
+                }
+            })
+            .collect();
+        let values = values! {
+            lab => lab.map(LabId::as_str),
+            every,
+            off => count.saturating_sub(self.screens.len()),
+            time => now.strftime("%F %H:%M:%S UTC").to_string(),
+            // A browser must not show the picture that it has of before.
+            stamp => now.as_second(),
+            screens,
+        };
+        environment
+            .render_str(PAGE, values)
+            .context("failed to render the page of screens")
+    }
+
+    /// Pictures of what does not run any more.
+    fn remove_others(&self, directory: &Path) -> Result<()> {
+        let ours = |file: &str| file.strip_suffix(".png")?.parse::<InstanceName>().ok();
+        let directory = files::Directory::open(directory)?;
+        for file in directory.names()? {
+            let is_shown = |screen: &Screen| screen.picture.as_deref().is_some_and(|it| file == it);
+            if file.to_str().and_then(ours).is_some() && !self.screens.iter().any(is_shown) {
+                directory.remove(&*file)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Screen {
+    fn new(
+        context: &Context,
+        name: &InstanceName,
+        status: InstanceStatus,
+        taken: Result<()>,
+    ) -> Screen {
+        let unused = status
+            .last_activity
+            .map(|at| context.time().duration_since(at));
+        Screen {
+            instance: status.instance,
+            lab_id: status.lab_id,
+            user_id: status.user_id,
+            state: status.state,
+            idle_seconds: unused.map(|unused| unused.as_secs().max(0)),
+            picture: taken.is_ok().then(|| picture_of(name)),
+            error: taken.err().map(|error| format!("{error:#}")),
+            unused: unused.map(age),
+        }
+    }
+}
+
+fn picture_of(name: &InstanceName) -> String {
+    format!("{name}.png")
+}
+
+impl Report for Wall {
+    fn text(&self) -> String {
+        format!("no instance runs; {}", self.page.display())
+    }
+
+    fn table(&self) -> Option<Table> {
+        const COLUMNS: [Column; 4] = [
+            Column::new("INSTANCE"),
+            Column::new("STATE"),
+            Column::new("UNUSED").number(),
+            Column::new("PICTURE").cut(),
+        ];
+        let directory = self.page.parent().unwrap_or(Path::new("/"));
+        let rows = self.screens.iter().map(|screen| {
+            let picture = screen.picture.as_ref();
+            let picture = picture.map(|picture| directory.join(picture).display().to_string());
+            vec![
+                screen.instance.as_str().into(),
+                screen.state.into(),
+                screen.unused.clone().into(),
+                Cell::from(picture),
+            ]
+        });
+        (!self.screens.is_empty()).then(|| Table::new(&COLUMNS, rows))
+    }
+}

@@ -1,0 +1,209 @@
+//! `cyyber instance push` and `cyyber instance collect`: files of one user's guest, or of those of a
+//! class.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+
+use super::many::{self, FailedInstance};
+use super::noted_failure;
+use crate::cli::{Bounds, Class};
+use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::instance::transfer::{Collect, Collected, Push, Pushed};
+use crate::names::{GuestOwner, GuestPath, InstanceName, LabId, UserId};
+use crate::output::{Cell, Column, Report, Table};
+use crate::units::ByteSize;
+
+/// What is to be pushed, where to, and for whom.
+pub struct Request {
+    user: Option<UserId>,
+    sources: Vec<PathBuf>,
+    target: GuestPath,
+}
+
+impl Request {
+    /// From `[USER] SOURCE... TARGET`.
+    pub fn new(words: &[String], of_many: bool) -> Result<Request> {
+        let usage = |what: String| Fault::new(Kind::Usage, what);
+        let (target, rest) = words.split_last().context("clap wants two")?;
+        let (user, sources) = match rest.split_first() {
+            Some((user, sources)) if !of_many => {
+                let user = user.parse().map_err(|why| usage(format!("{why}")))?;
+                (Some(user), sources)
+            }
+            _ => (None, rest),
+        };
+        ensure!(
+            !sources.is_empty(),
+            usage("no file to push is named".to_owned()).hint("give USER SOURCE... TARGET")
+        );
+        Ok(Request {
+            user,
+            sources: sources.iter().map(PathBuf::from).collect(),
+            target: target.parse().map_err(|why| usage(format!("{why}")))?,
+        })
+    }
+}
+
+/// Copies files into guests.
+pub fn push(
+    context: &Context,
+    lab: &LabId,
+    (users_from, jobs): (Option<&Path>, u8),
+    request: Request,
+    bounds: &Bounds,
+    owner: Option<&GuestOwner>,
+    replace: bool,
+) -> Result<()> {
+    let Request {
+        user,
+        sources,
+        target,
+    } = request;
+    let push = Push::of(context, &sources, target, bounds.max_size, bounds.timeout)?
+        .with(owner.cloned(), replace);
+    let verb = |context: &Context, name: &InstanceName| {
+        noted_failure(context, "push", name, || push.to(context, name))
+    };
+    let done = each(context, lab, user.as_ref(), users_from, jobs, verb)?;
+    let all = done.len();
+    let (pushed, failed) = many::apart(done);
+    let answer = AllPushed { pushed, failed };
+    context.output.answer(&answer)?;
+    many::tell(context, &answer.failed, all)
+}
+
+/// Copies files out of guests.
+pub fn collect(
+    context: &Context,
+    class: &Class,
+    from: &GuestPath,
+    to: &Path,
+    bounds: &Bounds,
+) -> Result<()> {
+    ensure!(
+        from.file_name().is_some(),
+        Fault::new(
+            Kind::Usage,
+            format!("--from {from} names no file or directory")
+        )
+        .hint("collect a directory below the root, as /home/student")
+    );
+    // An administrator's link is looked through once.
+    let to = std::path::absolute(to)?;
+    let collect = Collect {
+        from: from.clone(),
+        to: to.canonicalize().unwrap_or(to),
+        most: bounds.max_size,
+        timeout: bounds.timeout,
+    };
+    let verb = |context: &Context, name: &InstanceName| {
+        noted_failure(context, "collect", name, || collect.of(context, name))
+    };
+    let users_from = class.users_from.as_deref();
+    let user = class.user.as_ref();
+    let done = each(context, &class.lab, user, users_from, class.jobs, verb)?;
+    let all = done.len();
+    let (collected, failed) = many::apart(done);
+    let answer = AllCollected { collected, failed };
+    context.output.answer(&answer)?;
+    for one in &answer.collected {
+        warn(context, one);
+    }
+    many::tell(context, &answer.failed, all)
+}
+
+/// Runs `verb` for one user, whose failure is that of the command, or for each of a list.
+fn each<R: Send>(
+    context: &Context,
+    lab: &LabId,
+    user: Option<&UserId>,
+    users_from: Option<&Path>,
+    jobs: u8,
+    verb: impl Fn(&Context, &InstanceName) -> Result<R> + Sync,
+) -> Result<Vec<(InstanceName, Result<R>)>> {
+    match (user, users_from) {
+        (_, Some(file)) => many::for_each(context, lab, jobs, file, verb),
+        (Some(user), None) => {
+            let name = context.instance(lab, user)?;
+            let done = verb(context, &name)?;
+            Ok(vec![(name, Ok(done))])
+        }
+        (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
+    }
+}
+
+fn warn(context: &Context, collected: &Collected) {
+    let named = collected.left_out_first.iter();
+    for left_out in named.clone() {
+        let (instance, path) = (&collected.instance, &left_out.path);
+        let reason = left_out.reason;
+        let warning = format!("{instance}: left out {path}: {reason}");
+        context.output.warn(&warning);
+    }
+    let more = collected.left_out.saturating_sub(named.len() as u64);
+    if more > 0 {
+        let warning = format!("{}: left out {more} more", collected.instance);
+        context.output.warn(&warning);
+    }
+}
+
+fn size(bytes: u64) -> Cell {
+    Cell::from(ByteSize(bytes).to_string())
+}
+
+#[derive(Serialize)]
+struct AllPushed {
+    pushed: Vec<Pushed>,
+    failed: Vec<FailedInstance>,
+}
+
+impl Report for AllPushed {
+    fn table(&self) -> Option<Table> {
+        const COLUMNS: [Column; 4] = [
+            Column::new("INSTANCE"),
+            Column::new("TARGET").cut(),
+            Column::new("FILES").spare(1),
+            Column::new("BYTES").spare(1),
+        ];
+        let rows = self.pushed.iter().map(|one| {
+            vec![
+                one.instance.as_str().into(),
+                one.target.as_str().into(),
+                one.amount.files.to_string().into(),
+                size(one.amount.bytes),
+            ]
+        });
+        (!self.pushed.is_empty()).then(|| Table::new(&COLUMNS, rows))
+    }
+}
+
+#[derive(Serialize)]
+struct AllCollected {
+    collected: Vec<Collected>,
+    failed: Vec<FailedInstance>,
+}
+
+impl Report for AllCollected {
+    fn table(&self) -> Option<Table> {
+        const COLUMNS: [Column; 5] = [
+            Column::new("INSTANCE"),
+            Column::new("PATH"),
+            Column::new("FILES").spare(1),
+            Column::new("BYTES").spare(1),
+            Column::new("LEFT OUT").spare(1),
+        ];
+        let rows = self.collected.iter().map(|one| {
+            vec![
+                one.instance.as_str().into(),
+                one.path.display().to_string().into(),
+                one.amount.files.to_string().into(),
+                size(one.amount.bytes),
+                one.left_out.to_string().into(),
+            ]
+        });
+        (!self.collected.is_empty()).then(|| Table::new(&COLUMNS, rows))
+    }
+}

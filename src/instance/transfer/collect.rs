@@ -1,0 +1,171 @@
+//! Files of guests onto this host.
+
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::fs::FlockOperation;
+use serde::Serialize;
+
+use super::{patience, script, with_directory};
+use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::files::archive::{self, Amount, LeftOut};
+use crate::files::{self, PRIVATE_DIRECTORY};
+use crate::hypervisor::{Domain, Patience};
+use crate::instance::exec::running;
+use crate::names::{GuestPath, InstanceName};
+use crate::units::{ByteSize, Duration};
+
+/// Makes an archive in the guest.
+const PACK: &str = include_str!("pack.sh");
+
+/// What directories are called in which files are until all of them are there.
+const UNFINISHED: &str = ".cyyber-collect-";
+
+/// An archive is larger than what is in it: a header for each, and so many zeros at its end.
+const HEADERS: u64 = 2048 * archive::MOST_ENTRIES;
+
+/// What is to be collected, and where to.
+#[derive(Debug)]
+pub struct Collect {
+    pub from: GuestPath,
+    pub to: PathBuf,
+    pub most: ByteSize,
+    pub timeout: Duration,
+}
+
+/// What was collected.
+#[derive(Debug, Serialize)]
+pub struct Collected {
+    pub instance: String,
+    pub path: PathBuf,
+    #[serde(flatten)]
+    pub amount: Amount,
+    pub left_out: u64,
+    pub left_out_first: Vec<LeftOut>,
+}
+
+/// What is at a path in a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    File,
+    Directory,
+}
+
+impl Collect {
+    /// Fetches it from the guest of `name` into the directory of its user.
+    pub fn of(&self, context: &Context, name: &InstanceName) -> Result<Collected> {
+        let collected = self.fetch(context, name);
+        collected.with_context(|| format!("failed to collect from {name}"))
+    }
+
+    fn fetch(&self, context: &Context, name: &InstanceName) -> Result<Collected> {
+        let called = self.from.file_name().context("it has no name")?;
+        let directory = self.to.join(name.user.as_str());
+        let path = directory.join(called);
+        // Its parts are looked at before, so that a guest is not asked in vain.
+        let domain = running(context, name)?;
+        files::make_directory(&directory, PRIVATE_DIRECTORY)?;
+        if path.symlink_metadata().is_ok() {
+            let message = format!("{} is already there", path.display());
+            return Err(Fault::new(Kind::Conflict, message)
+                .hint("move it away, or collect into another directory")
+                .into());
+        }
+        let unfinished = Unfinished::begin(&directory)?;
+        let mut archive = archive::anonymous(&unfinished.path)?;
+        let patience = patience(context, self.timeout)?;
+        let what = self.by_agent(&domain, &mut archive, patience)?;
+        let tree = unfinished.path.join("tree");
+        files::make_directory(&tree, PRIVATE_DIRECTORY)?;
+        let taken = archive::unpack(archive, &tree, self.most)?;
+        let whole = match what {
+            What::Directory => tree,
+            What::File => tree.join(called),
+        };
+        let is_right = whole.symlink_metadata().is_ok_and(|it| match what {
+            What::Directory => it.is_dir(),
+            What::File => it.is_file(),
+        });
+        if !is_right {
+            let left_out = taken.named.first().map(|it| format!(": {}", it.reason));
+            return Err(anyhow!(
+                "it was not among what its guest sent{}",
+                left_out.unwrap_or_default()
+            ));
+        }
+        unfinished.finish(&whole, &path)?;
+        Ok(Collected {
+            instance: name.to_string(),
+            path,
+            amount: taken.amount,
+            left_out: taken.left_out,
+            left_out_first: taken.named,
+        })
+    }
+
+    fn by_agent(&self, domain: &Domain, archive: &mut File, patience: Patience) -> Result<What> {
+        let most = self.most.0.saturating_add(HEADERS);
+        with_directory(domain, patience, |directory| {
+            let arguments = [directory, self.from.as_str(), &most.to_string()];
+            let packed = script(domain, PACK, &arguments, patience)?;
+            let path = format!("{directory}/archive");
+            domain.read_in_guest(&path, most, archive, patience)?;
+            archive.rewind()?;
+            match packed.stdout.trim_ascii() {
+                b"directory" => Ok(What::Directory),
+                b"file" => Ok(What::File),
+                _ => Err(anyhow!("its guest does not say what it has packed")),
+            }
+        })
+    }
+}
+
+/// A directory of files that are not all there yet. It is removed when this is dropped, or, after a
+/// command that was killed, by the next one.
+struct Unfinished {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Unfinished {
+    fn begin(directory: &Path) -> Result<Unfinished> {
+        for entry in directory.read_dir()?.flatten() {
+            let is_ours = entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.starts_with(UNFINISHED));
+            // Whoever is at work on one holds its lock.
+            if is_ours && lock(&entry.path()).is_ok() {
+                files::remove(&entry.path())?;
+            }
+        }
+        let path = directory.join(format!("{UNFINISHED}{:016x}", rand::random::<u64>()));
+        files::make_directory(&path, PRIVATE_DIRECTORY)?;
+        let lock = lock(&path)?;
+        Ok(Unfinished { path, lock })
+    }
+
+    /// Gives what is `whole` its name, for good.
+    fn finish(self, whole: &Path, path: &Path) -> Result<()> {
+        rustix::fs::syncfs(self.lock.as_fd()).map_err(io::Error::from)?;
+        files::rename_new(rustix::fs::CWD, whole, path)
+            .with_context(|| format!("failed to make {}", path.display()))?;
+        Ok(files::sync_directory_of(path)?)
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = files::remove(&self.path);
+    }
+}
+
+fn lock(path: &Path) -> io::Result<File> {
+    let directory = File::open(path)?;
+    rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(directory)
+}

@@ -1,0 +1,53 @@
+# shellcheck shell=sh
+# place.sh DIRECTORY TARGET OWNER REPLACE NAME...: takes the archive in DIRECTORY out, in which these names are,
+# into TARGET or under that name. Done as the owner of the directory that they come into: nobody else
+# can change anything in there meanwhile.
+fail() { echo "$*" >&2; exit 1; }
+archive=$1/archive target=$2 owner=$3 replace=$4
+shift 4
+if [ -d "$target" ]; then
+    into=$target as=
+elif [ "$#" = 1 ] && [ "${target%/}" = "$target" ]; then
+    into=$(dirname -- "$target") as=$(basename -- "$target")
+else
+    into=$target
+fi
+[ -d "$into" ] || fail "there is no directory $into in its guest"
+user=$(stat -L -c %u -- "$into") group=$(stat -L -c %g -- "$into")
+to_user=$user to_group=$group
+if [ -n "$owner" ]; then
+    to_user=$(id -u -- "${owner%%:*}") && to_group=$(id -g -- "${owner%%:*}") || exit 1
+    case $owner in *:*) to_group=$(getent group -- "${owner#*:}" | cut -d: -f3) ;; esac
+    [ -n "$to_group" ] || fail "there is no group ${owner#*:} in its guest"
+    [ "$user" = 0 ] || [ "$user:$group" = "$to_user:$to_group" ] || [ "$user" = "$to_user" ] ||
+        fail "$into belongs to somebody else than ${owner%%:*}, and would not be safe for files of others"
+fi
+# shellcheck disable=SC2016 # It is for the other shell.
+place='
+umask 022
+into=$1 as=$2 replace=$3 owner=$4
+shift 4
+cd -- "$into" || exit 1
+new=$(mktemp -d ./.cyyber-push.XXXXXXXX) || exit 1
+trap "rm -rf -- \"$new\"" EXIT
+tar --extract --no-same-owner --no-same-permissions -f - -C "$new" || exit 1
+for name; do
+    to=${as:-$name}
+    [ -z "$owner" ] || chown -hR -- "$owner" "$new/$name" || exit 1
+    if [ "$replace" != yes ] && { [ -e "$to" ] || [ -L "$to" ]; }; then
+        echo "${into%/}/$to is already there in its guest" >&2
+        exit 2
+    fi
+done
+for name; do
+    to=${as:-$name}
+    if [ -e "$to" ] || [ -L "$to" ]; then
+        mkdir -p -- "$new/.old" && mv -T -- "$to" "$new/.old/$name" || exit 1
+    fi
+    mv -T -- "$new/$name" "$to" || exit 1
+done'
+if [ "$user" = 0 ]; then
+    exec sh -c "$place" sh "$into" "$as" "$replace" "$to_user:$to_group" "$@" <"$archive"
+else
+    exec chroot --userspec="+$user:+$to_group" / sh -c "$place" sh "$into" "$as" "$replace" "" "$@" <"$archive"
+fi

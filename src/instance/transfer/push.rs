@@ -1,0 +1,95 @@
+//! Files of this host into guests.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::{patience, script, with_directory};
+use crate::context::Context;
+use crate::files::archive::{self, Amount, FromStart};
+use crate::instance::exec::running;
+use crate::names::{GuestOwner, GuestPath, InstanceName};
+use crate::units::{ByteSize, Duration};
+
+/// Puts files in their place in the guest.
+const PLACE: &str = include_str!("place.sh");
+
+/// Files that are ready to be pushed.
+#[derive(Debug)]
+pub struct Push {
+    archive: File,
+    names: Vec<String>,
+    amount: Amount,
+    target: GuestPath,
+    owner: Option<GuestOwner>,
+    replace: bool,
+    timeout: Duration,
+}
+
+/// What was pushed.
+#[derive(Debug, Serialize)]
+pub struct Pushed {
+    pub instance: String,
+    pub target: GuestPath,
+    #[serde(flatten)]
+    pub amount: Amount,
+}
+
+impl Push {
+    /// Reads `sources`, once for all guests.
+    pub fn of(
+        context: &Context,
+        sources: &[PathBuf],
+        target: GuestPath,
+        most: ByteSize,
+        timeout: Duration,
+    ) -> Result<Push> {
+        let state = context.paths.state();
+        let archive = archive::anonymous(state)
+            .with_context(|| format!("failed to make a file in {}", state.display()))?;
+        let (names, amount) = archive::pack(sources, &archive, most)?;
+        Ok(Push {
+            archive,
+            names,
+            amount,
+            target,
+            owner: None,
+            replace: false,
+            timeout,
+        })
+    }
+
+    /// The same for files of `owner`, which take the place of those that are there if they may
+    /// `replace` them.
+    #[must_use]
+    pub fn with(self, owner: Option<GuestOwner>, replace: bool) -> Push {
+        Push {
+            owner,
+            replace,
+            ..self
+        }
+    }
+
+    /// Puts them into the guest of `name`.
+    pub fn to(&self, context: &Context, name: &InstanceName) -> Result<Pushed> {
+        let domain = running(context, name)?;
+        let patience = patience(context, self.timeout)?;
+        let pushed = with_directory(&domain, patience, |directory| {
+            let path = format!("{directory}/archive");
+            domain.write_in_guest(&path, &mut FromStart::of(&self.archive), patience)?;
+            let owner = self.owner.as_ref().map_or("", GuestOwner::as_str);
+            let replace = if self.replace { "yes" } else { "no" };
+            let mut arguments = vec![directory, self.target.as_str(), owner, replace];
+            arguments.extend(self.names.iter().map(String::as_str));
+            script(&domain, PLACE, &arguments, patience)
+        });
+        pushed.with_context(|| format!("failed to push to {name}"))?;
+        Ok(Pushed {
+            instance: name.to_string(),
+            target: self.target.clone(),
+            amount: self.amount,
+        })
+    }
+}

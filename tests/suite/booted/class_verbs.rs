@@ -1,0 +1,324 @@
+//! Commands and files in the guests of a class.
+
+use crate::common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::time::Instant;
+
+use common::{Run, Sandbox, guest, run, text, tool};
+use serde_json::{Value, json};
+
+/// A class of three: one that runs, one that is paused or off, and one that is not there.
+struct Class {
+    sandbox: Sandbox,
+}
+
+impl Class {
+    fn new() -> Class {
+        let sandbox = Sandbox::with_booting_guests(1);
+        let policy = json!({"boot_timeout": "15m"});
+        sandbox.configure(&json!({"memory_mb": 256, "policy": policy}));
+        let link = format!("storage/base-images/{}-base.qcow2", sandbox.lab);
+        fs::copy(guest::QUICK_IMAGE, sandbox.path(link)).unwrap();
+        fs::write(sandbox.path("class.txt"), "on\noff\nnobody\n").unwrap();
+        Class { sandbox }
+    }
+
+    fn run(&self, format: &str, verb: &str, whom: &[&str], rest: &[&str]) -> Run {
+        let words = ["-o", format, "instance", verb, &self.sandbox.lab];
+        self.sandbox.cyyber(words.iter().chain(whom).chain(rest))
+    }
+}
+
+const ALL: &[&str] = &["--users-from", "class.txt"];
+
+#[test]
+#[ignore = "needs libvirt, QEMU and the cloud image: run by `make test`"]
+fn a_class_runs_commands_and_gets_and_gives_files() {
+    let class = Class::new();
+    let sandbox = &class.sandbox;
+    sandbox.instance("create", "on", &[]).ok();
+    sandbox.instance("create", "off", &[]).ok();
+    // It is started, and its agent is waited for.
+    let began = Instant::now();
+    let hostname = class.run("json", "exec", &["on", "--wake"], &["--", "uname", "-s"]);
+    println!("started and asked in {:?}", began.elapsed());
+    assert_eq!(hostname.json()["results"][0]["stdout"], "Linux\n");
+    sandbox.all_have_booted();
+    commands(&class);
+    files_in(&class);
+    files_out(&class);
+    from_docker(&class);
+}
+
+/// Asserts that nothing of a transfer is left in the guest.
+fn nothing_is_left(name: &str) {
+    let left = "ls -d /var/tmp/cyyber.* /home/pupil/.cyyber* 2>/dev/null; true";
+    assert_eq!(guest::shell(name, left), "");
+}
+
+fn files_in(class: &Class) {
+    let sandbox = &class.sandbox;
+    let name = sandbox.instance_name("on");
+    guest::shell(&name, "useradd -m pupil");
+    let work = sandbox.path("work");
+    fs::create_dir_all(work.join("deep")).unwrap();
+    // More than goes in one piece.
+    let data: Vec<u8> = (0..2_500_000_u32).map(|n| (n % 251) as u8).collect();
+    fs::write(work.join("deep/data"), &data).unwrap();
+    fs::write(work.join("run.sh"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(work.join("run.sh"), Permissions::from_mode(0o6777)).unwrap();
+    symlink("/etc/hostname", work.join("link")).unwrap();
+    fs::write(sandbox.path(".hidden"), "1").unwrap();
+
+    let whole = ["work", ".hidden", "/home/pupil", "--timeout", "4m"];
+    let answer = class.run("json", "push", &["on"], &whole).json();
+    let pushed = &answer["pushed"][0];
+    assert_eq!(pushed["instance"], name.as_str());
+    assert_eq!(
+        (&pushed["files"], &pushed["bytes"]),
+        (&json!(6), &json!(2_500_011))
+    );
+    let look = "cd /home/pupil && stat -c '%n %U:%G %a' work work/run.sh work/link .hidden && \
+                md5sum <work/deep/data && readlink work/link";
+    let sum = run(tool("md5sum").stdin(fs::File::open(work.join("deep/data")).unwrap()));
+    assert_eq!(
+        guest::shell(&name, look),
+        format!(
+            "work pupil:pupil 755\nwork/run.sh pupil:pupil 755\nwork/link pupil:pupil 777\n\
+             .hidden pupil:pupil 644\n{sum}/etc/hostname\n"
+        )
+    );
+
+    // Nothing of a student's is replaced unless that is asked for.
+    guest::shell(&name, "echo mine >/home/pupil/.hidden");
+    let error = class.run("json", "push", &["on"], &whole).error_json(5);
+    assert!(text(&error["message"]).contains("already there"), "{error}");
+    assert_eq!(guest::shell(&name, "cat /home/pupil/.hidden"), "mine\n");
+    let replace = ["work", ".hidden", "/home/pupil", "--replace"];
+    class.run("json", "push", &["on"], &replace).ok();
+    assert_eq!(guest::shell(&name, "cat /home/pupil/.hidden"), "1");
+
+    // Under another name, and for somebody else where that is safe.
+    let named = [".hidden", "/opt/named", "--owner", "pupil:games"];
+    class.run("json", "push", &["on"], &named).ok();
+    let owner = guest::shell(&name, "stat -c %U:%G /opt/named");
+    assert_eq!(owner, "pupil:games\n");
+    for (words, said) in [
+        (
+            &[".hidden", "/home/pupil/x", "--owner", "root"][..],
+            "somebody else than root",
+        ),
+        (&[".hidden", "/nowhere/x"], "no directory /nowhere"),
+        (
+            &[".hidden", "/opt/", "--owner", "nobody-here"],
+            "nobody-here",
+        ),
+    ] {
+        let error = class.run("json", "push", &["on"], words).error_json(1);
+        assert!(text(&error["message"]).contains(said), "{error}");
+    }
+    let error = class.run(
+        "json",
+        "push",
+        &["on"],
+        &["work", "/opt", "--timeout", "0s"],
+    );
+    error.error_json(1);
+
+    // For a class, and who did not get it.
+    let all = class.run("json", "push", ALL, &["work", "/opt", "--jobs", "2"]);
+    assert_eq!(all.code, Some(1), "{all:#?}");
+    let answer: Value = serde_json::from_str(&all.stdout).unwrap();
+    assert_eq!(answer["pushed"].as_array().unwrap().len(), 1);
+    let codes = [&answer["failed"][0]["code"], &answer["failed"][1]["code"]];
+    assert_eq!(codes, ["conflict", "not_found"]);
+    nothing_is_left(&name);
+}
+
+fn files_out(class: &Class) {
+    let sandbox = &class.sandbox;
+    let name = sandbox.instance_name("on");
+    let options = [
+        "--from",
+        "/home/pupil",
+        "--to",
+        "handed-in",
+        "--timeout",
+        "4m",
+    ];
+    let collect =
+        |rest: &[&str]| class.run("json", "collect", &["on"], &[&options[..], rest].concat());
+    // What a student may put there.
+    guest::shell(
+        &name,
+        "cd /home/pupil && ln -s work/deep/data near && ln -s ../../../../etc/passwd far &&
+         mkfifo pipe && mknod null c 1 3 && touch \"$(printf 'latin\\351')\" \"$(printf 'a\\033[2J')\" &&
+         mkdir -p a/b && ln -s ../../work a/b/up && ln work/run.sh hard",
+    );
+    // One that was killed left this.
+    let stale = sandbox.path("handed-in/on/.cyyber-collect-1");
+    fs::create_dir_all(stale.join("tree")).unwrap();
+    let answer = collect(&[]).json();
+    let collected = &answer["collected"][0];
+    println!("{collected:#}");
+    let pupil = sandbox.path("handed-in/on/pupil");
+    assert_eq!(collected["path"], pupil.to_str().unwrap());
+    let left_out = collected["left_out_first"].as_array().unwrap().iter();
+    let mut left_out: Vec<_> = left_out.map(|it| text(&it["path"])).collect();
+    left_out.sort();
+    assert_eq!(
+        left_out,
+        [
+            "a\u{fffd}[2J",
+            "far",
+            "latin\u{fffd}",
+            "null",
+            "pipe",
+            "work/link"
+        ]
+    );
+    let data = fs::read(sandbox.path("work/deep/data")).unwrap();
+    assert_eq!(fs::read(pupil.join("near")).unwrap(), data);
+    assert_eq!(
+        fs::read(pupil.join("a/b/up/run.sh")).unwrap(),
+        b"#!/bin/sh\n"
+    );
+    let mode = |name: &str| pupil.join(name).metadata().unwrap().mode() & 0o7777;
+    assert_eq!(
+        [mode(""), mode("work/run.sh"), mode(".hidden")],
+        [0o700, 0o700, 0o600]
+    );
+    let there: Vec<_> = fs::read_dir(sandbox.path("handed-in/on"))
+        .unwrap()
+        .collect();
+    assert_eq!(there.len(), 1, "{there:?}");
+
+    // Nothing here is replaced either, and what is too much leaves nothing.
+    let error = collect(&[]).error_json(5);
+    assert!(text(&error["message"]).contains("already there"), "{error}");
+    guest::shell(&name, "truncate -s 1T /home/pupil/huge");
+    let into = ["--to", "too-much", "--from", "/home/pupil"];
+    for most in ["1G", "100K"] {
+        let words = [&into[..], &["--max-size", most]].concat();
+        let error = class.run("json", "collect", &["on"], &words).error_json(1);
+        assert!(text(&error["message"]).contains("more"), "{error}");
+    }
+    assert_eq!(
+        fs::read_dir(sandbox.path("too-much/on")).unwrap().count(),
+        0
+    );
+    guest::shell(&name, "rm /home/pupil/huge");
+
+    // A single file, for a class.
+    let words = [
+        "--from",
+        "/home/pupil/.hidden",
+        "--to",
+        "handed-in",
+        "--jobs",
+        "2",
+    ];
+    let all = class.run("json", "collect", ALL, &words);
+    assert_eq!(all.code, Some(1), "{all:#?}");
+    let answer: Value = serde_json::from_str(&all.stdout).unwrap();
+    assert_eq!(answer["failed"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        fs::read(sandbox.path("handed-in/on/.hidden")).unwrap(),
+        b"1"
+    );
+    let words = ["--from", "/home/pupil/none", "--to", "handed-in"];
+    class.run("json", "collect", &["on"], &words).error_json(1);
+    nothing_is_left(&name);
+}
+
+/// As the README has it, with the archive that `docker export` makes.
+fn from_docker(class: &Class) {
+    let sandbox = &class.sandbox;
+    let container = sandbox.path("container");
+    let home = container.join("home/student");
+    fs::create_dir_all(home.join("project")).unwrap();
+    fs::write(home.join("project/notes"), "old").unwrap();
+    fs::write(home.join(".profile-of-mine"), "").unwrap();
+    run(tool("mkfifo").arg(home.join("pipe")));
+    for path in ["", "project", "project/notes"] {
+        chown(home.join(path), Some(1001), Some(1001)).unwrap();
+    }
+    let archive = sandbox.path("container.tar");
+    run(tool("tar")
+        .arg("-C")
+        .arg(&container)
+        .arg("-cf")
+        .arg(&archive)
+        .arg("."));
+
+    let mut script = tool("bash");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/labs/from-docker.sh");
+    sandbox.confine(
+        script
+            .arg(path)
+            .args([&sandbox.lab, "on", "/home/student", "/home/pupil"]),
+    );
+    let program = Path::new(env!("CARGO_BIN_EXE_cyyber")).parent().unwrap();
+    let programs = std::env::var("PATH").unwrap();
+    script.env("PATH", format!("{}:{programs}", program.display()));
+    let ran = Run::of(script.stdin(fs::File::open(&archive).unwrap())).ok();
+    assert!(ran.stderr.contains("left out"), "{ran:#?}");
+    let look = "cd /home/pupil && stat -c '%n %U' project project/notes .profile-of-mine && cat project/notes";
+    let name = sandbox.instance_name("on");
+    assert_eq!(
+        guest::shell(&name, look),
+        "project pupil\nproject/notes pupil\n.profile-of-mine pupil\nold"
+    );
+}
+
+fn commands(class: &Class) {
+    let one = |script: &str| class.run("table", "exec", &["on"], &["--", "sh", "-c", script]);
+    // As over ssh: streams and exit status are those of the command.
+    let ran = one("echo out; echo 'err or' >&2; exit 7");
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (Some(7), "out\n", "err or\n")
+    );
+    assert_eq!(one("kill -TERM $$").code, Some(143));
+    assert_eq!(one("id -u").ok().stdout, "0\n");
+    let missing = class.run("table", "exec", &["on"], &["--", "no-such-program"]);
+    assert_eq!(missing.code, Some(127), "{missing:#?}");
+    // No shell is involved but the one that was asked for, and each argument is one.
+    let arguments = ["--", "printf", "%s|", "a b", "$HOME; x", "'", "*"];
+    let printed = class.run("table", "exec", &["on"], &arguments).ok();
+    assert_eq!(printed.stdout, "a b|$HOME; x|'|*|");
+
+    let json = |script: &str, options: &[&str]| {
+        let whom = [&["on"], options].concat();
+        let run = class.run("json", "exec", &whom, &["--", "sh", "-c", script]);
+        let answer: Value = serde_json::from_str(&run.stdout).unwrap();
+        (run.code, answer["results"][0].clone())
+    };
+    // More than is kept, which the command does not notice.
+    let (code, result) = json("head -c 3000000 /dev/zero | tr '\\0' x; echo end >&2", &[]);
+    assert_eq!((code, &result["truncated"]), (Some(0), &json!(true)));
+    assert_eq!(text(&result["stdout"]).len(), 1 << 20);
+    assert_eq!(result["stderr"], "end\n");
+    let (code, result) = json("echo begun; sleep 600; echo not", &["--timeout", "2s"]);
+    assert_eq!((code, &result["exit_code"]), (Some(124), &json!(124)));
+    assert_eq!(result["stdout"], "begun\n");
+    assert!(text(&result["error"]).contains("was killed"), "{result}");
+    assert_eq!(json("pgrep -x sleep", &[]).0, Some(1), "it goes on");
+
+    // Of a class: each line with its user, and who did not run.
+    let all = class.run("table", "exec", ALL, &["--", "sh", "-c", "echo 1; echo 2"]);
+    assert_eq!((all.code, all.stdout.as_str()), (Some(1), "on: 1\non: 2\n"));
+    let off = class.sandbox.instance_name("off");
+    assert!(
+        all.stderr.contains(&format!("{off} is stopped")),
+        "{all:#?}"
+    );
+    assert!(all.stderr.contains("user_nobody"), "{all:#?}");
+    assert!(
+        all.stderr.contains("failed in 2 of 3 instances"),
+        "{all:#?}"
+    );
+}
