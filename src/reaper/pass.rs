@@ -44,7 +44,7 @@ impl Pass {
         let (all, in_force) = std::thread::scope(|scope| {
             let in_force = (hypervisor.is_local() && !self.options.dry_run)
                 .then(|| scope.spawn(firewall::in_force));
-            let all = hypervisor.survey(Detail::Power);
+            let all = hypervisor.survey(Detail::Work);
             let in_force = in_force.map(ScopedJoinHandle::join);
             (all, in_force)
         });
@@ -64,7 +64,7 @@ impl Pass {
             Circumstances::Usual => {}
         }
         let only_looks = circumstances != Circumstances::Usual;
-        let observer = Observer::new(context, passes.trusted_from, only_looks);
+        let observer = Observer::new(context, passes.trusted_from, only_looks).measuring();
         let mut all: Vec<(Observation, Seen)> = all
             .into_iter()
             .map(|(name, facts)| {

@@ -1,7 +1,7 @@
 //! The idle policy: from the facts about an instance to the one step that is due. Pure.
 //!
 //! When in doubt, an instance counts as active: a sign that cannot be read or is implausible counts
-//! as use now. How long an open connection alone counts, or a guest's answer or silence while no
+//! as use now. How long work of its CPUs or an open connection alone counts, or a guest's answer or silence while no
 //! client is connected to its console, is bounded: the guest belongs to a student.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
@@ -204,17 +204,29 @@ fn last_use(
             Bound::Vouches => (0, *at),
             Bound::Claim => (1, bounded(vouched, *at)),
             Bound::Connection(since) => (2, bounded(vouched.max(since.min(now)), *at)),
-            Bound::Counts => (3, *at),
+            Bound::Counts | Bound::Work => (3, *at),
         };
         (at, Reverse(rank), signal.source)
     };
     let clock = evidence
         .trusted_from
         .map(|from| (from.min(now), Reverse(4), SignalSource::CLOCK));
-    let all = said.iter().map(worth).chain(clock);
-    all.chain([(first.0, Reverse(0), first.1)])
-        .max_by_key(|(at, rank, _)| (*at, *rank))
-        .map_or(first, |(at, _, source)| (at, source))
+    let last = |all: &[(Timestamp, Reverse<u8>, SignalSource)]| {
+        let last = all.iter().max_by_key(|(at, rank, _)| (*at, *rank));
+        last.map_or(first, |(at, _, source)| (*at, *source))
+    };
+    let (work, others): (Vec<_>, Vec<_>) = said.iter().partition(|(_, it)| it.bound == Bound::Work);
+    let mut all: Vec<_> = others.into_iter().map(worth).chain(clock).collect();
+    all.push((first.0, Reverse(0), first.1));
+    let other = last(&all);
+    all.extend(work.into_iter().map(|(at, it)| {
+        let at = match policy.max_busy {
+            Patience::Never => *at,
+            Patience::After(limit) => (*at).min(plus(other.0, limit.0)),
+        };
+        (at, Reverse(5), it.source)
+    }));
+    last(&all)
 }
 
 /// What becomes of it when it has reached its maximum runtime, and when that is.
@@ -306,6 +318,7 @@ mod tests {
         running_since: Option<Timestamp>,
         console: Option<Connection>,
         guest: Sign,
+        work: Sign,
         keep: Keep,
         stopped_since: Option<Timestamp>,
         trusted_from: Option<Timestamp>,
@@ -321,6 +334,7 @@ mod tests {
         let mut signals = vec![
             signal(SignalSource::TOUCHED, facts.touched, Bound::Vouches),
             signal(SignalSource::GUEST, facts.guest, Bound::Claim),
+            signal(SignalSource::WORK, facts.work, Bound::Work),
         ];
         if let Some(Connection { since, seen }) = facts.console {
             let bound = Bound::Connection(since);
@@ -358,6 +372,7 @@ mod tests {
             running_since: None,
             console: None,
             guest: Sign::Silent("not asked"),
+            work: Sign::Silent("not measured"),
             keep: Keep::No,
             stopped_since: None,
             trusted_from: None,
@@ -484,6 +499,48 @@ mod tests {
             ..on(Rung::Running, ago(100_000))
         };
         assert_eq!(decided(&before).unused, SignedDuration::from_mins(10));
+    }
+
+    #[test]
+    fn work_is_use_for_four_hours_after_the_last_other_sign() {
+        let works = |touched, work| {
+            decided(&Facts {
+                work,
+                ..on(Rung::Running, ago(touched))
+            })
+        };
+        let now = || Sign::Seen(at(NOW));
+        let decision = works(249, now());
+        assert_eq!((decision.step, decision.source), (None, SignalSource::WORK));
+        assert_eq!(works(250, now()).step, Some(Rung::Idle), "a miner");
+        assert_eq!(works(60, Sign::Seen(ago(9))).step, None);
+        assert_eq!(works(60, Sign::Seen(ago(10))).step, Some(Rung::Idle));
+        // Any other sign begins it anew.
+        let viewed = Facts {
+            work: now(),
+            console: Some(Connection {
+                since: ago(200),
+                seen: ago(200),
+            }),
+            ..on(Rung::Running, ago(1000))
+        };
+        assert_eq!(decided(&viewed).source, SignalSource::WORK);
+        let unknown = Sign::Unreadable("is not known".to_owned());
+        assert_eq!(works(249, unknown.clone()).step, None);
+        assert_eq!(
+            works(249, unknown.clone()).doubts,
+            ["its CPU time is not known"]
+        );
+        assert_eq!(works(250, unknown).step, Some(Rung::Idle));
+        let never = Policy {
+            max_busy: Patience::Never,
+            ..Policy::default()
+        };
+        let miner = Facts {
+            work: now(),
+            ..on(Rung::Running, ago(100_000))
+        };
+        assert_eq!(decide(at(NOW), &miner, &never).step, None);
     }
 
     #[test]
@@ -617,6 +674,7 @@ mod tests {
         fn policies()(
             mut steps in prop::collection::vec(patience(), 4),
             max_connected in patience(),
+            max_busy in patience(),
             max_runtime in patience(),
         ) -> Policy {
             // As the configuration's check wants it.
@@ -633,6 +691,7 @@ mod tests {
                 stop_after: steps[2],
                 destroy_after: steps[3],
                 max_connected,
+                max_busy,
                 max_runtime,
                 ..Policy::default()
             }
@@ -647,6 +706,7 @@ mod tests {
             running_since in prop::option::of(times()),
             console in prop::option::of((times(), times())),
             guest in signs(),
+            work in signs(),
             kept in prop::option::of(times()),
             stopped_since in prop::option::of(times()),
             trusted_from in prop::option::of(times()),
@@ -658,6 +718,7 @@ mod tests {
                 running_since,
                 console: console.map(|(since, seen)| Connection { since, seen }),
                 guest,
+                work,
                 keep: kept.map_or(Keep::No, Keep::Until),
                 stopped_since,
                 trusted_from,
@@ -730,8 +791,8 @@ mod tests {
                 ..facts
             };
             let decision = decide(at(NOW), &facts, &policy);
-            if let Patience::After(limit) = policy.max_connected {
-                let least = SignedDuration::from_secs(seconds) - limit.0;
+            if let (Patience::After(limit), Patience::After(busy)) = (policy.max_connected, policy.max_busy) {
+                let least = SignedDuration::from_secs(seconds) - limit.0 - busy.0;
                 prop_assert!(decision.unused >= least, "{decision:?}");
             }
             prop_assert!(decision.reason.len() + decision.doubts.concat().len() < 500);
@@ -749,7 +810,7 @@ mod tests {
             let past = |sign: &Sign| !matches!(sign, Sign::At(at) if at.as_second() > NOW)
                 && !matches!(sign, Sign::Unreadable(_));
             let before = |time: &Option<Timestamp>| time.is_none_or(|time| time.as_second() <= NOW);
-            prop_assume!(past(&facts.touched) && past(&facts.guest));
+            prop_assume!(past(&facts.touched) && past(&facts.guest) && past(&facts.work));
             prop_assume!(!matches!(facts.touched, Sign::Silent(_)));
             prop_assume!(before(&facts.powered_on) && before(&facts.trusted_from));
             prop_assume!(before(&facts.console.map(|console| console.seen)));

@@ -470,7 +470,7 @@ fn passes_are_as_documented() {
     let instance = all.iter().find(is_ours).unwrap();
     assert_shown(&row, instance, "a row");
     let signs = instance.get("signs");
-    assert_eq!(signs.keys(), ["touched", "console", "guest"]);
+    assert_eq!(signs.keys(), ["touched", "console", "guest", "work"]);
     for name in signs.keys() {
         assert_shown(&sign, signs.get(name), name);
     }

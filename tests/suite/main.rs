@@ -47,3 +47,4 @@ mod sharing;
 mod stress;
 mod upgrade;
 mod watching;
+mod working;

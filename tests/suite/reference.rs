@@ -222,6 +222,8 @@ fn the_configurations_page_has_the_defaults_that_the_program_uses() {
             minutes(&Patience::After(lab.policy.destroy_grace)),
         ),
         ("max_connected", minutes(&lab.policy.max_connected)),
+        ("busy_cpu", lab.policy.busy_cpu.to_string()),
+        ("max_busy", minutes(&lab.policy.max_busy)),
         ("max_runtime", minutes(&lab.policy.max_runtime)),
         (
             "boot_timeout",
