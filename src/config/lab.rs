@@ -287,6 +287,8 @@ pub struct Policy {
     pub destroy_after: Patience,
     /// Not destroyed before passes of the reaper have seen it stopped for this long.
     pub destroy_grace: Duration,
+    /// Not destroyed before this was announced for this long.
+    pub destroy_notice: Duration,
     /// How long an open but inactive console, or a guest agent's answer alone, counts as use.
     pub max_connected: Patience,
     /// A guest that takes more of one CPU of the host between two passes of the reaper, in percent, is
@@ -310,6 +312,7 @@ impl Default for Policy {
             stop_after: Patience::After(minutes(30)),
             destroy_after: Patience::After(minutes(24 * 60)),
             destroy_grace: minutes(60),
+            destroy_notice: minutes(120),
             max_connected: Patience::After(minutes(4 * 60)),
             busy_cpu: 20,
             max_busy: Patience::After(minutes(4 * 60)),

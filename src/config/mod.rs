@@ -96,6 +96,8 @@ pub struct Host {
     pub vnc_exposed: bool,
     /// Whether the kernel merges equal pages of instances' memory; see the manual for the risk.
     pub share_memory: bool,
+    /// A program that is told what passes announce; relative to the configuration's directory.
+    pub notify: Option<PathBuf>,
 }
 
 impl Default for Host {
@@ -110,6 +112,7 @@ impl Default for Host {
             vnc_listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             vnc_exposed: false,
             share_memory: false,
+            notify: None,
         }
     }
 }
@@ -258,6 +261,7 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
     }
     let mut host = outline.host;
     host.templates_dir = host.templates_dir.map(|given| directory.join(given));
+    host.notify = host.notify.map(|given| directory.join(given));
     Ok(Config {
         path: path.to_owned(),
         labs,

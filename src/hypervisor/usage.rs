@@ -18,8 +18,11 @@ use crate::error::{Fault, Kind};
 /// it.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// The same where a start depends on it.
+/// The same where a start or a pass depends on it.
 const TOGETHER_FOR_A_START: Duration = Duration::from_secs(3);
+
+/// How long asking each by itself may take where a pass depends on it, which has others to look after.
+const FOR_A_PASS: Duration = Duration::from_secs(5);
 
 /// How long asking each by itself may take where figures are shown.
 pub(super) const SHOWN: Duration = Duration::from_millis(900);
@@ -37,8 +40,10 @@ pub(super) fn of_all(pool: &Arc<Pool>) -> Option<Result<Vec<Facts>, Error>> {
 
 /// All running domains with their CPU time, in one call; `None` where one of them holds it up.
 pub(super) fn work_of_all(pool: &Arc<Pool>) -> Option<Vec<Facts>> {
-    pool.within(TOGETHER, |conn| stats::of_all(conn, Detail::Work))?
-        .ok()
+    pool.within(TOGETHER_FOR_A_START, |conn| {
+        stats::of_all(conn, Detail::Work)
+    })?
+    .ok()
 }
 
 /// Adds the CPU time of those of `all` that run, by what one call told of them. Where that was held
@@ -46,7 +51,7 @@ pub(super) fn work_of_all(pool: &Arc<Pool>) -> Option<Vec<Facts>> {
 pub(super) fn add_work(pool: &Arc<Pool>, all: &mut [Facts], told: Option<Vec<Facts>>) {
     let told = told.unwrap_or_else(|| {
         let mut running: Vec<_> = all.iter().filter(|it| it.id.is_some()).cloned().collect();
-        add(pool, &mut running, SHOWN);
+        add(pool, &mut running, FOR_A_PASS);
         running.retain(|facts| facts.usage.is_some());
         running
     });

@@ -210,6 +210,7 @@ impl<'a> Observer<'a> {
                     running_since: seen.run.as_ref().map(|(_, since)| *since),
                     keep: self.keep(&one.name, one.facts.uuid),
                     stopped_since: seen.stopped_since,
+                    announced: seen.announced.map(|it| it.at),
                     trusted_from: self.trusted_from,
                 };
                 self.judge(one, evidence);
@@ -288,6 +289,7 @@ impl<'a> Observer<'a> {
             running_since: None,
             keep: Keep::No,
             stopped_since: None,
+            announced: None,
             trusted_from: self.trusted_from,
         };
         self.decide(name, &evidence)
@@ -452,6 +454,16 @@ impl Observation {
     /// Whether it runs and is on the ladder.
     fn runs(&self) -> bool {
         matches!(&self.assessment, Assessment::Judged(evidence, _) if evidence.rung <= Rung::Idle)
+    }
+
+    /// When its run was last used and the name of what says so, as far as it is judged and runs.
+    pub fn last_use(&self) -> Option<(Timestamp, String)> {
+        match &self.assessment {
+            Assessment::Judged(evidence, decision) if evidence.rung <= Rung::Idle => {
+                Some((decision.used, decision.source.name.to_owned()))
+            }
+            _ => None,
+        }
     }
 
     /// What is wrong with its signs.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::Options;
+use super::notice;
 use super::observer::{Assessment, Observation, Observer};
 use super::passes::{self, Circumstances, Passes, Seen};
 use super::policy::{self, Rung};
@@ -100,6 +101,10 @@ impl Pass {
         let troubles = blind.into_iter().chain(trouble);
         let troubles = troubles.map(|trouble| passes::bounded(&trouble)).collect();
         self.warn(context, &observer, &mut passes, troubles, &mut all);
+        notice::announce(context, &mut all);
+        for (one, seen) in &mut all {
+            seen.used = one.last_use();
+        }
         passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
         let noted = passes
             .write(&file)
@@ -121,8 +126,13 @@ impl Pass {
             (step.urgency(), Reverse(memory))
         });
         self.act(context, &observer, &due, began + LATEST, &mut report)?;
+        let acted = !due.is_empty();
         noted?;
-        if !due.is_empty() {
+        let told = notice::tell(context, &mut all);
+        if told {
+            passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
+        }
+        if acted || told {
             // However long it took, it was no outage.
             passes.end(&context.moment());
             let noted = passes.write(&file);

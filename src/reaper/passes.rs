@@ -30,7 +30,7 @@ const WANTED: u8 = 50;
 
 /// What passes remember is not larger than this: enough for ten thousand instances of which all is
 /// remembered that can be, and for a hundred thousand others.
-const LARGEST: u64 = 64 << 20;
+const LARGEST: u64 = 96 << 20;
 
 /// How many doubts are remembered, and how many letters of each.
 const MOST_DOUBTS: usize = 4;
@@ -66,6 +66,12 @@ pub struct Seen {
     /// Since when it is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_since: Option<Timestamp>,
+    /// That it will be destroyed, as it was announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<Announcement>,
+    /// When its run was last used and the name of what said so, as the last pass judged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<(Timestamp, String)>,
     /// The run that it is in, and when that was first seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<(Run, Timestamp)>,
@@ -90,6 +96,16 @@ pub struct Seen {
     /// What was last said to be wrong with it: that is said once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     doubts: Vec<String>,
+}
+
+/// What was announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// When.
+    pub at: Timestamp,
+    /// The administrator's program was run for it.
+    #[serde(default)]
+    pub told: bool,
 }
 
 /// A client that has seen the console's picture.
@@ -159,7 +175,8 @@ impl Passes {
         };
         if circumstances != Circumstances::Usual {
             for seen in self.seen.values_mut() {
-                seen.stopped_since = None;
+                // Nobody could see that, or be told.
+                (seen.stopped_since, seen.announced) = (None, None);
             }
         }
         if circumstances == Circumstances::ClockSet {
@@ -182,10 +199,16 @@ impl Passes {
         seen.unwrap_or_else(|| Seen::new(uuid))
     }
 
+    /// What was seen of it, if anything was.
+    pub fn get(&self, name: &str, uuid: Uuid) -> Option<&Seen> {
+        self.seen.get(name).filter(|seen| seen.uuid == uuid)
+    }
+
     /// As [`Passes::take`], and it stays in the memory.
     pub fn seen(&self, name: &str, uuid: Uuid) -> Seen {
-        let seen = self.seen.get(name).filter(|seen| seen.uuid == uuid);
-        seen.cloned().unwrap_or_else(|| Seen::new(uuid))
+        self.get(name, uuid)
+            .cloned()
+            .unwrap_or_else(|| Seen::new(uuid))
     }
 
     /// Remembers these, and no others.
@@ -241,6 +264,8 @@ impl Seen {
         Seen {
             uuid,
             stopped_since: None,
+            announced: None,
+            used: None,
             run: None,
             console: None,
             connected: false,
@@ -265,6 +290,7 @@ impl Seen {
             self.console = None;
             self.input = None;
             self.work = None;
+            self.used = None;
             self.asked = None;
             self.trouble = None;
             self.doubts.clear();
@@ -543,6 +569,11 @@ mod tests {
             seen.worked([u64::MAX - n; 2], &moment(600, i64::MAX - 600), 20);
         }
         (seen.asked, seen.trouble) = (Some(now), Some(Trouble::Nonsense));
+        seen.announced = Some(Announcement {
+            at: now,
+            told: true,
+        });
+        seen.used = Some((now, "touched".to_owned()));
         for flood in 0..100 {
             let doubts: Vec<_> = (0..100)
                 .map(|n| format!("{flood} {n}") + &"\u{1}".repeat(1 << 16))

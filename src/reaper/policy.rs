@@ -8,47 +8,12 @@
 use std::cmp::Reverse;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
 
 use super::signals::{Bound, Sign, Signal, SignalSource};
 use crate::config::Policy;
-use crate::names::State;
+pub use crate::names::Rung;
 use crate::state::keep::Keep;
 use crate::units::{Patience, age};
-
-/// The rungs of the ladder, from the top.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rung {
-    /// Running at full speed.
-    Running,
-    /// Running with half of its CPU time.
-    Idle,
-    /// Its memory is saved to disk.
-    Paused,
-    /// Shut down.
-    Stopped,
-    /// Gone, with its disk.
-    Destroyed,
-}
-
-impl Rung {
-    /// The state that it is, unless there is nothing left.
-    pub const fn state(self) -> Option<State> {
-        match self {
-            Rung::Running => Some(State::Running),
-            Rung::Idle => Some(State::Idle),
-            Rung::Paused => Some(State::Paused),
-            Rung::Stopped => Some(State::Stopped),
-            Rung::Destroyed => None,
-        }
-    }
-
-    /// Its name, which is that of the state where there is one.
-    pub fn as_str(self) -> &'static str {
-        self.state().map_or("destroyed", State::as_str)
-    }
-}
 
 /// What is known of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +28,8 @@ pub struct Evidence {
     pub keep: Keep,
     /// Since when passes have seen it stopped, without a gap.
     pub stopped_since: Option<Timestamp>,
+    /// When passes announced that it will be destroyed.
+    pub announced: Option<Timestamp>,
     /// Times before this one were taken by a clock that was wrong, and count as this one.
     pub trusted_from: Option<Timestamp>,
 }
@@ -75,6 +42,8 @@ pub fn is_of_guest(doubt: &str) -> bool {
 /// What is to be done with an instance, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
+    /// When it was last used.
+    pub used: Timestamp,
     /// How long it has not been used.
     pub unused: SignedDuration,
     /// What says so.
@@ -83,6 +52,8 @@ pub struct Decision {
     pub step: Option<Rung>,
     /// The next step down and when it is due if nothing happens.
     pub next: Option<(Rung, Timestamp)>,
+    /// It is near enough to its end for that to be announced.
+    pub announces: bool,
     /// For people.
     pub reason: String,
     /// What is wrong with the signs.
@@ -108,10 +79,12 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
         Keep::No | Keep::Until(_) => None,
     };
     let mut decision = Decision {
+        used,
         unused,
         source,
         step: None,
         next: None,
+        announces: false,
         reason,
         doubts,
     };
@@ -134,14 +107,17 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
         decision.next = due_at(policy, Rung::Idle, used).map(|at| (Rung::Idle, at));
         return decision;
     }
-    let next = below(policy, evidence.rung).and_then(|rung| {
-        let mut at = due_at(policy, rung, used)?;
-        if rung == Rung::Destroyed {
-            let since = evidence.stopped_since.filter(|since| *since <= now);
-            at = at.max(plus(since.unwrap_or(now), policy.destroy_grace.0));
+    let mut next =
+        below(policy, evidence.rung).and_then(|rung| Some((rung, due_at(policy, rung, used)?)));
+    if let Some((Rung::Destroyed, at)) = &mut next {
+        let known = |at: Option<Timestamp>| at.filter(|at| *at <= now).unwrap_or(now);
+        *at = (*at).max(plus(known(evidence.stopped_since), policy.destroy_grace.0));
+        let notice = policy.destroy_notice.0;
+        decision.announces = *at <= plus(now, notice);
+        if decision.announces {
+            *at = (*at).max(plus(known(evidence.announced), notice));
         }
-        Some((rung, at))
-    });
+    }
     decision.next = next.into_iter().chain(end).min_by_key(|(_, at)| *at);
     decision.step = decision
         .next
@@ -151,7 +127,7 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
     {
         decision
             .reason
-            .push_str("; not seen stopped for long enough yet");
+            .push_str("; not seen stopped or announced for long enough yet");
     }
     decision
 }
@@ -321,6 +297,7 @@ mod tests {
         work: Sign,
         keep: Keep,
         stopped_since: Option<Timestamp>,
+        announced: Option<Timestamp>,
         trusted_from: Option<Timestamp>,
     }
 
@@ -349,6 +326,7 @@ mod tests {
             running_since: facts.running_since,
             keep: facts.keep,
             stopped_since: facts.stopped_since,
+            announced: facts.announced,
             trusted_from: facts.trusted_from,
         };
         super::decide(now, &facts, policy)
@@ -375,6 +353,7 @@ mod tests {
             work: Sign::Silent("not measured"),
             keep: Keep::No,
             stopped_since: None,
+            announced: None,
             trusted_from: None,
         }
     }
@@ -412,6 +391,7 @@ mod tests {
         let seen = |since| {
             step(&Facts {
                 stopped_since: since,
+                announced: Some(ago(120)),
                 ..on(Rung::Stopped, ago(24 * 60))
             })
         };
@@ -419,6 +399,34 @@ mod tests {
         assert_eq!(seen(Some(ago(59))), None);
         assert_eq!(seen(Some(ago(-5))), None, "seen in the future");
         assert_eq!(seen(Some(ago(60))), Some(Rung::Destroyed));
+    }
+
+    #[test]
+    fn nothing_is_destroyed_that_was_not_announced_for_two_hours() {
+        let announced = |unused, announced| {
+            decided(&Facts {
+                stopped_since: Some(ago(23 * 60)),
+                announced,
+                ..on(Rung::Stopped, ago(unused))
+            })
+        };
+        let destroyed = |minutes: i64| Some((Rung::Destroyed, ago(-minutes)));
+        let early = announced(22 * 60 - 1, None);
+        assert_eq!((early.announces, early.next), (false, destroyed(121)));
+        let told = announced(22 * 60, None);
+        assert_eq!((told.announces, told.next), (true, destroyed(120)));
+        for (since, step) in [
+            (None, None),
+            (Some(ago(119)), None),
+            (Some(ago(-5)), None),
+            (Some(ago(120)), Some(Rung::Destroyed)),
+        ] {
+            let late = announced(25 * 60, since);
+            assert_eq!((late.announces, late.step), (true, step), "{since:?}");
+        }
+        // Used again, an announcement from before is none.
+        let used = announced(5, Some(ago(300)));
+        assert_eq!((used.announces, used.next), (false, destroyed(24 * 60 - 5)));
     }
 
     #[test]
@@ -709,6 +717,7 @@ mod tests {
             work in signs(),
             kept in prop::option::of(times()),
             stopped_since in prop::option::of(times()),
+            announced in prop::option::of(times()),
             trusted_from in prop::option::of(times()),
         ) -> Facts {
             Facts {
@@ -721,6 +730,7 @@ mod tests {
                 work,
                 keep: kept.map_or(Keep::No, Keep::Until),
                 stopped_since,
+                announced,
                 trusted_from,
             }
         }
@@ -742,6 +752,18 @@ mod tests {
                 prop_assert!(!skipped, "{rung:?} to {to:?}");
                 prop_assert!(to > rung || (rung, to) == (Rung::Idle, Rung::Running));
                 prop_assert!(to != Rung::Destroyed || rung == Rung::Stopped);
+            }
+        }
+
+        #[test]
+        fn it_is_announced_for_long_enough_before_it_is_destroyed(
+            facts in any_facts(), policy in policies(),
+        ) {
+            let decision = decide(at(NOW), &facts, &policy);
+            if decision.step == Some(Rung::Destroyed) {
+                prop_assert!(decision.announces);
+                let since = facts.announced.filter(|since| *since <= at(NOW));
+                prop_assert!(since.is_some_and(|since| plus(since, policy.destroy_notice.0) <= at(NOW)));
             }
         }
 
@@ -802,15 +824,17 @@ mod tests {
         fn more_time_without_use_never_means_a_higher_rung(
             facts in any_facts(), policy in policies(), later in 0..100_000_i64,
         ) {
+            // Signs of the future come true as time goes on, which is use; those of the past do not.
+            let past = |sign: &Sign| !matches!(sign, Sign::At(at) if at.as_second() > NOW)
+                && !matches!(sign, Sign::Unreadable(_));
+            let work = Some(facts.work.clone()).filter(past);
+            let facts = Facts { work: work.unwrap_or(Sign::Silent("")), ..facts };
             let target = |now| {
                 let decision = decide(at(now), &facts, &policy);
                 (decision.unused, decision.step.unwrap_or(facts.rung))
             };
-            // Signs of the future come true as time goes on, which is use; those of the past do not.
-            let past = |sign: &Sign| !matches!(sign, Sign::At(at) if at.as_second() > NOW)
-                && !matches!(sign, Sign::Unreadable(_));
             let before = |time: &Option<Timestamp>| time.is_none_or(|time| time.as_second() <= NOW);
-            prop_assume!(past(&facts.touched) && past(&facts.guest) && past(&facts.work));
+            prop_assume!(past(&facts.touched) && past(&facts.guest));
             prop_assume!(!matches!(facts.touched, Sign::Silent(_)));
             prop_assume!(before(&facts.powered_on) && before(&facts.trusted_from));
             prop_assume!(before(&facts.console.map(|console| console.seen)));

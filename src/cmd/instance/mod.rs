@@ -20,6 +20,7 @@ use crate::instance::outcome::Outcome;
 use crate::instance::{Instance, ready, resettable, touch};
 use crate::journal;
 use crate::names::{InstanceName, LabId, UserId};
+use crate::reaper::forecast::Forecast;
 use crate::units::{Duration, Until, latest};
 
 /// Runs a verb.
@@ -46,7 +47,8 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
         } => each(context, "stop", class, None, |vm| vm.stop(*timeout, *force)),
         Command::Console(target) => {
             let name = context.instance(&target.lab, &target.user)?;
-            let opened = Instance::lock(context, &name)?.open_console()?;
+            let mut opened = Instance::lock(context, &name)?.open_console()?;
+            Forecast::new(context).add(&mut opened.status);
             context.output.answer(&opened)
         }
         Command::Touch(target) => one(context, "touch", target, touch),
@@ -168,7 +170,10 @@ fn noted(
     verb: impl FnOnce() -> Result<Outcome>,
 ) -> Result<Outcome> {
     let began = Instant::now();
-    let done = verb();
+    let mut done = verb();
+    if let Ok(outcome) = &mut done {
+        Forecast::new(context).add(&mut outcome.status);
+    }
     match &done {
         Ok(outcome) => {
             if let Some((from, to, reason)) = outcome.change() {
