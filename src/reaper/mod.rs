@@ -9,6 +9,7 @@ pub(crate) mod observer;
 mod pass;
 pub mod passes;
 pub mod policy;
+pub(crate) mod pressure;
 pub(crate) mod report;
 pub mod signals;
 mod step;

@@ -9,13 +9,14 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::passes::Seen;
 use super::policy::{Decision, Evidence, Rung, decide};
 use super::signals::{self, Readings, Sign, Signal, SignalSource};
 use super::viewers;
+use crate::config::Policy;
 use crate::context::Context;
 use crate::files::Directory;
 use crate::hypervisor::xml::domain::Console;
@@ -29,6 +30,7 @@ use crate::paths::Paths;
 use crate::state::activity;
 use crate::state::keep::{self, Keep};
 use crate::state::lock::Lock;
+use crate::units::Patience;
 
 /// How many guests are asked at once. Most of the time goes by in waiting for their agents; libvirt
 /// has twenty workers by default, of which others need some.
@@ -472,6 +474,22 @@ impl Observation {
             Assessment::Judged(_, decision) => decision.doubts.clone(),
             Assessment::Skipped(_) => self.doubt.iter().cloned().collect(),
         }
+    }
+
+    /// For how long nobody has used it, where it runs, is idle by `policy`, and may be paused for others:
+    /// nobody looks at it, nothing of it is unknown, and it is not exempt.
+    pub fn unused_beyond(&self, policy: &Policy, seen: &Seen) -> Option<SignedDuration> {
+        let Assessment::Judged(evidence, decision) = &self.assessment else {
+            return None;
+        };
+        let Patience::After(limit) = policy.idle_after else {
+            return None;
+        };
+        let spared = evidence.rung > Rung::Idle
+            || decision.source == SignalSource::KEPT
+            || !decision.doubts.is_empty()
+            || seen.is_connected();
+        (!spared && decision.unused >= limit.0).then_some(decision.unused)
     }
 
     /// Whether it runs, and more must be known before it is taken down, or let go again.

@@ -14,6 +14,7 @@ use super::notice;
 use super::observer::{Assessment, Observation, Observer};
 use super::passes::{self, Circumstances, Passes, Seen};
 use super::policy::{self, Rung};
+use super::pressure::{self, Need};
 use super::report::{InstanceRow, PassReport};
 use super::step::{self, Planned, StepOutcome};
 use crate::context::Context;
@@ -128,6 +129,9 @@ impl Pass {
         self.act(context, &observer, &due, began + LATEST, &mut report)?;
         let acted = !due.is_empty();
         noted?;
+        if !only_looks {
+            make_room(context, &mut report)?;
+        }
         let told = notice::tell(context, &mut all);
         if told {
             passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
@@ -218,6 +222,33 @@ impl Pass {
             }
         }
     }
+}
+
+/// Pauses unused instances where the host has less memory available than it is to have.
+fn make_room(context: &Context, report: &mut PassReport) -> Result<()> {
+    let host = &context.config.host;
+    let (true, Some(least)) = (host.displace, host.min_available_memory) else {
+        return Ok(());
+    };
+    if !context.hypervisor()?.is_local() {
+        return Ok(());
+    }
+    let available = host::memory()?.available;
+    let missing = least.0.saturating_sub(available);
+    if missing == 0 {
+        return Ok(());
+    }
+    let why = "paused to keep host.min_available_memory available";
+    let need = Need {
+        missing,
+        frees: |guest| guest.resident.unwrap_or(0),
+        whom: None,
+        why: why.to_owned(),
+    };
+    let actions = pressure::relieve(context, &need)?;
+    report.failed += actions.iter().filter(|action| !action.ok).count();
+    report.actions.extend(actions);
+    Ok(())
 }
 
 /// Says why nothing is done to an instance.

@@ -308,6 +308,11 @@ impl Seen {
         self.connected = connected;
     }
 
+    /// Whether somebody looked at its console when that was last looked at.
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+
     /// Takes note of what is wrong with it; what of that was not said before. What its guest brings
     /// about counts as said for as long as the guest runs, or else it could have somebody be told of
     /// it in each pass.

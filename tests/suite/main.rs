@@ -36,6 +36,7 @@ mod metrics;
 mod network;
 mod package;
 mod packer_archive;
+mod pressure;
 mod ready;
 mod reaper;
 mod reaper_day;

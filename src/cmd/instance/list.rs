@@ -65,7 +65,7 @@ struct List {
     now: Timestamp,
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     Column::new("INSTANCE"),
     // Its name has both.
     Column::new("LAB").spare(6),
