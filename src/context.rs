@@ -113,6 +113,16 @@ impl Context {
         }
     }
 
+    /// The same for what is about the whole host, whomever this command acts for. What it finds is not
+    /// for that one's eyes.
+    #[must_use]
+    pub fn for_everyone(&self) -> Context {
+        Context {
+            scope: Scope::Everyone,
+            ..self.beside()
+        }
+    }
+
     /// The time. The clock was read once, when the command began; what went by since then is
     /// counted, so that a clock that jumps meanwhile does no harm.
     pub fn time(&self) -> Timestamp {

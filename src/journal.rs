@@ -18,7 +18,7 @@ use crate::files;
 use crate::names::{InstanceName, LabId, State, UserId};
 
 /// Writes down that `action` on something, which began at `began`, was done: the states before and
-/// after, of which `None` is for an instance that was or is not there, and why.
+/// after, of which `None` is for an instance that was or is not there, and why. Returns whether it could.
 pub fn done<'a>(
     context: &Context,
     action: &str,
@@ -27,8 +27,8 @@ pub fn done<'a>(
     from: Option<State>,
     to: Option<State>,
     reason: &str,
-) {
-    write(context, action, subject, began, (from, to), Ok(reason));
+) -> bool {
+    write(context, action, subject, began, (from, to), Ok(reason))
 }
 
 /// Writes down that `action` failed. What was refused because it was wrongly asked for is no
@@ -66,7 +66,7 @@ fn write<'a>(
     began: Instant,
     (from, to): (Option<State>, Option<State>),
     reason: Result<&str, (Kind, &str)>,
-) {
+) -> bool {
     let subject = subject.into();
     let lab = context.config.lab(subject.lab_id).ok();
     let line = Line {
@@ -83,13 +83,15 @@ fn write<'a>(
         as_user: context.scope().only(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    if let Err(error) = append(PATIENCE, &context.paths.journal(), &line) {
+    let written = append(PATIENCE, &context.paths.journal(), &line);
+    if let Err(error) = &written {
         let text = format!("failed to write the journal: {error}");
         match reason {
             Ok(_) => context.output.warn(&text),
             Err(_) => context.output.detail(&text),
         }
     }
+    written.is_ok()
 }
 
 /// One line of it.

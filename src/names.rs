@@ -132,6 +132,40 @@ impl fmt::Display for State {
     }
 }
 
+/// The rungs of the idle policy's ladder, from the top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rung {
+    /// Running at full speed.
+    Running,
+    /// Running with half of its CPU time.
+    Idle,
+    /// Its memory is saved to disk.
+    Paused,
+    /// Shut down.
+    Stopped,
+    /// Gone, with its disk.
+    Destroyed,
+}
+
+impl Rung {
+    /// The state that it is, unless there is nothing left.
+    pub const fn state(self) -> Option<State> {
+        match self {
+            Rung::Running => Some(State::Running),
+            Rung::Idle => Some(State::Idle),
+            Rung::Paused => Some(State::Paused),
+            Rung::Stopped => Some(State::Stopped),
+            Rung::Destroyed => None,
+        }
+    }
+
+    /// Its name, which is that of the state where there is one.
+    pub fn as_str(self) -> &'static str {
+        self.state().map_or("destroyed", State::as_str)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

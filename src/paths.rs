@@ -163,6 +163,9 @@ paths! {
     /// The lock under which it is settled whether there is room for one more guest.
     admission_lock() = state / "locks/_admission.lock";
 
+    /// The lock under which unused instances are paused for others.
+    pressure_lock() = state / "locks/_pressure.lock";
+
     /// Where memory is reserved for guests that are being started.
     reservations() = state / "reservations";
 

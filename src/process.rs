@@ -2,10 +2,15 @@
 //! line and what the program said.
 
 use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::{Fault, Kind};
 
@@ -81,6 +86,41 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Runs a command in a process group of its own with `input`, which a pipe can hold, as its standard
+/// input. Whatever of it runs after `limit` is killed.
+pub fn feed(command: &mut Command, input: &[u8], limit: Duration) -> Result<()> {
+    let began = Instant::now();
+    let started = command.stdin(Stdio::piped()).process_group(0).spawn();
+    let mut child = started.with_context(|| format!("failed to run {}", line(command)))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // It need not read it.
+        let _ = stdin.write_all(input);
+    }
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        if began.elapsed() > limit {
+            break None;
+        }
+        sleep(FEEDING);
+    };
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    match status {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => anyhow::bail!("`{}` failed ({status})", line(command)),
+        None => {
+            child.wait()?;
+            anyhow::bail!("`{}` did not end within {limit:?}", line(command))
+        }
+    }
+}
+
+/// How often it is looked whether it has ended.
+const FEEDING: Duration = Duration::from_millis(10);
+
 /// Memory that the processes of a group hold, in bytes, as far as it can be seen.
 pub fn resident_of_group(group: u32) -> u64 {
     let page = rustix::param::page_size() as u64;
@@ -122,6 +162,33 @@ mod tests {
             hint_of(&error),
             Some("install it: apt-get install some-package")
         );
+    }
+
+    #[test]
+    fn a_program_is_fed_and_ends_in_time_with_all_that_it_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = |script: &str, limit| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]).current_dir(&directory);
+            feed(&mut command, b"a line\n", limit)
+        };
+        let long = Duration::from_secs(20);
+        run("cat > got", long).unwrap();
+        let got = std::fs::read(directory.path().join("got")).unwrap();
+        assert_eq!(got, b"a line\n");
+        run("exec <&-", long).unwrap();
+        let failed = run("exit 3", long).unwrap_err().to_string();
+        assert!(failed.contains("exit status: 3"), "{failed}");
+        let late = run("sleep 60 & echo $! > pid; wait", Duration::from_millis(300));
+        let late = late.unwrap_err().to_string();
+        assert!(late.contains("did not end within 300ms"), "{late}");
+        let pid = std::fs::read_to_string(directory.path().join("pid")).unwrap();
+        let stat = Path::new("/proc").join(pid.trim()).join("stat");
+        let began = Instant::now();
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(began.elapsed() < long, "it still runs");
+            sleep(FEEDING);
+        }
     }
 
     #[test]

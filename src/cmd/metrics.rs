@@ -33,6 +33,7 @@ use crate::units::MIB;
 const READABLE: u32 = 0o644;
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
+    let hypervisor = context.hypervisor()?;
     // Before instances are looked at: what is noted later is counted later.
     let ledger = match context.scope().only() {
         None => Counted::begin(context)
@@ -40,7 +41,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
             .ok(),
         Some(_) => None,
     };
-    let all = context.hypervisor()?.survey(Detail::Usage)?;
+    let all = hypervisor.survey(Detail::Usage)?;
     let statuses = statuses(context, &all, false)?.into_iter();
     let seen: Vec<_> = statuses
         .zip(all.into_iter().map(|(_, facts)| facts))

@@ -294,8 +294,16 @@ pub struct Policy {
     pub destroy_after: Patience,
     /// Not destroyed before passes of the reaper have seen it stopped for this long.
     pub destroy_grace: Duration,
+    /// Not destroyed before this was announced for this long.
+    pub destroy_notice: Duration,
     /// How long an open but inactive console, or a guest agent's answer alone, counts as use.
     pub max_connected: Patience,
+    /// A guest that takes more of one CPU of the host between two passes of the reaper, in percent, is
+    /// at work, which counts as use.
+    #[schemars(range(min = 1, max = 100))]
+    pub busy_cpu: u8,
+    /// How long work counts as use after the last use of another kind.
+    pub max_busy: Patience,
     /// How long it may run without a break, used or not.
     pub max_runtime: Patience,
     /// An instance counts as `starting` no longer than this.
@@ -311,7 +319,10 @@ impl Default for Policy {
             stop_after: Patience::After(minutes(30)),
             destroy_after: Patience::After(minutes(24 * 60)),
             destroy_grace: minutes(60),
+            destroy_notice: minutes(120),
             max_connected: Patience::After(minutes(4 * 60)),
+            busy_cpu: 20,
+            max_busy: Patience::After(minutes(4 * 60)),
             max_runtime: Patience::Never,
             boot_timeout: minutes(5),
         }
@@ -336,9 +347,10 @@ impl Policy {
         ]
     }
 
-    /// A rung is not reached before the one above it. An error is the key's place in the lab, and
+    /// A rung is not reached before the one above it, and a share is one. An error is the key's place in the lab, and
     /// what is wrong.
     fn check(&self) -> Result<(), (&'static str, String)> {
+        within("policy.busy_cpu", self.busy_cpu, 1..=100)?;
         let mut above: Option<(&str, Duration)> = None;
         for (name, patience) in self.ladder() {
             let Patience::After(after) = patience else {

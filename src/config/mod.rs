@@ -33,6 +33,7 @@ use crate::error::{Fault, Kind, hint_of};
 use crate::files::trust::{Refusal, Trust};
 use crate::names::LabId;
 use crate::nearest::nearest;
+use crate::units::ByteSize;
 
 /// Where the file is looked for when neither option nor environment names one.
 pub const SEARCHED: [&str; 2] = ["labs-config.json", "/etc/cyyber/labs-config.json"];
@@ -96,6 +97,12 @@ pub struct Host {
     pub vnc_exposed: bool,
     /// Whether the kernel merges equal pages of instances' memory; see the manual for the risk.
     pub share_memory: bool,
+    /// Whether unused instances are paused where memory is short.
+    pub displace: bool,
+    /// Passes pause unused instances while the host has less memory available than this.
+    pub min_available_memory: Option<ByteSize>,
+    /// A program that is told what passes announce; relative to the configuration's directory.
+    pub notify: Option<PathBuf>,
 }
 
 impl Default for Host {
@@ -110,6 +117,9 @@ impl Default for Host {
             vnc_listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             vnc_exposed: false,
             share_memory: false,
+            displace: true,
+            min_available_memory: None,
+            notify: None,
         }
     }
 }
@@ -258,6 +268,7 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
     }
     let mut host = outline.host;
     host.templates_dir = host.templates_dir.map(|given| directory.join(given));
+    host.notify = host.notify.map(|given| directory.join(given));
     Ok(Config {
         path: path.to_owned(),
         labs,

@@ -107,6 +107,8 @@ impl Facts {
 pub struct Usage {
     /// CPU time since power-on.
     pub cpu_time_ns: Option<u64>,
+    /// Time since power-on in which its virtual CPUs could have run and others had the host's CPUs.
+    pub cpu_wait_ns: Option<u64>,
     /// Virtual CPUs.
     pub vcpus: Option<u64>,
     /// Memory that it may use.
@@ -158,20 +160,26 @@ impl Hypervisor {
     /// depend on how many there are. Usage is left out of those whose QEMU does not answer in time.
     pub fn survey(&self, detail: Detail) -> Result<Vec<(InstanceName, Facts)>> {
         let answered = match detail {
-            Detail::Power | Detail::Memory => None,
+            Detail::Power | Detail::Work | Detail::Memory => None,
             Detail::Usage => usage::of_all(&self.pool),
         };
         let held_up = detail == Detail::Usage && answered.is_none();
-        // Both at once: each has libvirt look at every domain.
-        let (all, saved) = std::thread::scope(|scope| {
+        // All at once: each has libvirt look at every domain.
+        let (all, saved, work) = std::thread::scope(|scope| {
             let saved = scope.spawn(|| self.saved());
+            let work =
+                (detail == Detail::Work).then(|| scope.spawn(|| usage::work_of_all(&self.pool)));
             let all = answered.unwrap_or_else(|| stats::of_all(&self.conn, Detail::Power));
-            (all, saved.join())
+            (all, saved.join(), work.map(|work| work.join()))
         });
         let mut all = all.map_err(|e| failed("read the state of all domains", e))?;
         all.retain(|facts| is_ours(facts.uuid));
         if held_up {
             usage::add(&self.pool, &mut all, usage::SHOWN);
+        }
+        if let Some(work) = work {
+            let work = work.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            usage::add_work(&self.pool, &mut all, work);
         }
         let saved = saved.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         // Of what is filtered `collect` knows no size, and moves a thousand while it grows.

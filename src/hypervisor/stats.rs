@@ -27,6 +27,8 @@ const FLAGS: u32 = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
 pub enum Detail {
     /// Power state only.
     Power,
+    /// Of running domains, CPU time as well.
+    Work,
     /// Of running domains, memory as well.
     Memory,
     /// CPU, memory, disk and network as well.
@@ -37,6 +39,11 @@ impl Detail {
     fn groups(self) -> u32 {
         match self {
             Detail::Power => sys::VIR_DOMAIN_STATS_STATE,
+            Detail::Work => {
+                sys::VIR_DOMAIN_STATS_STATE
+                    | sys::VIR_DOMAIN_STATS_CPU_TOTAL
+                    | sys::VIR_DOMAIN_STATS_VCPU
+            }
             Detail::Memory => sys::VIR_DOMAIN_STATS_STATE | sys::VIR_DOMAIN_STATS_BALLOON,
             Detail::Usage => {
                 Detail::Memory.groups()
@@ -80,7 +87,7 @@ impl GuestMemory {
 /// Facts about every domain of the connection.
 pub(super) fn of_all(conn: &Connect, detail: Detail) -> Result<Vec<Facts>, Error> {
     let flags = match detail {
-        Detail::Memory => FLAGS | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE,
+        Detail::Work | Detail::Memory => FLAGS | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE,
         Detail::Power | Detail::Usage => FLAGS,
     };
     let mut records = ptr::null_mut();
@@ -185,6 +192,7 @@ impl Usage {
         let add = |sum: &mut Option<u64>| *sum = Some(sum.unwrap_or(0).saturating_add(value));
         match field {
             "cpu.time" => self.cpu_time_ns = Some(value),
+            _ if ends("vcpu.", ".delay") => add(&mut self.cpu_wait_ns),
             "vcpu.maximum" => self.vcpus = Some(value),
             "balloon.maximum" => self.memory_bytes = kib(value),
             "balloon.rss" => self.resident_bytes = kib(value),
@@ -234,12 +242,16 @@ mod tests {
             ("net.1.rx.bytes", 7),
             ("net.count", 2),
             ("balloon.rss", 3),
+            ("vcpu.0.delay", 30),
+            ("vcpu.1.delay", 12),
+            ("vcpu.1.wait", 9),
         ] {
             usage.take(field, value);
         }
         assert_eq!(usage.net_rx_bytes, Some(12));
         assert_eq!(usage.resident_bytes, Some(3072));
         assert_eq!(usage.net_tx_bytes, None);
+        assert_eq!(usage.cpu_wait_ns, Some(42));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What all domains use, also where the QEMU of one of them does not answer, or holds up libvirt
 //! while it starts: then each is asked by itself.
 
+use std::collections::HashMap;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,8 +18,11 @@ use crate::error::{Fault, Kind};
 /// it.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// The same where a start depends on it.
+/// The same where a start or a pass depends on it.
 const TOGETHER_FOR_A_START: Duration = Duration::from_secs(3);
+
+/// How long asking each by itself may take where a pass depends on it, which has others to look after.
+const FOR_A_PASS: Duration = Duration::from_secs(5);
 
 /// How long asking each by itself may take where figures are shown.
 pub(super) const SHOWN: Duration = Duration::from_millis(900);
@@ -32,6 +36,31 @@ const AT_ONCE: usize = 8;
 /// All domains with their usage, in one call; `None` where one of them holds it up.
 pub(super) fn of_all(pool: &Arc<Pool>) -> Option<Result<Vec<Facts>, Error>> {
     pool.within(TOGETHER, |conn| stats::of_all(conn, Detail::Usage))
+}
+
+/// All running domains with their CPU time, in one call; `None` where one of them holds it up.
+pub(super) fn work_of_all(pool: &Arc<Pool>) -> Option<Vec<Facts>> {
+    pool.within(TOGETHER_FOR_A_START, |conn| {
+        stats::of_all(conn, Detail::Work)
+    })?
+    .ok()
+}
+
+/// Adds the CPU time of those of `all` that run, by what one call told of them. Where that was held
+/// up each is asked by itself; those that do not answer are left without usage.
+pub(super) fn add_work(pool: &Arc<Pool>, all: &mut [Facts], told: Option<Vec<Facts>>) {
+    let told = told.unwrap_or_else(|| {
+        let mut running: Vec<_> = all.iter().filter(|it| it.id.is_some()).cloned().collect();
+        add(pool, &mut running, FOR_A_PASS);
+        running.retain(|facts| facts.usage.is_some());
+        running
+    });
+    let mut told: HashMap<_, _> = told.into_iter().map(|it| ((it.uuid, it.id), it)).collect();
+    for facts in all.iter_mut().filter(|facts| facts.id.is_some()) {
+        let found = told.remove(&(facts.uuid, facts.id));
+        // A hypervisor that says nothing of it has answered all the same.
+        facts.usage = found.map(|found| found.usage.unwrap_or_default());
+    }
 }
 
 /// All running domains with their memory.

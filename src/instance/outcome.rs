@@ -18,6 +18,9 @@ pub struct Outcome {
     pub status: InstanceStatus,
     pub vnc_password: Option<Secret>,
     pub vnc_password_expires: Option<Timestamp>,
+    /// Which instances were paused to make room for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub displaced: Vec<String>,
     /// What it was before, where the verb may have changed that.
     #[serde(skip)]
     pub was: Option<Was>,
@@ -55,6 +58,7 @@ impl Outcome {
             status,
             vnc_password: None,
             vnc_password_expires: None,
+            displaced: Vec::new(),
             was: None,
         })
     }

@@ -19,7 +19,7 @@ use crate::hypervisor::xml::domain::{self, Origin};
 use crate::hypervisor::{Facts, Power};
 use crate::images::{base, overlay};
 use crate::instance::state::observe;
-use crate::names::{InstanceName, LabId, State, UserId};
+use crate::names::{InstanceName, LabId, Rung, State, UserId};
 use crate::parallel::side_by_side;
 use crate::paths::Paths;
 use crate::state::activity;
@@ -52,7 +52,21 @@ pub struct InstanceStatus {
     pub created: Option<Timestamp>,
     pub last_activity: Option<Timestamp>,
     pub kept_until: Option<Timestamp>,
+    /// What the idle policy does to it next if nobody uses it. The reaper's to say.
+    pub next_step: Option<Rung>,
+    pub next_step_at: Option<Timestamp>,
     pub reason: String,
+    #[serde(skip)]
+    pub basis: Basis,
+}
+
+/// What its next step follows from, beside what is shown.
+#[derive(Debug)]
+pub struct Basis {
+    pub uuid: Uuid,
+    pub id: Option<u32>,
+    pub power: Power,
+    pub keep: Keep,
 }
 
 /// Assembles statuses; what instances of one lab share is looked up once.
@@ -143,9 +157,11 @@ impl<'a> StatusReader<'a> {
             Some(_) => None,
             None => record.as_ref().map(|record| record.build.clone()),
         };
-        let keeps = self.keeps.as_ref();
-        let kept_until = match keeps.map(|keeps| keep::read_in(keeps, &*instance, facts.uuid)) {
-            Some(Keep::Until(until)) if until > now => Some(until),
+        let keep = self.keeps.as_ref().map_or(Keep::No, |keeps| {
+            keep::read_in(keeps, &*instance, facts.uuid)
+        });
+        let kept_until = match keep {
+            Keep::Until(until) if until > now => Some(until),
             _ => None,
         };
         Ok(InstanceStatus {
@@ -170,7 +186,15 @@ impl<'a> StatusReader<'a> {
             disk_path: foreign.unwrap_or(own_disk),
             created: record.map(|record| record.created),
             kept_until,
+            next_step: None,
+            next_step_at: None,
             reason,
+            basis: Basis {
+                uuid: facts.uuid,
+                id: facts.id,
+                power: facts.power,
+                keep,
+            },
         })
     }
 

@@ -3,10 +3,13 @@
 //! A pass looks at all of them ([`observer`]), decides about each ([`policy`]), and takes one step with
 //! those that are due (`step`), by the same verbs of [`crate::instance`] that commands use.
 
+pub(crate) mod forecast;
+mod notice;
 pub(crate) mod observer;
 mod pass;
 pub mod passes;
 pub mod policy;
+pub(crate) mod pressure;
 pub(crate) mod report;
 pub mod signals;
 mod step;

@@ -9,13 +9,14 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::passes::Seen;
 use super::policy::{Decision, Evidence, Rung, decide};
 use super::signals::{self, Readings, Sign, Signal, SignalSource};
 use super::viewers;
+use crate::config::Policy;
 use crate::context::Context;
 use crate::files::Directory;
 use crate::hypervisor::xml::domain::Console;
@@ -29,6 +30,7 @@ use crate::paths::Paths;
 use crate::state::activity;
 use crate::state::keep::{self, Keep};
 use crate::state::lock::Lock;
+use crate::units::Patience;
 
 /// How many guests are asked at once. Most of the time goes by in waiting for their agents; libvirt
 /// has twenty workers by default, of which others need some.
@@ -46,6 +48,9 @@ const MOST_TROUBLED: usize = 8;
 /// What is said of a guest's signs before it was asked.
 const NOT_ASKED: Sign = Sign::Silent("not asked");
 
+/// What is said of the CPU time of one whose QEMU does not answer.
+const UNMEASURED: &str = "is not known: its QEMU does not answer";
+
 /// An instance as it was observed.
 #[derive(Debug)]
 pub struct Observation {
@@ -60,6 +65,8 @@ pub struct Observation {
     is_own_run: bool,
     /// What its guest's agent said.
     guest: Sign,
+    /// Why its CPU time is not known, where that should be.
+    unmeasured: Option<&'static str>,
     /// What could not be learned.
     doubt: Option<String>,
     pub assessment: Assessment,
@@ -89,6 +96,8 @@ pub struct Observer<'a> {
     trusted_from: Option<Timestamp>,
     /// Nobody is taken down.
     only_looks: bool,
+    /// Facts tell of CPU time.
+    measures: bool,
     /// Also those are judged that the reaper leaves alone, as of a lab that is not configured.
     all: bool,
 }
@@ -103,7 +112,17 @@ impl<'a> Observer<'a> {
             keeps: Directory::open(&paths.keeps()),
             trusted_from,
             only_looks,
+            measures: false,
             all: false,
+        }
+    }
+
+    /// The same with facts that tell of CPU time, as [`Detail::Work`] has them.
+    #[must_use]
+    pub fn measuring(self) -> Self {
+        Observer {
+            measures: true,
+            ..self
         }
     }
 
@@ -134,6 +153,7 @@ impl<'a> Observer<'a> {
             viewed: false,
             is_own_run: false,
             guest: NOT_ASKED,
+            unmeasured: None,
             doubt: None,
             assessment: Assessment::Skipped(String::new()),
             untouched: false,
@@ -147,7 +167,8 @@ impl<'a> Observer<'a> {
     }
 
     fn look(&self, one: &mut Observation, seen: &mut Seen) {
-        let now = self.context.time();
+        let moment = self.context.moment();
+        let now = moment.time;
         let run = one.facts.id.map(Run::current);
         // Of one that is off, and most are, the notes on its runs tell nothing.
         let boot = one.facts.id.and_then(|_| {
@@ -160,6 +181,18 @@ impl<'a> Observer<'a> {
         (one.state, _) = observe(&one.facts, boot.as_ref(), boot_timeout, now);
         one.console = boot.and_then(|boot| boot.console);
         seen.running(run, now);
+        if self.measures && one.facts.id.is_some() {
+            let usage = one.facts.usage.as_ref();
+            match usage.map(|usage| (usage.cpu_time_ns, usage.cpu_wait_ns)) {
+                Some((Some(cpu_ns), wait_ns)) => {
+                    let least = self.least_work(&one.name, one.state);
+                    seen.worked([cpu_ns, wait_ns.unwrap_or(0)], &moment, least);
+                }
+                // This hypervisor does not tell.
+                Some((None, _)) => {}
+                None => one.unmeasured = Some(UNMEASURED),
+            }
+        }
         let rung = rung(&one.facts, one.state);
         seen.stopped(rung == Ok(Rung::Stopped), now);
         let rung = match (self.context.config.lab(&one.name.lab), rung) {
@@ -175,10 +208,11 @@ impl<'a> Observer<'a> {
             Ok(rung) => {
                 let evidence = Evidence {
                     rung,
-                    signals: self.signals(&one.name, seen, one.is_own_run, &one.guest),
+                    signals: self.signals(one, seen),
                     running_since: seen.run.as_ref().map(|(_, since)| *since),
                     keep: self.keep(&one.name, one.facts.uuid),
                     stopped_since: seen.stopped_since,
+                    announced: seen.announced.map(|it| it.at),
                     trusted_from: self.trusted_from,
                 };
                 self.judge(one, evidence);
@@ -202,7 +236,7 @@ impl<'a> Observer<'a> {
     fn judge_again(&self, one: &mut Observation, seen: &Seen) {
         if let Assessment::Judged(evidence, _) = &one.assessment {
             let evidence = Evidence {
-                signals: self.signals(&one.name, seen, one.is_own_run, &one.guest),
+                signals: self.signals(one, seen),
                 keep: evidence.keep.clone(),
                 ..**evidence
             };
@@ -215,30 +249,49 @@ impl<'a> Observer<'a> {
         decide(self.context.time(), evidence, &policy)
     }
 
-    fn signals(
-        &self,
-        name: &InstanceName,
-        seen: &Seen,
-        is_own_run: bool,
-        guest: &Sign,
-    ) -> Vec<Signal> {
+    fn signals(&self, one: &Observation, seen: &Seen) -> Vec<Signal> {
         signals::read(&Readings {
-            name,
+            name: &one.name,
             activities: &self.activities,
             seen,
-            is_own_run,
-            guest,
+            is_own_run: one.is_own_run,
+            guest: &one.guest,
+            unmeasured: one.unmeasured,
         })
+    }
+
+    /// How much CPU time is work, in percent of one CPU: half of what one virtual CPU can have, where
+    /// that is limited to less than twice `policy.busy_cpu`.
+    fn least_work(&self, name: &InstanceName, state: State) -> u8 {
+        let lab = self.context.config.lab(&name.lab);
+        let limit = lab.ok().and_then(|lab| lab.limits.cpu_percent);
+        let share = match state {
+            State::Idle => limit.unwrap_or(100) / 2,
+            _ => limit.unwrap_or(u8::MAX),
+        };
+        self.context
+            .policy(&name.lab)
+            .busy_cpu
+            .min(share / 2)
+            .max(1)
     }
 
     /// What is to be said of `name`, of which there is no VM any more.
     pub fn leftover(&self, name: &InstanceName) -> Decision {
         let evidence = Evidence {
             rung: Rung::Stopped,
-            signals: self.signals(name, &Seen::new(Uuid::nil()), false, &NOT_ASKED),
+            signals: signals::read(&Readings {
+                name,
+                activities: &self.activities,
+                seen: &Seen::new(Uuid::nil()),
+                is_own_run: false,
+                guest: &NOT_ASKED,
+                unmeasured: None,
+            }),
             running_since: None,
             keep: Keep::No,
             stopped_since: None,
+            announced: None,
             trusted_from: self.trusted_from,
         };
         self.decide(name, &evidence)
@@ -405,12 +458,38 @@ impl Observation {
         matches!(&self.assessment, Assessment::Judged(evidence, _) if evidence.rung <= Rung::Idle)
     }
 
+    /// When its run was last used and the name of what says so, as far as it is judged and runs.
+    pub fn last_use(&self) -> Option<(Timestamp, String)> {
+        match &self.assessment {
+            Assessment::Judged(evidence, decision) if evidence.rung <= Rung::Idle => {
+                Some((decision.used, decision.source.name.to_owned()))
+            }
+            _ => None,
+        }
+    }
+
     /// What is wrong with its signs.
     pub fn doubts(&self) -> Vec<String> {
         match &self.assessment {
             Assessment::Judged(_, decision) => decision.doubts.clone(),
             Assessment::Skipped(_) => self.doubt.iter().cloned().collect(),
         }
+    }
+
+    /// For how long nobody has used it, where it runs, is idle by `policy`, and may be paused for others:
+    /// nobody looks at it, nothing of it is unknown, and it is not exempt.
+    pub fn unused_beyond(&self, policy: &Policy, seen: &Seen) -> Option<SignedDuration> {
+        let Assessment::Judged(evidence, decision) = &self.assessment else {
+            return None;
+        };
+        let Patience::After(limit) = policy.idle_after else {
+            return None;
+        };
+        let spared = evidence.rung > Rung::Idle
+            || decision.source == SignalSource::KEPT
+            || !decision.doubts.is_empty()
+            || seen.is_connected();
+        (!spared && decision.unused >= limit.0).then_some(decision.unused)
     }
 
     /// Whether it runs, and more must be known before it is taken down, or let go again.

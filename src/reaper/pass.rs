@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::Options;
+use super::notice;
 use super::observer::{Assessment, Observation, Observer};
 use super::passes::{self, Circumstances, Passes, Seen};
 use super::policy::{self, Rung};
+use super::pressure::{self, Need};
 use super::report::{InstanceRow, PassReport};
 use super::step::{self, Planned, StepOutcome};
 use crate::context::Context;
@@ -44,7 +46,7 @@ impl Pass {
         let (all, in_force) = std::thread::scope(|scope| {
             let in_force = (hypervisor.is_local() && !self.options.dry_run)
                 .then(|| scope.spawn(firewall::in_force));
-            let all = hypervisor.survey(Detail::Power);
+            let all = hypervisor.survey(Detail::Work);
             let in_force = in_force.map(ScopedJoinHandle::join);
             (all, in_force)
         });
@@ -64,7 +66,7 @@ impl Pass {
             Circumstances::Usual => {}
         }
         let only_looks = circumstances != Circumstances::Usual;
-        let observer = Observer::new(context, passes.trusted_from, only_looks);
+        let observer = Observer::new(context, passes.trusted_from, only_looks).measuring();
         let mut all: Vec<(Observation, Seen)> = all
             .into_iter()
             .map(|(name, facts)| {
@@ -100,6 +102,10 @@ impl Pass {
         let troubles = blind.into_iter().chain(trouble);
         let troubles = troubles.map(|trouble| passes::bounded(&trouble)).collect();
         self.warn(context, &observer, &mut passes, troubles, &mut all);
+        notice::announce(context, &mut all);
+        for (one, seen) in &mut all {
+            seen.used = one.last_use();
+        }
         passes.took_ms = u64::try_from(began.elapsed().as_millis()).ok();
         passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
         let noted = passes
@@ -122,8 +128,16 @@ impl Pass {
             (step.urgency(), Reverse(memory))
         });
         self.act(context, &observer, &due, began + LATEST, &mut report)?;
+        let acted = !due.is_empty();
         noted?;
-        if !due.is_empty() {
+        if !only_looks {
+            make_room(context, &mut report)?;
+        }
+        let told = notice::tell(context, &mut all);
+        if told {
+            passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
+        }
+        if acted || told {
             // However long it took, it was no outage.
             passes.end(&context.moment());
             passes.took_ms = u64::try_from(began.elapsed().as_millis()).ok();
@@ -210,6 +224,33 @@ impl Pass {
             }
         }
     }
+}
+
+/// Pauses unused instances where the host has less memory available than it is to have.
+fn make_room(context: &Context, report: &mut PassReport) -> Result<()> {
+    let host = &context.config.host;
+    let (true, Some(least)) = (host.displace, host.min_available_memory) else {
+        return Ok(());
+    };
+    if !context.hypervisor()?.is_local() {
+        return Ok(());
+    }
+    let available = host::memory()?.available;
+    let missing = least.0.saturating_sub(available);
+    if missing == 0 {
+        return Ok(());
+    }
+    let why = "paused to keep host.min_available_memory available";
+    let need = Need {
+        missing,
+        frees: |guest| guest.resident.unwrap_or(0),
+        whom: None,
+        why: why.to_owned(),
+    };
+    let actions = pressure::relieve(context, &need)?;
+    report.failed += actions.iter().filter(|action| !action.ok).count();
+    report.actions.extend(actions);
+    Ok(())
 }
 
 /// Says why nothing is done to an instance.

@@ -21,9 +21,16 @@ use crate::state::coverage::LONGEST_GAP;
 /// How far the clock may move against the time that went by before it counts as having been set.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(30);
 
+/// CPU time is measured over no less than this: a guest that does nothing has moments of work.
+const SHORTEST: SignedDuration = SignedDuration::from_secs(30);
+
+/// On a host that is too busy to give a guest what it wants, one that wants this much of one CPU, in
+/// percent, is at work.
+const WANTED: u8 = 50;
+
 /// What passes remember is not larger than this: enough for ten thousand instances of which all is
 /// remembered that can be, and for a hundred thousand others.
-const LARGEST: u64 = 64 << 20;
+const LARGEST: u64 = 96 << 20;
 
 /// How many doubts are remembered, and how many letters of each.
 const MOST_DOUBTS: usize = 4;
@@ -62,6 +69,12 @@ pub struct Seen {
     /// Since when it is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_since: Option<Timestamp>,
+    /// That it will be destroyed, as it was announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<Announcement>,
+    /// When its run was last used and the name of what said so, as the last pass judged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<(Timestamp, String)>,
     /// The run that it is in, and when that was first seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<(Run, Timestamp)>,
@@ -74,6 +87,9 @@ pub struct Seen {
     /// Its keyboard and pointer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Input>,
+    /// What its run takes of the host's CPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<Work>,
     /// When its guest was last asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Timestamp>,
@@ -83,6 +99,16 @@ pub struct Seen {
     /// What was last said to be wrong with it: that is said once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     doubts: Vec<String>,
+}
+
+/// What was announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// When.
+    pub at: Timestamp,
+    /// The administrator's program was run for it.
+    #[serde(default)]
+    pub told: bool,
 }
 
 /// A client that has seen the console's picture.
@@ -101,6 +127,21 @@ pub struct Input {
     pub count: u64,
     /// When a pass first saw this count; `None` of the first one that was seen, which may be old.
     pub at: Option<Timestamp>,
+}
+
+/// The CPU time of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// What it had used, and how long it had waited for a CPU of the host, in nanoseconds.
+    cpu_ns: [u64; 2],
+    /// When that was, since the host was booted.
+    uptime: SignedDuration,
+    /// It was compared with an earlier figure of this run.
+    #[serde(default)]
+    pub measured: bool,
+    /// When a pass last found it at work, or could not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy: Option<Timestamp>,
 }
 
 /// In what circumstances a pass takes place.
@@ -137,7 +178,8 @@ impl Passes {
         };
         if circumstances != Circumstances::Usual {
             for seen in self.seen.values_mut() {
-                seen.stopped_since = None;
+                // Nobody could see that, or be told.
+                (seen.stopped_since, seen.announced) = (None, None);
             }
         }
         if circumstances == Circumstances::ClockSet {
@@ -160,10 +202,16 @@ impl Passes {
         seen.unwrap_or_else(|| Seen::new(uuid))
     }
 
+    /// What was seen of it, if anything was.
+    pub fn get(&self, name: &str, uuid: Uuid) -> Option<&Seen> {
+        self.seen.get(name).filter(|seen| seen.uuid == uuid)
+    }
+
     /// As [`Passes::take`], and it stays in the memory.
     pub fn seen(&self, name: &str, uuid: Uuid) -> Seen {
-        let seen = self.seen.get(name).filter(|seen| seen.uuid == uuid);
-        seen.cloned().unwrap_or_else(|| Seen::new(uuid))
+        self.get(name, uuid)
+            .cloned()
+            .unwrap_or_else(|| Seen::new(uuid))
     }
 
     /// Remembers these, and no others.
@@ -219,10 +267,13 @@ impl Seen {
         Seen {
             uuid,
             stopped_since: None,
+            announced: None,
+            used: None,
             run: None,
             console: None,
             connected: false,
             input: None,
+            work: None,
             asked: None,
             trouble: None,
             doubts: Vec::new(),
@@ -241,6 +292,8 @@ impl Seen {
             self.run = run.map(|run| (run, now));
             self.console = None;
             self.input = None;
+            self.work = None;
+            self.used = None;
             self.asked = None;
             self.trouble = None;
             self.doubts.clear();
@@ -256,6 +309,11 @@ impl Seen {
             self.console = Some(Connection { since, seen: now });
         }
         self.connected = connected;
+    }
+
+    /// Whether somebody looked at its console when that was last looked at.
+    pub fn is_connected(&self) -> bool {
+        self.connected
     }
 
     /// Takes note of what is wrong with it; what of that was not said before. What its guest brings
@@ -275,6 +333,44 @@ impl Seen {
         self.doubts.splice(0..0, doubts);
         self.doubts.truncate(MOST_DOUBTS);
         new
+    }
+
+    /// Takes note of the CPU time that its run has used and that it has waited for, in nanoseconds. It is
+    /// at work where the one has grown by `least` percent of the time of one CPU, or both by half of it;
+    /// where that cannot be told, it counts as at work.
+    pub fn worked(&mut self, cpu_ns: [u64; 2], now: &Moment, least: u8) {
+        let begun_now = self.run.as_ref().is_some_and(|(_, at)| *at == now.time);
+        let busy = match &self.work {
+            // What it did by now is its start.
+            None => !begun_now,
+            Some(work) => {
+                let elapsed = now.uptime.saturating_sub(work.uptime);
+                if (SignedDuration::ZERO..SHORTEST).contains(&elapsed) {
+                    return;
+                }
+                let [used, waited] = [0, 1].map(|n: usize| {
+                    let grown = cpu_ns[n].checked_sub(work.cpu_ns[n]);
+                    grown.map(u128::from)
+                });
+                let time = elapsed.as_nanos().unsigned_abs();
+                let is_share =
+                    |ns: u128, of: u8| ns.saturating_mul(100) >= time.saturating_mul(of.into());
+                !(SHORTEST..=LONGEST_GAP).contains(&elapsed)
+                    || used.zip(waited).is_none_or(|(used, waited)| {
+                        is_share(used, least) || is_share(used.saturating_add(waited), WANTED)
+                    })
+            }
+        };
+        let known = self.work.as_ref();
+        self.work = Some(Work {
+            cpu_ns,
+            uptime: now.uptime,
+            measured: known.is_some(),
+            busy: match busy {
+                true => Some(now.time),
+                false => known.and_then(|work| work.busy),
+            },
+        });
     }
 
     /// Takes note that keyboard and pointer were heard `count` times; when they were last used, as
@@ -389,6 +485,65 @@ mod tests {
     }
 
     #[test]
+    fn work_is_measured_between_passes_and_what_cannot_be_told_is_work() {
+        const SECOND: u64 = 1_000_000_000;
+        let now = |seconds: i64| moment(seconds, 1000 + seconds);
+        let mut seen = Seen::new(new_uuid());
+        let mut after = |cpu: u64, at: i64| {
+            seen.running(Some(Run::current(1)), now(0).time);
+            seen.worked([cpu, 0], &now(at), 20);
+            seen.work.unwrap().busy
+        };
+        assert_eq!(after(90 * SECOND, 0), None, "its start");
+        assert_eq!(
+            after(102 * SECOND - 1, 60),
+            None,
+            "a little less than a fifth"
+        );
+        assert_eq!(after(114 * SECOND, 120), Some(now(120).time));
+        assert_eq!(after(114 * SECOND, 180), Some(now(120).time), "no more");
+        assert_eq!(
+            after(120 * SECOND, 209),
+            Some(now(120).time),
+            "too soon to tell"
+        );
+        assert_eq!(
+            after(120 * SECOND, 210),
+            Some(now(210).time),
+            "since the 180th second"
+        );
+        assert_eq!(after(10 * SECOND, 270), Some(now(270).time), "it went back");
+        assert_eq!(after(10 * SECOND, 330), Some(now(270).time));
+        assert_eq!(
+            after(11 * SECOND, 931),
+            Some(now(931).time),
+            "who knows since when"
+        );
+        assert_eq!(
+            after(12 * SECOND, 900),
+            Some(now(900).time),
+            "no clock runs back"
+        );
+        assert_eq!(after(u64::MAX, 960), Some(now(960).time));
+        // A clock that is set does not change how long it was.
+        let jumped = moment(1_000_000, 1000 + 1020);
+        seen.worked([u64::MAX, 0], &jumped, 20);
+        assert_eq!(seen.work.unwrap().busy, Some(now(960).time));
+        // Known for longer, and never measured.
+        let mut seen = Seen::new(new_uuid());
+        seen.running(Some(Run::current(1)), now(0).time);
+        seen.worked([SECOND, 0], &now(60), 20);
+        assert_eq!(seen.work.unwrap().busy, Some(now(60).time));
+        // A host that is too busy for it.
+        seen.worked([2 * SECOND, 29 * SECOND - 1], &now(120), 20);
+        assert_eq!(seen.work.unwrap().busy, Some(now(60).time));
+        seen.worked([4 * SECOND, 57 * SECOND], &now(180), 20);
+        assert_eq!(seen.work.unwrap().busy, Some(now(180).time));
+        seen.running(Some(Run::current(2)), now(240).time);
+        assert_eq!(seen.work, None, "of another run");
+    }
+
+    #[test]
     fn what_a_guest_brings_about_is_told_once_in_a_run_and_the_rest_once_each_time() {
         let mut seen = Seen::new(new_uuid());
         let doubts =
@@ -418,7 +573,15 @@ mod tests {
         seen.connected(true, now);
         seen.heard(u64::MAX, now);
         seen.heard(0, now);
+        for n in 0..2 {
+            seen.worked([u64::MAX - n; 2], &moment(600, i64::MAX - 600), 20);
+        }
         (seen.asked, seen.trouble) = (Some(now), Some(Trouble::Nonsense));
+        seen.announced = Some(Announcement {
+            at: now,
+            told: true,
+        });
+        seen.used = Some((now, "touched".to_owned()));
         for flood in 0..100 {
             let doubts: Vec<_> = (0..100)
                 .map(|n| format!("{flood} {n}") + &"\u{1}".repeat(1 << 16))

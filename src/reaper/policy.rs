@@ -1,54 +1,19 @@
 //! The idle policy: from the facts about an instance to the one step that is due. Pure.
 //!
 //! When in doubt, an instance counts as active: a sign that cannot be read or is implausible counts
-//! as use now. How long an open connection alone counts, or a guest's answer or silence while no
+//! as use now. How long work of its CPUs or an open connection alone counts, or a guest's answer or silence while no
 //! client is connected to its console, is bounded: the guest belongs to a student.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use std::cmp::Reverse;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
 
 use super::signals::{Bound, Sign, Signal, SignalSource};
 use crate::config::Policy;
-use crate::names::State;
+pub use crate::names::Rung;
 use crate::state::keep::Keep;
 use crate::units::{Patience, age};
-
-/// The rungs of the ladder, from the top.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rung {
-    /// Running at full speed.
-    Running,
-    /// Running with half of its CPU time.
-    Idle,
-    /// Its memory is saved to disk.
-    Paused,
-    /// Shut down.
-    Stopped,
-    /// Gone, with its disk.
-    Destroyed,
-}
-
-impl Rung {
-    /// The state that it is, unless there is nothing left.
-    pub const fn state(self) -> Option<State> {
-        match self {
-            Rung::Running => Some(State::Running),
-            Rung::Idle => Some(State::Idle),
-            Rung::Paused => Some(State::Paused),
-            Rung::Stopped => Some(State::Stopped),
-            Rung::Destroyed => None,
-        }
-    }
-
-    /// Its name, which is that of the state where there is one.
-    pub fn as_str(self) -> &'static str {
-        self.state().map_or("destroyed", State::as_str)
-    }
-}
 
 /// What is known of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +28,8 @@ pub struct Evidence {
     pub keep: Keep,
     /// Since when passes have seen it stopped, without a gap.
     pub stopped_since: Option<Timestamp>,
+    /// When passes announced that it will be destroyed.
+    pub announced: Option<Timestamp>,
     /// Times before this one were taken by a clock that was wrong, and count as this one.
     pub trusted_from: Option<Timestamp>,
 }
@@ -75,6 +42,8 @@ pub fn is_of_guest(doubt: &str) -> bool {
 /// What is to be done with an instance, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
+    /// When it was last used.
+    pub used: Timestamp,
     /// How long it has not been used.
     pub unused: SignedDuration,
     /// What says so.
@@ -83,6 +52,8 @@ pub struct Decision {
     pub step: Option<Rung>,
     /// The next step down and when it is due if nothing happens.
     pub next: Option<(Rung, Timestamp)>,
+    /// It is near enough to its end for that to be announced.
+    pub announces: bool,
     /// For people.
     pub reason: String,
     /// What is wrong with the signs.
@@ -108,10 +79,12 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
         Keep::No | Keep::Until(_) => None,
     };
     let mut decision = Decision {
+        used,
         unused,
         source,
         step: None,
         next: None,
+        announces: false,
         reason,
         doubts,
     };
@@ -134,14 +107,17 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
         decision.next = due_at(policy, Rung::Idle, used).map(|at| (Rung::Idle, at));
         return decision;
     }
-    let next = below(policy, evidence.rung).and_then(|rung| {
-        let mut at = due_at(policy, rung, used)?;
-        if rung == Rung::Destroyed {
-            let since = evidence.stopped_since.filter(|since| *since <= now);
-            at = at.max(plus(since.unwrap_or(now), policy.destroy_grace.0));
+    let mut next =
+        below(policy, evidence.rung).and_then(|rung| Some((rung, due_at(policy, rung, used)?)));
+    if let Some((Rung::Destroyed, at)) = &mut next {
+        let known = |at: Option<Timestamp>| at.filter(|at| *at <= now).unwrap_or(now);
+        *at = (*at).max(plus(known(evidence.stopped_since), policy.destroy_grace.0));
+        let notice = policy.destroy_notice.0;
+        decision.announces = *at <= plus(now, notice);
+        if decision.announces {
+            *at = (*at).max(plus(known(evidence.announced), notice));
         }
-        Some((rung, at))
-    });
+    }
     decision.next = next.into_iter().chain(end).min_by_key(|(_, at)| *at);
     decision.step = decision
         .next
@@ -151,7 +127,7 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
     {
         decision
             .reason
-            .push_str("; not seen stopped for long enough yet");
+            .push_str("; not seen stopped or announced for long enough yet");
     }
     decision
 }
@@ -204,17 +180,29 @@ fn last_use(
             Bound::Vouches => (0, *at),
             Bound::Claim => (1, bounded(vouched, *at)),
             Bound::Connection(since) => (2, bounded(vouched.max(since.min(now)), *at)),
-            Bound::Counts => (3, *at),
+            Bound::Counts | Bound::Work => (3, *at),
         };
         (at, Reverse(rank), signal.source)
     };
     let clock = evidence
         .trusted_from
         .map(|from| (from.min(now), Reverse(4), SignalSource::CLOCK));
-    let all = said.iter().map(worth).chain(clock);
-    all.chain([(first.0, Reverse(0), first.1)])
-        .max_by_key(|(at, rank, _)| (*at, *rank))
-        .map_or(first, |(at, _, source)| (at, source))
+    let last = |all: &[(Timestamp, Reverse<u8>, SignalSource)]| {
+        let last = all.iter().max_by_key(|(at, rank, _)| (*at, *rank));
+        last.map_or(first, |(at, _, source)| (*at, *source))
+    };
+    let (work, others): (Vec<_>, Vec<_>) = said.iter().partition(|(_, it)| it.bound == Bound::Work);
+    let mut all: Vec<_> = others.into_iter().map(worth).chain(clock).collect();
+    all.push((first.0, Reverse(0), first.1));
+    let other = last(&all);
+    all.extend(work.into_iter().map(|(at, it)| {
+        let at = match policy.max_busy {
+            Patience::Never => *at,
+            Patience::After(limit) => (*at).min(plus(other.0, limit.0)),
+        };
+        (at, Reverse(5), it.source)
+    }));
+    last(&all)
 }
 
 /// What becomes of it when it has reached its maximum runtime, and when that is.
@@ -306,8 +294,10 @@ mod tests {
         running_since: Option<Timestamp>,
         console: Option<Connection>,
         guest: Sign,
+        work: Sign,
         keep: Keep,
         stopped_since: Option<Timestamp>,
+        announced: Option<Timestamp>,
         trusted_from: Option<Timestamp>,
     }
 
@@ -321,6 +311,7 @@ mod tests {
         let mut signals = vec![
             signal(SignalSource::TOUCHED, facts.touched, Bound::Vouches),
             signal(SignalSource::GUEST, facts.guest, Bound::Claim),
+            signal(SignalSource::WORK, facts.work, Bound::Work),
         ];
         if let Some(Connection { since, seen }) = facts.console {
             let bound = Bound::Connection(since);
@@ -335,6 +326,7 @@ mod tests {
             running_since: facts.running_since,
             keep: facts.keep,
             stopped_since: facts.stopped_since,
+            announced: facts.announced,
             trusted_from: facts.trusted_from,
         };
         super::decide(now, &facts, policy)
@@ -358,8 +350,10 @@ mod tests {
             running_since: None,
             console: None,
             guest: Sign::Silent("not asked"),
+            work: Sign::Silent("not measured"),
             keep: Keep::No,
             stopped_since: None,
+            announced: None,
             trusted_from: None,
         }
     }
@@ -397,6 +391,7 @@ mod tests {
         let seen = |since| {
             step(&Facts {
                 stopped_since: since,
+                announced: Some(ago(120)),
                 ..on(Rung::Stopped, ago(24 * 60))
             })
         };
@@ -404,6 +399,34 @@ mod tests {
         assert_eq!(seen(Some(ago(59))), None);
         assert_eq!(seen(Some(ago(-5))), None, "seen in the future");
         assert_eq!(seen(Some(ago(60))), Some(Rung::Destroyed));
+    }
+
+    #[test]
+    fn nothing_is_destroyed_that_was_not_announced_for_two_hours() {
+        let announced = |unused, announced| {
+            decided(&Facts {
+                stopped_since: Some(ago(23 * 60)),
+                announced,
+                ..on(Rung::Stopped, ago(unused))
+            })
+        };
+        let destroyed = |minutes: i64| Some((Rung::Destroyed, ago(-minutes)));
+        let early = announced(22 * 60 - 1, None);
+        assert_eq!((early.announces, early.next), (false, destroyed(121)));
+        let told = announced(22 * 60, None);
+        assert_eq!((told.announces, told.next), (true, destroyed(120)));
+        for (since, step) in [
+            (None, None),
+            (Some(ago(119)), None),
+            (Some(ago(-5)), None),
+            (Some(ago(120)), Some(Rung::Destroyed)),
+        ] {
+            let late = announced(25 * 60, since);
+            assert_eq!((late.announces, late.step), (true, step), "{since:?}");
+        }
+        // Used again, an announcement from before is none.
+        let used = announced(5, Some(ago(300)));
+        assert_eq!((used.announces, used.next), (false, destroyed(24 * 60 - 5)));
     }
 
     #[test]
@@ -484,6 +507,48 @@ mod tests {
             ..on(Rung::Running, ago(100_000))
         };
         assert_eq!(decided(&before).unused, SignedDuration::from_mins(10));
+    }
+
+    #[test]
+    fn work_is_use_for_four_hours_after_the_last_other_sign() {
+        let works = |touched, work| {
+            decided(&Facts {
+                work,
+                ..on(Rung::Running, ago(touched))
+            })
+        };
+        let now = || Sign::Seen(at(NOW));
+        let decision = works(249, now());
+        assert_eq!((decision.step, decision.source), (None, SignalSource::WORK));
+        assert_eq!(works(250, now()).step, Some(Rung::Idle), "a miner");
+        assert_eq!(works(60, Sign::Seen(ago(9))).step, None);
+        assert_eq!(works(60, Sign::Seen(ago(10))).step, Some(Rung::Idle));
+        // Any other sign begins it anew.
+        let viewed = Facts {
+            work: now(),
+            console: Some(Connection {
+                since: ago(200),
+                seen: ago(200),
+            }),
+            ..on(Rung::Running, ago(1000))
+        };
+        assert_eq!(decided(&viewed).source, SignalSource::WORK);
+        let unknown = Sign::Unreadable("is not known".to_owned());
+        assert_eq!(works(249, unknown.clone()).step, None);
+        assert_eq!(
+            works(249, unknown.clone()).doubts,
+            ["its CPU time is not known"]
+        );
+        assert_eq!(works(250, unknown).step, Some(Rung::Idle));
+        let never = Policy {
+            max_busy: Patience::Never,
+            ..Policy::default()
+        };
+        let miner = Facts {
+            work: now(),
+            ..on(Rung::Running, ago(100_000))
+        };
+        assert_eq!(decide(at(NOW), &miner, &never).step, None);
     }
 
     #[test]
@@ -617,6 +682,7 @@ mod tests {
         fn policies()(
             mut steps in prop::collection::vec(patience(), 4),
             max_connected in patience(),
+            max_busy in patience(),
             max_runtime in patience(),
         ) -> Policy {
             // As the configuration's check wants it.
@@ -633,6 +699,7 @@ mod tests {
                 stop_after: steps[2],
                 destroy_after: steps[3],
                 max_connected,
+                max_busy,
                 max_runtime,
                 ..Policy::default()
             }
@@ -647,8 +714,10 @@ mod tests {
             running_since in prop::option::of(times()),
             console in prop::option::of((times(), times())),
             guest in signs(),
+            work in signs(),
             kept in prop::option::of(times()),
             stopped_since in prop::option::of(times()),
+            announced in prop::option::of(times()),
             trusted_from in prop::option::of(times()),
         ) -> Facts {
             Facts {
@@ -658,8 +727,10 @@ mod tests {
                 running_since,
                 console: console.map(|(since, seen)| Connection { since, seen }),
                 guest,
+                work,
                 keep: kept.map_or(Keep::No, Keep::Until),
                 stopped_since,
+                announced,
                 trusted_from,
             }
         }
@@ -681,6 +752,18 @@ mod tests {
                 prop_assert!(!skipped, "{rung:?} to {to:?}");
                 prop_assert!(to > rung || (rung, to) == (Rung::Idle, Rung::Running));
                 prop_assert!(to != Rung::Destroyed || rung == Rung::Stopped);
+            }
+        }
+
+        #[test]
+        fn it_is_announced_for_long_enough_before_it_is_destroyed(
+            facts in any_facts(), policy in policies(),
+        ) {
+            let decision = decide(at(NOW), &facts, &policy);
+            if decision.step == Some(Rung::Destroyed) {
+                prop_assert!(decision.announces);
+                let since = facts.announced.filter(|since| *since <= at(NOW));
+                prop_assert!(since.is_some_and(|since| plus(since, policy.destroy_notice.0) <= at(NOW)));
             }
         }
 
@@ -730,8 +813,8 @@ mod tests {
                 ..facts
             };
             let decision = decide(at(NOW), &facts, &policy);
-            if let Patience::After(limit) = policy.max_connected {
-                let least = SignedDuration::from_secs(seconds) - limit.0;
+            if let (Patience::After(limit), Patience::After(busy)) = (policy.max_connected, policy.max_busy) {
+                let least = SignedDuration::from_secs(seconds) - limit.0 - busy.0;
                 prop_assert!(decision.unused >= least, "{decision:?}");
             }
             prop_assert!(decision.reason.len() + decision.doubts.concat().len() < 500);
@@ -741,13 +824,15 @@ mod tests {
         fn more_time_without_use_never_means_a_higher_rung(
             facts in any_facts(), policy in policies(), later in 0..100_000_i64,
         ) {
+            // Signs of the future come true as time goes on, which is use; those of the past do not.
+            let past = |sign: &Sign| !matches!(sign, Sign::At(at) if at.as_second() > NOW)
+                && !matches!(sign, Sign::Unreadable(_));
+            let work = Some(facts.work.clone()).filter(past);
+            let facts = Facts { work: work.unwrap_or(Sign::Silent("")), ..facts };
             let target = |now| {
                 let decision = decide(at(now), &facts, &policy);
                 (decision.unused, decision.step.unwrap_or(facts.rung))
             };
-            // Signs of the future come true as time goes on, which is use; those of the past do not.
-            let past = |sign: &Sign| !matches!(sign, Sign::At(at) if at.as_second() > NOW)
-                && !matches!(sign, Sign::Unreadable(_));
             let before = |time: &Option<Timestamp>| time.is_none_or(|time| time.as_second() <= NOW);
             prop_assume!(past(&facts.touched) && past(&facts.guest));
             prop_assume!(!matches!(facts.touched, Sign::Silent(_)));

@@ -89,6 +89,15 @@ impl PassReport {
     }
 }
 
+/// A step, and in how long it is due.
+pub fn due(step: Rung, at: Timestamp, now: Timestamp) -> String {
+    if at <= now {
+        format!("{} now", step.as_str())
+    } else {
+        format!("{} in {}", step.as_str(), age(at.duration_since(now)))
+    }
+}
+
 impl InstanceRow {
     pub fn new(one: &Observation, now: Timestamp) -> InstanceRow {
         let (judged, reason) = match &one.assessment {
@@ -109,11 +118,7 @@ impl InstanceRow {
             next: next.map(|(rung, _)| rung),
             next_at: next.map(|(_, at)| at),
             reason,
-            next_in: match next {
-                None => "-".to_owned(),
-                Some((rung, at)) if at <= now => format!("{} now", rung.as_str()),
-                Some((rung, at)) => format!("{} in {}", rung.as_str(), age(at.duration_since(now))),
-            },
+            next_in: next.map_or_else(|| "-".to_owned(), |(rung, at)| due(rung, at, now)),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use super::passes::Seen;
+use super::passes::{Seen, Work};
 use crate::files::Directory;
 use crate::names::InstanceName;
 
@@ -33,6 +33,8 @@ impl SignalSource {
         SignalSource::new("console", "a client of its console").shown("CONSOLE");
     /// The guest's agent, on logins and input.
     pub const GUEST: SignalSource = SignalSource::new("guest", "its guest's agent").shown("GUEST");
+    /// What it takes of the host's CPUs.
+    pub const WORK: SignalSource = SignalSource::new("work", "its CPU time").shown("WORK");
     /// It was powered on by something else.
     pub const POWER: SignalSource =
         SignalSource::new("power", "powered on by something other than cyyber");
@@ -88,6 +90,8 @@ pub enum Bound {
     Counts,
     /// It counts for no longer than `policy.max_connected` after the last use that something vouches for.
     Claim,
+    /// It counts for no longer than `policy.max_busy` after the last use that something else tells of.
+    Work,
     /// As a claim, and no earlier than from when the connection was made. It vouches for what its guest
     /// says of the time since then.
     Connection(Timestamp),
@@ -115,16 +119,19 @@ pub(crate) struct Readings<'a> {
     pub is_own_run: bool,
     /// What its guest's agent said.
     pub guest: &'a Sign,
+    /// Why its CPU time is not known, where that should be.
+    pub unmeasured: Option<&'a str>,
 }
 
 /// How a signal is read.
 pub(crate) type Read = fn(&Readings) -> (Sign, Bound);
 
 /// All signals, in the order of reports.
-pub(crate) static SIGNALS: [(SignalSource, Read); 4] = [
+pub(crate) static SIGNALS: [(SignalSource, Read); 5] = [
     (SignalSource::TOUCHED, touched),
     (SignalSource::CONSOLE, console),
     (SignalSource::GUEST, guest),
+    (SignalSource::WORK, work),
     (SignalSource::POWER, power),
 ];
 
@@ -175,6 +182,16 @@ fn console(readings: &Readings) -> (Sign, Bound) {
 
 fn guest(readings: &Readings) -> (Sign, Bound) {
     (readings.guest.clone(), Bound::Claim)
+}
+
+fn work(readings: &Readings) -> (Sign, Bound) {
+    let sign = match (readings.unmeasured, &readings.seen.work) {
+        (Some(why), _) => Sign::Unreadable(why.to_owned()),
+        (None, Some(Work { busy: Some(at), .. })) => Sign::Seen(*at),
+        (None, Some(Work { measured: true, .. })) => Sign::Silent("below policy.busy_cpu"),
+        (None, _) => Sign::Silent("not measured"),
+    };
+    (sign, Bound::Work)
 }
 
 fn power(readings: &Readings) -> (Sign, Bound) {

@@ -28,6 +28,8 @@ pub struct Planned<'a> {
     pub to: Rung,
     pub reason: String,
     idle_seconds: i64,
+    /// It is taken for others, who need memory.
+    for_others: bool,
 }
 
 impl Planned<'_> {
@@ -42,6 +44,22 @@ impl Planned<'_> {
             to: decision.step?,
             reason: decision.reason.clone(),
             idle_seconds: decision.unused.as_secs(),
+            for_others: false,
+        })
+    }
+
+    /// To pause `one` because of `why`.
+    pub fn for_others<'a>(one: &'a Observation, why: &str) -> Option<Planned<'a>> {
+        let Assessment::Judged(evidence, decision) = &one.assessment else {
+            return None;
+        };
+        Some(Planned {
+            one,
+            from: evidence.rung,
+            to: Rung::Paused,
+            reason: format!("{why}; {}", decision.reason),
+            idle_seconds: decision.unused.as_secs(),
+            for_others: true,
         })
     }
 
@@ -143,9 +161,12 @@ fn attempt(
     let now = observer.observe(one.name.clone(), facts, &mut seen);
     let mut now = [(now, seen)];
     observer.look_closer(&mut now, Observation::is_unsure);
-    let [(now, _)] = now;
+    let [(now, seen)] = now;
+    let may_go = || now.unused_beyond(&context.policy(&now.name.lab), &seen);
     match &now.assessment {
         Assessment::Skipped(why) => return not_due(why),
+        Assessment::Judged(facts, _)
+            if planned.for_others && facts.rung == planned.from && may_go().is_some() => {}
         Assessment::Judged(facts, decision)
             if (facts.rung, decision.step) != (planned.from, Some(planned.to)) =>
         {

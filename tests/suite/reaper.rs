@@ -8,7 +8,7 @@ use crate::common;
 
 use std::fs::{self, File};
 use std::net::TcpStream;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -93,12 +93,13 @@ fn hours_ago(hours: i64) -> String {
     (Timestamp::now() - SignedDuration::from_hours(hours)).to_string()
 }
 
-/// Has passes remember that an instance is stopped for so many hours.
+/// Has passes remember that an instance is stopped, and its end announced, for so many hours.
 fn seen_stopped_for(sandbox: &Sandbox, user: &str, hours: i64) {
     let mut passes = passes(sandbox);
     let seen = &mut passes["seen"][sandbox.instance_name(user)];
     assert!(seen["stopped_since"].is_string(), "{seen}");
     seen["stopped_since"] = hours_ago(hours).into();
+    seen["announced"] = json!({"at": hours_ago(hours), "told": true});
     write_passes(sandbox, &passes);
 }
 
@@ -176,7 +177,7 @@ fn an_instance_that_nobody_uses_walks_the_whole_ladder() {
         .collect();
     let (running, idle, stopped) = (json!("running"), json!("idle"), json!("stopped"));
     let (paused, gone) = (json!("paused"), Value::Null);
-    let (start, reap) = (json!("start"), json!("reap"));
+    let (start, reap, announce) = (json!("start"), json!("reap"), json!("announce"));
     assert_eq!(
         walked,
         [
@@ -186,6 +187,7 @@ fn an_instance_that_nobody_uses_walks_the_whole_ladder() {
             (&reap, &running, &idle),
             (&reap, &idle, &paused),
             (&reap, &paused, &stopped),
+            (&announce, &stopped, &stopped),
             (&reap, &stopped, &gone),
         ]
     );
@@ -474,6 +476,105 @@ fn signs_that_make_no_sense_are_use_and_who_is_not_ours_is_left() {
     }
     assert_eq!(answer["checked"].as_u64().map(|n| n >= 8), Some(true));
     assert!(!pass.stdout.contains("foreign"), "{}", pass.stdout);
+}
+
+/// Has passes run a program of ours, which is `script`, for what they announce.
+fn notify(sandbox: &Sandbox, script: &str) {
+    let program = sandbox.path("notify");
+    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    let file = sandbox.path("labs-config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    config["host"]["notify"] = "notify".into();
+    sandbox.write_config(&config.to_string());
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn an_end_is_announced_once_and_long_enough_before_it_comes() {
+    let sandbox = sandbox(0);
+    let told = sandbox.path("told");
+    notify(&sandbox, &format!("cat >> {}", told.display()));
+    for user in ["7", "8"] {
+        sandbox.instance("create", user, &[]).ok();
+        assert_eq!(sandbox.listed(user)["next_step"], "destroyed");
+    }
+    silent_pass(&sandbox);
+    unused(&sandbox, "7", 25 * 60);
+    unused(&sandbox, "8", 21 * 60);
+    let hours = |user: &str| {
+        let listed = sandbox.listed(user);
+        assert_eq!(listed["next_step"], "destroyed", "{listed:#}");
+        let at: Timestamp = text(&listed["next_step_at"]).parse().unwrap();
+        at.duration_since(Timestamp::now()).as_secs_f64() / 3600.0
+    };
+    assert!((1.9..2.1).contains(&hours("7")), "{}", hours("7"));
+    for _ in 0..3 {
+        silent_pass(&sandbox);
+    }
+    let lines = fs::read_to_string(&told).unwrap();
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    let line: Value = serde_json::from_str(&lines).unwrap();
+    assert_eq!(line["event"], "destroy_notice");
+    assert_eq!(line["instance"], sandbox.instance_name("7"));
+    assert_eq!(
+        (&line["state"], &line["next_step"]),
+        (&json!("stopped"), &json!("destroyed"))
+    );
+    let seconds = line["idle_seconds"].as_i64().unwrap();
+    assert!((90_000..90_100).contains(&seconds), "{line:#}");
+    let at: Timestamp = text(&line["next_step_at"]).parse().unwrap();
+    let listed: Timestamp = text(&sandbox.listed("7")["next_step_at"]).parse().unwrap();
+    assert!(at.duration_since(listed).abs() < SignedDuration::from_secs(30));
+    let announced = || {
+        let journal = journal(&sandbox, "7");
+        let lines = journal.iter().filter(|line| line["action"] == "announce");
+        lines.count()
+    };
+    assert_eq!(announced(), 1);
+    let table = sandbox.cyyber(["instance", "list"]).ok().stdout;
+    assert!(table.contains("destroyed in 1h"), "{table}");
+    assert!((2.9..3.1).contains(&hours("8")), "{}", hours("8"));
+
+    // Seen stopped for long enough, and not announced.
+    seen_stopped_for(&sandbox, "7", 5);
+    let mut noted = passes(&sandbox);
+    noted["seen"][sandbox.instance_name("7")]["announced"] = Value::Null;
+    write_passes(&sandbox, &noted);
+    assert_steps(&sandbox, &[]);
+    assert_eq!(announced(), 2);
+    // Used again.
+    sandbox.instance("touch", "7", &[]).ok();
+    silent_pass(&sandbox);
+    assert!((23.9..24.1).contains(&hours("7")), "{}", hours("7"));
+    let seen = &passes(&sandbox)["seen"][sandbox.instance_name("7")];
+    assert!(seen["announced"].is_null(), "{seen}");
+
+    // A program that fails is a warning, and not run again.
+    unused(&sandbox, "8", 25 * 60);
+    notify(&sandbox, "echo x >> told; exit 3");
+    let pass = reap(&sandbox, &[]).ok();
+    assert!(pass.stderr.contains("host.notify failed"), "{pass:#?}");
+    assert!(pass.stderr.contains("exit status: 3"), "{pass:#?}");
+    silent_pass(&sandbox);
+    let failed = journal_of_failures(&sandbox, "8");
+    assert_eq!(failed, ["notify"]);
+    seen_stopped_for(&sandbox, "8", 2);
+    assert_steps(&sandbox, &[("8", "stopped", "destroyed")]);
+
+    // One that others can write is not run.
+    unused(&sandbox, "7", 25 * 60);
+    let program = sandbox.path("notify");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o777)).unwrap();
+    let pass = reap(&sandbox, &[]).ok();
+    assert!(pass.stderr.contains("cannot be trusted"), "{pass:#?}");
+}
+
+/// What failed, by the journal.
+fn journal_of_failures(sandbox: &Sandbox, user: &str) -> Vec<String> {
+    let journal = journal(sandbox, user);
+    let failed = journal.iter().filter(|line| line["ok"] == false);
+    failed.map(|line| text(&line["action"])).collect()
 }
 
 #[test]

@@ -221,7 +221,13 @@ fn the_configurations_page_has_the_defaults_that_the_program_uses() {
             "destroy_grace",
             minutes(&Patience::After(lab.policy.destroy_grace)),
         ),
+        (
+            "destroy_notice",
+            minutes(&Patience::After(lab.policy.destroy_notice)),
+        ),
         ("max_connected", minutes(&lab.policy.max_connected)),
+        ("busy_cpu", lab.policy.busy_cpu.to_string()),
+        ("max_busy", minutes(&lab.policy.max_busy)),
         ("max_runtime", minutes(&lab.policy.max_runtime)),
         (
             "boot_timeout",

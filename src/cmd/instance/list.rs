@@ -10,6 +10,8 @@ use crate::instance::address::leased;
 use crate::instance::status::{InstanceStatus, statuses};
 use crate::names::{LabId, State, UserId};
 use crate::output::{Column, Report, Table};
+use crate::reaper::forecast::Forecast;
+use crate::reaper::report::due;
 use crate::units::age;
 
 pub fn run(
@@ -23,6 +25,10 @@ pub fn run(
         lab.is_none_or(|lab| *lab == name.lab) && user.is_none_or(|user| *user == name.user)
     });
     let mut instances = statuses(context, &asked_for, true)?;
+    let forecast = Forecast::new(context);
+    for status in &mut instances {
+        forecast.add(status);
+    }
     instances.retain(|status| state.is_none_or(|state| state == status.state));
     if let (Some(lab), true) = (lab, instances.is_empty()) {
         context.config.lab(lab)?;
@@ -59,7 +65,7 @@ struct List {
     now: Timestamp,
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     Column::new("INSTANCE"),
     // Its name has both.
     Column::new("LAB").spare(6),
@@ -70,10 +76,17 @@ const COLUMNS: [Column; 11] = [
     Column::new("ADDRESS").spare(5),
     Column::new("BASE").spare(3),
     Column::new("ACTIVE").number().spare(1),
+    Column::new("NEXT").spare(5),
     // For how long still.
     Column::new("KEPT").number().spare(7),
     Column::new("REASON").cut().spare(2),
 ];
+
+/// The next step, and in how long it is due.
+fn next(status: &InstanceStatus, now: Timestamp) -> Option<String> {
+    let (step, at) = status.next_step.zip(status.next_step_at)?;
+    Some(due(step, at, now))
+}
 
 impl Report for List {
     fn text(&self) -> String {
@@ -100,6 +113,7 @@ impl Report for List {
                 status.ip.as_deref().into(),
                 status.base_is_current.map(base).into(),
                 active.into(),
+                next(status, self.now).into(),
                 kept.into(),
                 status.reason.as_str().into(),
             ]

@@ -19,11 +19,18 @@ use crate::cli::{Class, Instance as Command, Target};
 use crate::context::Context;
 use crate::env;
 use crate::error::{Fault, Kind};
+use crate::instance::admission::memory::{self, Shortage};
 use crate::instance::outcome::Outcome;
 use crate::instance::{Instance, ready, resettable, touch};
 use crate::journal;
 use crate::names::{InstanceName, LabId, UserId};
+use crate::reaper::forecast::Forecast;
+use crate::reaper::pressure::{self, Need};
+use crate::state::lock::{self, Lock};
 use crate::units::{Duration, Until, latest};
+
+/// How often room is made for one instance: others may take what was freed.
+const MOST_ROUNDS: usize = 4;
 
 /// Runs a verb.
 pub fn run(context: &Context, command: &Command) -> Result<()> {
@@ -49,7 +56,8 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
         } => each(context, "stop", class, None, |vm| vm.stop(*timeout, *force)),
         Command::Console(target) => {
             let name = context.instance(&target.lab, &target.user)?;
-            let opened = Instance::lock(context, &name)?.open_console()?;
+            let mut opened = Instance::lock(context, &name)?.open_console()?;
+            Forecast::new(context).add(&mut opened.status);
             context.output.answer(&opened)
         }
         Command::Touch(target) => one(context, "touch", target, touch),
@@ -189,15 +197,65 @@ fn confirm_reset(context: &Context, name: &InstanceName, yes: bool) -> Result<()
     Ok(())
 }
 
+/// Runs a verb on `name`; where memory is short for it, after unused instances were paused.
+fn with_room(
+    context: &Context,
+    name: &InstanceName,
+    verb: impl Fn() -> Result<Outcome>,
+) -> Result<Outcome> {
+    let mut done = verb();
+    let mut displaced = Vec::new();
+    // Others that want the same wait, until what was freed is set aside.
+    let mut alone = None;
+    for _ in 0..MOST_ROUNDS {
+        let short = |error: &anyhow::Error| error.downcast_ref().map(Shortage::missing);
+        let Some(missing) = done.as_ref().err().and_then(short) else {
+            break;
+        };
+        if !context.config.host.displace {
+            break;
+        }
+        if alone.is_none() {
+            let path = context.paths.pressure_lock();
+            alone = Some(Lock::take(&path, "the host's memory", lock::PATIENCE)?);
+            done = verb();
+            continue;
+        }
+        let need = Need {
+            missing,
+            frees: |guest| memory::need(guest.memory).max(guest.resident.unwrap_or(0)),
+            whom: Some(name),
+            why: format!("paused to make room for {name}"),
+        };
+        let paused = pressure::relieve(context, &need)?;
+        if paused.iter().all(|action| !action.ok) {
+            break;
+        }
+        let paused = paused.into_iter().filter(|action| action.ok);
+        displaced.extend(paused.map(|action| action.instance));
+        done = verb();
+    }
+    let within_reach = |name: &String| {
+        let name = name.parse();
+        name.is_ok_and(|name| context.scope().covers(&name))
+    };
+    displaced.retain(within_reach);
+    done.map(|outcome| Outcome {
+        displaced,
+        ..outcome
+    })
+}
+
 /// Runs the verb `action` on an instance, and writes down what it changed, or that it failed.
 fn noted(
     context: &Context,
     action: &str,
     name: &InstanceName,
-    verb: impl FnOnce() -> Result<Outcome>,
+    verb: impl Fn() -> Result<Outcome>,
 ) -> Result<Outcome> {
     let began = Instant::now();
-    let done = noted_failure(context, action, name, verb)?;
+    let mut done = noted_failure(context, action, name, || with_room(context, name, verb))?;
+    Forecast::new(context).add(&mut done.status);
     if let Some((from, to, reason)) = done.change() {
         journal::done(context, action, name, began, from, Some(to), reason);
     }

@@ -47,6 +47,16 @@ impl Report for Outcome {
         if let Some(ip) = &status.ip {
             line("address", ip.clone());
         }
+        if !self.displaced.is_empty() {
+            line(
+                "paused",
+                format!("for its memory: {}", self.displaced.join(", ")),
+            );
+        }
+        if let Some((step, at)) = status.next_step.zip(status.next_step_at) {
+            let at = at.strftime("%F %H:%M:%S UTC");
+            line("next", format!("{} from {at} if not used", step.as_str()));
+        }
         if let Some(until) = &status.kept_until {
             line("kept", until.strftime("until %F %H:%M:%S UTC").to_string());
         }

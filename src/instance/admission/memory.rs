@@ -38,6 +38,18 @@ pub struct Shortage {
     reserve: u64,
 }
 
+impl Shortage {
+    /// What must become free, in bytes.
+    pub fn missing(&self) -> u64 {
+        let spoken_for = self.claimed.saturating_add(self.reserve);
+        self.need
+            .saturating_add(spoken_for)
+            .saturating_sub(self.available)
+    }
+}
+
+impl std::error::Error for Shortage {}
+
 /// Fails unless `need` bytes are left on a host with `memory`, of which `claimed` bytes are spoken
 /// for.
 pub fn admit(need: u64, memory: Memory, claimed: u64) -> Result<(), Shortage> {
@@ -95,6 +107,12 @@ mod tests {
             admit(guest, host(3 * GIB), 0).is_err(),
             "the host needs some"
         );
+        let short = admit(guest, host(4 * GIB), 3 * GIB).unwrap_err();
+        assert_eq!(
+            admit(guest, host(4 * GIB + short.missing()), 3 * GIB),
+            Ok(())
+        );
+        assert!(admit(guest, host(4 * GIB + short.missing() - 1), 3 * GIB).is_err());
         assert!(admit(guest, host(4 * GIB), u64::MAX).is_err());
     }
 

@@ -50,8 +50,9 @@ pub fn set_aside(
         + sharing::saved();
     let need = memory::need(memory);
     memory::admit(need, host::memory()?, claimed).map_err(|shortage| {
-        Fault::new(Kind::Capacity, format!("{not_enough}: {shortage}"))
-            .hint("pause or stop other instances: `cyyber instance stats` shows what they use")
+        let fault = Fault::new(Kind::Capacity, not_enough)
+            .hint("pause or stop other instances: `cyyber instance stats` shows what they use");
+        anyhow::Error::new(shortage).context(fault)
     })?;
     Reservation::make(path, need).context("failed to reserve memory")
 }

@@ -38,6 +38,8 @@ pub const LISTED: &Shape = &[
     ("created", MaybeTime),
     ("last_activity", MaybeTime),
     ("kept_until", MaybeTime),
+    ("next_step", MaybeText),
+    ("next_step_at", MaybeTime),
     ("reason", MaybeText),
 ];
 

@@ -1,0 +1,85 @@
+//! What will become of an instance if nobody uses it, for whoever lists it: by what the last pass saw of
+//! it, and by what was noted since. Guests are not asked.
+#![deny(clippy::arithmetic_side_effects)]
+
+use super::passes::Passes;
+use super::policy::{Evidence, Rung, decide};
+use super::signals::{Bound, SIGNALS, Sign, Signal, SignalSource};
+use crate::context::Context;
+use crate::hypervisor::Power;
+use crate::instance::record::Run;
+use crate::instance::status::InstanceStatus;
+use crate::names::State;
+
+/// Where that is learned.
+pub(crate) struct Forecast<'a> {
+    context: &'a Context,
+    passes: Passes,
+}
+
+impl<'a> Forecast<'a> {
+    pub fn new(context: &'a Context) -> Self {
+        let mut passes = Passes::read(&context.paths.passes());
+        passes.begin(&context.moment());
+        Forecast { context, passes }
+    }
+
+    /// Says in `status` what comes next and when, and whether work is what keeps it in use.
+    pub fn add(&self, status: &mut InstanceStatus) {
+        let Some(rung) = rung(status) else {
+            return;
+        };
+        let now = self.context.time();
+        let known = self.passes.get(&status.instance, status.basis.uuid);
+        // What was seen of another run counts no more.
+        let run = known.and_then(|seen| seen.run.as_ref());
+        let run = run.filter(|(run, _)| status.basis.id.map(Run::current).as_ref() == Some(run));
+        let touched = match status.last_activity {
+            Some(at) => Sign::At(at),
+            None => Sign::Unreadable("is missing or cannot be read".to_owned()),
+        };
+        let mut signals = vec![Signal {
+            source: SignalSource::TOUCHED,
+            sign: touched,
+            bound: Bound::Vouches,
+        }];
+        if let (Some(_), Some((at, by))) = (run, known.and_then(|seen| seen.used.as_ref())) {
+            let source = SIGNALS.iter().find(|(source, _)| source.name == by);
+            signals.push(Signal {
+                source: source.map_or(SignalSource::CLOCK, |(source, _)| *source),
+                sign: Sign::Seen(*at),
+                bound: Bound::Counts,
+            });
+        }
+        let evidence = Evidence {
+            rung,
+            signals,
+            running_since: run.map(|(_, since)| *since),
+            keep: status.basis.keep.clone(),
+            stopped_since: known.and_then(|seen| seen.stopped_since),
+            announced: known.and_then(|seen| seen.announced).map(|it| it.at),
+            trusted_from: self.passes.trusted_from,
+        };
+        let Ok(lab) = self.context.config.lab(&status.lab_id) else {
+            return;
+        };
+        let decision = decide(now, &evidence, &lab.policy);
+        (status.next_step, status.next_step_at) = decision.next.unzip();
+        if decision.source == SignalSource::WORK && rung <= Rung::Idle {
+            status.reason = format!("{}; {}", status.reason, decision.reason);
+        }
+    }
+}
+
+/// The rung that it is on; `None` where the reaper leaves it alone.
+fn rung(status: &InstanceStatus) -> Option<Rung> {
+    let is_there = status.basis.id.is_some();
+    match (status.basis.power, status.state) {
+        (Power::Busy | Power::StuckOnDisk, _) => None,
+        (Power::Crashed, _) if is_there => None,
+        (_, State::Starting | State::Running) => Some(Rung::Running),
+        (_, State::Idle) => Some(Rung::Idle),
+        (_, State::Paused) => Some(Rung::Paused),
+        (_, State::Stopped | State::Crashed) => Some(Rung::Stopped),
+    }
+}

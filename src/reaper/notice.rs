@@ -1,0 +1,131 @@
+//! What is said before it happens: that an instance will be destroyed, in the journal and by the
+//! administrator's program, `host.notify`.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::observer::{Assessment, Observation};
+use super::passes::{Announcement, Seen};
+use super::policy::{Decision, Rung};
+use crate::config::untrusted;
+use crate::context::Context;
+use crate::journal;
+use crate::names::State;
+use crate::parallel::side_by_side;
+use crate::process::feed;
+
+/// How long the administrator's program may take.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// It is not begun later than this in one pass: the next one does the rest.
+const LATEST: Duration = Duration::from_secs(20);
+
+/// How many of it run at once.
+const AT_ONCE: usize = 4;
+
+/// What the program is given.
+#[derive(Debug, Serialize)]
+struct Notice<'a> {
+    event: &'static str,
+    time: Timestamp,
+    instance: String,
+    lab_id: &'a str,
+    user_id: &'a str,
+    state: State,
+    next_step: Rung,
+    next_step_at: Timestamp,
+    idle_seconds: i64,
+    reason: &'a str,
+}
+
+/// The end of `one` as it is to be announced, if it is.
+fn end(one: &Observation) -> Option<(&Decision, Timestamp)> {
+    match &one.assessment {
+        Assessment::Judged(_, decision) if decision.announces => Some((decision, decision.next?.1)),
+        _ => None,
+    }
+}
+
+/// Announces in the journal which of `all` will be destroyed, and takes back what holds no more. What
+/// cannot be written is not announced.
+pub(super) fn announce(context: &Context, all: &mut [(Observation, Seen)]) {
+    for (one, seen) in all {
+        let Some((decision, at)) = end(one) else {
+            seen.announced = None;
+            continue;
+        };
+        if seen.announced.is_some() {
+            continue;
+        }
+        let reason = format!(
+            "it will be destroyed at {at:.0} unless it is used: {}",
+            decision.reason
+        );
+        let (now, state) = (Instant::now(), Some(one.state));
+        if journal::done(context, "announce", &one.name, now, state, state, &reason) {
+            context.output.detail(&format!("{}: {reason}", one.name));
+            seen.announced = Some(Announcement {
+                at: context.time(),
+                told: context.config.host.notify.is_none(),
+            });
+        }
+    }
+}
+
+/// Tells the administrator's program of those that were announced, once of each; whether any was told
+/// of.
+pub(super) fn tell(context: &Context, all: &mut [(Observation, Seen)]) -> bool {
+    let Some(program) = &context.config.host.notify else {
+        return false;
+    };
+    let untold = |seen: &Seen| seen.announced.is_some_and(|it| !it.told);
+    let mut due: Vec<_> = all.iter_mut().filter(|(_, seen)| untold(seen)).collect();
+    let began = Instant::now();
+    let told = side_by_side(&due, AT_ONCE, |(one, _)| {
+        let (decision, next_step_at) = end(one)?;
+        let notice = Notice {
+            event: "destroy_notice",
+            time: context.time(),
+            instance: one.name.to_string(),
+            lab_id: one.name.lab.as_str(),
+            user_id: one.name.user.as_str(),
+            state: one.state,
+            next_step: Rung::Destroyed,
+            next_step_at,
+            idle_seconds: decision.unused.as_secs(),
+            reason: &decision.reason,
+        };
+        (began.elapsed() < LATEST).then(|| run(context, program, &notice))
+    });
+    for ((one, seen), told) in due.iter_mut().zip(&told) {
+        let (Some(result), Some(announced)) = (told, &mut seen.announced) else {
+            continue;
+        };
+        announced.told = true;
+        if let Err(error) = result {
+            context
+                .output
+                .warn(&format!("{}: host.notify failed: {error:#}", one.name));
+            journal::failure(context, "notify", &one.name, began, Some(one.state), error);
+        }
+    }
+    told.iter().any(Option::is_some)
+}
+
+/// Runs the program with one line on its standard input.
+fn run(context: &Context, program: &std::path::Path, notice: &Notice) -> Result<()> {
+    context
+        .trust
+        .open(program)
+        .map_err(|refusal| untrusted(refusal, program))
+        .with_context(|| format!("failed to open {}", program.display()))?;
+    let mut line = serde_json::to_vec(notice)?;
+    line.push(b'\n');
+    let mut command = Command::new(program);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    feed(&mut command, &line, LONGEST)
+}

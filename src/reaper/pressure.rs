@@ -1,0 +1,211 @@
+//! Where memory is short, instances that nobody uses are paused for those that somebody does: whose,
+//! which is pure, and how.
+#![deny(clippy::arithmetic_side_effects)]
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use anyhow::Result;
+use jiff::SignedDuration;
+
+use super::observer::{Observation, Observer};
+use super::passes::{Circumstances, Passes, Seen};
+use super::report::Action;
+use super::step::{self, Planned, StepOutcome};
+use crate::context::Context;
+use crate::hypervisor::{Detail, RunningGuest};
+use crate::names::InstanceName;
+use crate::parallel::{contained, side_by_side};
+use crate::units::Duration;
+
+/// How many are paused at once.
+const AT_ONCE: usize = 4;
+
+/// An instance that may be paused for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// What that would free, in bytes.
+    pub frees: u64,
+    /// For how long nobody used it, in seconds.
+    pub unused: u64,
+}
+
+/// Which of `candidates` are to be paused to free `missing` bytes, as their places: as few as it
+/// takes, and among those the ones that were unused for longest and are largest. `None` where all of
+/// them are too little.
+pub fn choose(missing: u64, candidates: &[Candidate]) -> Option<Vec<usize>> {
+    let mut by_size: Vec<_> = (0..candidates.len()).collect();
+    by_size.sort_by_key(|place| Reverse(candidates[*place].frees));
+    let total = |places: &[usize], most: usize| {
+        let frees = places.iter().take(most).map(|it| candidates[*it].frees);
+        frees.fold(0, u64::saturating_add)
+    };
+    let fewest = (0..=by_size.len()).find(|most| total(&by_size, *most) >= missing)?;
+    let mut by_worth = by_size.clone();
+    by_worth.sort_by_key(|place| {
+        let it = candidates[*place];
+        Reverse(u128::from(it.unused).saturating_mul(it.frees.into()))
+    });
+    let mut chosen = Vec::new();
+    for place in by_worth {
+        if chosen.len() == fewest {
+            break;
+        }
+        // With it, the largest of the others must still be enough.
+        by_size.retain(|other| *other != place);
+        let left = fewest.saturating_sub(chosen.len()).saturating_sub(1);
+        let others: Vec<_> = by_size
+            .iter()
+            .copied()
+            .filter(|it| !chosen.contains(it))
+            .collect();
+        let with_it = total(&chosen, chosen.len())
+            .saturating_add(candidates[place].frees)
+            .saturating_add(total(&others, left));
+        if with_it >= missing {
+            chosen.push(place);
+        }
+    }
+    Some(chosen)
+}
+
+/// What is missing, and for what.
+#[derive(Debug)]
+pub struct Need<'a> {
+    /// In bytes.
+    pub missing: u64,
+    /// What the pause of a guest frees of it.
+    pub frees: fn(&RunningGuest) -> u64,
+    /// The instance that it is for.
+    pub whom: Option<&'a InstanceName>,
+    /// In words that follow on "paused".
+    pub why: String,
+}
+
+/// Pauses as many unused instances as the need takes, whosever they are; what was done. Nobody is
+/// paused where that would not be enough for an instance, or where no pass looked lately.
+pub fn relieve(context: &Context, need: &Need) -> Result<Vec<Action>> {
+    let context = context.for_everyone();
+    let mut passes = Passes::read(&context.paths.passes());
+    if passes.begin(&context.moment()) != Circumstances::Usual {
+        return Ok(Vec::new());
+    }
+    let hypervisor = context.hypervisor()?;
+    let observer = Observer::new(&context, passes.trusted_from, false).measuring();
+    let mut all: Vec<(Observation, Seen)> = hypervisor
+        .survey(Detail::Work)?
+        .into_iter()
+        .filter(|(name, facts)| facts.id.is_some() && Some(name) != need.whom)
+        .map(|(name, facts)| {
+            let mut seen = passes.seen(&facts.name, facts.uuid);
+            (observer.observe(name, facts, &mut seen), seen)
+        })
+        .collect();
+    observer.look_closer(&mut all, Observation::is_unsure);
+    let memory: HashMap<String, u64> = hypervisor
+        .memory_of_running()?
+        .into_iter()
+        .map(|guest| (guest.name.clone(), (need.frees)(&guest)))
+        .collect();
+    let mut unused = Vec::new();
+    let mut candidates = Vec::new();
+    for (one, seen) in &all {
+        let length = one.unused_beyond(&context.policy(&one.name.lab), seen);
+        if let (Some(length), Some(frees)) = (length, memory.get(&one.facts.name)) {
+            candidates.push(Candidate {
+                frees: *frees,
+                unused: u64::try_from(length.as_secs()).unwrap_or(0),
+            });
+            unused.push((one, seen));
+        }
+    }
+    let all_of_it = candidates
+        .iter()
+        .fold(0_u64, |sum, it| sum.saturating_add(it.frees));
+    // A guest fits or does not; a host with a little more memory is better off.
+    let missing = match need.whom {
+        Some(_) => need.missing,
+        None => need.missing.min(all_of_it),
+    };
+    let Some(chosen) = choose(missing, &candidates) else {
+        return Ok(Vec::new());
+    };
+    let chosen: Vec<_> = chosen
+        .into_iter()
+        .filter_map(|place| {
+            let (one, seen) = unused.get(place)?;
+            Some((Planned::for_others(one, &need.why)?, *seen))
+        })
+        .collect();
+    let outcomes = side_by_side(&chosen, AT_ONCE, |(planned, seen)| {
+        let seen = (*seen).clone();
+        let no_time = Duration(SignedDuration::ZERO);
+        contained(|| step::take(&context, &observer, planned, seen, no_time))
+            .unwrap_or_else(StepOutcome::Failed)
+    });
+    let actions = chosen.iter().zip(outcomes);
+    Ok(actions
+        .filter_map(|((planned, _), outcome)| match outcome {
+            StepOutcome::Done(reason) => Some(planned.action(&reason, Ok(()))),
+            StepOutcome::Failed(error) => Some(planned.action(&planned.reason, Err(&error))),
+            StepOutcome::Left(_) => None,
+        })
+        .collect())
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "what breaks off fails the test"
+)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(figures: &[(u64, u64)]) -> Vec<Candidate> {
+        let candidate = |(frees, unused): &(u64, u64)| Candidate {
+            frees: *frees,
+            unused: *unused,
+        };
+        figures.iter().map(candidate).collect()
+    }
+
+    #[test]
+    fn the_longest_unused_and_largest_goes_first_and_no_more_than_needed() {
+        let four = of(&[(2, 60), (2, 90), (4, 40), (1, 1000)]);
+        assert_eq!(choose(0, &four), Some(vec![]));
+        assert_eq!(choose(1, &four), Some(vec![3]));
+        assert_eq!(choose(2, &four), Some(vec![1]), "one that is enough");
+        assert_eq!(choose(5, &four), Some(vec![3, 2]));
+        assert_eq!(choose(9, &four), Some(vec![3, 1, 2, 0]));
+        assert_eq!(choose(10, &four), None, "nobody is paused in vain");
+        assert_eq!(choose(1, &[]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn as_few_as_it_takes_and_always_the_same(
+            figures in prop::collection::vec((0..50_u64, 0..100_u64), 0..9),
+            missing in 0..200_u64,
+        ) {
+            let candidates = of(&figures);
+            let sum = |places: &[usize]| places.iter().map(|it| figures[*it].0).sum::<u64>();
+            let sets: Vec<Vec<usize>> = (0..1_usize << figures.len())
+                .map(|set| (0..figures.len()).filter(|it| set >> it & 1 == 1).collect())
+                .collect();
+            let enough = sets.iter().filter(|set| sum(set) >= missing);
+            let fewest = enough.map(Vec::len).min();
+            let chosen = choose(missing, &candidates);
+            prop_assert_eq!(chosen.as_ref().map(Vec::len), fewest);
+            if let Some(chosen) = &chosen {
+                prop_assert!(sum(chosen) >= missing);
+                let mut once = chosen.clone();
+                once.sort_unstable();
+                once.dedup();
+                prop_assert_eq!(once.len(), chosen.len());
+            }
+            prop_assert_eq!(choose(missing, &candidates), chosen);
+        }
+    }
+}
