@@ -175,6 +175,12 @@ fn forks_are_themselves_and_instances_like_any_other() {
 
     assert_eq!(start(&sandbox, "a")["started_by"], "fork");
     start_watched(&sandbox, "b", 5901);
+    // The guest names its card a moment after it was plugged in.
+    for user in ["a", "b"] {
+        wait_until("it has an address", || {
+            virsh(["domifaddr", &name(user)]).contains("ipv4")
+        });
+    }
     let own = |user: &str| guest::shell(&name(user), OWN);
     let random = |user: &str| guest::shell(&name(user), "head -c 16 /dev/urandom | od -An -tx1");
     let all: Vec<String> = ["a", "b"]
@@ -191,9 +197,6 @@ fn forks_are_themselves_and_instances_like_any_other() {
         alike.contains("enp1s0\nlo\n") && alike.contains("active\nrunning\n"),
         "{alike}"
     );
-    wait_until("it has an address", || {
-        virsh(["domifaddr", &name("b")]).contains("ipv4")
-    });
     let theirs: i64 = guest::shell(&name("a"), "date +%s").trim().parse().unwrap();
     assert!((jiff::Timestamp::now().as_second() - theirs).abs() < 5);
     let status = fs::read_to_string(format!(
@@ -227,7 +230,10 @@ fn forks_are_themselves_and_instances_like_any_other() {
     sandbox.instance("stop", "a", &["--force"]).ok();
 
     killed_at_any_moment(&sandbox);
-    a_warm_image_is_renewed_alone(&sandbox);
+    // Another boot.
+    if is_thorough() {
+        a_warm_image_is_renewed_alone(&sandbox);
+    }
     let gone = sandbox
         .cyyber(["-o", "json", "instance", "cleanup", "--yes"])
         .json();
