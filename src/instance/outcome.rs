@@ -1,5 +1,7 @@
 //! What a verb made of an instance.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -8,6 +10,7 @@ use super::facts;
 use super::status::{InstanceStatus, StatusReader};
 use crate::context::Context;
 use crate::hypervisor::{Domain, Power};
+use crate::journal;
 use crate::names::{InstanceName, State};
 use crate::secret::Secret;
 
@@ -18,9 +21,21 @@ pub struct Outcome {
     pub status: InstanceStatus,
     pub vnc_password: Option<Secret>,
     pub vnc_password_expires: Option<Timestamp>,
+    /// By which a browser gets to the console through the gateway, once; `None` where none runs.
+    pub console_path: Option<Secret>,
+    pub console_expires: Option<Timestamp>,
     /// What it was before, where the verb may have changed that.
     #[serde(skip)]
     pub was: Option<Was>,
+}
+
+/// What gives access to a console: each with the time until which it opens new sessions.
+#[derive(Debug, Default)]
+pub struct ConsoleAccess {
+    /// A password for QEMU.
+    pub password: Option<(Secret, Timestamp)>,
+    /// A path of the gateway.
+    pub path: Option<(Secret, Timestamp)>,
 }
 
 /// What an instance was before a verb.
@@ -55,6 +70,8 @@ impl Outcome {
             status,
             vnc_password: None,
             vnc_password_expires: None,
+            console_path: None,
+            console_expires: None,
             was: None,
         })
     }
@@ -70,10 +87,14 @@ impl Outcome {
 
     /// The same with access to its console.
     #[must_use]
-    pub fn with(self, (password, expires): (Secret, Timestamp)) -> Outcome {
+    pub fn with(self, access: ConsoleAccess) -> Outcome {
+        let (vnc_password, vnc_password_expires) = access.password.unzip();
+        let (console_path, console_expires) = access.path.unzip();
         Outcome {
-            vnc_password: Some(password),
-            vnc_password_expires: Some(expires),
+            vnc_password,
+            vnc_password_expires,
+            console_path,
+            console_expires,
             ..self
         }
     }
@@ -86,4 +107,30 @@ impl Outcome {
         };
         Some((from, self.status.state, &self.status.reason))
     }
+}
+
+/// Runs the verb `action` on an instance, and writes down what it changed, or that it failed.
+pub(crate) fn noted(
+    context: &Context,
+    action: &str,
+    name: &InstanceName,
+    verb: impl FnOnce() -> Result<Outcome>,
+) -> Result<Outcome> {
+    let began = Instant::now();
+    let done = noted_failure(context, action, name, verb)?;
+    if let Some((from, to, reason)) = done.change() {
+        journal::done(context, action, name, began, from, Some(to), reason);
+    }
+    Ok(done)
+}
+
+/// Does `action` to an instance, and writes down that it failed, if it did.
+pub(crate) fn noted_failure<T>(
+    context: &Context,
+    action: &str,
+    name: &InstanceName,
+    verb: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let began = Instant::now();
+    verb().inspect_err(|error| journal::failure(context, action, name, began, None, error))
 }

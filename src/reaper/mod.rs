@@ -10,7 +10,7 @@ pub mod policy;
 pub(crate) mod report;
 pub mod signals;
 mod step;
-mod viewers;
+pub(crate) mod viewers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

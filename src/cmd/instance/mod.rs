@@ -10,8 +10,6 @@ mod stats;
 mod transfer;
 mod watch;
 
-use std::time::Instant;
-
 use anyhow::Result;
 use jiff::Timestamp;
 
@@ -19,10 +17,10 @@ use crate::cli::{Class, Instance as Command, Target};
 use crate::context::Context;
 use crate::env;
 use crate::error::{Fault, Kind};
-use crate::instance::outcome::Outcome;
-use crate::instance::{Instance, ready, resettable, touch};
-use crate::journal;
+use crate::instance::outcome::{Outcome, noted, noted_failure};
+use crate::instance::{Instance, console_path, ready, resettable, touch};
 use crate::names::{InstanceName, LabId, UserId};
+use crate::state::token::Access;
 use crate::units::{Duration, Until, latest};
 
 /// Runs a verb.
@@ -47,9 +45,17 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
             timeout,
             force,
         } => each(context, "stop", class, None, |vm| vm.stop(*timeout, *force)),
-        Command::Console(target) => {
+        Command::Console {
+            target,
+            path_only,
+            view,
+        } => {
             let name = context.instance(&target.lab, &target.user)?;
-            let opened = Instance::lock(context, &name)?.open_console()?;
+            let opened = match (path_only, view) {
+                (_, true) => console_path(context, &name, Access::View)?,
+                (true, false) => console_path(context, &name, Access::Control)?,
+                (false, false) => Instance::lock(context, &name)?.open_console()?,
+            };
             context.output.answer(&opened)
         }
         Command::Touch(target) => one(context, "touch", target, touch),
@@ -187,30 +193,4 @@ fn confirm_reset(context: &Context, name: &InstanceName, yes: bool) -> Result<()
         context.output.confirm(&lines, "Reset it?", stop)?;
     }
     Ok(())
-}
-
-/// Runs the verb `action` on an instance, and writes down what it changed, or that it failed.
-fn noted(
-    context: &Context,
-    action: &str,
-    name: &InstanceName,
-    verb: impl FnOnce() -> Result<Outcome>,
-) -> Result<Outcome> {
-    let began = Instant::now();
-    let done = noted_failure(context, action, name, verb)?;
-    if let Some((from, to, reason)) = done.change() {
-        journal::done(context, action, name, began, from, Some(to), reason);
-    }
-    Ok(done)
-}
-
-/// Does `action` to an instance, and writes down that it failed, if it did.
-fn noted_failure<T>(
-    context: &Context,
-    action: &str,
-    name: &InstanceName,
-    verb: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let began = Instant::now();
-    verb().inspect_err(|error| journal::failure(context, action, name, began, None, error))
 }
