@@ -100,6 +100,7 @@ install: build ## install program, man pages, completions, examples, and a reape
 	$(call fill_in,cyyber.logrotate,$(DESTDIR)$(SYSCONFDIR)/logrotate.d/cyyber)
 	$(call fill_in,cyyber-reap.service,$(UNITDIR)/cyyber-reap.service)
 	$(call fill_in,cyyber-reap.timer,$(UNITDIR)/cyyber-reap.timer)
+	$(call fill_in,cyyber-gateway.service,$(UNITDIR)/cyyber-gateway.service)
 	@# Not for a package, nor for a trial in some other place.
 	if [ -d /run/systemd/system ] && [ "$(DESTDIR)$(SYSCONFDIR)" = /etc ]; then \
 	    $(SUDO) systemctl daemon-reload; $(SUDO) systemctl enable --now cyyber-reap.timer; fi
@@ -108,10 +109,10 @@ install: build ## install program, man pages, completions, examples, and a reape
 uninstall: ## remove that and the lab networks; instances and images are kept
 	@# What a trial in some other place has not touched.
 	if [ "$(DESTDIR)$(SYSCONFDIR)" = /etc ]; then templates/host/setup.sh --remove; \
-	    [ ! -d /run/systemd/system ] || $(SUDO) systemctl --quiet disable --now cyyber-reap.timer || true; fi
+	    [ ! -d /run/systemd/system ] || $(SUDO) systemctl --quiet disable --now cyyber-reap.timer cyyber-gateway.service || true; fi
 	$(SUDO) rm -f $(BINDIR)/cyyber $(SHAREDIR)/man/man1/cyyber{,-*}.1 $(SHAREDIR)/man/man5/labs-config.json.5 \
 	    $(SHAREDIR)/bash-completion/completions/cyyber $(ZSHDIR)/_cyyber \
-	    $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish $(UNITDIR)/cyyber-reap.{service,timer} \
+	    $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish $(UNITDIR)/cyyber-{reap.{service,timer},gateway.service} \
 	    $(DESTDIR)$(SYSCONFDIR)/{cron.d,logrotate.d}/cyyber
 	$(SUDO) rm -rf $(SHAREDIR)/cyyber
 	@echo 'kept: instances, images and state (/var/lib/libvirt/images/cyyber-labs, /var/lib/cyyber), $(SYSCONFDIR)/cyyber,'

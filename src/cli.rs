@@ -1,5 +1,6 @@
 //! The command line: clap types and their help texts, nothing else.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -41,7 +42,7 @@ pub struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// The configuration file [default: ./labs-config.json, then
@@ -113,6 +114,16 @@ pub enum Command {
     Reap(Reap),
     /// Show what the labs used and what the idle policy saved
     Report(Report),
+    /// Serve all consoles to browsers, through one port
+    ///
+    /// A browser connects with the console_path that `start`, `resume` and `console` return, by
+    /// WebSocket. A paused or stopped instance is started while the browser waits. The gateway logs in
+    /// to QEMU itself: no VNC password reaches the browser. Keyboard and pointer input counts as use of
+    /// the instance.
+    ///
+    /// Runs until SIGTERM or SIGINT. All sessions and paths end with it; instances are not affected. It
+    /// is optional: without it, browsers connect to the port of each instance.
+    Gateway(Gateway),
     /// Print metrics of the host and its instances, for Prometheus
     Metrics(Metrics),
     /// Check whether this host is ready, and how to fix what is not
@@ -284,10 +295,26 @@ pub enum Instance {
     ///
     /// The instance must be running. The password is valid for 60 seconds and replaces the previous
     /// one. Sessions that are open stay open.
+    ///
+    /// If `cyyber gateway` runs, the answer also has a path for a browser, valid for 60 seconds and
+    /// for one connection. Connecting by it wakes the instance.
     #[command(after_help = "Examples:
   cyyber instance console lab01 7          ports and password as text
-  cyyber -o json instance console lab01 7  the same as JSON, for a web backend")]
-    Console(Target),
+  cyyber -o json instance console lab01 7  the same as JSON, for a web backend
+  cyyber instance console lab01 7 --view   a path to watch, without keyboard and pointer")]
+    Console {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        target: Target,
+        /// Get only the path through the gateway; the instance may also be paused or stopped, and is
+        /// started when the browser connects
+        #[arg(long)]
+        path_only: bool,
+        /// Get only a path to watch: its session sends no input, does not count as use, and does not
+        /// start the instance
+        #[arg(long)]
+        view: bool,
+    },
     /// Mark an instance as in use now
     ///
     /// Restarts its idle time, and gives an idle instance its full CPU time back. A program can
@@ -541,6 +568,26 @@ pub struct Report {
     pub html: Option<PathBuf>,
 }
 
+/// Options of `cyyber gateway`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cyyber gateway                   on 127.0.0.1:5690, behind a web server
+  cyyber gateway --listen 0.0.0.0:443 --certificate cert.pem --key key.pem")]
+pub struct Gateway {
+    /// The address and port to listen on; any but a loopback address needs a certificate
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5690")]
+    pub listen: SocketAddr,
+    /// A PEM file with the TLS certificate and its chain; read again when it changes, and on SIGHUP
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+    /// A PEM file with the private key of the certificate
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+    /// How many sessions there may be in all
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub sessions: u16,
+}
+
 /// Print metrics of the host and its instances, for Prometheus
 ///
 /// Prints the host's memory, CPU and disk, the number of instances by state, the CPU, memory, disk
@@ -566,8 +613,8 @@ pub struct Metrics {
 ///
 /// Checks hardware virtualisation, libvirt and the user that QEMU runs as, the lab networks and
 /// their firewall, required programs, directories and their permissions, memory and disk, the
-/// configuration, the base images, and whether `cyyber reap` is called regularly. It changes
-/// nothing.
+/// configuration, the base images, whether `cyyber reap` is called regularly, and the gateway if
+/// there is one. It changes nothing.
 ///
 /// A warning is about something that works, but not as well or as safely as it could. Only a
 /// failure makes the command fail, with exit status 1.

@@ -150,7 +150,16 @@ impl Context {
         }
     }
 
-    /// The actor, for the journal: the id of a user, or `reap`.
+    /// The same for the work of the gateway.
+    #[must_use]
+    pub fn as_gateway(self) -> Context {
+        Context {
+            who: "gateway".to_owned(),
+            ..self
+        }
+    }
+
+    /// The actor, for the journal: the id of a user, `reap` or `gateway`.
     pub fn who(&self) -> &str {
         &self.who
     }

@@ -113,7 +113,7 @@ struct Line<'a> {
     reason: &'a str,
     /// The kind of a failure, as in the JSON of errors.
     code: Option<Kind>,
-    /// Who did it: the number of a user, or `reap`.
+    /// Who did it: the number of a user, `reap` or `gateway`.
     who: &'a str,
     /// For which user alone, where it was told so by `--as-user`.
     as_user: Option<&'a UserId>,

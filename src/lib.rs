@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`cli`] | the command line, clap types only |
 //! | [`cmd`] | the verbs: each calls the engine and hands the answer to `output`; what Tab offers is in `cmd/complete.rs` |
+//! | [`gateway`] | the one door to all consoles: a room beside `cmd`, which like it uses the engine |
 //! | [`reaper`] | the idle policy: what is known of the use of instances, the step that is due, and a pass over all |
 //! | [`instance`] | the engine: the states of an instance, and what is done to one |
 //! | [`context`] | what every verb stands on: configuration, paths, hypervisor, time |
@@ -15,7 +16,7 @@
 //! | [`packer`] | building a lab's image |
 //! | [`journal`] | one line for every change of state, every build and every failure |
 //! | [`ledger`] | what the journal adds up to: memory freed, wakes, failures, builds, hours of use |
-//! | [`state`] | activity, exemptions and locks in the state directory |
+//! | [`state`] | activity, exemptions, locks and tokens in the state directory |
 //! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
 //! | [`parallel`] | several things at once, but not too many |
@@ -50,6 +51,7 @@ pub mod env;
 pub mod error;
 pub mod files;
 pub mod firewall;
+pub mod gateway;
 pub mod host;
 pub mod hypervisor;
 pub mod images;

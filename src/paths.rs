@@ -145,6 +145,15 @@ paths! {
     /// The lock of a pass of the reaper.
     reaper_lock() = state / "locks/_reaper.lock";
 
+    /// What tokens for the gateway are signed with.
+    gateway_key() = state / "gateway.key";
+
+    /// How the gateway stands.
+    gateway_status() = state / "gateway.json";
+
+    /// The lock that a running gateway holds.
+    gateway_lock() = state / "locks/_gateway.lock";
+
     /// The journal.
     journal() = state / "events.jsonl";
 

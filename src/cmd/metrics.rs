@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::env;
 use crate::error::{Fault, Kind};
 use crate::files;
+use crate::gateway::tally::{self, Status};
 use crate::host;
 use crate::hypervisor::{Detail, Facts, Hypervisor};
 use crate::images::{self, base, builds};
@@ -55,6 +56,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         metrics.extend(of_ledger(context, &ledger.end(context, statuses)));
     }
     metrics.extend(of_instances(&seen));
+    metrics.extend(of_gateway(context)?);
     let answer = Metrics { metrics };
     match &options.textfile {
         None => context.output.answer(&answer),
@@ -516,6 +518,49 @@ fn of_instances(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
         metrics.push(metric);
     }
     metrics
+}
+
+/// Those of the gateway, where there is one. A series that it does not have any more is left out.
+fn of_gateway(context: &Context) -> Result<Vec<Metric>> {
+    let Some(status) = Status::read(&context.paths)? else {
+        return Ok(Vec::new());
+    };
+    let up = Metric::new("cyyber_gateway_up", "Whether the gateway runs.");
+    if !tally::runs(&context.paths) {
+        return Ok(vec![up.with(0.0)]);
+    }
+    let mut sessions = Metric::new("cyyber_gateway_sessions", "Open sessions at consoles.");
+    let mut opened = Metric::new(
+        "cyyber_gateway_sessions_total",
+        "Sessions since the gateway was started.",
+    );
+    for (access, now, all) in [
+        ("control", status.controlling, status.controlled),
+        ("view", status.viewing, status.viewed),
+    ] {
+        sessions.add([("access", access)], float(now));
+        opened.add([("access", access)], float(all));
+    }
+    let mut closed = Metric::new(
+        "cyyber_gateway_closed_total",
+        "Connections that ended or were refused, by the code of their end.",
+    );
+    for (code, count) in &status.closed {
+        closed.add([("code", &*code.to_string())], float(*count));
+    }
+    let sent = Metric::new("cyyber_gateway_sent_bytes_total", "Sent to browsers.");
+    let received = Metric::new(
+        "cyyber_gateway_received_bytes_total",
+        "Received from browsers.",
+    );
+    Ok(vec![
+        up.with(1.0),
+        sessions,
+        opened,
+        closed,
+        sent.with(float(status.sent_bytes)),
+        received.with(float(status.received_bytes)),
+    ])
 }
 
 #[derive(Serialize)]

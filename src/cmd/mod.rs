@@ -14,6 +14,7 @@ use anyhow::Result;
 use crate::cli::{Cli, Command};
 use crate::clock::Moment;
 use crate::context::Context;
+use crate::gateway;
 use crate::output::Output;
 
 /// Runs a command that began at `now`.
@@ -30,6 +31,7 @@ pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
         Command::Instance(command) => instance::run(&context()?, command),
         Command::Reap(options) => reap::run(&of_all("cyyber reap")?, options),
         Command::Report(options) => report::run(&of_all("cyyber report")?, options),
+        Command::Gateway(options) => gateway::run(&of_all("cyyber gateway")?, &cli.global, options),
         Command::Metrics(options) => metrics::run(&context()?, options),
         Command::Doctor(options) => doctor::run(&cli.global, output, now, options),
         Command::Completions { shell } => completions::run(output, *shell),

@@ -5,12 +5,15 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use jiff::{SignedDuration, Timestamp};
 
-use super::Instance;
-use super::outcome::Outcome;
+use super::outcome::{ConsoleAccess, Outcome};
+use super::{Instance, existing};
+use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::Power;
 use crate::hypervisor::xml::domain::{Console, new_vnc_password};
+use crate::names::InstanceName;
 use crate::secret::Secret;
+use crate::state::token::{Access, Key, Token};
 
 /// How long a new password opens new sessions. Sessions that are open stay open.
 const VALID_FOR: SignedDuration = SignedDuration::from_secs(60);
@@ -18,6 +21,20 @@ const VALID_FOR: SignedDuration = SignedDuration::from_secs(60);
 impl Instance<'_> {
     /// Gives access to its console. It must run.
     pub fn open_console(&self) -> Result<Outcome> {
+        self.must_run()?;
+        // Whoever asks is about to look.
+        self.touch_activity()?;
+        self.watch_console()
+    }
+
+    /// The same for somebody who only watches, which is no use of it.
+    pub fn watch_console(&self) -> Result<Outcome> {
+        self.must_run()?;
+        let access = self.grant_access(&self.console()?)?;
+        Ok(self.outcome(true, None)?.with(access))
+    }
+
+    fn must_run(&self) -> Result<()> {
         if self.settled()?.power != Power::On {
             let name = self.name;
             let message = format!("{name} is not running and has no console");
@@ -30,10 +47,7 @@ impl Instance<'_> {
             let hint = format!("start it again: cyyber instance start {}", name.arguments());
             return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
         }
-        // Whoever asks is about to look.
-        self.touch_activity()?;
-        let access = self.grant_access(&self.console()?)?;
-        Ok(self.outcome(true, None)?.with(access))
+        Ok(())
     }
 
     /// Where its console is, while it runs. An error where that is an address on which the configuration
@@ -55,7 +69,7 @@ impl Instance<'_> {
     }
 
     /// Gives its console a fresh password. The one before opens no more sessions.
-    pub(super) fn grant_access(&self, console: &Console) -> Result<(Secret, Timestamp)> {
+    pub(super) fn grant_access(&self, console: &Console) -> Result<ConsoleAccess> {
         let host = console.host.parse::<IpAddr>();
         if host.is_ok_and(|ip| !ip.is_loopback()) {
             self.context.warn_of_exposed_console();
@@ -65,6 +79,38 @@ impl Instance<'_> {
         self.domain()?
             .update_live(console.with_password(password.reveal(), expires)?)
             .context("failed to set the console's password")?;
-        Ok((password, expires))
+        Ok(ConsoleAccess {
+            password: Some((password, expires)),
+            path: path(self.context, self.name, Access::Control),
+        })
     }
+}
+
+/// Gives access to the console of `name` by the gateway alone, whatever state it is in.
+pub fn console_path(context: &Context, name: &InstanceName, access: Access) -> Result<Outcome> {
+    let domain = existing(context, name)?;
+    let path = path(context, name, access).ok_or_else(|| {
+        Fault::new(
+            Kind::Unavailable,
+            "no gateway runs on this host, or its key cannot be read",
+        )
+        .hint("start it: systemctl start cyyber-gateway; and run this as the same user")
+    })?;
+    let access = ConsoleAccess {
+        path: Some(path),
+        ..ConsoleAccess::default()
+    };
+    Ok(Outcome::new(context, name, &domain, false, None)?.with(access))
+}
+
+/// A path of the gateway to the console of `name`, if there is a gateway.
+fn path(context: &Context, name: &InstanceName, access: Access) -> Option<(Secret, Timestamp)> {
+    let key = Key::read(&context.paths.gateway_key());
+    let key = key.unwrap_or_else(|error| {
+        let text = format!("no path of the gateway can be given: {error}");
+        context.output.detail(&text);
+        None
+    })?;
+    let token = Token::new(name, access, context.time());
+    Some((Secret::new(key.path(&token)), token.expires))
 }

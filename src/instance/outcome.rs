@@ -1,5 +1,7 @@
 //! What a verb made of an instance.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -8,6 +10,7 @@ use super::facts;
 use super::status::{InstanceStatus, StatusReader};
 use crate::context::Context;
 use crate::hypervisor::{Domain, Power};
+use crate::journal;
 use crate::names::{InstanceName, State};
 use crate::secret::Secret;
 
@@ -21,9 +24,21 @@ pub struct Outcome {
     /// Which instances were paused to make room for it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub displaced: Vec<String>,
+    /// By which a browser gets to the console through the gateway, once; `None` where none runs.
+    pub console_path: Option<Secret>,
+    pub console_expires: Option<Timestamp>,
     /// What it was before, where the verb may have changed that.
     #[serde(skip)]
     pub was: Option<Was>,
+}
+
+/// What gives access to a console: each with the time until which it opens new sessions.
+#[derive(Debug, Default)]
+pub struct ConsoleAccess {
+    /// A password for QEMU.
+    pub password: Option<(Secret, Timestamp)>,
+    /// A path of the gateway.
+    pub path: Option<(Secret, Timestamp)>,
 }
 
 /// What an instance was before a verb.
@@ -59,6 +74,8 @@ impl Outcome {
             vnc_password: None,
             vnc_password_expires: None,
             displaced: Vec::new(),
+            console_path: None,
+            console_expires: None,
             was: None,
         })
     }
@@ -74,10 +91,14 @@ impl Outcome {
 
     /// The same with access to its console.
     #[must_use]
-    pub fn with(self, (password, expires): (Secret, Timestamp)) -> Outcome {
+    pub fn with(self, access: ConsoleAccess) -> Outcome {
+        let (vnc_password, vnc_password_expires) = access.password.unzip();
+        let (console_path, console_expires) = access.path.unzip();
         Outcome {
-            vnc_password: Some(password),
-            vnc_password_expires: Some(expires),
+            vnc_password,
+            vnc_password_expires,
+            console_path,
+            console_expires,
             ..self
         }
     }
@@ -90,4 +111,30 @@ impl Outcome {
         };
         Some((from, self.status.state, &self.status.reason))
     }
+}
+
+/// Runs the verb `action` on an instance, and writes down what it changed, or that it failed.
+pub(crate) fn noted(
+    context: &Context,
+    action: &str,
+    name: &InstanceName,
+    verb: impl FnOnce() -> Result<Outcome>,
+) -> Result<Outcome> {
+    let began = Instant::now();
+    let done = noted_failure(context, action, name, verb)?;
+    if let Some((from, to, reason)) = done.change() {
+        journal::done(context, action, name, began, from, Some(to), reason);
+    }
+    Ok(done)
+}
+
+/// Does `action` to an instance, and writes down that it failed, if it did.
+pub(crate) fn noted_failure<T>(
+    context: &Context,
+    action: &str,
+    name: &InstanceName,
+    verb: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let began = Instant::now();
+    verb().inspect_err(|error| journal::failure(context, action, name, began, None, error))
 }

@@ -13,7 +13,7 @@ pub(crate) mod pressure;
 pub(crate) mod report;
 pub mod signals;
 mod step;
-mod viewers;
+pub(crate) mod viewers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -14,12 +14,18 @@ use super::report::Action;
 use super::step::{self, Planned, StepOutcome};
 use crate::context::Context;
 use crate::hypervisor::{Detail, RunningGuest};
+use crate::instance::admission::memory::{self, Shortage};
+use crate::instance::outcome::Outcome;
 use crate::names::InstanceName;
 use crate::parallel::{contained, side_by_side};
+use crate::state::lock::{self, Lock};
 use crate::units::Duration;
 
 /// How many are paused at once.
 const AT_ONCE: usize = 4;
+
+/// How often room is made for one instance: others may take what was freed.
+const MOST_ROUNDS: usize = 4;
 
 /// An instance that may be paused for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,4 +214,54 @@ mod tests {
             prop_assert_eq!(choose(missing, &candidates), chosen);
         }
     }
+}
+
+/// Runs a verb on `name`; where memory is short for it, after unused instances were paused, which is
+/// written into its outcome.
+pub fn with_room(
+    context: &Context,
+    name: &InstanceName,
+    verb: impl Fn() -> Result<Outcome>,
+) -> Result<Outcome> {
+    let mut done = verb();
+    let mut displaced = Vec::new();
+    // Others that want the same wait, until what was freed is set aside.
+    let mut alone = None;
+    for _ in 0..MOST_ROUNDS {
+        let short = |error: &anyhow::Error| error.downcast_ref().map(Shortage::missing);
+        let Some(missing) = done.as_ref().err().and_then(short) else {
+            break;
+        };
+        if !context.config.host.displace {
+            break;
+        }
+        if alone.is_none() {
+            let path = context.paths.pressure_lock();
+            alone = Some(Lock::take(&path, "the host's memory", lock::PATIENCE)?);
+            done = verb();
+            continue;
+        }
+        let need = Need {
+            missing,
+            frees: |guest| memory::need(guest.memory).max(guest.resident.unwrap_or(0)),
+            whom: Some(name),
+            why: format!("paused to make room for {name}"),
+        };
+        let paused = relieve(context, &need)?;
+        if paused.iter().all(|action| !action.ok) {
+            break;
+        }
+        let paused = paused.into_iter().filter(|action| action.ok);
+        displaced.extend(paused.map(|action| action.instance));
+        done = verb();
+    }
+    let within_reach = |name: &String| {
+        let name = name.parse();
+        name.is_ok_and(|name| context.scope().covers(&name))
+    };
+    displaced.retain(within_reach);
+    done.map(|outcome| Outcome {
+        displaced,
+        ..outcome
+    })
 }

@@ -9,6 +9,7 @@
 #![deny(clippy::arithmetic_side_effects)]
 
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 
@@ -21,6 +22,9 @@ const VNC: u64 = 64;
 /// The same over WebSocket, with some 230 bytes of HTTP before it and frames around it. A client
 /// that was let in is sent a picture, which is larger than this.
 const WEBSOCKET: u64 = 512;
+
+/// From here the gateway connects for those who only watch, which is no use.
+pub const WATCHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// The ports, among those of `consoles`, that have such a client. One call for all of them.
 pub fn viewed_ports<'a>(consoles: impl IntoIterator<Item = &'a Console>) -> Result<HashSet<u16>> {
@@ -47,10 +51,17 @@ pub fn viewed_ports<'a>(consoles: impl IntoIterator<Item = &'a Console>) -> Resu
         .collect())
 }
 
-/// The local port and the bytes sent, of one line of `ss`.
+/// The local port and the bytes sent, of one line of `ss`, unless they were sent to a watcher.
 fn sent(line: &str) -> Option<(u16, u64)> {
     let mut words = line.split_whitespace();
     let port = words.nth(2)?.rsplit(':').next()?.parse().ok()?;
+    let (client, _) = words.next()?.rsplit_once(':')?;
+    let client = client
+        .trim_matches(['[', ']'])
+        .trim_start_matches("::ffff:");
+    if client.parse() == Ok(WATCHER) {
+        return None;
+    }
     let sent = words.find_map(|word| word.strip_prefix("bytes_sent:"))?;
     Some((port, sent.parse().ok()?))
 }
@@ -66,6 +77,10 @@ mod tests {
         assert_eq!(sent(line), Some((5901, 2000)));
         let six = "0 0 [::ffff:10.0.0.1]:5700 [::ffff:10.0.0.2]:1 bbr bytes_sent:12";
         assert_eq!(sent(six), Some((5700, 12)));
+        for watcher in ["127.0.0.2:1", "[::ffff:127.0.0.2]:1"] {
+            let line = format!("0 0 127.0.0.1:5901 {watcher} bbr bytes_sent:2000");
+            assert_eq!(sent(&line), None, "{line}");
+        }
         for none in ["", "0 0 127.0.0.1:5901 127.0.0.1:2 bbr bytes_received:12"] {
             assert_eq!(sent(none), None, "{none:?}");
         }

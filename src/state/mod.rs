@@ -4,3 +4,4 @@ pub mod activity;
 pub mod coverage;
 pub mod keep;
 pub mod lock;
+pub mod token;

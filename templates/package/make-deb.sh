@@ -56,7 +56,7 @@ put_files() {
     mkdir -p "$stage/usr/share/cyyber"
     cp -R --no-preserve=mode,ownership "$ROOT/templates/host" "$ROOT/templates/cloud-image" \
         "$ROOT/branding" "$stage/usr/share/cyyber/"
-    rm "$stage"/usr/share/cyyber/host/cyyber{.cron,.logrotate,-reap.service,-reap.timer}
+    rm "$stage"/usr/share/cyyber/host/cyyber{.cron,.logrotate,-reap.service,-reap.timer,-gateway.service}
     rm "$stage"/usr/share/cyyber/host/.shellcheckrc "$stage"/usr/share/cyyber/branding/{SHA256SUMS,render.sh}
     # All but those that others read in.
     find "$stage/etc/cyyber" "$stage/usr/share/cyyber" -name '*.sh' ! -path '*/steps/*' -exec chmod 755 {} +

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.sessions import SessionMiddleware
 
@@ -47,7 +47,11 @@ IN_OTHER_WORDS = {
 
 # What a student need not know of the server: its paths, as fields of their own and within sentences.
 HIDDEN_FIELDS = {"disk_path", "base_image"}
+ADDRESSES = {"console_path", "console_url"}
 PATH = re.compile(r"(?<![\w.])(?:/[\w.@+~-]+)+/?")
+
+# Where browsers find cyyber's gateway, as wss://labs.example.org; without it they go to each VM's port.
+GATEWAY = os.environ.get("BACKEND_GATEWAY", "")
 
 # A page loads nothing from other hosts, and stands in no frame of theirs. Consoles have own ports.
 CONTENT_POLICY = (
@@ -144,6 +148,15 @@ async def start(lab_id: str = LAB, user: str = USER) -> Response:
     return answer(await cyyber.act(user, "instance", "start", "--", lab_id, user))
 
 
+@app.post("/vm/connect/{lab_id}")
+async def connect(lab_id: str = LAB, user: str = USER) -> Response:
+    """A way to the screen through the gateway, for one connection, which wakes the VM."""
+    if not GATEWAY:
+        raise Refused(404, "not_found", "there is no gateway")
+    found = await cyyber.act(user, "instance", "console", "--path-only", "--", lab_id, user)
+    return answer(found | {"console_url": GATEWAY + found["console_path"]})
+
+
 @app.post("/vm/stop/{lab_id}")
 async def stop(lab_id: str = LAB, force: bool = False, user: str = USER) -> Response:
     """Shuts it down; with `force` as if the plug were pulled."""
@@ -214,7 +227,10 @@ async def console(request: Request, lab_id: str, user: str = USER) -> Response:
 @app.get("/lab/{lab_id}", dependencies=[USER])
 async def page(lab_id: str = LAB) -> Response:
     """The page with the screen of the user's VM."""
-    return FileResponse(Path(__file__).with_name("console.html"))
+    text = Path(__file__).with_name("console.html").read_text()
+    if GATEWAY:
+        text = text.replace('<html lang="en">', '<html lang="en" data-gateway>')
+    return HTMLResponse(text)
 
 
 app.mount("/novnc", StaticFiles(directory=os.environ.get("BACKEND_NOVNC", "/usr/share/novnc")))
@@ -232,7 +248,8 @@ def without_paths(value: Any) -> Any:
     """The same without the server's paths."""
     match value:
         case dict():
-            return {k: without_paths(v) for k, v in value.items() if k not in HIDDEN_FIELDS}
+            shown = {k: v for k, v in value.items() if k not in HIDDEN_FIELDS}
+            return {k: v if k in ADDRESSES else without_paths(v) for k, v in shown.items()}
         case list():
             return [without_paths(item) for item in value]
         case str():

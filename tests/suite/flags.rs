@@ -77,6 +77,12 @@ reap    --timeout      reaper       so_many_steps_are_taken_at_once_as_jobs_says
 report  --since        report       a_report_adds_up_the_journal_over_its_files
 report  --lab          report       a_report_adds_up_the_journal_over_its_files
 report  --html         report       a_page_is_small_and_needs_nothing_else
+gateway --listen       gateway      it_does_tls_itself_and_reads_a_new_certificate
+gateway --certificate  gateway      it_does_tls_itself_and_reads_a_new_certificate
+gateway --key          gateway      it_does_tls_itself_and_reads_a_new_certificate
+gateway --sessions     gateway      it_is_bounded_and_takes_leave
+console --path-only    gateway      a_path_opens_a_console_once_and_wakes_its_instance
+console --view         gateway      who_watches_sees_and_neither_touches_nor_wakes
 metrics --textfile     metrics      a_file_is_there_as_a_whole_and_for_everyone
 doctor  --verify       doctor       what_is_wrong_is_told_with_its_remedy
 ";

@@ -112,6 +112,7 @@ fn passes_are_made_and_the_journal_is_rotated() {
         sandbox.path("etc/logrotate.d/cyyber"),
         unit("cyyber-reap.service"),
         unit("cyyber-reap.timer"),
+        unit("cyyber-gateway.service"),
         sandbox.path("prefix/bin/cyyber"),
         sandbox.path("prefix/share/man/man1/cyyber-reap.1"),
     ] {
@@ -124,7 +125,8 @@ fn passes_are_made_and_the_journal_is_rotated() {
     if is_there("systemd-analyze") {
         run(tool("systemd-analyze")
             .args(["verify", "--man=no"])
-            .args([unit("cyyber-reap.service"), unit("cyyber-reap.timer")]));
+            .args([unit("cyyber-reap.service"), unit("cyyber-reap.timer")])
+            .arg(unit("cyyber-gateway.service")));
         run(tool("systemd-analyze").args(["calendar", "minutely"]));
     }
 

@@ -23,6 +23,7 @@ mod doctor;
 mod examples;
 mod flags;
 mod full_disk;
+mod gateway;
 mod hanging;
 mod hostile;
 mod idle;

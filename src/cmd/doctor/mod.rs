@@ -3,6 +3,7 @@
 mod confinement;
 mod directories;
 mod finding;
+mod gateway;
 mod images;
 mod libvirt;
 mod limits;
@@ -37,6 +38,7 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
     findings.extend(machine::merging(context));
     findings.extend(images::check(context, options.verify));
     findings.push(reaper::check(context));
+    findings.extend(gateway::check(context));
 
     let report = Findings::of(findings);
     context.output.answer(&report)?;

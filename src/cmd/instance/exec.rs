@@ -3,8 +3,8 @@
 use anyhow::Result;
 use serde::Serialize;
 
+use super::acted;
 use super::many::{self, FailedInstance};
-use super::noted;
 use crate::cli::Class;
 use crate::context::Context;
 use crate::error::{Fault, Kind, Passed, kind_of};
@@ -44,7 +44,7 @@ pub fn run(
 /// Starts `name` unless it runs, and waits for its guest's agent.
 pub fn bring_up(context: &Context, name: &InstanceName) -> Result<()> {
     if !exec::is_up(context, name)? {
-        noted(context, "start", name, || {
+        acted(context, "start", name, || {
             Instance::lock(context, name)?.start()
         })?;
         exec::wait_for_agent(context, name)?;

@@ -10,8 +10,6 @@ mod stats;
 mod transfer;
 mod watch;
 
-use std::time::Instant;
-
 use anyhow::Result;
 use jiff::Timestamp;
 
@@ -19,18 +17,13 @@ use crate::cli::{Class, Instance as Command, Target};
 use crate::context::Context;
 use crate::env;
 use crate::error::{Fault, Kind};
-use crate::instance::admission::memory::{self, Shortage};
-use crate::instance::outcome::Outcome;
-use crate::instance::{Instance, ready, resettable, touch};
-use crate::journal;
+use crate::instance::outcome::{Outcome, noted};
+use crate::instance::{Instance, console_path, ready, resettable, touch};
 use crate::names::{InstanceName, LabId, UserId};
 use crate::reaper::forecast::Forecast;
-use crate::reaper::pressure::{self, Need};
-use crate::state::lock::{self, Lock};
+use crate::reaper::pressure;
+use crate::state::token::Access;
 use crate::units::{Duration, Until, latest};
-
-/// How often room is made for one instance: others may take what was freed.
-const MOST_ROUNDS: usize = 4;
 
 /// Runs a verb.
 pub fn run(context: &Context, command: &Command) -> Result<()> {
@@ -54,9 +47,17 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
             timeout,
             force,
         } => each(context, "stop", class, None, |vm| vm.stop(*timeout, *force)),
-        Command::Console(target) => {
+        Command::Console {
+            target,
+            path_only,
+            view,
+        } => {
             let name = context.instance(&target.lab, &target.user)?;
-            let mut opened = Instance::lock(context, &name)?.open_console()?;
+            let mut opened = match (path_only, view) {
+                (_, true) => console_path(context, &name, Access::View)?,
+                (true, false) => console_path(context, &name, Access::Control)?,
+                (false, false) => Instance::lock(context, &name)?.open_console()?,
+            };
             Forecast::new(context).add(&mut opened.status);
             context.output.answer(&opened)
         }
@@ -119,12 +120,12 @@ fn each(
     verb: impl Fn(Instance) -> Result<Outcome> + Sync,
 ) -> Result<()> {
     let verb = |context: &Context, name: &InstanceName| {
-        let done = noted(context, action, name, || {
+        let done = acted(context, action, name, || {
             verb(Instance::lock(context, name)?)
         })?;
         match wait {
             // What the verb changed is in the journal already.
-            Some(limit) => noted(context, action, name, || {
+            Some(limit) => acted(context, action, name, || {
                 ready::wait(context, name, &done, limit.std())
             }),
             None => Ok(done),
@@ -148,7 +149,7 @@ fn one(
     verb: impl Fn(&Context, &InstanceName) -> Result<Outcome>,
 ) -> Result<()> {
     let name = context.instance(&target.lab, &target.user)?;
-    let done = noted(context, action, &name, || verb(context, &name))?;
+    let done = acted(context, action, &name, || verb(context, &name))?;
     context.output.answer(&done)
 }
 
@@ -197,78 +198,16 @@ fn confirm_reset(context: &Context, name: &InstanceName, yes: bool) -> Result<()
     Ok(())
 }
 
-/// Runs a verb on `name`; where memory is short for it, after unused instances were paused.
-fn with_room(
-    context: &Context,
-    name: &InstanceName,
-    verb: impl Fn() -> Result<Outcome>,
-) -> Result<Outcome> {
-    let mut done = verb();
-    let mut displaced = Vec::new();
-    // Others that want the same wait, until what was freed is set aside.
-    let mut alone = None;
-    for _ in 0..MOST_ROUNDS {
-        let short = |error: &anyhow::Error| error.downcast_ref().map(Shortage::missing);
-        let Some(missing) = done.as_ref().err().and_then(short) else {
-            break;
-        };
-        if !context.config.host.displace {
-            break;
-        }
-        if alone.is_none() {
-            let path = context.paths.pressure_lock();
-            alone = Some(Lock::take(&path, "the host's memory", lock::PATIENCE)?);
-            done = verb();
-            continue;
-        }
-        let need = Need {
-            missing,
-            frees: |guest| memory::need(guest.memory).max(guest.resident.unwrap_or(0)),
-            whom: Some(name),
-            why: format!("paused to make room for {name}"),
-        };
-        let paused = pressure::relieve(context, &need)?;
-        if paused.iter().all(|action| !action.ok) {
-            break;
-        }
-        let paused = paused.into_iter().filter(|action| action.ok);
-        displaced.extend(paused.map(|action| action.instance));
-        done = verb();
-    }
-    let within_reach = |name: &String| {
-        let name = name.parse();
-        name.is_ok_and(|name| context.scope().covers(&name))
-    };
-    displaced.retain(within_reach);
-    done.map(|outcome| Outcome {
-        displaced,
-        ..outcome
-    })
-}
-
-/// Runs the verb `action` on an instance, and writes down what it changed, or that it failed.
-fn noted(
+/// Runs the verb `action` on an instance, with room made for it where memory is short, and writes down
+/// what it changed, or that it failed. What is returned tells what becomes of the instance next.
+fn acted(
     context: &Context,
     action: &str,
     name: &InstanceName,
     verb: impl Fn() -> Result<Outcome>,
 ) -> Result<Outcome> {
-    let began = Instant::now();
-    let mut done = noted_failure(context, action, name, || with_room(context, name, verb))?;
+    let with_room = || pressure::with_room(context, name, verb);
+    let mut done = noted(context, action, name, with_room)?;
     Forecast::new(context).add(&mut done.status);
-    if let Some((from, to, reason)) = done.change() {
-        journal::done(context, action, name, began, from, Some(to), reason);
-    }
     Ok(done)
-}
-
-/// Does `action` to an instance, and writes down that it failed, if it did.
-fn noted_failure<T>(
-    context: &Context,
-    action: &str,
-    name: &InstanceName,
-    verb: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let began = Instant::now();
-    verb().inspect_err(|error| journal::failure(context, action, name, began, None, error))
 }

@@ -44,6 +44,10 @@ impl Report for Outcome {
             let until = expires.strftime("(new sessions until %H:%M:%S UTC)");
             line("password", format!("{} {until}", password.reveal()));
         }
+        if let (Some(path), Some(expires)) = (&self.console_path, &self.console_expires) {
+            let until = expires.strftime("%H:%M:%S UTC");
+            line("path", format!("{} (once, until {until})", path.reveal()));
+        }
         if let Some(ip) = &status.ip {
             line("address", ip.clone());
         }

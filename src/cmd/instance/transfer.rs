@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use super::many::{self, FailedInstance};
-use super::noted_failure;
 use crate::cli::{Bounds, Class};
 use crate::context::Context;
 use crate::error::{Fault, Kind};
+use crate::instance::outcome::noted_failure;
 use crate::instance::transfer::{Collect, Collected, Push, Pushed};
 use crate::names::{GuestOwner, GuestPath, InstanceName, LabId, UserId};
 use crate::output::{Cell, Column, Report, Table};

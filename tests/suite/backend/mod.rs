@@ -1,8 +1,9 @@
 //! cyyber as a web backend uses it, and as a student meets it: the small application beside this
 //! file under its real web server, with real instances, and a real browser.
 
+mod gateway;
 mod server;
-mod student;
+pub mod student;
 mod webdriver;
 
 use std::collections::BTreeSet;

@@ -19,14 +19,15 @@ const TYPED: &str = "Hello, Cyyber 42! <|> {}@#~";
 
 /// Pixels of a picture, row by row.
 #[derive(PartialEq, Eq)]
-struct Picture {
+pub struct Picture {
     width: u32,
     height: u32,
     pixels: Vec<[u8; 3]>,
 }
 
 impl Picture {
-    fn of(png: &[u8]) -> Picture {
+    /// Reads a PNG.
+    pub fn of(png: &[u8]) -> Picture {
         let decoder = png::Decoder::new(std::io::Cursor::new(png));
         let mut reader = decoder.read_info().unwrap();
         let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
@@ -49,7 +50,7 @@ impl Picture {
 }
 
 /// Makes the base image of the sandbox's lab one of the guest in echo.s.
-fn echo_guest(sandbox: &Sandbox) {
+pub fn echo_guest(sandbox: &Sandbox) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/backend/echo.s");
     let [object, sector] = ["echo.o", "echo"].map(|name| sandbox.path(name));
     run(tool("as").arg("--32").arg(source).arg("-o").arg(&object));
@@ -68,7 +69,7 @@ fn echo_guest(sandbox: &Sandbox) {
 }
 
 /// The first line on the guest's screen, out of its own memory.
-fn first_line(instance: &str) -> String {
+pub fn first_line(instance: &str) -> String {
     let dump = virsh([
         "qemu-monitor-command",
         "--hmp",
@@ -85,7 +86,7 @@ fn first_line(instance: &str) -> String {
 }
 
 /// What QEMU has on the guest's screen.
-fn screen(sandbox: &Sandbox, instance: &str) -> Picture {
+pub fn screen(sandbox: &Sandbox, instance: &str) -> Picture {
     let file = sandbox.path("screen.png");
     virsh(["screenshot", "--", instance, &file.to_string_lossy()]);
     Picture::of(&fs::read(file).unwrap())

@@ -47,6 +47,8 @@ pub const LISTED: &Shape = &[
 pub const SECRET: &Shape = &[
     ("vnc_password", MaybeText),
     ("vnc_password_expires", MaybeTime),
+    ("console_path", MaybeText),
+    ("console_expires", MaybeTime),
 ];
 
 /// What `stats` tells of an instance.

@@ -1,0 +1,408 @@
+//! The gateway beside websockify and beside QEMU's own WebSocket: `cargo bench --bench gateway`, as root
+//! with libvirtd running and websockify installed; the exit status is 1 when a bound is exceeded.
+//!
+//! All three stand before the same consoles in one run, and take turns.
+
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use des::cipher::{Array, BlockCipherEncrypt, KeyInit};
+use serde_json::{Value, json};
+use tungstenite::{Message, WebSocket};
+
+/// Where disk images usually are.
+const PLACE: &str = "/var/lib/libvirt/images";
+
+/// Instances: a user's may have sixteen sessions.
+const USERS: usize = 7;
+
+/// Sessions in which nothing happens.
+const IDLE: usize = 100;
+
+/// Round trips of each.
+const TRIPS: usize = 400;
+
+/// How often a paused instance is woken, by each.
+const WAKES: usize = 10;
+
+/// Full screens of each.
+const SCREENS: usize = 60;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Instances of a lab of its own. Gone with this.
+struct Bench {
+    dir: tempfile::TempDir,
+    lab: String,
+}
+
+impl Bench {
+    fn set_up() -> Result<Bench> {
+        let dir = tempfile::Builder::new()
+            .prefix("cyyber-bench-")
+            .permissions(std::fs::Permissions::from_mode(0o755))
+            .tempdir_in(PLACE)
+            .with_context(|| format!("{PLACE} is needed: run this as root on a libvirt host"))?;
+        let bench = Bench {
+            lab: format!("bench-{}", std::process::id()),
+            dir,
+        };
+        let lab = json!({"lab_id": bench.lab, "lab_name": "Bench", "packages": [], "motd": "",
+                         "memory_mb": 128});
+        let config = bench.dir.path().join("labs-config.json");
+        std::fs::write(config, json!({ "labs": [lab] }).to_string())?;
+        let images = bench.dir.path().join("storage/base-images");
+        std::fs::create_dir_all(&images)?;
+        let mut image = Command::new("qemu-img");
+        image.args(["create", "-q", "-f", "qcow2"]);
+        image
+            .arg(images.join(format!("{}-base.qcow2", bench.lab)))
+            .arg("1G");
+        ensure!(image.status()?.success(), "qemu-img failed");
+        Ok(bench)
+    }
+
+    fn cyyber(&self) -> Command {
+        let dir = self.dir.path();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cyyber"));
+        command
+            .env("CYYBER_CONFIG", dir.join("labs-config.json"))
+            .env("CYYBER_STORAGE_DIR", dir.join("storage"))
+            .env("CYYBER_STATE_DIR", dir.join("state"))
+            .args(["-q", "-o", "json"]);
+        command
+    }
+
+    fn instance(&self, verb: &str, user: usize, options: &[&str]) -> Result<Value> {
+        let mut command = self.cyyber();
+        command
+            .args(["instance", verb, &self.lab, &user.to_string()])
+            .args(options);
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{command:?} failed: {said}");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let mut cleanup = self.cyyber();
+        let _ = cleanup
+            .args(["instance", "cleanup", "--lab", &self.lab, "--yes"])
+            .output();
+    }
+}
+
+/// A program that is gone with this.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A browser at a console.
+struct Client {
+    socket: WebSocket<TcpStream>,
+    received: Vec<u8>,
+    size: [u8; 4],
+}
+
+impl Client {
+    /// Gets in at `url`, with a password where one is asked for.
+    fn enter(port: u16, path: &str, password: Option<&str>) -> Result<Client> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let (socket, _) = tungstenite::client(format!("ws://127.0.0.1:{port}{path}"), stream)?;
+        let mut client = Client {
+            socket,
+            received: Vec::new(),
+            size: [0; 4],
+        };
+        client.read(12)?;
+        client.send(b"RFB 003.008\n")?;
+        let kinds = usize::from(client.read(1)?[0]);
+        client.read(kinds)?;
+        if let Some(password) = password {
+            client.send(&[2])?;
+            let mut key = [0; 8];
+            for (key, byte) in key.iter_mut().zip(password.bytes()) {
+                *key = byte.reverse_bits();
+            }
+            let des = des::Des::new(&Array(key));
+            let mut answer = client.read(16)?;
+            for block in answer.chunks_mut(8) {
+                let mut cipher = Array([0; 8]);
+                cipher.copy_from_slice(block);
+                des.encrypt_block(&mut cipher);
+                block.copy_from_slice(&cipher);
+            }
+            client.send(&answer)?;
+        } else {
+            client.send(&[1])?;
+        }
+        ensure!(client.read(4)? == [0; 4], "not let in");
+        client.send(&[1])?;
+        let greeting = client.read(24)?;
+        client.size.copy_from_slice(&greeting[..4]);
+        client.read(usize::from(greeting[23]))?;
+        Ok(client)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.socket.send(Message::binary(bytes.to_vec()))?)
+    }
+
+    fn read(&mut self, length: usize) -> Result<Vec<u8>> {
+        while self.received.len() < length {
+            if let Message::Binary(bytes) = self.socket.read()? {
+                self.received.extend_from_slice(&bytes);
+            }
+        }
+        let rest = self.received.split_off(length);
+        Ok(std::mem::replace(&mut self.received, rest))
+    }
+
+    /// Says that it knows QEMU's keys, which QEMU confirms at once.
+    fn trip(&mut self) -> Result<Duration> {
+        let began = Instant::now();
+        self.send(&[2, 0, 0, 1, 0xFF, 0xFF, 0xFE, 0xFE])?;
+        self.read(16)?;
+        Ok(began.elapsed())
+    }
+
+    /// Gets the whole screen as it is, uncompressed.
+    fn screen(&mut self) -> Result<usize> {
+        let [w0, w1, h0, h1] = self.size;
+        self.send(&[3, 0, 0, 0, 0, 0, w0, w1, h0, h1])?;
+        let head = self.read(4)?;
+        let mut all = 4;
+        for _ in 0..u16::from_be_bytes([head[2], head[3]]) {
+            let head = self.read(12)?;
+            let [width, height] = [4, 6].map(|at| u16::from_be_bytes([head[at], head[at + 1]]));
+            let pixels = usize::from(width) * usize::from(height) * 4;
+            self.read(pixels)?;
+            all += 12 + pixels;
+        }
+        Ok(all)
+    }
+}
+
+/// The memory of a process and its children that is theirs, and the CPU time they have used.
+fn cost(pid: u32) -> Result<(u64, Duration)> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    let mut all = (0, Duration::ZERO);
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let pss = pss
+        .and_then(|pss| pss.trim().strip_suffix(" kB"))
+        .context("no Pss")?;
+    all.0 = pss.trim().parse::<u64>()?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("no stat")?;
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|it| it.parse::<u64>().ok())
+        .sum();
+    all.1 = Duration::from_millis(ticks * 10);
+    for child in children.split_whitespace() {
+        let (memory, time) = cost(child.parse()?)?;
+        all.0 += memory;
+        all.1 += time;
+    }
+    Ok(all)
+}
+
+fn quantile(times: &mut [Duration], part: usize) -> Duration {
+    times.sort_unstable();
+    times[times.len() * part / 100]
+}
+
+fn run() -> Result<bool> {
+    let bench = Bench::set_up()?;
+    let mut gateway = bench.cyyber();
+    gateway
+        .args(["gateway", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::null());
+    let gateway = Server(gateway.spawn()?);
+    let status = bench.dir.path().join("state/gateway.json");
+    let gateway_port = wait_for_port(&status)?;
+    for user in 0..USERS {
+        bench.instance("start", user, &[])?;
+    }
+    // The firmware looks for something to boot.
+    sleep(Duration::from_secs(20));
+    let consoles = (0..USERS).map(|user| bench.instance("console", user, &[]));
+    let consoles = consoles.collect::<Result<Vec<_>>>()?;
+    let port = |of: usize, name: &str| u16::try_from(consoles[of][name].as_u64().unwrap_or(0));
+    let password = |of: usize| consoles[of]["vnc_password"].as_str();
+    // QEMU takes 32 connections at a console.
+    let tokens = bench.dir.path().join("tokens");
+    let lines =
+        (0..USERS).map(|user| Ok(format!("u{user}: 127.0.0.1:{}\n", port(user, "vnc_port")?)));
+    std::fs::write(&tokens, lines.collect::<Result<String>>()?)?;
+    let proxy_port = std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port();
+    let mut websockify = Command::new("websockify");
+    websockify
+        .args(["--token-plugin", "TokenFile", "--token-source"])
+        .arg(&tokens)
+        .arg(format!("127.0.0.1:{proxy_port}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let websockify = Server(websockify.spawn().context("websockify cannot be run")?);
+    for _ in 0..100 {
+        if TcpStream::connect(("127.0.0.1", proxy_port)).is_ok() {
+            break;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    let by_proxy =
+        |user: usize| Client::enter(proxy_port, &format!("/?token=u{user}"), password(user));
+
+    // All idle sessions of websockify first: the password is good for a minute.
+    let before = cost(websockify.0.id())?;
+    let idle = (0..IDLE)
+        .map(|number| by_proxy(number % USERS))
+        .collect::<Result<Vec<_>>>()?;
+    sleep(Duration::from_secs(1));
+    let proxy_idle = cost(websockify.0.id())?.0 - before.0;
+    drop(idle);
+    let direct = Client::enter(port(0, "novnc_port")?, "/", password(0))?;
+    let proxied = by_proxy(0)?;
+    let path = |user: usize, option: &str| -> Result<String> {
+        let answer = bench.instance("console", user, &[option])?;
+        Ok(answer["console_path"]
+            .as_str()
+            .context("no path")?
+            .to_owned())
+    };
+    let before = cost(gateway.0.id())?;
+    let idle = (0..IDLE)
+        .map(|number| {
+            let option = ["--path-only", "--view"][number / USERS % 2];
+            Client::enter(gateway_port, &path(number % USERS, option)?, None)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    sleep(Duration::from_secs(1));
+    let all_of_gateway = cost(gateway.0.id())?.0;
+    let gateway_idle = all_of_gateway - before.0;
+    drop(idle);
+    let ours = Client::enter(gateway_port, &path(0, "--path-only")?, None)?;
+
+    let mut clients = [direct, proxied, ours];
+    let mut trips = [const { Vec::new() }; 3];
+    for _ in 0..TRIPS {
+        for (client, trips) in clients.iter_mut().zip(&mut trips) {
+            trips.push(client.trip()?);
+        }
+    }
+    let cpu =
+        || -> Result<[Duration; 2]> { Ok([cost(websockify.0.id())?.1, cost(gateway.0.id())?.1]) };
+    let before = cpu()?;
+    let (mut taken, mut bytes) = ([Duration::ZERO; 3], 0);
+    for _ in 0..SCREENS {
+        for (client, taken) in clients.iter_mut().zip(&mut taken) {
+            let began = Instant::now();
+            bytes = client.screen()?;
+            *taken += began.elapsed();
+        }
+    }
+    let after = cpu()?;
+
+    let names = ["QEMU's own WebSocket", "websockify", "gateway"];
+    for ((name, trips), taken) in names.iter().zip(&mut trips).zip(taken) {
+        println!(
+            "{name}: round trip p50 {:?}, p95 {:?}; full screen of {bytes} bytes: {:.1} a second",
+            quantile(trips, 50),
+            quantile(trips, 95),
+            SCREENS as f64 / taken.as_secs_f64(),
+        );
+    }
+    let spent = [0, 1].map(|which| after[which] - before[which]);
+    println!(
+        "CPU time of {SCREENS} full screens: websockify {:?}, gateway {:?}",
+        spent[0], spent[1]
+    );
+    println!(
+        "memory of {IDLE} idle sessions: websockify {proxy_idle} kB, gateway {gateway_idle} kB \
+         ({all_of_gateway} kB with the program itself)"
+    );
+    let added = quantile(&mut trips[2], 50).saturating_sub(quantile(&mut trips[0], 50));
+    drop(clients);
+    let [mut alone, mut by_connecting] = [const { Vec::new() }; 2];
+    for _ in 0..WAKES {
+        bench.instance("pause", 0, &[])?;
+        let began = Instant::now();
+        bench.instance("resume", 0, &[])?;
+        alone.push(began.elapsed());
+        bench.instance("pause", 0, &[])?;
+        let path = path(0, "--path-only")?;
+        let began = Instant::now();
+        Client::enter(gateway_port, &path, None)?.screen()?;
+        by_connecting.push(began.elapsed());
+    }
+    for (name, times) in [
+        ("resume alone", &mut alone),
+        ("connecting, to the first picture", &mut by_connecting),
+    ] {
+        println!(
+            "{name}: p50 {:?}, p95 {:?}",
+            quantile(times, 50),
+            quantile(times, 95)
+        );
+    }
+    let bounds = [
+        (
+            "a round trip takes at most 1 ms more than with QEMU",
+            added <= Duration::from_millis(1),
+        ),
+        (
+            "full screens come at 0.9 times QEMU's speed at least",
+            taken[2].as_secs_f64() * 0.9 <= taken[0].as_secs_f64(),
+        ),
+        (
+            "idle sessions take a quarter of websockify's memory at most",
+            gateway_idle * 4 <= proxy_idle,
+        ),
+    ];
+    for (what, holds) in bounds {
+        println!("{}: {what}", if holds { "ok" } else { "EXCEEDED" });
+    }
+    Ok(bounds.iter().all(|(_, holds)| *holds))
+}
+
+fn wait_for_port(status: &Path) -> Result<u16> {
+    for _ in 0..200 {
+        if let Ok(text) = std::fs::read(status) {
+            let status: Value = serde_json::from_slice(&text)?;
+            let port = status["listen"]
+                .as_str()
+                .and_then(|it| it.rsplit(':').next()?.parse().ok());
+            return port.context("it listens nowhere");
+        }
+        sleep(Duration::from_millis(50));
+    }
+    anyhow::bail!("the gateway does not listen")
+}

@@ -1,0 +1,29 @@
+//! The gateway, on a host that has one.
+
+use super::finding::{Check, Finding};
+use crate::context::Context;
+use crate::gateway::tally::{self, Status};
+
+/// How it stands; nothing where none was started, or where the last one was ended.
+pub fn check(context: &Context) -> Option<Finding> {
+    const CHECK: Check = Check("gateway");
+    let remedy = "start it: systemctl start cyyber-gateway; or, to do without it, start it once \
+                  more and stop it";
+    match Status::read(&context.paths) {
+        Ok(None) => None,
+        Ok(Some(status)) if tally::runs(&context.paths) => {
+            let sessions = status.controlling.saturating_add(status.viewing);
+            let s = if sessions == 1 { "" } else { "s" };
+            let tls = if status.tls { " with TLS" } else { "" };
+            Some(CHECK.ok(format!("on {}{tls}, {sessions} session{s}", status.listen)))
+        }
+        Ok(Some(status)) => Some(CHECK.failed(
+            format!(
+                "it was on {} and has died: browsers reach no console",
+                status.listen
+            ),
+            remedy,
+        )),
+        Err(error) => Some(CHECK.failed(format!("its status cannot be read: {error}"), remedy)),
+    }
+}

@@ -1,0 +1,215 @@
+//! `cyyber gateway`: the one door to all consoles. A room beside `cmd`, which like it uses the engine.
+//!
+//! A browser comes with a [token](crate::state::token). The [session](session) has the [engine] open the
+//! console, which may wake the instance, gets in [by VNC](vnc), and passes on what both sides say; of what
+//! the browser says, [what its token allows](input). How a session ends is a [closing].
+//!
+//! Everything here is on tokio, and the engine, whose calls block, on threads of their own.
+
+mod closing;
+mod engine;
+mod input;
+mod session;
+mod sessions;
+pub mod tally;
+mod tls;
+mod vnc;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::cli::{Gateway as Options, Global};
+use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::files;
+use crate::output::Output;
+use crate::paths::Paths;
+use crate::state::lock::Lock;
+use crate::state::token::Key;
+use closing::Closing;
+use engine::Engine;
+use sessions::Sessions;
+use tally::{Status, Tally};
+use tls::Tls;
+
+/// How many consoles the engine opens at once.
+const AT_ONCE: usize = 4;
+
+/// How many connections may be about to ask for a console.
+const ASKING: usize = 256;
+
+/// How often its status is written, and certificates are looked at.
+const EVERY: Duration = Duration::from_secs(15);
+
+/// How long sessions may take to end, and how long the engine may, when the gateway is to end.
+const SESSIONS_END: Duration = Duration::from_secs(10);
+const ENGINE_ENDS: Duration = Duration::from_secs(90);
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Gateway {
+    key: Key,
+    paths: Paths,
+    output: Output,
+    engine: Engine,
+    sessions: Arc<Sessions>,
+    tally: Tally,
+    /// The turns of those who wait for the engine.
+    turns: Arc<Semaphore>,
+}
+
+/// Runs until it is asked to end.
+pub fn run(context: &Context, global: &Global, options: &Options) -> Result<()> {
+    let tls = options.certificate.as_ref().zip(options.key.as_ref());
+    let tls = tls
+        .map(|(certificate, key)| Tls::load(certificate, key))
+        .transpose()?;
+    if tls.is_none() && !options.listen.ip().is_loopback() {
+        let message = format!(
+            "{} is reached from other hosts without encryption",
+            options.listen
+        );
+        return Err(Fault::new(Kind::Usage, message)
+            .hint("add --certificate and --key, or listen on 127.0.0.1 behind a web server")
+            .into());
+    }
+    let what = "the gateway of this host";
+    let _lock = Lock::take(&context.paths.gateway_lock(), what, Duration::from_secs(2))?;
+    // Two are enough for what a class sees; more would only hold memory.
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = runtime.context("failed to start the gateway")?;
+    let done = runtime.block_on(serve(
+        context,
+        global,
+        options.listen,
+        options.sessions.into(),
+        tls,
+    ));
+    runtime.shutdown_timeout(Duration::ZERO);
+    done
+}
+
+async fn serve(
+    context: &Context,
+    global: &Global,
+    listen: SocketAddr,
+    most: usize,
+    mut tls: Option<Tls>,
+) -> Result<()> {
+    let output = &context.output;
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        Fault::new(Kind::Failed, format!("failed to listen on {listen}"))
+            .hint("name another address and port with --listen")
+    })?;
+    let listen = listener.local_addr()?;
+    let paths = &context.paths;
+    let mut ends = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let [Ok(terminated), Ok(interrupted)] = &mut ends else {
+        anyhow::bail!("failed to prepare for being interrupted");
+    };
+    let mut reload = signal(SignalKind::hangup())?;
+    let gateway = Arc::new(Gateway {
+        key: Key::renew(&paths.gateway_key()).context("failed to make the gateway's key")?,
+        paths: paths.clone(),
+        output: output.clone(),
+        engine: Engine {
+            global: global.clone(),
+            output: output.clone(),
+        },
+        sessions: Sessions::new(most),
+        tally: Tally::default(),
+        turns: Arc::new(Semaphore::new(AT_ONCE)),
+    });
+    let asking = Arc::new(Semaphore::new(ASKING));
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let scheme = if tls.is_some() { "wss" } else { "ws" };
+    output.note(&format!("listening on {scheme}://{listen}"));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match (accepted, Arc::clone(&asking).try_acquire_owned()) {
+                (Ok((stream, _)), Ok(place)) => {
+                    let (gateway, acceptor) = (Arc::clone(&gateway), tls.as_ref().map(Tls::acceptor));
+                    tokio::spawn(take(gateway, stream, acceptor, place));
+                }
+                // Nobody waits behind those who do not get on.
+                (Ok(_), Err(_)) => {}
+                (Err(error), _) => {
+                    output.warn(&format!("a connection was not accepted: {error}"));
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+            _ = tick.tick() => {
+                note_status(&gateway, listen, tls.is_some());
+                if let Some(tls) = &mut tls {
+                    tls.reload(false, output);
+                }
+            }
+            _ = reload.recv() => if let Some(tls) = &mut tls {
+                tls.reload(true, output);
+            },
+            _ = terminated.recv() => break,
+            _ = interrupted.recv() => break,
+        }
+    }
+    drop(listener);
+    // No command gives access by a gateway that is gone.
+    let gone = [paths.gateway_key(), paths.gateway_status()].map(|path| files::remove(&path));
+    drain(&gateway).await;
+    gone.into_iter().collect::<io::Result<()>>()?;
+    Ok(())
+}
+
+/// Takes a connection, by TLS if there is an acceptor.
+async fn take(
+    gateway: Arc<Gateway>,
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    asking: OwnedSemaphorePermit,
+) {
+    let _ = stream.set_nodelay(true);
+    match acceptor {
+        None => session::serve(gateway, stream, asking).await,
+        Some(acceptor) => {
+            if let Ok(Ok(stream)) = timeout(session::ASKING, acceptor.accept(stream)).await {
+                session::serve(gateway, stream, asking).await;
+            }
+        }
+    }
+}
+
+fn note_status(gateway: &Gateway, listen: SocketAddr, tls: bool) {
+    let status = Status::new(listen.to_string(), tls, &gateway.tally, &gateway.sessions);
+    if let Err(error) = status.write(&gateway.paths) {
+        gateway
+            .output
+            .warn(&format!("failed to write the gateway's status: {error}"));
+    }
+}
+
+/// Has all sessions end, and waits for what the engine is doing: it could be ended at any moment, but
+/// what it has begun is better finished.
+async fn drain(gateway: &Gateway) {
+    gateway.sessions.end_all(Closing::RESTART);
+    let sessions = async {
+        while Arc::strong_count(&gateway.sessions) > 1 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = timeout(SESSIONS_END, sessions).await;
+    let all = u32::try_from(AT_ONCE).unwrap_or(u32::MAX);
+    let _ = timeout(ENGINE_ENDS, gateway.turns.acquire_many(all)).await;
+}
