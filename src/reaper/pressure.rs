@@ -159,6 +159,56 @@ pub fn relieve(context: &Context, need: &Need) -> Result<Vec<Action>> {
         .collect())
 }
 
+/// Runs a verb on `name`; where memory is short for it, after unused instances were paused, which is
+/// written into its outcome.
+pub fn with_room(
+    context: &Context,
+    name: &InstanceName,
+    verb: impl Fn() -> Result<Outcome>,
+) -> Result<Outcome> {
+    let mut done = verb();
+    let mut displaced = Vec::new();
+    // Others that want the same wait, until what was freed is set aside.
+    let mut alone = None;
+    for _ in 0..MOST_ROUNDS {
+        let short = |error: &anyhow::Error| error.downcast_ref().map(Shortage::missing);
+        let Some(missing) = done.as_ref().err().and_then(short) else {
+            break;
+        };
+        if !context.config.host.displace {
+            break;
+        }
+        if alone.is_none() {
+            let path = context.paths.pressure_lock();
+            alone = Some(Lock::take(&path, "the host's memory", lock::PATIENCE)?);
+            done = verb();
+            continue;
+        }
+        let need = Need {
+            missing,
+            frees: |guest| memory::need(guest.memory).max(guest.resident.unwrap_or(0)),
+            whom: Some(name),
+            why: format!("paused to make room for {name}"),
+        };
+        let paused = relieve(context, &need)?;
+        if paused.iter().all(|action| !action.ok) {
+            break;
+        }
+        let paused = paused.into_iter().filter(|action| action.ok);
+        displaced.extend(paused.map(|action| action.instance));
+        done = verb();
+    }
+    let within_reach = |name: &String| {
+        let name = name.parse();
+        name.is_ok_and(|name| context.scope().covers(&name))
+    };
+    displaced.retain(within_reach);
+    done.map(|outcome| Outcome {
+        displaced,
+        ..outcome
+    })
+}
+
 #[cfg(test)]
 #[allow(
     clippy::arithmetic_side_effects,
@@ -214,54 +264,4 @@ mod tests {
             prop_assert_eq!(choose(missing, &candidates), chosen);
         }
     }
-}
-
-/// Runs a verb on `name`; where memory is short for it, after unused instances were paused, which is
-/// written into its outcome.
-pub fn with_room(
-    context: &Context,
-    name: &InstanceName,
-    verb: impl Fn() -> Result<Outcome>,
-) -> Result<Outcome> {
-    let mut done = verb();
-    let mut displaced = Vec::new();
-    // Others that want the same wait, until what was freed is set aside.
-    let mut alone = None;
-    for _ in 0..MOST_ROUNDS {
-        let short = |error: &anyhow::Error| error.downcast_ref().map(Shortage::missing);
-        let Some(missing) = done.as_ref().err().and_then(short) else {
-            break;
-        };
-        if !context.config.host.displace {
-            break;
-        }
-        if alone.is_none() {
-            let path = context.paths.pressure_lock();
-            alone = Some(Lock::take(&path, "the host's memory", lock::PATIENCE)?);
-            done = verb();
-            continue;
-        }
-        let need = Need {
-            missing,
-            frees: |guest| memory::need(guest.memory).max(guest.resident.unwrap_or(0)),
-            whom: Some(name),
-            why: format!("paused to make room for {name}"),
-        };
-        let paused = relieve(context, &need)?;
-        if paused.iter().all(|action| !action.ok) {
-            break;
-        }
-        let paused = paused.into_iter().filter(|action| action.ok);
-        displaced.extend(paused.map(|action| action.instance));
-        done = verb();
-    }
-    let within_reach = |name: &String| {
-        let name = name.parse();
-        name.is_ok_and(|name| context.scope().covers(&name))
-    };
-    displaced.retain(within_reach);
-    done.map(|outcome| Outcome {
-        displaced,
-        ..outcome
-    })
 }
