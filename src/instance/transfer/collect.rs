@@ -58,16 +58,15 @@ enum What {
 impl Collect {
     /// Fetches it from the guest of `name` into the directory of its user.
     pub fn of(&self, context: &Context, name: &InstanceName) -> Result<Collected> {
-        let collected = self.fetch(context, name);
+        let domain = running(context, name)?;
+        let collected = self.fetch(context, &domain, name);
         collected.with_context(|| format!("failed to collect from {name}"))
     }
 
-    fn fetch(&self, context: &Context, name: &InstanceName) -> Result<Collected> {
+    fn fetch(&self, context: &Context, domain: &Domain, name: &InstanceName) -> Result<Collected> {
         let called = self.from.file_name().context("it has no name")?;
         let directory = self.to.join(name.user.as_str());
         let path = directory.join(called);
-        // Its parts are looked at before, so that a guest is not asked in vain.
-        let domain = running(context, name)?;
         files::make_directory(&directory, PRIVATE_DIRECTORY)?;
         if path.symlink_metadata().is_ok() {
             let message = format!("{} is already there", path.display());
@@ -78,7 +77,7 @@ impl Collect {
         let unfinished = Unfinished::begin(&directory)?;
         let mut archive = archive::anonymous(&unfinished.path)?;
         let patience = patience(context, self.timeout)?;
-        let what = self.by_agent(&domain, &mut archive, patience)?;
+        let what = self.by_agent(domain, &mut archive, patience)?;
         let tree = unfinished.path.join("tree");
         files::make_directory(&tree, PRIVATE_DIRECTORY)?;
         let taken = archive::unpack(archive, &tree, self.most)?;
