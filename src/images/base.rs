@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::warm::Layer;
+use super::layer::Layer;
 use super::{copy, full_disk, info, rename_new, set_immutable, sha256};
 use crate::error::{Fault, Kind};
 use crate::files::{self, sync_directory_of};

@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::base::{Base, build_of, note_path};
+use super::layer::Layer;
 use super::set_immutable;
-use super::warm::{self, Layer};
+use super::warm;
 use crate::files;
 use crate::names::LabId;
 use crate::paths::Paths;

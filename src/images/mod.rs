@@ -8,6 +8,7 @@ pub mod base;
 pub mod builds;
 pub mod cloud;
 pub mod header;
+pub mod layer;
 pub mod overlay;
 pub mod stages;
 pub mod warm;

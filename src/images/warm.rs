@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::base::{Base, protect};
-use super::header::Header;
+use super::layer::Layer;
 use super::{overlay, require_room, set_immutable, sha256};
 use crate::files::{self, Identity, sync_directory_of};
 use crate::inputs::Inputs;
@@ -114,60 +114,11 @@ impl Warm {
     }
 }
 
-/// The disk of a warm image, by its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layer {
-    /// The lab.
-    pub lab: LabId,
-    /// The base build that it stands on.
-    pub build: String,
-    serial: String,
-}
-
-impl Layer {
-    fn new(lab: &LabId, build: &str, serial: &str) -> Option<Layer> {
-        let plain = |text: &str| {
-            let mut bytes = text.bytes();
-            !text.is_empty() && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        };
-        (plain(build) && plain(serial)).then(|| Layer {
-            lab: lab.clone(),
-            build: build.to_owned(),
-            serial: serial.to_owned(),
-        })
-    }
-
-    /// The one that has the name `file`.
-    pub fn named(file: &str) -> Option<Layer> {
-        let (lab, rest) = file.strip_suffix(".qcow2")?.split_once('.')?;
-        let (build, serial) = rest.split_once('.')?;
-        let lab = lab.strip_suffix("-warm")?.parse().ok()?;
-        Layer::new(&lab, build, serial)
-    }
-
-    /// The one that the disk `overlay` is directly based on.
-    pub fn below(overlay: &Path) -> Result<Option<Layer>> {
-        let below = Header::of(overlay)?.backing_file;
-        let file = below.as_deref().and_then(Path::file_name);
-        Ok(file.and_then(|file| Layer::named(file.to_str()?)))
-    }
-
-    /// The file name of the base build that it stands on.
-    pub fn base_name(&self) -> String {
-        format!("{}-base.{}.qcow2", self.lab, self.build)
-    }
-
-    /// Where it is.
-    pub fn path(&self, paths: &Paths) -> PathBuf {
-        paths.warm_layer(&self.lab, &self.build, &self.serial)
-    }
-
-    /// As the build of a lab that may be removed.
-    fn as_base(&self, paths: &Paths) -> Base {
-        Base {
-            build: format!("{}.{}", self.build, self.serial),
-            path: self.path(paths),
-        }
+/// A layer as the build of a lab that may be removed.
+fn as_base(layer: &Layer, paths: &Paths) -> Base {
+    Base {
+        build: format!("{}.{}", layer.build, layer.serial),
+        path: layer.path(paths),
     }
 }
 
@@ -185,7 +136,7 @@ pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
         };
         let current = current(paths, &layer.lab, &base);
         if !current.is_some_and(|warm| warm.layer == layer) {
-            all.push((layer.lab.clone(), layer.as_base(paths)));
+            all.push((layer.lab.clone(), as_base(&layer, paths)));
         }
     }
     Ok(all)
@@ -344,31 +295,6 @@ impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if !self.finished {
             let _ = remove_layer(&self.path);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_layer_is_known_by_its_name() {
-        let lab: LabId = "lab-warm".parse().unwrap();
-        let paths = Paths::new("/s".as_ref(), "/t".as_ref(), "/o".as_ref()).unwrap();
-        let path = paths.warm_layer(&lab, "20261123T100000Z-00ff", "20261124T100000Z");
-        let layer = Layer::named(path.file_name().unwrap().to_str().unwrap()).unwrap();
-        assert_eq!(layer.path(&paths), path);
-        assert_eq!((&layer.lab, &*layer.build), (&lab, "20261123T100000Z-00ff"));
-        for other in [
-            "lab01-base.1.qcow2",
-            "lab01-warm.1.qcow2",
-            "lab01-warm..1.qcow2",
-            "lab01-warm.1.2.memory",
-            "lab01-warm.1.2.3.qcow2",
-            "-warm.1.2.qcow2",
-        ] {
-            assert_eq!(Layer::named(other), None, "{other}");
         }
     }
 }

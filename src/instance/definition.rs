@@ -13,8 +13,8 @@ use crate::files::Exact;
 use crate::hypervisor::xml::domain::{self, InstanceDomain};
 use crate::hypervisor::xml::interface::{self, Interface};
 use crate::images::base::Base;
+use crate::images::layer::Layer;
 use crate::images::overlay;
-use crate::images::warm::Layer;
 use crate::network::Mac;
 
 impl Instance<'_> {

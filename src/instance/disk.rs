@@ -14,7 +14,7 @@ use crate::error::{Fault, Kind};
 use crate::hypervisor::xml::domain::{self, Disk, Origin};
 use crate::images::base::Base;
 use crate::images::header::Header;
-use crate::images::warm::Layer;
+use crate::images::layer::Layer;
 use crate::names::{InstanceName, LabId};
 use crate::units::ByteSize;
 

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::xml::domain;
 use crate::images::header::Header;
-use crate::images::warm::Layer;
+use crate::images::layer::Layer;
 use crate::names::InstanceName;
 use crate::paths::Paths;
 
