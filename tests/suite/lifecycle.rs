@@ -120,7 +120,7 @@ fn assert_reaped(sandbox: &Sandbox, from: &str, outcome: &str) -> bool {
     let now = "0s";
     sandbox.configure(&json!({"policy": {
         "idle_after": now, "pause_after": now, "stop_after": now, "destroy_after": now,
-        "destroy_grace": now, "boot_timeout": if starting { "5m" } else { now },
+        "destroy_grace": now, "destroy_notice": now, "boot_timeout": if starting { "5m" } else { now },
     }}));
     let pass = || {
         sandbox

@@ -27,7 +27,7 @@ fn sandbox() -> Sandbox {
     let policy = |boot_timeout: &str| {
         json!({
             "idle_after": "25s", "pause_after": "50s", "stop_after": "60s", "destroy_after": "70s",
-            "destroy_grace": "5s", "boot_timeout": boot_timeout,
+            "destroy_grace": "5s", "destroy_notice": "5s", "boot_timeout": boot_timeout,
         })
     };
     let booted = json!({"memory_mb": 512, "policy": policy("15m")});
