@@ -37,13 +37,16 @@ main() {
 }
 
 outside() {
-    local status=0
+    local status=0 new
     child=
     remove_left_behind
-    world=$(mktemp -d "${TMPDIR:-/tmp}/cyyber-world-XXXXXX")
-    # Held for as long as anything runs in there.
-    exec 8>"$world/lock"
+    # It gets its name when its lock is held, which is for as long as anything runs in there: others
+    # take away what nobody holds.
+    new=$(mktemp -d "${TMPDIR:-/tmp}/cyyber-new-XXXXXX")
+    exec 8>"$new/lock"
     flock 8
+    world=${new/%cyyber-new-??????/cyyber-world-${new: -6}}
+    mv -- "$new" "$world"
     trap remove EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
