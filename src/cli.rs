@@ -113,6 +113,14 @@ pub enum Command {
     /// Prints nothing if all went well. If another pass is running, this one ends at once.
     Reap(Reap),
     /// Show what the labs used and what the idle policy saved
+    ///
+    /// Adds up the journal, including the files that logrotate made of it: memory used and freed, the
+    /// steps of the idle policy, how long starts, resumes and builds took, which starts failed, how many
+    /// instances were woken within 5 minutes after the policy took them down, and the hours of use by
+    /// lab, weekday and hour.
+    ///
+    /// With --html the report is written as one page with plots, which needs no network. The file is
+    /// replaced atomically.
     Report(Report),
     /// Serve all consoles to browsers, through one port
     ///
@@ -125,8 +133,25 @@ pub enum Command {
     /// is optional: without it, browsers connect to the port of each instance.
     Gateway(Gateway),
     /// Print metrics of the host and its instances, for Prometheus
+    ///
+    /// Prints the host's memory, CPU and disk, the number of instances by state, the CPU, memory, disk
+    /// and network use of each, what pausing and shared base images save, the last reaper pass, and what
+    /// the journal adds up to (see cyyber report) as counters and histograms, in Prometheus' text
+    /// format. Guests are not queried; values that are not recorded yet are left out.
+    ///
+    /// With --textfile the metrics are written to a file for the textfile collector of the node
+    /// exporter, which reads files whose names end in .prom. The file is replaced atomically. If the
+    /// command fails, the file is left unchanged.
     Metrics(Metrics),
     /// Check whether this host is ready, and how to fix what is not
+    ///
+    /// Checks hardware virtualisation, libvirt and the user that QEMU runs as, the lab networks and
+    /// their firewall, required programs, directories and their permissions, memory and disk, the
+    /// configuration, the base images, whether `cyyber reap` is called regularly, and the gateway if
+    /// there is one. It changes nothing.
+    ///
+    /// A warning is about something that works, but not as well or as safely as it could. Only a
+    /// failure makes the command fail, with exit status 1.
     Doctor(Doctor),
     /// Print a shell completion script
     ///
@@ -541,15 +566,7 @@ pub struct Reap {
     pub timeout: Duration,
 }
 
-/// Show what the labs used and what the idle policy saved
-///
-/// Adds up the journal, including the files that logrotate made of it: memory used and freed, the
-/// steps of the idle policy, how long starts, resumes and builds took, which starts failed, how many
-/// instances were woken within 5 minutes after the policy took them down, and the hours of use by
-/// lab, weekday and hour.
-///
-/// With --html the report is written as one page with plots, which needs no network. The file is
-/// replaced atomically.
+/// Options of `cyyber report`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cyyber report                           the last 7 days
@@ -588,16 +605,7 @@ pub struct Gateway {
     pub sessions: u16,
 }
 
-/// Print metrics of the host and its instances, for Prometheus
-///
-/// Prints the host's memory, CPU and disk, the number of instances by state, the CPU, memory, disk
-/// and network use of each, what pausing and shared base images save, the last reaper pass, and what
-/// the journal adds up to (see cyyber report) as counters and histograms, in Prometheus' text
-/// format. Guests are not queried; values that are not recorded yet are left out.
-///
-/// With --textfile the metrics are written to a file for the textfile collector of the node
-/// exporter, which reads files whose names end in .prom. The file is replaced atomically. If the
-/// command fails, the file is left unchanged.
+/// Options of `cyyber metrics`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cyyber metrics                   on standard output
@@ -609,15 +617,7 @@ pub struct Metrics {
     pub textfile: Option<PathBuf>,
 }
 
-/// Check whether this host is ready, and how to fix what is not
-///
-/// Checks hardware virtualisation, libvirt and the user that QEMU runs as, the lab networks and
-/// their firewall, required programs, directories and their permissions, memory and disk, the
-/// configuration, the base images, whether `cyyber reap` is called regularly, and the gateway if
-/// there is one. It changes nothing.
-///
-/// A warning is about something that works, but not as well or as safely as it could. Only a
-/// failure makes the command fail, with exit status 1.
+/// Options of `cyyber doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   cyyber doctor                    all findings and how to fix them
