@@ -50,8 +50,7 @@ fn run() -> u8 {
 /// Help and version go to standard output; a wrong command line is an error like any other.
 fn usage(error: &clap::Error) -> u8 {
     if !(error.use_stderr() && wants_json()) {
-        let printed = cyyber::output::of_parser(error);
-        if let Err(failed) = printed.and_then(|()| Ok(std::io::stdout().flush()?)) {
+        if let Err(failed) = cyyber::output::of_parser(error) {
             Output::new(Format::Table, false, false).error(&failed);
             return Kind::Failed.exit_code();
         }

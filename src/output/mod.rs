@@ -276,7 +276,7 @@ pub fn of_parser(said: &clap::Error) -> Result<()> {
         let _ = std::io::stderr().write_all(harmless(&said.render().to_string()).as_bytes());
         return Ok(());
     }
-    match said.print() {
+    match said.print().and_then(|()| std::io::stdout().flush()) {
         // Nobody is left to tell when standard error itself is gone.
         Err(_) if said.use_stderr() => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

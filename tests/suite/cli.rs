@@ -791,10 +791,16 @@ fn a_short_option_is_a_long_one() {
 #[test]
 fn a_reader_that_left_is_no_failure_and_a_full_disk_is_one() {
     let sandbox = Sandbox::new();
-    let mut child = sandbox.command(["completions", "bash"]).spawn().unwrap();
-    drop(child.stdout.take());
-    let left = Run::end_of(child);
-    assert_eq!((left.code, left.stderr.as_str()), (Some(0), ""));
+    for words in [&["completions", "bash"][..], &["doctor", "--help"]] {
+        let mut child = sandbox.command(words).spawn().unwrap();
+        drop(child.stdout.take());
+        let left = Run::end_of(child);
+        assert_eq!(
+            (left.code, left.stderr.as_str()),
+            (Some(0), ""),
+            "{words:?}"
+        );
+    }
 
     for words in [
         &["instance", "list"][..],
