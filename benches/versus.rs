@@ -242,6 +242,7 @@ fn pausing(bench: &Bench) -> Result<Vec<Comparison>> {
         },
     )?;
     rivals("destroy")?;
+    done(virsh().args(["undefine", &rival]))?;
     done(
         bench
             .cyyber()
