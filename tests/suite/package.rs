@@ -66,6 +66,7 @@ if command -v fish >/dev/null; then
     is fish -c 'complete -C "cyyber instance sta" | string match -q "start*"'
 fi
 is bash -n /usr/share/cyyber/host/setup.sh
+is [ -x /usr/share/cyyber/labs/from-docker.sh ]
 is [ -s /usr/share/doc/cyyber/backend.md ]
 is [ -s /usr/share/cyyber/monitoring/cyyber.rules.yml ]
 # Where there is no systemd, cron makes the passes.
