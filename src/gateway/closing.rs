@@ -80,16 +80,6 @@ mod tests {
 
     #[test]
     fn every_reason_fits_into_a_frame() {
-        let kinds = [
-            Kind::Failed,
-            Kind::Usage,
-            Kind::Config,
-            Kind::NotFound,
-            Kind::Conflict,
-            Kind::Busy,
-            Kind::Capacity,
-            Kind::Unavailable,
-        ];
         let own = [
             Closing::LEFT,
             Closing::RESTART,
@@ -102,7 +92,7 @@ mod tests {
             Closing::CROWDED,
             Closing::UNREACHABLE,
         ];
-        for closing in kinds.into_iter().map(Closing::of).chain(own) {
+        for closing in Kind::ALL.into_iter().map(Closing::of).chain(own) {
             assert!(closing.reason.len() <= 123, "{closing:?}");
             let frame = closing.frame();
             assert_eq!(u16::from(frame.code), closing.code);

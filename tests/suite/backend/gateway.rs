@@ -4,13 +4,13 @@ use std::fs;
 use std::io::Write;
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::server::Backend;
 use super::student::{Picture, echo_guest, first_line, screen};
 use super::webdriver::Browser;
 use crate::common::world::own_world;
-use crate::common::{Sandbox, text, wait_until, waits};
+use crate::common::{Sandbox, text, wait_until};
 use crate::gateway::Gateway;
 
 #[test]
@@ -29,15 +29,7 @@ fn a_student_wakes_a_lab_by_connecting_and_a_teacher_watches() {
     let backend = Backend::serve(&sandbox, &[("BACKEND_GATEWAY", &url)]);
     let instance = sandbox.instance_name("anna");
     let page = |what: &str| browser.script(&format!("return {what}"));
-    let reaches = |state: &str| {
-        let [mut now, mut told] = [Value::Null, Value::Null];
-        let arrives = waits(|| {
-            now = page("document.body.dataset.state");
-            told = page("document.getElementById('status')?.textContent");
-            now == state
-        });
-        assert!(arrives, "the page is {now}, not {state}: {told}");
-    };
+    let reaches = |state: &str| browser.reaches(state);
     let seen = || Picture::of(&browser.screenshot_of("canvas"));
     let used = || -> SystemTime {
         let file = sandbox.path("state/activity").join(&instance);

@@ -7,12 +7,12 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::server::Backend;
 use super::webdriver::Browser;
 use crate::common::world::own_world;
-use crate::common::{Sandbox, run, tool, virsh, wait_until, waits};
+use crate::common::{Sandbox, run, tool, virsh, wait_until};
 
 /// Letters of both cases, digits, and what needs another key held down.
 const TYPED: &str = "Hello, Cyyber 42! <|> {}@#~";
@@ -106,16 +106,7 @@ fn a_student_sees_the_lab_in_a_browser_and_types_into_it() {
     let backend = Backend::serve(&sandbox, &[]);
     let instance = sandbox.instance_name("anna");
     let page = |what: &str| browser.script(&format!("return {what}"));
-    // With the page's own words where it does not get there.
-    let reaches = |state: &str| {
-        let [mut now, mut told] = [Value::Null, Value::Null];
-        let arrives = waits(|| {
-            now = page("document.body.dataset.state");
-            told = page("document.getElementById('status')?.textContent");
-            now == state
-        });
-        assert!(arrives, "the page is {now}, not {state}: {told}");
-    };
+    let reaches = |state: &str| browser.reaches(state);
 
     browser.open(&format!("{}/novnc/package.json", backend.url));
     let login = "fetch('/login?user=anna', {method: 'POST'}).then((answer) => answer.status)";

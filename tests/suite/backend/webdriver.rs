@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::common::wait_until;
+use crate::common::{wait_until, waits};
 
 /// The key under which an element's id travels.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -82,6 +82,18 @@ impl Browser {
     #[track_caller]
     pub fn script(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({"script": script, "args": []}))
+    }
+
+    /// Waits until the page says that it is in this state. Fails with the page's own words.
+    #[track_caller]
+    pub fn reaches(&self, state: &str) {
+        let [mut now, mut told] = [Value::Null, Value::Null];
+        let arrives = waits(|| {
+            now = self.script("return document.body.dataset.state");
+            told = self.script("return document.getElementById('status')?.textContent");
+            now == state
+        });
+        assert!(arrives, "the page is {now}, not {state}: {told}");
     }
 
     /// Makes the window so large.
