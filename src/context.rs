@@ -141,20 +141,11 @@ impl Context {
         lab.map_or_else(|_| Policy::default(), |lab| lab.policy.clone())
     }
 
-    /// The same for the work of the reaper.
+    /// The same for what is done in the name of `who`, as the journal has it: `reap` or `gateway`.
     #[must_use]
-    pub fn as_reaper(self) -> Context {
+    pub fn acting_as(self, who: &str) -> Context {
         Context {
-            who: "reap".to_owned(),
-            ..self
-        }
-    }
-
-    /// The same for the work of the gateway.
-    #[must_use]
-    pub fn as_gateway(self) -> Context {
-        Context {
-            who: "gateway".to_owned(),
+            who: who.to_owned(),
             ..self
         }
     }

@@ -116,10 +116,7 @@ fn choice<T: ValueEnum>(name: &str) -> Result<Option<T>> {
         let values = values.filter_map(ValueEnum::to_possible_value);
         let allowed: Vec<_> = values.map(|value| value.get_name().to_owned()).collect();
         let (value, allowed) = (value.escape_debug(), allowed.join(" or "));
-        Fault::new(
-            Kind::Usage,
-            format!("bad {name} '{value}': allowed is {allowed}"),
-        )
-        .into()
+        let message = format!("bad {name} '{value}': allowed is {allowed}");
+        Fault::new(Kind::Usage, message).into()
     })
 }

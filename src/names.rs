@@ -60,6 +60,11 @@ impl InstanceName {
     pub fn arguments(&self) -> String {
         format!("{} {}", self.lab, self.user)
     }
+
+    /// A hint for who needs it to run.
+    pub fn start_it(&self) -> String {
+        format!("start it: cyyber instance start {}", self.arguments())
+    }
 }
 
 impl fmt::Display for InstanceName {
@@ -133,7 +138,9 @@ impl fmt::Display for State {
 }
 
 /// The rungs of the idle policy's ladder, from the top.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Rung {
     /// Running at full speed.

@@ -65,10 +65,12 @@ impl Metric {
         self.put(Some("_count"), [label], whole(count));
     }
 
-    /// The same with a sample more.
+    /// The same with a sample more, where its value is known.
     #[must_use]
-    pub fn with(mut self, value: f64) -> Metric {
-        self.add([], value);
+    pub fn with(mut self, value: impl Into<Option<f64>>) -> Metric {
+        if let Some(value) = value.into() {
+            self.add([], value);
+        }
         self
     }
 

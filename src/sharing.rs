@@ -75,11 +75,8 @@ fn settle_at(
     memo: &Path,
     available: u64,
 ) -> Result<Option<&'static str>> {
-    let before: Option<Before> = match files::read(memo) {
-        Ok(text) => serde_json::from_slice(&text).ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error.into()),
-    };
+    let before = files::read_if_there(memo)?;
+    let before: Option<Before> = before.and_then(|text| serde_json::from_slice(&text).ok());
     match (wanted, before) {
         (true, None) if look_at(ksm)?.runs => Ok(None),
         (true, before) => {

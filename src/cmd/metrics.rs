@@ -5,24 +5,24 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::ValueEnum;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use super::publish;
 use crate::cli::Metrics as Options;
 use crate::context::Context;
 use crate::env;
-use crate::error::{Fault, Kind};
-use crate::files;
 use crate::gateway::tally::{self, Status};
 use crate::host;
 use crate::hypervisor::{Detail, Facts, Hypervisor};
 use crate::images::{self, base, builds};
 use crate::instance::status::{InstanceStatus, statuses};
 use crate::ledger::durations::Durations;
-use crate::ledger::{Account, Ledger, Step};
-use crate::names::{InstanceName, State};
+use crate::ledger::{Account, Ledger};
+use crate::names::{InstanceName, Rung, State};
 use crate::output::Report;
 use crate::prometheus::{Metric, text, whole as float};
 use crate::reaper::passes::Passes;
@@ -37,9 +37,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
     let hypervisor = context.hypervisor()?;
     // Before instances are looked at: what is noted later is counted later.
     let ledger = match context.scope().only() {
-        None => Counted::begin(context)
-            .map_err(|e| left_out(context, &e))
-            .ok(),
+        None => Counted::begin(context),
         Some(_) => None,
     };
     let all = hypervisor.survey(Detail::Usage)?;
@@ -62,13 +60,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         None => context.output.answer(&answer),
         Some(path) => {
             let text = answer.text() + "\n";
-            files::publish(path, text.as_bytes(), READABLE).with_context(|| {
-                Fault::new(
-                    Kind::Failed,
-                    format!("failed to write the metrics to {}", path.display()),
-                )
-                .hint("name a file in a directory that is there")
-            })?;
+            publish(path, "the metrics", &text, READABLE)?;
             context.output.answer(&Written {
                 textfile: path.clone(),
                 samples: answer.metrics.iter().map(Metric::samples).sum(),
@@ -81,21 +73,7 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
     let memory = host::memory()?;
     let mut build = Metric::new("cyyber_build_info", "The version of cyyber.");
     build.add([("version", env!("CARGO_PKG_VERSION"))], 1.0);
-    let mut pass = Metric::new(
-        "cyyber_reaper_last_pass_timestamp_seconds",
-        "Time of the last complete pass of cyyber reap, in seconds since 1970.",
-    );
-    let mut took = Metric::new(
-        "cyyber_reaper_last_pass_duration_seconds",
-        "How long the last complete pass of cyyber reap took.",
-    );
     let passes = Passes::read(&context.paths.passes());
-    if let Some(last) = passes.last() {
-        pass.add([], last.as_duration().as_secs_f64());
-    }
-    if let Some(ms) = passes.took_ms {
-        took.add([], Duration::from_millis(ms).as_secs_f64());
-    }
     let mut disk = Metric::new(
         "cyyber_disk_bytes",
         "Size of the file system of a directory.",
@@ -135,15 +113,21 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
         .with(cpu.busy_seconds()),
         disk,
         free,
-        pass,
-        took,
+        Metric::new(
+            "cyyber_reaper_last_pass_timestamp_seconds",
+            "Time of the last complete pass of cyyber reap, in seconds since 1970.",
+        )
+        .with(passes.last().map(since_1970)),
+        Metric::new(
+            "cyyber_reaper_last_pass_duration_seconds",
+            "How long the last complete pass of cyyber reap took.",
+        )
+        .with(passes.took_ms.map(seconds)),
     ])
 }
 
-fn left_out(context: &Context, error: &anyhow::Error) {
-    context.output.warn(&format!(
-        "what the journal adds up to is left out: {error:#}"
-    ));
+fn since_1970(at: Timestamp) -> f64 {
+    at.as_duration().as_secs_f64()
 }
 
 /// The ledger, under its lock.
@@ -154,17 +138,22 @@ struct Counted {
 }
 
 impl Counted {
-    fn begin(context: &Context) -> Result<Counted> {
-        let path = context.paths.ledger_lock();
-        let _lock = Lock::take(&path, "the ledger", lock::PATIENCE)?;
-        let mut ledger = Ledger::load(&context.paths);
-        let zone = env::time_zone()?;
-        super::report::read(context, &mut ledger, &zone)?;
-        Ok(Counted {
-            ledger,
-            zone,
-            _lock,
-        })
+    fn begin(context: &Context) -> Option<Counted> {
+        let begin = || -> Result<Counted> {
+            let path = context.paths.ledger_lock();
+            let _lock = Lock::take(&path, "the ledger", lock::PATIENCE)?;
+            let mut ledger = Ledger::load(&context.paths);
+            let zone = env::time_zone()?;
+            super::report::read(context, &mut ledger, &zone)?;
+            Ok(Counted {
+                ledger,
+                zone,
+                _lock,
+            })
+        };
+        let left_out = |error: &_| format!("what the journal adds up to is left out: {error:#}");
+        let begun = begin().inspect_err(|error| context.output.warn(&left_out(error)));
+        begun.ok()
     }
 
     /// Counts up to now, and keeps that.
@@ -295,20 +284,10 @@ const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 /// its first event would never be seen to grow.
 fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
     let none = Account::default();
-    let mut labs: BTreeMap<&str, &Account> = BTreeMap::new();
-    labs.extend(
-        context
-            .config
-            .labs
-            .iter()
-            .map(|lab| (lab.lab_id.as_str(), &none)),
-    );
-    labs.extend(
-        ledger
-            .labs
-            .iter()
-            .map(|(lab, account)| (lab.as_str(), account)),
-    );
+    let configured = context.config.labs.iter();
+    let configured = configured.map(|lab| (lab.lab_id.as_str(), &none));
+    let counted = ledger.labs.iter().map(|(lab, sum)| (lab.as_str(), sum));
+    let labs: BTreeMap<&str, &Account> = configured.chain(counted).collect();
     let mut metrics = Vec::new();
     for (name, help, value) in COUNTERS {
         let mut metric = Metric::new(name, help);
@@ -348,23 +327,24 @@ fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
     for (lab, account) in labs {
         let lab = ("lab", lab);
         for state in [State::Paused, State::Stopped] {
-            let value = account.freed.get(&state).copied().unwrap_or(0);
-            freed.add([lab, ("to", state.as_str())], byte_seconds(value));
+            let value = account
+                .freed
+                .get(&state)
+                .map_or(0.0, |it| byte_seconds(*it));
+            freed.add([lab, ("to", state.as_str())], value);
         }
         for state in State::value_variants() {
-            let ms = account.ms.get(state).copied().unwrap_or(0);
-            states.add([lab, ("state", state.as_str())], seconds(ms));
+            let value = account.ms.get(state).map_or(0.0, |it| seconds(*it));
+            states.add([lab, ("state", state.as_str())], value);
         }
-        for step in Step::ALL {
-            let count = account.steps.get(&step).copied().unwrap_or(0);
-            steps.add([lab, ("to", step.as_str())], float(count));
+        for step in Rung::value_variants() {
+            let value = account.steps.get(step).map_or(0.0, |it| float(*it));
+            steps.add([lab, ("to", step.as_str())], value);
         }
         for code in FAILURES {
-            let count = account
-                .failed_starts
-                .get(code)
-                .map_or(0, |(count, _)| *count);
-            failed.add([lab, ("code", code)], float(count));
+            let failures = account.failed_starts.get(code);
+            let value = failures.map_or(0.0, |(count, _)| float(*count));
+            failed.add([lab, ("code", code)], value);
         }
         // Most hours of a week are empty, and stay so.
         for (n, ms) in account.week.iter().enumerate().filter(|(_, ms)| **ms > 0) {
@@ -418,15 +398,13 @@ fn savings(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
         .filter_map(|(status, _)| status.base_image.as_deref());
     let copied: u64 = bases.map(size).sum();
     let there: u64 = sizes.values().sum();
-    let mut merged = Metric::new(
-        "cyyber_memory_merged_bytes",
-        "Memory of the host saved by merging equal pages (host.share_memory).",
-    );
-    if let Ok(sharing) = sharing::look() {
-        merged.add([], float(sharing.saved));
-    }
+    let merged = sharing::look().map(|sharing| float(sharing.saved));
     vec![
-        merged,
+        Metric::new(
+            "cyyber_memory_merged_bytes",
+            "Memory of the host saved by merging equal pages (host.share_memory).",
+        )
+        .with(merged.ok()),
         Metric::new(
             "cyyber_memory_saved_bytes",
             "Memory of the host freed by paused instances.",
@@ -490,7 +468,7 @@ const FIGURES: [(&str, &str, Figure); 10] = [
     (
         "cyyber_instance_last_activity_timestamp_seconds",
         "When it was last used, in seconds since 1970.",
-        |status, _| Some(status.last_activity?.as_duration().as_secs_f64()),
+        |status, _| status.last_activity.map(since_1970),
     ),
 ];
 
@@ -549,18 +527,11 @@ fn of_gateway(context: &Context) -> Result<Vec<Metric>> {
         closed.add([("code", &*code.to_string())], float(*count));
     }
     let sent = Metric::new("cyyber_gateway_sent_bytes_total", "Sent to browsers.");
-    let received = Metric::new(
-        "cyyber_gateway_received_bytes_total",
-        "Received from browsers.",
-    );
-    Ok(vec![
-        up.with(1.0),
-        sessions,
-        opened,
-        closed,
-        sent.with(float(status.sent_bytes)),
-        received.with(float(status.received_bytes)),
-    ])
+    let sent = sent.with(float(status.sent_bytes));
+    let name = "cyyber_gateway_received_bytes_total";
+    let received = Metric::new(name, "Received from browsers.");
+    let received = received.with(float(status.received_bytes));
+    Ok(vec![up.with(1.0), sessions, opened, closed, sent, received])
 }
 
 #[derive(Serialize)]

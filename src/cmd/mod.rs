@@ -2,18 +2,21 @@
 
 mod build;
 pub mod complete;
-mod completions;
 mod doctor;
 pub mod instance;
 mod metrics;
 pub mod reap;
 mod report;
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
 
 use crate::cli::{Cli, Command};
 use crate::clock::Moment;
 use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::files;
 use crate::gateway;
 use crate::output::Output;
 
@@ -34,6 +37,14 @@ pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
         Command::Gateway(options) => gateway::run(&of_all("cyyber gateway")?, &cli.global, options),
         Command::Metrics(options) => metrics::run(&context()?, options),
         Command::Doctor(options) => doctor::run(&cli.global, output, now, options),
-        Command::Completions { shell } => completions::run(output, *shell),
+        Command::Completions { shell } => output.raw(&complete::script(&shell.to_string())?),
     }
+}
+
+/// Puts `what` into a file that the user has named.
+fn publish(path: &Path, what: &str, text: &str, mode: u32) -> Result<()> {
+    files::publish(path, text.as_bytes(), mode).with_context(|| {
+        let message = format!("failed to write {what} to {}", path.display());
+        Fault::new(Kind::Failed, message).hint("name a file in a directory that is there")
+    })
 }

@@ -46,10 +46,7 @@ impl Amount {
         self.bytes = self.bytes.saturating_add(bytes);
         ensure!(
             self.files <= MOST_ENTRIES,
-            Fault::new(
-                Kind::Failed,
-                format!("there are more than {MOST_ENTRIES} files")
-            )
+            "there are more than {MOST_ENTRIES} files"
         );
         ensure!(
             self.bytes <= most.0,
@@ -93,19 +90,6 @@ impl Unpacked {
             self.named.push(LeftOut { path, reason });
         }
     }
-}
-
-/// A file without a name in `directory`: it is gone with us.
-pub fn anonymous(directory: &Path) -> io::Result<File> {
-    let path = directory.join(format!(".new-{:016x}", rand::random::<u64>()));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(PRIVATE)
-        .open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
 }
 
 /// Reads a file from its beginning, beside others that do so too.
@@ -194,12 +178,9 @@ fn pack_one(
         let (directory, file) = Directory::of(source)?;
         let (file, size) = directory.open_sized(file, most.0)?;
         ensure!(size == there.len(), "{} changes", source.display());
-        let mut whole = Counted {
-            inner: file.take(size),
-            count: 0,
-        };
+        let mut whole = file.take(size);
         builder.append_data(&mut header, name, &mut whole)?;
-        ensure!(whole.count == size, "{} changes", source.display());
+        ensure!(whole.limit() == 0, "{} changes", source.display());
     } else {
         bail!(
             "{} is neither a file nor a directory nor a link",
@@ -207,19 +188,6 @@ fn pack_one(
         );
     }
     Ok(())
-}
-
-struct Counted<R> {
-    inner: R,
-    count: u64,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.count += read as u64;
-        Ok(read)
-    }
 }
 
 fn header(there: &Metadata) -> Header {
@@ -402,26 +370,16 @@ fn take_out(
 
 /// Copies, with holes where there are only zeros: a sparse file takes no more room than it did.
 fn copy_sparsely(from: &mut impl Read, to: &mut File) -> Result<u64> {
-    let mut buffer = vec![0; 64 << 10];
+    let mut piece = Vec::new();
     let mut written = 0;
-    loop {
-        let mut full = 0;
-        while full < buffer.len() {
-            match from.read(&mut buffer[full..])? {
-                0 => break,
-                read => full += read,
-            }
-        }
-        if full == 0 {
-            break;
-        }
-        let piece = &buffer[..full];
+    while from.take(64 << 10).read_to_end(&mut piece)? > 0 {
         if piece.iter().any(|byte| *byte != 0) {
-            to.write_all(piece)?;
+            to.write_all(&piece)?;
         } else {
-            to.seek(SeekFrom::Current(full as i64))?;
+            to.seek(SeekFrom::Current(piece.len() as i64))?;
         }
-        written += full as u64;
+        written += piece.len() as u64;
+        piece.clear();
     }
     to.set_len(written)?;
     Ok(written)
@@ -429,19 +387,13 @@ fn copy_sparsely(from: &mut impl Read, to: &mut File) -> Result<u64> {
 
 /// Makes the directories above `path`, for their owner only.
 fn make_parents(directory: &Path, path: &Path) -> io::Result<()> {
-    let mut place = directory.to_owned();
-    for component in path.parent().into_iter().flat_map(Path::components) {
-        place.push(component);
-        match DirBuilder::new().mode(PRIVATE_DIRECTORY).create(&place) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if !place.is_dir() {
-                    return Err(io::ErrorKind::NotADirectory.into());
-                }
-            }
-            made => made?,
-        }
-    }
-    Ok(())
+    let place = directory.join(path.parent().unwrap_or(Path::new("")));
+    let mut maker = DirBuilder::new();
+    let made = maker.recursive(true).mode(PRIVATE_DIRECTORY).create(place);
+    made.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+        _ => error,
+    })
 }
 
 /// What an entry could not be put into place for, if that is a matter of the archive and not of this

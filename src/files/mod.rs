@@ -124,6 +124,14 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     directory.read(name)
 }
 
+/// The same; `None` where there is no such file.
+pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        content => content.map(Some),
+    }
+}
+
 /// The whole of a file of ours that is not larger than `largest` bytes.
 pub fn read_up_to(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let (directory, name) = Directory::of(path)?;

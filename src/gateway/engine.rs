@@ -38,7 +38,7 @@ pub struct Console {
 impl Engine {
     fn context(&self) -> Result<Context> {
         let context = Context::new(&self.global, self.output.clone(), Moment::now())?;
-        Ok(context.as_gateway())
+        Ok(context.acting_as("gateway"))
     }
 
     /// Opens the console of a token. Who may control the instance wakes it; who may view it does not,

@@ -1,5 +1,6 @@
 //! One browser at one console.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -80,13 +81,12 @@ where
         Ok((token, place, ends)) => {
             taken = Some(place);
             let closing = tokio::select! {
-                closing = converse(&gateway, &token, &mut browser) => closing,
+                Err(closing) = converse(&gateway, &token, &mut browser) => closing,
                 Ok(closing) = ends => closing,
             };
             let Closing { code, reason } = closing;
-            gateway
-                .output
-                .detail(&format!("{}: session ended: {code}, {reason}", token.name));
+            let ended = format!("{}: session ended: {code}, {reason}", token.name);
+            gateway.output.detail(&ended);
             closing
         }
     };
@@ -140,19 +140,13 @@ async fn converse<S>(
     gateway: &Arc<Gateway>,
     token: &Token,
     browser: &mut WebSocketStream<S>,
-) -> Closing
+) -> Result<Infallible, Closing>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let server = match connect(gateway, token).await {
-        Ok(server) => server,
-        Err(closing) => return closing,
-    };
-    let rest = match timeout(GREETING, greet(browser)).await {
-        Ok(Ok(rest)) => rest,
-        Ok(Err(closing)) => return closing,
-        Err(_) => return Closing::SILENT,
-    };
+    let server = connect(gateway, token).await?;
+    let greeted = timeout(GREETING, greet(browser)).await;
+    let rest = greeted.map_err(|_| Closing::SILENT)??;
     gateway.tally.opened(token.access);
     gateway
         .output
@@ -167,14 +161,13 @@ where
         noted: None,
     };
     tokio::select! {
-        closing = up.run(&rest, stream) => closing,
-        closing = down(gateway, from, sink) => closing,
+        ended = up.run(&rest, stream) => ended,
+        ended = down(gateway, from, sink) => ended,
     }
 }
 
 /// Opens the console, which wakes its instance if the token may do that, and gets in.
 async fn connect(gateway: &Arc<Gateway>, token: &Token) -> Result<TcpStream, Closing> {
-    let mut closing = Closing::UNREACHABLE;
     for _ in 0..ATTEMPTS {
         let console = open(gateway, token).await?;
         let attempt = async {
@@ -189,16 +182,13 @@ async fn connect(gateway: &Arc<Gateway>, token: &Token) -> Result<TcpStream, Clo
             Err(_) => io::ErrorKind::TimedOut.into(),
         };
         let refused = error.kind() == io::ErrorKind::PermissionDenied;
-        gateway.output.warn(&format!(
-            "{}: its console was not entered: {error}",
-            token.name
-        ));
+        let failed = format!("{}: its console was not entered: {error}", token.name);
+        gateway.output.warn(&failed);
         if !refused {
-            closing = Closing::UNREACHABLE;
             break;
         }
     }
-    Err(closing)
+    Err(Closing::UNREACHABLE)
 }
 
 /// Has the engine open the console, when it is its turn. That goes on if the browser leaves.
@@ -285,26 +275,16 @@ impl Up<'_> {
         &mut self,
         rest: &[u8],
         mut browser: SplitStream<&mut WebSocketStream<S>>,
-    ) -> Closing
+    ) -> Result<Infallible, Closing>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if let Err(closing) = self.pass(rest).await {
-            return closing;
-        }
+        self.pass(rest).await?;
         loop {
-            let message = match timeout(SILENCE, browser.next()).await {
-                Ok(Some(message)) => message,
-                Ok(None) => return Closing::LEFT,
-                Err(_) => return Closing::SILENT,
-            };
-            let passed = match heard(message) {
-                Ok(bytes) => self.pass(&bytes).await,
-                Err(closing) => Err(closing),
-            };
-            if let Err(closing) = passed {
-                return closing;
-            }
+            let message = timeout(SILENCE, browser.next()).await;
+            let message = message.map_err(|_| Closing::SILENT)?;
+            let bytes = heard(message.ok_or(Closing::LEFT)?)?;
+            self.pass(&bytes).await?;
         }
     }
 
@@ -317,21 +297,17 @@ impl Up<'_> {
         if used && self.token.access == Access::Control {
             self.note_use();
         }
-        match timeout(SILENCE, self.server.write_all(&out)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Closing::OVER),
-            Err(_) => Err(Closing::UNREACHABLE),
-        }
+        let sent = timeout(SILENCE, self.server.write_all(&out)).await;
+        sent.map_err(|_| Closing::UNREACHABLE)?
+            .map_err(|_| Closing::OVER)
     }
 
     /// Notes that somebody uses the instance, unless that was noted a moment ago.
     fn note_use(&mut self) {
         let now = Instant::now();
-        let since = self.noted.as_ref().map(|(at, _)| now.duration_since(*at));
-        let at_work = self
-            .noted
-            .as_ref()
-            .is_some_and(|(_, work)| !work.is_finished());
+        let noted = self.noted.as_ref();
+        let since = noted.map(|(at, _)| now.duration_since(*at));
+        let at_work = noted.is_some_and(|(_, work)| !work.is_finished());
         if at_work || since.is_some_and(|since| since < NOTED) {
             return;
         }
@@ -359,7 +335,7 @@ async fn down<S>(
     gateway: &Gateway,
     server: OwnedReadHalf,
     mut browser: SplitSink<&mut WebSocketStream<S>, Message>,
-) -> Closing
+) -> Result<Infallible, Closing>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -370,31 +346,27 @@ where
                 ping = Instant::now() + PING;
                 Message::Ping(Bytes::new())
             }
-            Ok(Err(_)) => return Closing::OVER,
+            Ok(Err(_)) => return Err(Closing::OVER),
             Ok(Ok(())) => {
                 // Not kept while nothing comes: most screens stand still most of the time.
                 let mut piece = Vec::with_capacity(PIECE);
                 match server.try_read_buf(&mut piece) {
-                    Ok(0) => return Closing::OVER,
+                    Ok(0) => return Err(Closing::OVER),
                     Ok(length) => {
-                        gateway
-                            .tally
-                            .sent
-                            .fetch_add(length as u64, Ordering::Relaxed);
+                        let sent = &gateway.tally.sent;
+                        sent.fetch_add(length as u64, Ordering::Relaxed);
                         if length < PIECE / 4 {
                             piece.shrink_to_fit();
                         }
                         Message::Binary(piece.into())
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                    Err(_) => return Closing::OVER,
+                    Err(_) => return Err(Closing::OVER),
                 }
             }
         };
-        match timeout(SILENCE, browser.send(message)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Closing::LEFT,
-            Err(_) => return Closing::SILENT,
-        }
+        let sent = timeout(SILENCE, browser.send(message)).await;
+        sent.map_err(|_| Closing::SILENT)?
+            .map_err(|_| Closing::LEFT)?;
     }
 }

@@ -96,11 +96,8 @@ impl Status {
     /// How the gateway of this host stood some seconds ago; `None` where none was started, or where the
     /// last one ended as it should.
     pub fn read(paths: &Paths) -> io::Result<Option<Status>> {
-        match files::read(&paths.gateway_status()) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let text = files::read_if_there(&paths.gateway_status())?;
+        Ok(text.map(|text| serde_json::from_slice(&text)).transpose()?)
     }
 }
 

@@ -12,20 +12,14 @@ use virt::sys;
 /// Ends the long job, such as a save, that libvirt is doing to `domain`.
 pub(super) fn abort(domain: &Domain) -> Result<(), Error> {
     // SAFETY: the domain is valid for as long as `domain` lives.
-    match unsafe { sys::virDomainAbortJob(domain.as_ptr()) } {
-        0 => Ok(()),
-        _ => Err(Error::last_error()),
-    }
+    done(unsafe { sys::virDomainAbortJob(domain.as_ptr()) })
 }
 
 /// Has libvirt wait no longer than `seconds` for signs of life of the agent in `domain`, for as long
 /// as it runs.
 pub(super) fn wait_for_agent(domain: &Domain, seconds: i32) -> Result<(), Error> {
     // SAFETY: the domain is valid for as long as `domain` lives.
-    match unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) } {
-        0 => Ok(()),
-        _ => Err(Error::last_error()),
-    }
+    done(unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) })
 }
 
 /// Saves the memory of `domain` into the file `path`, and ends it; it will come back running.
@@ -34,7 +28,11 @@ pub(super) fn save(domain: &Domain, path: &str) -> Result<(), Error> {
     let flags = sys::VIR_DOMAIN_SAVE_RUNNING;
     // SAFETY: the domain and the path are valid for as long as the call takes, and there is no other
     // definition.
-    match unsafe { sys::virDomainSaveFlags(domain.as_ptr(), path.as_ptr(), ptr::null(), flags) } {
+    done(unsafe { sys::virDomainSaveFlags(domain.as_ptr(), path.as_ptr(), ptr::null(), flags) })
+}
+
+fn done(returned: i32) -> Result<(), Error> {
+    match returned {
         0 => Ok(()),
         _ => Err(Error::last_error()),
     }

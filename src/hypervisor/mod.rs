@@ -241,18 +241,24 @@ impl Hypervisor {
         if !self.scope.covers(name) {
             return Ok(None);
         }
-        let found = self.conn.lookup_domain_by_name(&name.to_string());
-        let (inner, uuid) = match found.and_then(|inner| Ok((inner.uuid()?, inner))) {
-            Ok((uuid, inner)) => (inner, uuid),
-            Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
-            Err(e) => return Err(failed(&format!("look up {name}"), e)),
+        let Some((uuid, domain)) = self.look_up(&name.to_string())? else {
+            return Ok(None);
         };
         if is_ours(uuid) {
-            return Ok(Some(self.domain(inner)));
+            return Ok(Some(domain));
         }
         let message = format!("the libvirt domain {name} was not made by cyyber");
         let hint = "rename that domain, or use another user id; cyyber leaves it alone";
         Err(Fault::new(Kind::Conflict, message).hint(hint).into())
+    }
+
+    fn look_up(&self, name: &str) -> Result<Option<(Uuid, Domain)>> {
+        let found = self.conn.lookup_domain_by_name(name);
+        match found.and_then(|inner| Ok((inner.uuid()?, self.domain(inner)))) {
+            Err(e) if is(&e, ErrorNumber::NoDomain) => Ok(None),
+            Err(e) => Err(failed(&format!("look up {name}"), e)),
+            Ok(found) => Ok(Some(found)),
+        }
     }
 
     fn domain(&self, inner: virt::domain::Domain) -> Domain {
@@ -294,24 +300,13 @@ impl Hypervisor {
     pub fn run(&self, xml: &str) -> Result<Domain> {
         let flags = sys::VIR_DOMAIN_START_AUTODESTROY;
         let inner = self.conn.create_domain_xml(xml, flags);
-        Ok(Domain {
-            inner: inner.map_err(|e| failed("start the domain", e))?,
-            pool: Arc::clone(&self.pool),
-        })
+        Ok(self.domain(inner.map_err(|e| failed("start the domain", e))?))
     }
 
     /// The domain called `name`, which is none of an instance, if there is one that is ours.
     pub fn other(&self, name: &str) -> Result<Option<Domain>> {
-        let inner = match self.conn.lookup_domain_by_name(name) {
-            Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
-            found => found.map_err(|e| failed(&format!("look up {name}"), e))?,
-        };
-        let uuid = inner.uuid();
-        let uuid = uuid.map_err(|e| failed(&format!("look up {name}"), e))?;
-        Ok(is_ours(uuid).then(|| Domain {
-            inner,
-            pool: Arc::clone(&self.pool),
-        }))
+        let found = self.look_up(name)?.filter(|(uuid, _)| is_ours(*uuid));
+        Ok(found.map(|(_, domain)| domain))
     }
 
     /// Defines a domain, or changes the definition of the one with the same UUID.

@@ -35,17 +35,18 @@ impl Instance<'_> {
     }
 
     fn must_run(&self) -> Result<()> {
+        let name = self.name;
         if self.settled()?.power != Power::On {
-            let name = self.name;
             let message = format!("{name} is not running and has no console");
-            let hint = format!("start it: cyyber instance start {}", name.arguments());
-            return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
+            return Err(Fault::new(Kind::Conflict, message)
+                .hint(name.start_it())
+                .into());
         }
         if self.record()?.is_some_and(|record| record.forking) {
-            let name = self.name;
             let message = format!("{name} was interrupted while it was being started");
-            let hint = format!("start it again: cyyber instance start {}", name.arguments());
-            return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
+            return Err(Fault::new(Kind::Conflict, message)
+                .hint(name.start_it())
+                .into());
         }
         Ok(())
     }
@@ -90,11 +91,9 @@ impl Instance<'_> {
 pub fn console_path(context: &Context, name: &InstanceName, access: Access) -> Result<Outcome> {
     let domain = existing(context, name)?;
     let path = path(context, name, access).ok_or_else(|| {
-        Fault::new(
-            Kind::Unavailable,
-            "no gateway runs on this host, or its key cannot be read",
-        )
-        .hint("start it: systemctl start cyyber-gateway; and run this as the same user")
+        let message = "no gateway runs on this host, or its key cannot be read";
+        let hint = "start it: systemctl start cyyber-gateway; and run this as the same user";
+        Fault::new(Kind::Unavailable, message).hint(hint)
     })?;
     let access = ConsoleAccess {
         path: Some(path),

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{existing, facts, status};
 use crate::context::Context;
 use crate::error::{Fault, Kind};
-use crate::hypervisor::{Domain, Patience, Power, Ran};
+use crate::hypervisor::{Domain, Facts, Patience, Power, Ran};
 use crate::names::InstanceName;
 
 /// How much of each stream is kept, in bytes. Both go in one answer of the agent.
@@ -48,26 +48,23 @@ pub struct Done {
 
 /// Whether `name` runs.
 pub fn is_up(context: &Context, name: &InstanceName) -> Result<bool> {
-    let power = facts(&existing(context, name)?, name)?.power;
-    Ok(matches!(power, Power::On | Power::Busy))
+    Ok(is_on(&facts(&existing(context, name)?, name)?))
+}
+
+fn is_on(facts: &Facts) -> bool {
+    matches!(facts.power, Power::On | Power::Busy)
 }
 
 /// The domain of `name`, which must run.
 pub fn running(context: &Context, name: &InstanceName) -> Result<Domain> {
     let domain = existing(context, name)?;
     let facts = facts(&domain, name)?;
-    if matches!(facts.power, Power::On | Power::Busy) {
+    if is_on(&facts) {
         return Ok(domain);
     }
     let state = status::state(context, name, &facts);
-    Err(
-        Fault::new(Kind::Conflict, format!("{name} is {state}, not running"))
-            .hint(format!(
-                "start it: cyyber instance start {}",
-                name.arguments()
-            ))
-            .into(),
-    )
+    let fault = Fault::new(Kind::Conflict, format!("{name} is {state}, not running"));
+    Err(fault.hint(name.start_it()).into())
 }
 
 /// Waits until the agent of `name`, which was just started, answers.

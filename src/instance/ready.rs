@@ -95,12 +95,8 @@ fn ended(context: &Context, name: &InstanceName, now: &Facts) -> anyhow::Error {
         _ => Kind::Conflict,
     };
     let state = status::state(context, name, now);
-    Fault::new(kind, format!("{name} is {state} before it was ready"))
-        .hint(format!(
-            "start it again: cyyber instance start {}",
-            name.arguments()
-        ))
-        .into()
+    let fault = Fault::new(kind, format!("{name} is {state} before it was ready"));
+    fault.hint(name.start_it()).into()
 }
 
 impl Instance<'_> {

@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::files;
-use crate::names::State;
+use crate::names::{Rung, State};
 use crate::paths::Paths;
 pub use course::{Course, Moment};
 use durations::Durations;
@@ -67,7 +67,7 @@ pub struct Account {
     /// Milliseconds of use by hour of the week, from Monday, midnight.
     pub week: Vec<u64>,
     /// How many steps the idle policy took, by what each led to.
-    pub steps: BTreeMap<Step, u64>,
+    pub steps: BTreeMap<Rung, u64>,
     /// How many of its steps failed.
     pub failed_steps: u64,
     /// How often an instance was paused, by the policy or by hand.
@@ -84,18 +84,6 @@ pub struct Account {
     pub builds: Durations,
     /// How many failed.
     pub failed_builds: u64,
-}
-
-/// What a step of the idle policy leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "they are called as the states")]
-pub enum Step {
-    Running,
-    Idle,
-    Paused,
-    Stopped,
-    Destroyed,
 }
 
 /// What an instance is in.
@@ -135,35 +123,14 @@ fn agree(one: State, other: State) -> bool {
     one == other || is_up(one) && is_up(other)
 }
 
-impl Step {
-    /// All of them.
-    pub const ALL: [Step; 5] = [
-        Step::Running,
-        Step::Idle,
-        Step::Paused,
-        Step::Stopped,
-        Step::Destroyed,
-    ];
-
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Step::Running => "running",
-            Step::Idle => "idle",
-            Step::Paused => "paused",
-            Step::Stopped => "stopped",
-            Step::Destroyed => "destroyed",
-        }
-    }
-
-    fn to(state: Option<State>) -> Step {
-        match state {
-            Some(State::Running | State::Starting) => Step::Running,
-            Some(State::Idle) => Step::Idle,
-            Some(State::Paused) => Step::Paused,
-            Some(State::Stopped | State::Crashed) => Step::Stopped,
-            None => Step::Destroyed,
-        }
+/// Where a step of the policy led that left an instance in `state`.
+fn rung(state: Option<State>) -> Rung {
+    match state {
+        Some(State::Running | State::Starting) => Rung::Running,
+        Some(State::Idle) => Rung::Idle,
+        Some(State::Paused) => Rung::Paused,
+        Some(State::Stopped | State::Crashed) => Rung::Stopped,
+        None => Rung::Destroyed,
     }
 }
 
@@ -372,7 +339,7 @@ impl Account {
     /// Notes what was done to an instance that was as `before` says.
     fn step(&mut self, event: &Event, before: Option<&Span>) {
         if event.who == "reap" {
-            *self.steps.entry(Step::to(event.to)).or_default() += 1;
+            *self.steps.entry(rung(event.to)).or_default() += 1;
         }
         let from = event.from;
         if event.to == Some(State::Paused) && from != event.to {
@@ -421,7 +388,7 @@ impl Account {
     /// How often the policy paused or stopped an instance.
     pub fn taken_down(&self) -> u64 {
         let count = |step| self.steps.get(&step).copied().unwrap_or(0);
-        count(Step::Paused) + count(Step::Stopped)
+        count(Rung::Paused) + count(Rung::Stopped)
     }
 
     /// How long instances were in use, in milliseconds.

@@ -60,7 +60,7 @@ fn a_day_of_one_instance() {
     assert_eq!(account.freed[&State::Stopped], 1024 * of(State::Stopped));
     assert_eq!(
         account.steps,
-        [(Step::Idle, 2), (Step::Paused, 3), (Step::Stopped, 1)].into()
+        [(Rung::Idle, 2), (Rung::Paused, 3), (Rung::Stopped, 1)].into()
     );
     assert_eq!((account.pauses, account.too_soon), (3, 1));
     assert_eq!((account.starts.count, account.resumes.count), (1, 2));

@@ -27,11 +27,8 @@ struct CoveringPass {
 impl Coverage {
     /// What is noted at `path`.
     pub fn read(path: &Path) -> io::Result<Coverage> {
-        match files::read(path) {
-            Ok(text) => Ok(serde_json::from_slice(&text)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Coverage::default()),
-            Err(error) => Err(error),
-        }
+        let text = files::read_if_there(path)?;
+        Ok(text.map_or_else(|| Ok(Coverage::default()), |it| serde_json::from_slice(&it))?)
     }
 
     /// Notes at `path` a pass by the configuration `file`, which has `labs`.

@@ -123,13 +123,10 @@ impl Key {
 
     /// The present key; `None` where there is no gateway.
     pub fn read(path: &Path) -> io::Result<Option<Key>> {
-        let content = match files::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            content => content?,
-        };
-        let key = content.try_into();
-        key.map(|key| Some(Key(key)))
-            .map_err(|_| io::Error::other(format!("{} is damaged", path.display())))
+        let key = files::read_if_there(path)?.map(<[u8; 32]>::try_from);
+        let key = key.transpose();
+        let key = key.map_err(|_| io::Error::other(format!("{} is damaged", path.display())))?;
+        Ok(key.map(Key))
     }
 
     fn mac(&self, bytes: &[u8]) -> Option<Hmac<Sha256>> {

@@ -28,16 +28,10 @@ pub fn run(
         }
         exec::exec(context, name, command, limit.std())
     };
-    match (&class.user, &class.users_from) {
-        (_, Some(file)) => {
-            let done = many::for_each(context, &class.lab, class.jobs, file, verb)?;
-            report_all(context, done)
-        }
-        (Some(user), None) => {
-            let name = context.instance(&class.lab, user)?;
-            report_one(context, &name, verb(context, &name)?)
-        }
-        (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
+    let mut all = many::of_class(context, class, verb)?;
+    match all.pop() {
+        Some((name, done)) if class.users_from.is_none() => report_one(context, &name, done?),
+        last => report_all(context, all.into_iter().chain(last).collect()),
     }
 }
 
@@ -55,13 +49,11 @@ pub fn bring_up(context: &Context, name: &InstanceName) -> Result<()> {
 fn report_one(context: &Context, name: &InstanceName, done: Done) -> Result<()> {
     let result = Outcome::of(name, Ok(&done));
     if context.output.is_json() {
-        context.output.answer(&Results {
-            results: vec![result],
-        })?;
+        let results = vec![result];
+        context.output.answer(&Results { results })?;
     } else {
-        context
-            .output
-            .hand_on(None, &done.ran.stdout, &done.ran.stderr)?;
+        let ran = &done.ran;
+        context.output.hand_on(None, &ran.stdout, &ran.stderr)?;
         warn(context, &result);
     }
     match done.ran.exit_code {
@@ -71,38 +63,27 @@ fn report_one(context: &Context, name: &InstanceName, done: Done) -> Result<()> 
 }
 
 fn report_all(context: &Context, all: Vec<(InstanceName, Result<Done>)>) -> Result<()> {
-    let results = Results {
-        results: all
-            .iter()
-            .map(|(name, done)| Outcome::of(name, done.as_ref()))
-            .collect(),
-    };
-    if context.output.is_json() {
-        context.output.answer(&results)?;
-    }
-    let mut failed = 0;
-    for ((name, done), result) in all.iter().zip(&results.results) {
-        if result.exit_code != Some(0) {
-            failed += 1;
-        }
+    let output = &context.output;
+    let results = all
+        .iter()
+        .map(|(name, done)| Outcome::of(name, done.as_ref()));
+    let results: Vec<_> = results.collect();
+    for ((name, done), result) in all.iter().zip(&results) {
         match done {
-            Ok(Done { ran, .. }) if !context.output.is_json() => {
-                let user = name.user.as_str();
-                context
-                    .output
-                    .hand_on(Some(user), &ran.stdout, &ran.stderr)?;
+            Ok(Done { ran, .. }) if !output.is_json() => {
+                output.hand_on(Some(name.user.as_str()), &ran.stdout, &ran.stderr)?;
                 warn(context, result);
                 if ran.exit_code != 0 {
-                    let said = format!("{name}: exit status {}", ran.exit_code);
-                    context.output.problem(&said);
+                    output.problem(&format!("{name}: exit status {}", ran.exit_code));
                 }
             }
             Ok(_) => {}
-            Err(error) => {
-                let failed = FailedInstance::new(name, error);
-                context.output.problem(&failed.to_string());
-            }
+            Err(error) => output.problem(&FailedInstance::new(name, error).to_string()),
         }
+    }
+    let failed = results.iter().filter(|it| it.exit_code != Some(0)).count();
+    if output.is_json() {
+        output.answer(&Results { results })?;
     }
     if failed == 0 {
         return Ok(());

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::error::{Fault, Kind, kind_of};
 use crate::hypervisor::Detail;
 use crate::instance::outcome::Outcome;
-use crate::names::{InstanceName, LabId};
+use crate::names::{InstanceName, LabId, UserId};
 use crate::output::{Report, Table};
 use crate::parallel;
 use crate::roster;
@@ -22,20 +22,38 @@ use crate::text;
 /// No list of users is longer, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// Runs `verb` on the instance of every user in the file that `class` names, some at a time, going
-/// on past failures.
-pub fn run(
+/// Has the instance of `class`, or each that it lists, be dealt with by `verb`.
+pub fn of_class<R: Send>(
     context: &Context,
     class: &Class,
-    file: &Path,
-    verb: impl Fn(&Context, &InstanceName) -> Result<Outcome> + Sync,
-) -> Result<()> {
-    let results = for_each(context, &class.lab, class.jobs, file, verb)?;
-    report(context, results)
+    verb: impl Fn(&Context, &InstanceName) -> Result<R> + Sync,
+) -> Result<Vec<(InstanceName, Result<R>)>> {
+    let (user, users_from) = (class.user.as_ref(), class.users_from.as_deref());
+    one_or_all(context, &class.lab, user, users_from, class.jobs, verb)
+}
+
+/// The same where no class was parsed. The failure of a single one is the error.
+pub fn one_or_all<R: Send>(
+    context: &Context,
+    lab: &LabId,
+    user: Option<&UserId>,
+    users_from: Option<&Path>,
+    jobs: u8,
+    verb: impl Fn(&Context, &InstanceName) -> Result<R> + Sync,
+) -> Result<Vec<(InstanceName, Result<R>)>> {
+    match (user, users_from) {
+        (_, Some(file)) => for_each(context, lab, jobs, file, verb),
+        (Some(user), None) => {
+            let name = context.instance(lab, user)?;
+            let done = verb(context, &name)?;
+            Ok(vec![(name, Ok(done))])
+        }
+        (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
+    }
 }
 
 /// The same, with whatever `verb` makes of each.
-pub fn for_each<R: Send>(
+fn for_each<R: Send>(
     context: &Context,
     lab: &LabId,
     jobs: u8,
@@ -113,7 +131,7 @@ fn whole(file: impl Read) -> std::io::Result<String> {
     }
 }
 
-fn report(context: &Context, results: Vec<(InstanceName, Result<Outcome>)>) -> Result<()> {
+pub fn report(context: &Context, results: Vec<(InstanceName, Result<Outcome>)>) -> Result<()> {
     let all = results.len();
     let (instances, failed) = apart(results);
     let many = Many { instances, failed };

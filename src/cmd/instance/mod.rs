@@ -131,13 +131,10 @@ fn each(
             None => Ok(done),
         }
     };
-    match (&class.user, &class.users_from) {
-        (_, Some(file)) => many::run(context, class, file, verb),
-        (Some(user), None) => {
-            let done = verb(context, &context.instance(&class.lab, user)?)?;
-            context.output.answer(&done)
-        }
-        (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
+    let mut all = many::of_class(context, class, verb)?;
+    match all.pop() {
+        Some((_, done)) if class.users_from.is_none() => context.output.answer(&done?),
+        last => many::report(context, all.into_iter().chain(last).collect()),
     }
 }
 

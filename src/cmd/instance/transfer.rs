@@ -26,7 +26,6 @@ pub struct Request {
 impl Request {
     /// From `[USER] SOURCE... TARGET`.
     pub fn new(words: &[String], of_many: bool) -> Result<Request> {
-        let usage = |what: String| Fault::new(Kind::Usage, what);
         let (target, rest) = words.split_last().context("clap wants two")?;
         let (user, sources) = match rest.split_first() {
             Some((user, sources)) if !of_many => {
@@ -37,7 +36,7 @@ impl Request {
         };
         ensure!(
             !sources.is_empty(),
-            usage("no file to push is named".to_owned()).hint("give USER SOURCE... TARGET")
+            usage("no file to push is named").hint("give USER SOURCE... TARGET")
         );
         Ok(Request {
             user,
@@ -67,7 +66,7 @@ pub fn push(
     let verb = |context: &Context, name: &InstanceName| {
         noted_failure(context, "push", name, || push.to(context, name))
     };
-    let done = each(context, lab, user.as_ref(), users_from, jobs, verb)?;
+    let done = many::one_or_all(context, lab, user.as_ref(), users_from, jobs, verb)?;
     let all = done.len();
     let (pushed, failed) = many::apart(done);
     let answer = AllPushed { pushed, failed };
@@ -85,11 +84,8 @@ pub fn collect(
 ) -> Result<()> {
     ensure!(
         from.file_name().is_some(),
-        Fault::new(
-            Kind::Usage,
-            format!("--from {from} names no file or directory")
-        )
-        .hint("collect a directory below the root, as /home/student")
+        usage(format!("--from {from} names no file or directory"))
+            .hint("collect a directory below the root, as /home/student")
     );
     // An administrator's link is looked through once.
     let to = std::path::absolute(to)?;
@@ -102,9 +98,7 @@ pub fn collect(
     let verb = |context: &Context, name: &InstanceName| {
         noted_failure(context, "collect", name, || collect.of(context, name))
     };
-    let users_from = class.users_from.as_deref();
-    let user = class.user.as_ref();
-    let done = each(context, &class.lab, user, users_from, class.jobs, verb)?;
+    let done = many::of_class(context, class, verb)?;
     let all = done.len();
     let (collected, failed) = many::apart(done);
     let answer = AllCollected { collected, failed };
@@ -115,24 +109,8 @@ pub fn collect(
     many::tell(context, &answer.failed, all)
 }
 
-/// Runs `verb` for one user, whose failure is that of the command, or for each of a list.
-fn each<R: Send>(
-    context: &Context,
-    lab: &LabId,
-    user: Option<&UserId>,
-    users_from: Option<&Path>,
-    jobs: u8,
-    verb: impl Fn(&Context, &InstanceName) -> Result<R> + Sync,
-) -> Result<Vec<(InstanceName, Result<R>)>> {
-    match (user, users_from) {
-        (_, Some(file)) => many::for_each(context, lab, jobs, file, verb),
-        (Some(user), None) => {
-            let name = context.instance(lab, user)?;
-            let done = verb(context, &name)?;
-            Ok(vec![(name, Ok(done))])
-        }
-        (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
-    }
+fn usage(what: impl Into<String>) -> Fault {
+    Fault::new(Kind::Usage, what)
 }
 
 fn warn(context: &Context, collected: &Collected) {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::ledger::durations::Durations;
-use crate::ledger::{Account, Ledger, Step};
-use crate::names::{LabId, State};
+use crate::ledger::{Account, Ledger};
+use crate::names::{LabId, Rung, State};
 
 /// What was used and what the policy did in some time.
 #[derive(Debug, Serialize)]
@@ -40,7 +41,7 @@ pub struct Figures {
     pub memory_freed_gib_hours: BTreeMap<State, f64>,
     pub memory_saved_percent: Option<f64>,
     pub state_hours: BTreeMap<State, f64>,
-    pub steps: BTreeMap<Step, u64>,
+    pub steps: BTreeMap<Rung, u64>,
     pub failed_steps: u64,
     pub pauses: u64,
     pub resumes: Times,
@@ -103,9 +104,9 @@ impl Figures {
             memory_freed_gib_hours: by_key(&account.freed, gib_hours),
             memory_saved_percent: percent(freed, without),
             state_hours: by_key(&account.ms, hours),
-            steps: Step::ALL
-                .into_iter()
-                .map(|step| (step, account.steps.get(&step).copied().unwrap_or(0)))
+            steps: Rung::value_variants()
+                .iter()
+                .map(|step| (*step, account.steps.get(step).copied().unwrap_or(0)))
                 .collect(),
             failed_steps: account.failed_steps,
             pauses: account.pauses,

@@ -13,7 +13,6 @@ use jiff::tz::TimeZone;
 use crate::cli::Report as Options;
 use crate::context::Context;
 use crate::env;
-use crate::error::{Fault, Kind};
 use crate::files;
 use crate::hypervisor::Detail;
 use crate::instance::status::{InstanceStatus, statuses};
@@ -31,37 +30,26 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
     ledger.course = Some(Course::new(from, now, STEPS));
     read(context, &mut ledger, &zone)?;
     // What nobody did anything to in this time is not in the journal.
-    let live = match live(context) {
-        Ok(live) => Some(live),
-        Err(error) => {
-            context.output.warn(&format!(
-                "instances that nothing was done to in this time are left out: {error:#}"
-            ));
-            None
-        }
-    };
-    ledger.close(live, now, &zone);
+    let live = live(context).inspect_err(|error| {
+        let left_out = "instances that nothing was done to in this time are left out";
+        context.output.warn(&format!("{left_out}: {error:#}"));
+    });
+    ledger.close(live.ok(), now, &zone);
     if let Some(lab) = &options.lab
         && ledger.labs.is_empty()
     {
         context.config.lab(lab)?;
     }
     if ledger.unreadable > 0 {
-        context.output.warn(&format!(
-            "{} lines of the journal could not be understood and are left out",
-            ledger.unreadable
-        ));
+        let what = "lines of the journal could not be understood and are left out";
+        context
+            .output
+            .warn(&format!("{} {what}", ledger.unreadable));
     }
     let report = UseReport::new(&ledger, options.lab.clone(), now);
     if let Some(file) = &options.html {
         let page = html::page(&report, &ledger, &zone)?;
-        files::publish(file, page.as_bytes(), files::SHARED).with_context(|| {
-            Fault::new(
-                Kind::Failed,
-                format!("failed to write the report to {}", file.display()),
-            )
-            .hint("name a file in a directory that is there")
-        })?;
+        super::publish(file, "the report", &page, files::SHARED)?;
         if !context.output.is_json() {
             context.output.note(&format!("written: {}", file.display()));
             return Ok(());

@@ -1,6 +1,7 @@
 //! The plots of a report, as SVG. Black and the grey of grids are replaced by the page's own colours.
 
 use anyhow::Result;
+use plotters::coord::Shift;
 use plotters::prelude::*;
 
 /// For axes and words; the page has its own.
@@ -11,6 +12,8 @@ const GRID: RGBColor = RGBColor(221, 221, 221);
 
 const SIZE: (u32, u32) = (720, 260);
 const FONT: (&str, u32) = ("sans-serif", 13);
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// A colour with the name of what it stands for.
 pub type Layer = (&'static str, RGBColor);
@@ -36,10 +39,8 @@ pub fn layers(
     let (from, until) = (last(sums.first()), last(sums.last()));
     let tops = sums.iter().filter_map(|(_, sums)| sums.last().copied());
     let top = tops.fold(0.0, f64::max).max(0.001) * 1.05;
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        let mut chart = ChartBuilder::on(&area)
+    drawn(SIZE, |area| {
+        let mut chart = ChartBuilder::on(area)
             .margin(8)
             .x_label_area_size(24)
             .y_label_area_size(58)
@@ -60,9 +61,8 @@ pub fn layers(
             .x_label_formatter(&label)
             .y_label_formatter(&|y| format!("{} {unit}", short(*y)))
             .draw()?;
-        area.present()?;
-    }
-    Ok(svg)
+        Ok(())
+    })
 }
 
 /// Lines of bars, each beginning where the one before it ends.
@@ -70,11 +70,9 @@ pub fn bars(rows: &[(String, Vec<f64>)], layers: &[Layer], unit: &str) -> Result
     let most = rows.iter().map(|(_, values)| values.iter().sum::<f64>());
     let most = most.fold(0.0, f64::max).max(0.001) * 1.05;
     let count = rows.len().max(1);
-    let mut svg = String::new();
-    {
-        let size = (SIZE.0, 40 + 22 * count as u32);
-        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-        let mut chart = ChartBuilder::on(&area)
+    let size = (SIZE.0, 40 + 22 * count as u32);
+    drawn(size, |area| {
+        let mut chart = ChartBuilder::on(area)
             .margin(8)
             .margin_right(32)
             .x_label_area_size(24)
@@ -108,18 +106,15 @@ pub fn bars(rows: &[(String, Vec<f64>)], layers: &[Layer], unit: &str) -> Result
                 begin += value;
             }
         }
-        area.present()?;
-    }
-    Ok(svg)
+        Ok(())
+    })
 }
 
 /// A field for each hour of the week, the fuller the more.
 pub fn week(hours: &[f64], colour: RGBColor, days: [&str; 7]) -> Result<String> {
     let most = hours.iter().copied().fold(0.001, f64::max);
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, (SIZE.0, 220)).into_drawing_area();
-        let mut chart = ChartBuilder::on(&area)
+    drawn((SIZE.0, 220), |area| {
+        let mut chart = ChartBuilder::on(area)
             .margin(8)
             .x_label_area_size(24)
             .y_label_area_size(44)
@@ -145,6 +140,16 @@ pub fn week(hours: &[f64], colour: RGBColor, days: [&str; 7]) -> Result<String> 
             field.set_margin(1, 1, 1, 1);
             chart.draw_series([field])?;
         }
+        Ok(())
+    })
+}
+
+/// What `draw` draws, as SVG.
+fn drawn(size: (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        draw(&area)?;
         area.present()?;
     }
     Ok(svg)

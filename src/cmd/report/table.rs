@@ -1,8 +1,7 @@
 //! A report for people at a terminal.
 
 use super::figures::{Figures, Times, UseReport};
-use crate::ledger::Step;
-use crate::names::State;
+use crate::names::Rung;
 use crate::output::{Cell, Column, Page, Report, Table};
 use crate::units::age;
 
@@ -72,11 +71,7 @@ impl UseReport {
 
     fn ladder(&self, page: Page) -> String {
         let most = self.total.steps.values().max().copied().unwrap_or(0);
-        let freed = |step: Step| match step {
-            Step::Paused => self.total.memory_freed_gib_hours.get(&State::Paused),
-            Step::Stopped => self.total.memory_freed_gib_hours.get(&State::Stopped),
-            _ => None,
-        };
+        let freed = |step: Rung| self.total.memory_freed_gib_hours.get(&step.state()?);
         let rows = self.total.steps.iter().map(|(step, count)| {
             vec![
                 step.as_str().into(),

@@ -75,7 +75,7 @@ impl Collect {
                 .into());
         }
         let unfinished = Unfinished::begin(&directory)?;
-        let mut archive = archive::anonymous(&unfinished.path)?;
+        let mut archive = tempfile::tempfile_in(&unfinished.path)?;
         let patience = patience(context, self.timeout)?;
         let what = self.by_agent(domain, &mut archive, patience)?;
         let tree = unfinished.path.join("tree");

@@ -56,11 +56,7 @@ fn with_directory<T>(
 
 /// Runs a shell script in the guest. What it says is the error, unless it ends well.
 fn script(domain: &Domain, script: &str, arguments: &[&str], patience: Patience) -> Result<Ran> {
-    let program: Vec<_> = ["/bin/sh", "-c", script, "sh"]
-        .iter()
-        .chain(arguments)
-        .copied()
-        .collect();
+    let program = [&["/bin/sh", "-c", script, "sh"], arguments].concat();
     let ran = domain.run_in_guest(&program, patience)?;
     let said = String::from_utf8_lossy(&ran.stderr);
     let said = words(said.trim());
@@ -68,11 +64,10 @@ fn script(domain: &Domain, script: &str, arguments: &[&str], patience: Patience)
         0 => return Ok(ran),
         2 => Kind::Conflict,
         3 => {
-            return Err(
-                Fault::new(Kind::Failed, "there is more in it than is allowed")
-                    .hint("allow more with --max-size, or name less")
-                    .into(),
-            );
+            let fault = Fault::new(Kind::Failed, "there is more in it than is allowed");
+            return Err(fault
+                .hint("allow more with --max-size, or name less")
+                .into());
         }
         _ => Kind::Failed,
     };

@@ -47,7 +47,7 @@ impl Push {
         timeout: Duration,
     ) -> Result<Push> {
         let state = context.paths.state();
-        let archive = archive::anonymous(state)
+        let archive = tempfile::tempfile_in(state)
             .with_context(|| format!("failed to make a file in {}", state.display()))?;
         let (names, amount) = archive::pack(sources, &archive, most)?;
         Ok(Push {
