@@ -66,10 +66,8 @@ impl Context {
             Ok(config) => (config, None),
             Err(error) => (Config::default(), Some(error)),
         };
-        Ok((
-            Context::with(config, overrides, global, output, now)?,
-            broken,
-        ))
+        let context = Context::with(config, overrides, global, output, now)?;
+        Ok((context, broken))
     }
 
     fn with(

@@ -47,14 +47,8 @@ pub fn failure<'a>(
         Kind::Failed | Kind::Busy | Kind::Capacity | Kind::Unavailable => {}
     }
     let why = format!("{error:#}");
-    write(
-        context,
-        action,
-        subject,
-        began,
-        (from, None),
-        Err((kind, &why)),
-    );
+    let reason = Err((kind, &*why));
+    write(context, action, subject, began, (from, None), reason);
 }
 
 /// A journal that cannot be written stops nobody, and is no news beside a failure, which often has

@@ -1,5 +1,9 @@
 //! Text files that people write, in the encoding that their editor chose, and bytes as digits; pure.
 
+use std::path::Path;
+
+use anyhow::Context as _;
+
 /// The byte order mark, as some editors put it before UTF-8.
 pub const MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -26,6 +30,16 @@ pub fn utf8(bytes: Vec<u8>) -> Result<String, String> {
         format!("line {line} is not UTF-8, as in a file in Latin-1: save it as UTF-8")
     })?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+}
+
+/// A path as text, for what takes nothing else.
+///
+/// # Errors
+///
+/// It is not valid Unicode.
+pub fn path(path: &Path) -> anyhow::Result<&str> {
+    let text = path.to_str();
+    text.with_context(|| format!("{} is not valid Unicode", path.display()))
 }
 
 /// Bytes as hexadecimal digits.

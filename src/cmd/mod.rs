@@ -48,3 +48,19 @@ fn publish(path: &Path, what: &str, text: &str, mode: u32) -> Result<()> {
         Fault::new(Kind::Failed, message).hint("name a file in a directory that is there")
     })
 }
+
+/// Tells each of the failures, and as an error what they come to; `whole` says that of their number.
+fn tell_failures(
+    context: &Context,
+    failures: &[String],
+    whole: impl FnOnce(usize) -> String,
+    hint: &str,
+) -> Result<()> {
+    for failure in failures {
+        context.output.problem(failure);
+    }
+    match failures.len() {
+        0 => Ok(()),
+        count => Err(Fault::new(Kind::Failed, whole(count)).hint(hint).into()),
+    }
+}

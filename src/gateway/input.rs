@@ -51,63 +51,55 @@ struct Message {
 
 /// What the first bytes of a message say; `None` for too few of them.
 fn message(head: &[u8]) -> Result<Option<Message>, Malformed> {
-    let of = |kind, length| Ok(Some(Message { kind, length }));
+    told(head).transpose()
+}
+
+fn told(head: &[u8]) -> Option<Result<Message, Malformed>> {
+    let of = |kind, length| Ok(Message { kind, length });
     let byte = |at: usize| head.get(at).copied();
     let short = |at: usize| {
         let bytes = head.get(at..)?.first_chunk()?;
         Some(u16::from_be_bytes(*bytes))
     };
-    let Some(first) = byte(0) else {
-        return Ok(None);
-    };
-    match first {
+    // So many things of a size, behind so many bytes.
+    let list =
+        |count: u32, size: u32, before: u32| count.saturating_mul(size).saturating_add(before);
+    Some(match byte(0)? {
         // SetPixelFormat, FramebufferUpdateRequest, EnableContinuousUpdates
         0 => of(Kind::Picture, 20),
         3 | 150 => of(Kind::Picture, 10),
         // SetEncodings
-        2 => match short(2) {
-            Some(count) if count > ENCODINGS => Err(Malformed::TooLong),
-            Some(count) => of(
-                Kind::Encodings,
-                u32::from(count).saturating_mul(4).saturating_add(4),
-            ),
-            None => Ok(None),
+        2 => match short(2)? {
+            count if count > ENCODINGS => Err(Malformed::TooLong),
+            count => of(Kind::Encodings, list(count.into(), 4, 4)),
         },
         // KeyEvent, PointerEvent
         4 => of(Kind::Input, 8),
         5 => of(Kind::Input, 6),
         // ClientCutText; a negative length is one of the extended clipboard.
-        6 => match head.get(4..).and_then(<[u8]>::first_chunk) {
-            Some(length) => match i32::from_be_bytes(*length).unsigned_abs() {
-                length if length > CLIPBOARD => Err(Malformed::TooLong),
-                length => of(Kind::Other, length.saturating_add(8)),
-            },
-            None => Ok(None),
+        6 => match i32::from_be_bytes(*head.get(4..)?.first_chunk()?).unsigned_abs() {
+            length if length > CLIPBOARD => Err(Malformed::TooLong),
+            length => of(Kind::Other, list(length, 1, 8)),
         },
         // ClientFence
-        248 => match byte(8) {
-            Some(length) if length > 64 => Err(Malformed::TooLong),
-            Some(length) => of(Kind::Picture, u32::from(length).saturating_add(9)),
-            None => Ok(None),
+        248 => match byte(8)? {
+            length if length > 64 => Err(Malformed::TooLong),
+            length => of(Kind::Picture, list(length.into(), 1, 9)),
         },
         // SetDesktopSize
-        251 => match byte(6) {
-            Some(screens) => of(
-                Kind::Other,
-                u32::from(screens).saturating_mul(16).saturating_add(8),
-            ),
-            None => Ok(None),
-        },
+        251 => of(Kind::Other, list(byte(6)?.into(), 16, 8)),
         // QEMU's own: an extended key event, or sound
-        255 => match (byte(1), short(2)) {
-            (Some(0), _) => of(Kind::Input, 12),
-            (Some(1), Some(0 | 1)) => of(Kind::Other, 4),
-            (Some(1), Some(2)) => of(Kind::Other, 10),
-            (None, _) | (Some(1), None) => Ok(None),
+        255 => match byte(1)? {
+            0 => of(Kind::Input, 12),
+            1 => match short(2)? {
+                0 | 1 => of(Kind::Other, 4),
+                2 => of(Kind::Other, 10),
+                _ => Err(Malformed::Unknown),
+            },
             _ => Err(Malformed::Unknown),
         },
         _ => Err(Malformed::Unknown),
-    }
+    })
 }
 
 /// The stream of one client.
@@ -138,16 +130,13 @@ impl Input {
         let mut used = false;
         while let Some((first, after)) = bytes.split_first() {
             if self.rest > 0 {
-                let there = usize::try_from(self.rest)
-                    .unwrap_or(usize::MAX)
-                    .min(bytes.len());
-                let (part, after) = bytes.split_at(there);
+                let rest = usize::try_from(self.rest).unwrap_or(usize::MAX);
+                let (part, after) = bytes.split_at(rest.min(bytes.len()));
                 if self.passes {
                     out.extend_from_slice(part);
                 }
-                self.rest = self
-                    .rest
-                    .saturating_sub(u32::try_from(there).unwrap_or(u32::MAX));
+                let passed = u32::try_from(part.len()).unwrap_or(u32::MAX);
+                self.rest = self.rest.saturating_sub(passed);
                 bytes = after;
                 continue;
             }

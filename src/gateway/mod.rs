@@ -75,13 +75,10 @@ pub fn run(context: &Context, global: &Global, options: &Options) -> Result<()> 
         .map(|(certificate, key)| Tls::load(certificate, key))
         .transpose()?;
     if tls.is_none() && !options.listen.ip().is_loopback() {
-        let message = format!(
-            "{} is reached from other hosts without encryption",
-            options.listen
-        );
-        return Err(Fault::new(Kind::Usage, message)
-            .hint("add --certificate and --key, or listen on 127.0.0.1 behind a web server")
-            .into());
+        let listen = options.listen;
+        let message = format!("{listen} is reached from other hosts without encryption");
+        let hint = "add --certificate and --key, or listen on 127.0.0.1 behind a web server";
+        return Err(Fault::new(Kind::Usage, message).hint(hint).into());
     }
     let what = "the gateway of this host";
     let _lock = Lock::take(&context.paths.gateway_lock(), what, Duration::from_secs(2))?;
@@ -91,13 +88,7 @@ pub fn run(context: &Context, global: &Global, options: &Options) -> Result<()> 
         .enable_all()
         .build();
     let runtime = runtime.context("failed to start the gateway")?;
-    let done = runtime.block_on(serve(
-        context,
-        global,
-        options.listen,
-        options.sessions.into(),
-        tls,
-    ));
+    let done = runtime.block_on(serve(context, global, options, tls));
     runtime.shutdown_timeout(Duration::ZERO);
     done
 }
@@ -105,14 +96,13 @@ pub fn run(context: &Context, global: &Global, options: &Options) -> Result<()> 
 async fn serve(
     context: &Context,
     global: &Global,
-    listen: SocketAddr,
-    most: usize,
+    options: &Options,
     mut tls: Option<Tls>,
 ) -> Result<()> {
     let output = &context.output;
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        Fault::new(Kind::Failed, format!("failed to listen on {listen}"))
-            .hint("name another address and port with --listen")
+    let listener = TcpListener::bind(options.listen).await.with_context(|| {
+        let message = format!("failed to listen on {}", options.listen);
+        Fault::new(Kind::Failed, message).hint("name another address and port with --listen")
     })?;
     let listen = listener.local_addr()?;
     let paths = &context.paths;
@@ -129,7 +119,7 @@ async fn serve(
             global: global.clone(),
             output: output.clone(),
         },
-        sessions: Sessions::new(most),
+        sessions: Sessions::new(options.sessions.into()),
         tally: Tally::default(),
         turns: Arc::new(Semaphore::new(AT_ONCE)),
     });
@@ -181,22 +171,19 @@ async fn take(
     asking: OwnedSemaphorePermit,
 ) {
     let _ = stream.set_nodelay(true);
-    match acceptor {
-        None => session::serve(gateway, stream, asking).await,
-        Some(acceptor) => {
-            if let Ok(Ok(stream)) = timeout(session::ASKING, acceptor.accept(stream)).await {
-                session::serve(gateway, stream, asking).await;
-            }
-        }
+    let Some(acceptor) = acceptor else {
+        return session::serve(gateway, stream, asking).await;
+    };
+    if let Ok(Ok(stream)) = timeout(session::ASKING, acceptor.accept(stream)).await {
+        session::serve(gateway, stream, asking).await;
     }
 }
 
 fn note_status(gateway: &Gateway, listen: SocketAddr, tls: bool) {
     let status = Status::new(listen.to_string(), tls, &gateway.tally, &gateway.sessions);
     if let Err(error) = status.write(&gateway.paths) {
-        gateway
-            .output
-            .warn(&format!("failed to write the gateway's status: {error}"));
+        let failed = format!("failed to write the gateway's status: {error}");
+        gateway.output.warn(&failed);
     }
 }
 

@@ -107,11 +107,8 @@ impl Sessions {
     /// How many there are with this access.
     pub fn count(&self, access: Access) -> usize {
         let inner = self.inner();
-        inner
-            .open
-            .values()
-            .filter(|open| open.access == access)
-            .count()
+        let open = inner.open.values();
+        open.filter(|open| open.access == access).count()
     }
 }
 

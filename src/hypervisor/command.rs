@@ -10,7 +10,6 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use virt::connect::Connect;
 
 use super::agent::Silence;
 use super::answer::{Begun, ExecStatus, Piece, Ran, Trouble, Written, returned};
@@ -165,12 +164,9 @@ impl Domain {
     /// Has libvirt wait for the agent as long as it does by itself, whatever it was told for a look at
     /// its use.
     fn be_patient(&self) {
-        if let Ok(uuid) = self.uuid() {
-            let by_itself = move |conn: &Connect| {
-                job::wait_for_agent(&conn.lookup_domain_by_uuid(uuid)?, LIBVIRTS_PATIENCE)
-            };
-            self.pool.within(CALL, by_itself);
-        }
+        self.within(CALL, |domain| {
+            job::wait_for_agent(domain, LIBVIRTS_PATIENCE)
+        });
     }
 
     /// What the agent answers to a command that it must answer to.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use uuid::Uuid;
+use virt::connect::Connect;
 use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
@@ -84,11 +85,7 @@ impl Domain {
     /// Presses the guest's ACPI power button; whether that worked shows in the domain's state. A
     /// QEMU that does not answer within `deadline` is not waited for.
     pub fn press_power_button(&self, deadline: Duration) {
-        let Ok(uuid) = self.inner.uuid() else {
-            return;
-        };
-        self.pool.within(deadline, move |conn| {
-            let domain = conn.lookup_domain_by_uuid(uuid)?;
+        self.within(deadline, |domain| {
             match domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN) {
                 // A hypervisor that knows one kind of shutdown only.
                 Err(e) if is(&e, ErrorNumber::InvalidArg) => domain.shutdown().map(drop),
@@ -136,17 +133,24 @@ impl Domain {
         })
     }
 
+    /// Calls libvirt about this domain on a connection of its own; `None` where that takes too long.
+    pub(super) fn within<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        call: impl FnOnce(&virt::domain::Domain) -> Result<T, Error> + Send + 'static,
+    ) -> Option<Result<T, Error>> {
+        let uuid = self.inner.uuid();
+        let of_own = move |conn: &Connect| call(&conn.lookup_domain_by_uuid(uuid?)?);
+        self.pool.within(deadline, of_own)
+    }
+
     /// What needs an answer of the domain's QEMU, which is waited for within bounds.
     pub(super) fn by_qemu<T: Send + 'static>(
         &self,
         what: &str,
         call: impl FnOnce(&virt::domain::Domain) -> Result<T, virt::error::Error> + Send + 'static,
     ) -> Result<T> {
-        let uuid = self.uuid()?;
-        let answer = self.pool.within(QEMU_DEADLINE, move |conn| {
-            call(&conn.lookup_domain_by_uuid(uuid)?)
-        });
-        match answer {
+        match self.within(QEMU_DEADLINE, call) {
             Some(answer) => answer.map_err(|e| failed(what, e)),
             None => {
                 let message = format!("failed to {what}: its QEMU does not answer");

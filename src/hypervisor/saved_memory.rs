@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use rustix::fs::{AtFlags, CWD, linkat};
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -18,6 +18,7 @@ use super::{Domain, Facts, Hypervisor, Power, failed, job, xml};
 use crate::config::connect;
 use crate::error::{Fault, Kind};
 use crate::files;
+use crate::text;
 
 /// Where the QEMU driver of the system's libvirt keeps saved memory: `saveDir` of its
 /// `qemu_conf.c`. Only root may look into it.
@@ -128,7 +129,7 @@ impl Domain {
 
     /// As [`Domain::save_memory`], into the file `path`, where libvirt keeps no account of it.
     pub fn save_memory_to(&self, path: &Path, stop: &AtomicBool) -> Result<()> {
-        let place = path.to_str().context("its path is not valid Unicode")?;
+        let place = text::path(path)?;
         let file = place.to_owned();
         self.saved(place, stop, move |domain| job::save(domain, &file))
     }
@@ -178,11 +179,7 @@ impl Domain {
 
     /// Ends the long job, such as a save, that libvirt is doing to it.
     fn abort_job(&self) {
-        if let Ok(uuid) = self.uuid() {
-            self.pool.within(ABORTING, move |conn| {
-                job::abort(&conn.lookup_domain_by_uuid(uuid)?)
-            });
-        }
+        self.within(ABORTING, job::abort);
     }
 
     /// Restores its saved memory with `definition` in place of the one that is in the file; `memory` is

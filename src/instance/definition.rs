@@ -16,6 +16,7 @@ use crate::images::base::Base;
 use crate::images::layer::Layer;
 use crate::images::overlay;
 use crate::network::Mac;
+use crate::text;
 
 impl Instance<'_> {
     /// Defines its domain, of which there is none, on its disk `overlay`, which is based on `base`, and
@@ -80,24 +81,18 @@ impl Instance<'_> {
         preferred: Option<Mac>,
     ) -> Result<String> {
         let (context, name) = (self.context, self.name);
-        let utf8 = |path: &Path| {
-            path.to_str()
-                .map(str::to_owned)
-                .with_context(|| format!("{} is not valid Unicode", path.display()))
-        };
         let lab = context.config.lab(&name.lab)?;
         let largest = overlay::provide_length(overlay, lab.limits.overlay_size)
             .with_context(|| format!("failed to limit the disk of {name}"))?;
-        let layer = Layer::below(overlay)?.map(|layer| utf8(&layer.path(&context.paths)));
-        let layer = layer.transpose()?;
+        let layer = Layer::below(overlay)?.map(|layer| layer.path(&context.paths));
         let card = self.reserve_address(lab.network.network(), preferred)?;
         let xml = InstanceDomain {
             name,
             uuid: record.uuid,
             lab,
-            overlay: &utf8(overlay)?,
-            base: &utf8(base)?,
-            layer: layer.as_deref(),
+            overlay: text::path(overlay)?,
+            base: text::path(base)?,
+            layer: layer.as_deref().map(text::path).transpose()?,
             build: &record.build,
             largest,
             card,

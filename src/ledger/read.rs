@@ -178,7 +178,7 @@ fn parts(path: &Path, troubles: &mut Vec<String>) -> io::Result<Vec<Part>> {
         opened => opened?,
     };
     let name = name.to_string_lossy();
-    let named = || -> io::Result<Vec<OsString>> {
+    let named = || -> io::Result<Vec<(Option<u64>, OsString)>> {
         let all = directory.names()?;
         let is_part = |file: &OsString| {
             let rest = file.to_str().and_then(|file| file.strip_prefix(&*name));
@@ -191,29 +191,22 @@ fn parts(path: &Path, troubles: &mut Vec<String>) -> io::Result<Vec<Part>> {
             plain.is_none_or(|plain| !all.iter().any(|other| other == plain))
         });
         named.sort();
-        Ok(named)
-    };
-    let inode = |file: &OsString| {
-        let there = path.with_file_name(file).symlink_metadata();
-        there.map(|there| there.ino()).ok()
+        let inode = |file: &OsString| {
+            let there = path.with_file_name(file).symlink_metadata();
+            there.map(|there| there.ino()).ok()
+        };
+        Ok(named.into_iter().map(|file| (inode(&file), file)).collect())
     };
     for _ in 0..TRIES {
         let (mut parts, mut failed) = (Vec::new(), Vec::new());
-        let before: Vec<_> = named()?
-            .into_iter()
-            .map(|file| (inode(&file), file))
-            .collect();
+        let before = named()?;
         for (_, file) in &before {
             match Part::open(&directory, file) {
                 Ok(part) => parts.extend(part),
                 Err(error) => failed.push(format!("{} is left out: {error}", file.display())),
             }
         }
-        let after: Vec<_> = named()?
-            .into_iter()
-            .map(|file| (inode(&file), file))
-            .collect();
-        if before == after {
+        if before == named()? {
             parts.sort_by_key(|part| part.time);
             troubles.append(&mut failed);
             return Ok(parts);

@@ -59,8 +59,7 @@ impl Templates {
         for entry in fs_err::read_dir(directory)? {
             let path = entry?.path();
             let metadata = fs_err::metadata(&path)?;
-            let name = path.strip_prefix(root)?.to_str();
-            let name = name.with_context(|| format!("{} is not valid Unicode", path.display()))?;
+            let name = crate::text::path(path.strip_prefix(root)?)?;
             if name.split('/').any(|part| part.starts_with('.')) {
                 continue;
             }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::common::{Common, Job};
 use super::directory::{self, PUBLIC};
@@ -24,6 +24,7 @@ use crate::packer::archive::{Archive, Unknown};
 use crate::packer::render::{self, Step};
 use crate::packer::{Packer, result};
 use crate::state::lock::{self, Lock};
+use crate::text;
 
 /// Memory of a build's VM in MiB: package managers want some, and do not get faster with more.
 const LEAST_MEMORY: u32 = 1024;
@@ -100,9 +101,7 @@ impl Common<'_> {
     fn write_domain(&self, lab: &Lab) -> Result<()> {
         let paths = &self.context.paths;
         let image = paths.built_image(&lab.lab_id);
-        let name = image.to_str();
-        let name = name.with_context(|| format!("{} is not valid Unicode", image.display()))?;
-        let xml = standalone_xml(lab, name, self.accelerator)?;
+        let xml = standalone_xml(lab, text::path(&image)?, self.accelerator)?;
         let place = paths.built_domain(&lab.lab_id);
         // It has a console password. Each build writes it, so that nothing is lost with it.
         Ok(files::replace_soon(&place, xml.as_bytes(), files::PRIVATE)?)

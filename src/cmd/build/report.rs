@@ -7,9 +7,9 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::plan::Plan;
+use crate::cmd::tell_failures;
 use crate::config::Lab;
 use crate::context::Context;
-use crate::error::{Fault, Kind};
 use crate::inputs::Why;
 use crate::output::{Cell, Column, Report, Table};
 use crate::paths::Paths;
@@ -47,17 +47,12 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
     }
     let all = rows.len();
     context.output.answer(&Outcomes { labs: rows })?;
-    if errors.is_empty() {
-        return Ok(());
-    }
-    for (lab, error) in &errors {
-        let text = format!("failed to build {lab}: {error:#}");
-        context.output.problem(&text);
-    }
-    let message = format!("{} of {all} labs failed to build", errors.len());
+    let failures = errors.iter();
+    let failures = failures.map(|(lab, error)| format!("failed to build {lab}: {error:#}"));
+    let whole = |count| format!("{count} of {all} labs failed to build");
     let hint =
         "fix the cause, then run the command again: what is built already is not built again";
-    Err(Fault::new(Kind::Failed, message).hint(hint).into())
+    tell_failures(context, &failures.collect::<Vec<_>>(), whole, hint)
 }
 
 #[derive(Serialize)]

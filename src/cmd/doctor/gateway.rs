@@ -17,13 +17,10 @@ pub fn check(context: &Context) -> Option<Finding> {
             let tls = if status.tls { " with TLS" } else { "" };
             Some(CHECK.ok(format!("on {}{tls}, {sessions} session{s}", status.listen)))
         }
-        Ok(Some(status)) => Some(CHECK.failed(
-            format!(
-                "it was on {} and has died: browsers reach no console",
-                status.listen
-            ),
-            remedy,
-        )),
+        Ok(Some(Status { listen, .. })) => {
+            let message = format!("it was on {listen} and has died: browsers reach no console");
+            Some(CHECK.failed(message, remedy))
+        }
         Err(error) => Some(CHECK.failed(format!("its status cannot be read: {error}"), remedy)),
     }
 }

@@ -119,15 +119,10 @@ fn warm(context: &Context, id: &LabId, base: &Base, verify: bool) -> Option<Find
     let readable = warm.memory().metadata().map(|there| there.mode() & 0o077);
     let anew = format!("make another one: cyyber build {id}; until then its instances boot");
     if readable.is_ok_and(|others| others != 0) {
-        let memory = warm.memory();
-        let why = format!(
-            "{name} can be read by others than root: {}",
-            memory.display()
-        );
-        return Some(CHECK.failed(
-            why,
-            format!("chattr -i {0}; chmod 600 {0}", memory.display()),
-        ));
+        let (memory, what) = (warm.memory(), "can be read by others than root");
+        let memory = memory.display();
+        let remedy = format!("chattr -i {memory}; chmod 600 {memory}");
+        return Some(CHECK.failed(format!("{name} {what}: {memory}"), remedy));
     }
     let why = match (damage, lab.instant) {
         (Some(damage), _) => Some(damage),
@@ -140,14 +135,13 @@ fn warm(context: &Context, id: &LabId, base: &Base, verify: bool) -> Option<Find
         Some(why) => CHECK.warning(format!("{name} is not used: {why}"), anew),
         None => {
             let (memory, disk) = (warm.note.memory.size() / MIB, warm.note.layer.size() / MIB);
-            let checked = if verify {
+            let sizes = format!("{memory} MiB of memory, {disk} MiB of disk");
+            let and = if verify {
                 ", and its content is unchanged"
             } else {
                 ""
             };
-            CHECK.ok(format!(
-                "{name} fits this host: {memory} MiB of memory, {disk} MiB of disk{checked}"
-            ))
+            CHECK.ok(format!("{name} fits this host: {sizes}{and}"))
         }
     })
 }

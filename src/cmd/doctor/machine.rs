@@ -96,7 +96,8 @@ pub fn merging(context: &Context) -> Option<Finding> {
                 "host.share_memory is not set, and equal pages of guests are still merged: {}",
                 size(saved)
             ),
-            "`cyyber reap`, as root and with the configuration that had it, undoes that once there              is memory for it",
+            "`cyyber reap`, as root and with the configuration that had it, undoes that once there is \
+             memory for it",
         )),
         (false, _) => None,
     }

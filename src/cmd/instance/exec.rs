@@ -111,7 +111,7 @@ struct Results {
 
 impl Report for Results {}
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Outcome {
     instance: String,
     exit_code: Option<u8>,
@@ -125,22 +125,22 @@ struct Outcome {
 impl Outcome {
     fn of(name: &InstanceName, done: Result<&Done, &anyhow::Error>) -> Outcome {
         let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes).into_owned());
-        let done_one = done.as_ref().ok();
-        Outcome {
-            instance: name.to_string(),
-            exit_code: done_one.map(|done| done.ran.exit_code),
-            stdout: done_one.and_then(|done| text(&done.ran.stdout)),
-            stderr: done_one.and_then(|done| text(&done.ran.stderr)),
-            truncated: done_one.is_some_and(|done| done.truncated),
-            code: match &done {
-                Ok(done) => done.timed_out.then_some(Kind::Failed),
-                Err(error) => Some(kind_of(error)),
+        let killed = || "it did not end in time and was killed".to_owned();
+        match done {
+            Ok(done) => Outcome {
+                instance: name.to_string(),
+                exit_code: Some(done.ran.exit_code),
+                stdout: text(&done.ran.stdout),
+                stderr: text(&done.ran.stderr),
+                truncated: done.truncated,
+                code: done.timed_out.then_some(Kind::Failed),
+                error: done.timed_out.then(killed),
             },
-            error: match &done {
-                Ok(done) => done
-                    .timed_out
-                    .then(|| "it did not end in time and was killed".to_owned()),
-                Err(error) => Some(format!("{error:#}")),
+            Err(error) => Outcome {
+                instance: name.to_string(),
+                code: Some(kind_of(error)),
+                error: Some(format!("{error:#}")),
+                ..Outcome::default()
             },
         }
     }

@@ -82,12 +82,6 @@ const COLUMNS: [Column; 12] = [
     Column::new("REASON").cut().spare(2),
 ];
 
-/// The next step, and in how long it is due.
-fn next(status: &InstanceStatus, now: Timestamp) -> Option<String> {
-    let (step, at) = status.next_step.zip(status.next_step_at)?;
-    Some(due(step, at, now))
-}
-
 impl Report for List {
     fn text(&self) -> String {
         "no instances".to_owned()
@@ -103,6 +97,7 @@ impl Report for List {
             let kept = status
                 .kept_until
                 .map(|until| age(until.duration_since(self.now)));
+            let next = status.next_step.zip(status.next_step_at);
             vec![
                 status.instance.as_str().into(),
                 status.lab_id.as_str().into(),
@@ -113,7 +108,7 @@ impl Report for List {
                 status.ip.as_deref().into(),
                 status.base_is_current.map(base).into(),
                 active.into(),
-                next(status, self.now).into(),
+                next.map(|(step, at)| due(step, at, self.now)).into(),
                 kept.into(),
                 status.reason.as_str().into(),
             ]

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::single;
 use crate::cli::Class;
+use crate::cmd::tell_failures;
 use crate::context::Context;
 use crate::error::{Fault, Kind, kind_of};
 use crate::hypervisor::Detail;
@@ -153,15 +154,10 @@ pub fn apart<R>(results: Vec<(InstanceName, Result<R>)>) -> (Vec<R>, Vec<FailedI
 
 /// Tells of each failure, and fails where there are any, of `all`.
 pub fn tell(context: &Context, failed: &[FailedInstance], all: usize) -> Result<()> {
-    for failed in failed {
-        context.output.problem(&failed.to_string());
-    }
-    if failed.is_empty() {
-        return Ok(());
-    }
-    let message = format!("{} of {all} instances failed", failed.len());
+    let failures: Vec<_> = failed.iter().map(ToString::to_string).collect();
+    let whole = |count| format!("{count} of {all} instances failed");
     let hint = "fix the cause, then run the command again: the other instances stay unchanged";
-    Err(Fault::new(Kind::Failed, message).hint(hint).into())
+    tell_failures(context, &failures, whole, hint)
 }
 
 #[derive(Serialize)]

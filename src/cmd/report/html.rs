@@ -70,11 +70,7 @@ pub fn page(report: &UseReport, ledger: &Ledger, zone: &TimeZone) -> Result<Stri
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_filter("seconds", seconds);
     environment.add_template("report", include_str!("../../../templates/report.html"))?;
-    let shown = |at: Timestamp| {
-        ZonedDateTime::new(at, zone.clone())
-            .strftime("%a %d %b %Y, %H:%M")
-            .to_string()
-    };
+    let shown = |at| local(at, zone, "%a %d %b %Y, %H:%M");
     let plots = plots(report, ledger, zone)?;
     let page = environment.get_template("report")?.render(context! {
         report => Value::from(Serde(report)),
@@ -185,16 +181,15 @@ fn in_time(
     let label = |x: &f64| {
         let after = SignedDuration::try_from_secs_f64(x * unit_hours * 3600.0).unwrap_or_default();
         let at = midnight.saturating_add(after).unwrap_or(midnight);
-        let format = if unit_hours > 1.0 && x.fract() == 0.0 {
-            "%a %d %b"
-        } else {
-            "%H:%M"
-        };
-        ZonedDateTime::new(at, zone.clone())
-            .strftime(format)
-            .to_string()
+        let is_day = unit_hours > 1.0 && x.fract() == 0.0;
+        local(at, zone, if is_day { "%a %d %b" } else { "%H:%M" })
     };
     plot::layers(&points, layers, unit, &label)
+}
+
+fn local(at: Timestamp, zone: &TimeZone, format: &str) -> String {
+    let at = ZonedDateTime::new(at, zone.clone());
+    at.strftime(format).to_string()
 }
 
 /// Resumes and starts by how long they took, from the quickest that there was to the slowest.

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use super::many::side_by_side;
 use crate::cli::Cleanup as Options;
+use crate::cmd::tell_failures;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::images::{self, base::Base};
@@ -293,16 +294,10 @@ fn finish(context: &Context, mut report: CleanupReport, single: bool) -> Result<
         return Err(error.context(format!("failed to destroy {instance}")));
     }
     context.output.answer(&report)?;
-    for Failed { instance, error } in &report.failed {
-        let text = format!("failed to destroy {instance}: {error:#}");
-        context.output.problem(&text);
-    }
-    let failed = report.failed.len();
-    if failed == 0 {
-        return Ok(());
-    }
-    let all = failed + report.destroyed.len();
-    let message = format!("{failed} of {all} instances were not destroyed");
+    let failures = report.failed.iter();
+    let failures = failures.map(|it| format!("failed to destroy {}: {:#}", it.instance, it.error));
+    let all = report.failed.len() + report.destroyed.len();
+    let whole = |count| format!("{count} of {all} instances were not destroyed");
     let hint = "fix the cause, then run the command again to destroy the rest";
-    Err(Fault::new(Kind::Failed, message).hint(hint).into())
+    tell_failures(context, &failures.collect::<Vec<_>>(), whole, hint)
 }
