@@ -75,7 +75,7 @@ unlink glob '/run/log/journal/*/*';
 rmdir for glob '/run/log/journal/*';
 put('/run/systemd/journal/flushed', 0644, '') if -d '/var/log/journal';
 kill 'TERM', $_ for grep { /^[1-9]\d*$/ } lines("$aside/journald");
-# They have read the machine-id that it had. networkd has not: see ready.sh.
+# What sets up the network card. It was stopped, as it had read the other machine-id.
 my @network = lines("$aside/network");
 system 'systemctl', '--no-block', 'start', @network if @network;
 my @units = lines("$aside/units");

@@ -82,14 +82,13 @@ take_identity_away() {
     rm -rf /var/log/journal/*
     systemctl show --property MainPID --value systemd-journald >"$aside/journald"
     : >/etc/machine-id
-    # Who has read the machine-id keeps it. networkd has not when it begins anew, and reads it only when
-    # it sets up a network card. NetworkManager reads it at once.
-    systemctl try-restart systemd-networkd
-    : >"$aside/network"
-    if systemctl --quiet is-active NetworkManager; then
-        echo NetworkManager >"$aside/network"
-        systemctl stop NetworkManager
-    fi
+    # Who has read the machine-id keeps it: they begin anew in a fork, before it has a network card.
+    for unit in systemd-networkd NetworkManager; do
+        if systemctl --quiet is-active "$unit"; then
+            echo "$unit"
+            systemctl --quiet stop "$unit"
+        fi
+    done >"$aside/network"
 }
 
 # Blocks and pages that were used and freed are not to be saved. The guest tells its host of free
