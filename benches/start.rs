@@ -32,6 +32,9 @@ const IMAGE: &str = "/var/cache/cyyber/debian-12-cloud-amd64.qcow2";
 const ALONE: f64 = 0.06;
 const AT_ONCE: f64 = 0.12;
 
+/// How long guests are left alone before their memory is looked at.
+const SETTLING: Duration = Duration::from_secs(10);
+
 /// No boot takes longer, also of many at once.
 const LONGEST: Duration = Duration::from_secs(1800);
 
@@ -221,8 +224,35 @@ impl Bench {
             .map(|it| format!("{:.1}", it.as_secs_f64()))
             .collect();
         println!("{by}: {} s", took_all.join(" "));
+        if users.len() > 1 {
+            sleep(SETTLING);
+            println!("{by}: memory of {}: {}", users.len(), self.memory(users)?);
+        }
         self.destroy_all()?;
         Ok(took)
+    }
+
+    /// What the QEMUs of instances hold: whole, and with what several hold shared out among them.
+    fn memory(&self, users: &[String]) -> Result<String> {
+        let (mut resident, mut proportional) = (0, 0);
+        for user in users {
+            let pid = format!("/run/libvirt/qemu/{}_user_{user}.pid", self.lab);
+            let pid = std::fs::read_to_string(pid)?;
+            let memory = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", pid.trim()))?;
+            let kib = |field: &str| {
+                let line = memory.lines().find_map(|line| line.strip_prefix(field));
+                let number = line.and_then(|line| line.split_whitespace().next());
+                number.and_then(|number| number.parse::<u64>().ok())
+            };
+            resident += kib("Rss:").context("no Rss")?;
+            proportional += kib("Pss:").context("no Pss")?;
+        }
+        let mib = |kib: u64| kib >> 10;
+        Ok(format!(
+            "resident {} MiB, proportional {} MiB",
+            mib(resident),
+            mib(proportional)
+        ))
     }
 
     fn destroy_all(&self) -> Result<()> {

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::names::{InstanceName, LabId};
 
+/// A directory of root's whose content is in memory, on every host with systemd.
+pub const VOLATILE: &str = "/run";
+
 /// The three directories that everything lives in. All are absolute: libvirt and QEMU run
 /// elsewhere, and `qemu-img` reads a relative name such as `nbd:x` as a protocol.
 #[derive(Debug, Clone)]

@@ -9,6 +9,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -17,6 +19,7 @@ use virt::error::{Error, ErrorNumber};
 
 use super::answer::{Begun, ExecStatus, GuestUse, Login, Trouble, logged_in, returned, words};
 use super::{Domain, PendingCall, is, job};
+use crate::secret::Secret;
 
 /// How long the guest's agent may take to set the clock, in a guest that has just come back, in seconds.
 const CLOCK: i32 = 5;
@@ -90,6 +93,17 @@ impl From<Trouble> for Silence {
     fn from(trouble: Trouble) -> Self {
         Silence::Trouble(trouble)
     }
+}
+
+/// A script to be run in a guest.
+#[derive(Debug)]
+pub struct Script<'a> {
+    /// The program that understands it, and its option for a script on the command line.
+    pub interpreter: (&'static str, &'static str),
+    /// The script itself: every process of the guest can see it.
+    pub text: &'a str,
+    /// What it gets on its standard input.
+    pub input: Secret,
 }
 
 impl Domain {
@@ -171,10 +185,16 @@ impl Domain {
         }
     }
 
-    /// Has the guest's agent run `script` as root in a shell, as soon as there is an agent, and waits for
-    /// its end until then, or until `stop` becomes true.
-    pub fn run_script(&self, script: &str, until: Instant, stop: &AtomicBool) -> Result<()> {
-        let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
+    /// Has the guest's agent run `script` as root, as soon as there is an agent, and waits for its end
+    /// until then, or until `stop` becomes true.
+    pub fn run_script(&self, script: &Script, until: Instant, stop: &AtomicBool) -> Result<()> {
+        let (path, option) = script.interpreter;
+        let arguments = json!({
+            "path": path,
+            "arg": [option, script.text],
+            "input-data": BASE64_STANDARD.encode(script.input.reveal()),
+            "capture-output": true,
+        });
         let go_on = |waited: Duration| {
             if stop.load(Ordering::Relaxed) {
                 bail!("interrupted");
@@ -203,7 +223,7 @@ impl Domain {
                 Err(silence) => bail!("its guest agent does not tell of a script: {silence}"),
             }
             go_on(interval)?;
-            interval = (interval * 5 / 4).min(ANSWER);
+            interval = (interval * 9 / 8).min(ANSWER);
         }
     }
 

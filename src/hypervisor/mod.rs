@@ -32,7 +32,7 @@ use virt::enumutil::Enum;
 use virt::error::{ErrorDomain, ErrorNumber};
 use virt::sys;
 
-pub use agent::{Answer, Ping};
+pub use agent::{Answer, Ping, Script};
 pub use answer::{GuestUse, Ran, Trouble, words};
 pub use command::Patience;
 pub use domain::Domain;

@@ -10,23 +10,27 @@ use std::fs::File;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
 
 use super::Instance;
 use super::definition::exact;
+use super::host_keys::{self, HostKey};
 use super::warm::misfit;
 use crate::files;
+use crate::hypervisor::Script;
 use crate::hypervisor::save_file::SaveFile;
 use crate::hypervisor::xml::interface;
 use crate::images::base::Base;
 use crate::images::warm::{self, Warm};
 use crate::images::{builds, overlay, require_room};
+use crate::packer::render;
+use crate::secret::Secret;
 use crate::text::hex;
 use crate::units::MIB;
 
 /// Gives a fork an identity of its own. Run in the guest.
-const IDENTITY: &str = include_str!("../../templates/warm/identity.sh");
+const IDENTITY: &str = include_str!("../../templates/warm/identity.pl");
 
 /// How long the guest may take for that. Otherwise it is booted.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -86,6 +90,9 @@ impl Instance<'_> {
         let memory_size = warm.note.memory.size();
         require_room(&paths.user_instances(), memory_size + 64 * MIB, "a fork")?;
         let mut steps = Steps::default();
+        let host = render::hostname(context.config.lab(&name.lab)?);
+        // In a guest under software emulation they would take longer than everything else.
+        let keys = std::thread::spawn(move || host_keys::make(&host));
         self.put_on(warm)?;
         steps.done("disk");
 
@@ -106,9 +113,23 @@ impl Instance<'_> {
         restored?;
         steps.done("restore");
 
+        let made = keys
+            .join()
+            .unwrap_or_else(|_| bail!("making them panicked"));
+        let keys = made.unwrap_or_else(|error| {
+            let note = format!("{name}: makes its SSH host keys by itself: {error:#}");
+            context.output.detail(&note);
+            Vec::new()
+        });
+        steps.done("host keys");
+        let identity = Script {
+            interpreter: ("/usr/bin/perl", "-e"),
+            text: IDENTITY,
+            input: identity(context.time(), &keys),
+        };
         let until = Instant::now() + PATIENCE;
         domain
-            .run_script(&identity(context.time()), until, &AtomicBool::new(false))
+            .run_script(&identity, until, &AtomicBool::new(false))
             .context("failed to give it an identity of its own")?;
         steps.done("identity");
         domain.plug_in(card)?;
@@ -198,10 +219,14 @@ impl Steps {
     }
 }
 
-/// The script that gives a fork its identity at the time `now`.
-fn identity(now: Timestamp) -> String {
+/// What the script is told that gives a fork its identity.
+fn identity(now: Timestamp, keys: &[HostKey]) -> Secret {
     let seed: [u8; 64] = rand::random();
     let seed = hex(&seed);
     let (seconds, nanoseconds) = (now.as_second(), now.subsec_nanosecond());
-    format!("now={seconds}.{nanoseconds:09}\nseed={seed}\n{IDENTITY}")
+    let mut told = format!("{seconds}.{nanoseconds:09}\n{seed}\n");
+    for key in keys {
+        told += &format!("{}\n{}.\n", key.file, key.content.reveal());
+    }
+    Secret::new(told)
 }

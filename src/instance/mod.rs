@@ -31,6 +31,7 @@ mod destroy;
 pub(crate) mod disk;
 pub(crate) mod exec;
 mod fork;
+mod host_keys;
 mod keep;
 pub(crate) mod outcome;
 mod pause;

@@ -14,11 +14,12 @@ use crate::host;
 use crate::hypervisor::save_file::SaveFile;
 use crate::hypervisor::xml::domain::{TEMPLATE, warm_xml};
 use crate::hypervisor::xml::interface;
-use crate::hypervisor::{Detail, Hypervisor};
+use crate::hypervisor::{Detail, Hypervisor, Script};
 use crate::images::base::Base;
 use crate::images::warm::{self, Draft, Warm};
 use crate::inputs::Inputs;
 use crate::names::LabId;
+use crate::secret::Secret;
 use crate::units::MIB;
 
 /// Waits in the guest until it is ready and quiet, and takes its identity away.
@@ -127,8 +128,13 @@ fn boot_and_save(
     let (definition, _) = interface::unplugged(&hypervisor.expanded(&xml)?)?;
     phase("Booting it to save its memory");
     let domain = hypervisor.run(&definition)?;
+    let ready = Script {
+        interpreter: ("/bin/sh", "-c"),
+        text: READY,
+        input: Secret::new(String::new()),
+    };
     domain
-        .run_script(READY, Instant::now() + PATIENCE, stop)
+        .run_script(&ready, Instant::now() + PATIENCE, stop)
         .context("it did not become ready")?;
     phase("Saving its memory");
     let saved = draft.saved();

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs as root, by the guest's agent, in a guest that is booted once so that its memory can be saved:
 # waits until it is ready and quiet, then takes away what its forks must not share, as
-# guest/finish.sh does after a build. What is put aside here, identity.sh puts back. A guest that
+# guest/finish.sh does after a build. What is put aside here, identity.pl puts back. A guest that
 # boots from this disk instead finds an image as it is after a build.
 set -eu
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
@@ -80,7 +80,15 @@ take_identity_away() {
     # The journal moves to memory, so that nothing is written to its directory any more.
     journalctl --relinquish-var || true
     rm -rf /var/log/journal/*
+    systemctl show --property MainPID --value systemd-journald >"$aside/journald"
     : >/etc/machine-id
+    # Who has read the machine-id keeps it: they begin anew in a fork, before it has a network card.
+    for unit in systemd-networkd NetworkManager; do
+        if systemctl --quiet is-active "$unit"; then
+            echo "$unit"
+            systemctl --quiet stop "$unit"
+        fi
+    done >"$aside/network"
 }
 
 # Blocks and pages that were used and freed are not to be saved. The guest tells its host of free
@@ -93,9 +101,19 @@ give_back() {
     sleep 3
 }
 
+# What a fork runs first is in its memory.
+keep_at_hand() {
+    cat /usr/sbin/sshd /usr/lib/systemd/systemd-journald >/dev/null 2>&1 || true
+    perl -e 'system "true"; my @all = glob "/run/*"; print $all[0] =~ tr/-//dr' >/dev/null
+    date >/dev/null
+    systemctl is-active systemd-journald >/dev/null || true
+    rm -rf "$aside/none"
+}
+
 wait_for_boot
 ensure_network_by_hotplug
 wait_for_desktop
 wait_for_quiet
 take_identity_away
 give_back
+keep_at_hand

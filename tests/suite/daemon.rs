@@ -26,7 +26,7 @@ fn has_systemd() -> bool {
 }
 
 /// Kills libvirtd as a crash would.
-fn kill() {
+pub fn kill() {
     match has_systemd() {
         true => drop(run(
             tool("systemctl").args(["kill", "-s", "KILL", "libvirtd"])
@@ -45,7 +45,8 @@ fn kill() {
     }
 }
 
-fn start() {
+/// Starts it again.
+pub fn start() {
     match has_systemd() {
         true => drop(run(tool("systemctl").args(["start", "libvirtd"]))),
         // Its children would hold our pipes open.

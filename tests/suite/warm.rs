@@ -4,10 +4,11 @@
 use crate::common;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::{QEMU, Sandbox, run, text, tool, virsh};
+use common::{QEMU, Sandbox, SmallDisk, run, text, tool, virsh};
 use cyyber::images::base::{self, Base};
 use cyyber::images::warm::{Draft, Warm};
 use cyyber::instance::warm::fits;
@@ -117,6 +118,62 @@ fn what_is_no_memory_is_not_restored_and_the_instance_boots() {
     changed["memory"]["modified"] = serde_json::to_value(there.modified).unwrap();
     fs::write(&note, changed.to_string()).unwrap();
     boots(&sandbox, "7", "not enough space for a fork");
+}
+
+/// As libvirt begins such a file, in this format of memory; what follows is none.
+fn begun_by_libvirt(format: u32) -> Vec<u8> {
+    let definition = b"<domain/>\0<cookie/>\0";
+    let mut content = b"LibvirtQemudSave".to_vec();
+    for number in [2, definition.len() as u32, 1, format, 10] {
+        content.extend(number.to_le_bytes());
+    }
+    content.resize(92, 0);
+    content.extend(definition);
+    content.extend([b'?'; 1 << 16]);
+    content
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn memory_that_cannot_be_restored_means_a_boot() {
+    let with = |content: &[u8]| with_warm_image(|mut memory| memory.write_all(content).unwrap());
+    let (sandbox, _) = with(&begun_by_libvirt(0));
+    boots(&sandbox, "7", "");
+    // As libvirt writes it with save_image_format = "sparse".
+    let (sandbox, _) = with(&begun_by_libvirt(6));
+    boots(&sandbox, "7", "format 6");
+}
+
+/// Neither a fork nor a boot has room for its disk; afterwards it is forked or booted as any other.
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn on_a_full_disk_nothing_is_lost_of_what_was_to_be_forked() {
+    let (sandbox, _) = with_warm_image(|memory| memory.set_len(1 << 20).unwrap());
+    let disk = SmallDisk::on(&sandbox.path("storage/user-instances"), 700);
+    sandbox.instance("create", "7", &[]).ok();
+    let ballast = disk.exhaust();
+    let error = sandbox.instance("start", "7", &[]).error_json(7);
+    assert!(
+        text(&error["message"]).contains("No space left"),
+        "{error:#}"
+    );
+    assert!(sandbox.overlay("7").exists());
+    for file in ballast {
+        fs::remove_file(file).unwrap();
+    }
+    let started = sandbox.instance("start", "7", &[]).json();
+    assert_eq!(started["started_by"], "boot", "{started}");
+    sandbox.instance("stop", "7", &["--force"]).ok();
+    let gone = [
+        "-o",
+        "json",
+        "instance",
+        "cleanup",
+        &sandbox.lab,
+        "7",
+        "--yes",
+    ];
+    sandbox.cyyber(gone).ok();
 }
 
 #[test]

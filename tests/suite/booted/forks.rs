@@ -1,6 +1,6 @@
 //! Instances that begin with the memory of a guest that has booted.
 
-use crate::common;
+use crate::{common, daemon};
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::vnc::PASSWORD;
 use common::world::own_world;
-use common::{Run, Sandbox, guest, is_thorough, run, text, tool, virsh, wait_until};
+use common::{Run, Sandbox, guest, is_thorough, rounds, run, text, tool, virsh, wait_until};
 use serde_json::{Value, json};
 
 /// A lab of which guests boot quickly, with a Packer that gives the image back as it is.
@@ -75,9 +75,12 @@ const OWN: &str = "cat /etc/machine-id
     cut -d' ' -f2 /etc/ssh/ssh_host_ecdsa_key.pub /etc/ssh/ssh_host_ed25519_key.pub
     cat /sys/class/net/en*/address; ls /var/log/journal";
 
+/// The first bytes of its random numbers.
+const RANDOM: &str = "head -c 16 /dev/urandom | od -An -tx1";
+
 /// What must be as after a boot.
 const ALIKE: &str = "hostname; ls /sys/class/net; ls /etc/ssh/ssh_host_*; systemctl is-active ssh;
-    systemctl is-system-running; ls /var/lib/cyyber-warm 2>&1 | head -c 2";
+    systemctl is-system-running; ls -d /var/lib/cyyber-warm* 2>&1 | head -c 2";
 
 /// The kinds of authentication that a console offers, if it answers.
 fn offered(port: u16) -> Option<Vec<u8>> {
@@ -175,14 +178,12 @@ fn forks_are_themselves_and_instances_like_any_other() {
 
     assert_eq!(start(&sandbox, "a")["started_by"], "fork");
     start_watched(&sandbox, "b", 5901);
-    // The guest names its card a moment after it was plugged in.
+    // The guest names its card a moment after it was plugged in, and lets nobody log in before.
     for user in ["a", "b"] {
-        wait_until("it has an address", || {
-            virsh(["domifaddr", &name(user)]).contains("ipv4")
-        });
+        wait_until_reachable(&name(user));
     }
     let own = |user: &str| guest::shell(&name(user), OWN);
-    let random = |user: &str| guest::shell(&name(user), "head -c 16 /dev/urandom | od -An -tx1");
+    let random = |user: &str| guest::shell(&name(user), RANDOM);
     let all: Vec<String> = ["a", "b"]
         .iter()
         .map(|user| own(user) + &random(user))
@@ -229,7 +230,10 @@ fn forks_are_themselves_and_instances_like_any_other() {
     assert_ne!(own("a").lines().next(), before.lines().next());
     sandbox.instance("stop", "a", &["--force"]).ok();
 
+    no_two_of_a_class_are_the_same(&sandbox);
+    it_makes_keys_by_itself_where_the_host_cannot(&sandbox);
     killed_at_any_moment(&sandbox);
+    libvirtd_is_killed_meanwhile(&sandbox);
     // Another boot.
     if is_thorough() {
         a_warm_image_is_renewed_alone(&sandbox);
@@ -249,9 +253,144 @@ fn wait_until_ready(sandbox: &Sandbox, user: &str) {
     }
 }
 
+/// Waits until it has an address and a program that lets users in.
+fn wait_until_reachable(domain: &str) {
+    let began = Instant::now();
+    let is_there = || {
+        virsh(["domifaddr", domain]).contains("ipv4")
+            && guest::shell(domain, "systemctl is-active ssh || true") == "active\n"
+    };
+    while !is_there() {
+        assert!(
+            began.elapsed() < guest::BOOTING,
+            "{domain} cannot be reached"
+        );
+        sleep(Duration::from_millis(500));
+    }
+    println!("{domain}: reachable {:.1?} later", began.elapsed());
+}
+
+/// As many instances as asked for, three at once: nothing that is to be their own is there twice.
+fn no_two_of_a_class_are_the_same(sandbox: &Sandbox) {
+    let all = rounds("CYYBER_TEST_FORKS", 3, 100);
+    let mut seen = HashSet::new();
+    for first in (0..all).step_by(3) {
+        let users: Vec<String> = (first..all.min(first + 3))
+            .map(|it| format!("c{it}"))
+            .collect();
+        let class = sandbox.path("class.txt");
+        fs::write(&class, users.join("\n")).unwrap();
+        let begin = [
+            "-o",
+            "json",
+            "instance",
+            "start",
+            &sandbox.lab,
+            "--users-from",
+        ];
+        let class = class.to_str().unwrap();
+        let began = Instant::now();
+        let started = sandbox.cyyber([&begin[..], &[class]].concat()).json();
+        for one in started["instances"].as_array().unwrap() {
+            assert_eq!(one["started_by"], "fork", "{started}");
+        }
+        for user in &users {
+            let name = sandbox.instance_name(user);
+            wait_until_reachable(&name);
+            let own = guest::shell(&name, &format!("{OWN}; {RANDOM}"));
+            let [id, ecdsa, ed25519, card, _journal, random] = &*own.lines().collect::<Vec<_>>()
+            else {
+                panic!("{own}")
+            };
+            let addresses = virsh(["domifaddr", &name]);
+            let address = addresses
+                .split_whitespace()
+                .find(|word| word.contains('/'))
+                .unwrap();
+            for one in [id, ecdsa, ed25519, card, address, random] {
+                assert!(
+                    seen.insert((*one).to_owned()),
+                    "{one} is {user}'s and another's"
+                );
+            }
+        }
+        println!("{} forks in {:.1?}", users.len(), began.elapsed());
+        // The address would be given to the next otherwise.
+        for user in &users {
+            sandbox.instance("stop", user, &["--force"]).ok();
+        }
+    }
+    assert_eq!(seen.len(), 6 * all);
+    for user in 0..all {
+        let user = format!("c{user}");
+        let gone = [
+            "-o",
+            "json",
+            "instance",
+            "cleanup",
+            &sandbox.lab,
+            &user,
+            "--yes",
+        ];
+        sandbox.cyyber(gone).json();
+    }
+}
+
+/// The program that makes SSH host keys is not there, or does not work.
+fn it_makes_keys_by_itself_where_the_host_cannot(sandbox: &Sandbox) {
+    sandbox.fake("ssh-keygen", "echo no >&2; exit 1");
+    let started = sandbox.instance("start", "s", &["-v"]).ok();
+    assert!(
+        started.stderr.contains("makes its SSH host keys by itself"),
+        "{started:#?}"
+    );
+    assert!(started.stdout.contains("\"fork\""), "{started:#?}");
+    fs::remove_file(sandbox.path("bin/ssh-keygen")).unwrap();
+    let name = sandbox.instance_name("s");
+    wait_until_reachable(&name);
+    assert_eq!(
+        guest::shell(&name, "ls /etc/ssh/ssh_host_*_key | wc -l").trim(),
+        "2"
+    );
+    sandbox.instance("stop", "s", &["--force"]).ok();
+}
+
+/// What runs on, and what the daemon forgets, is no obstacle to another try.
+fn libvirtd_is_killed_meanwhile(sandbox: &Sandbox) {
+    for round in 0..rounds("CYYBER_TEST_DAEMON_KILLS", 2, 10) {
+        let mut child = sandbox.instance_command("start", "d", &[]).spawn().unwrap();
+        let after = Duration::from_millis(700 + 1300 * round as u64);
+        sleep(after);
+        daemon::kill();
+        daemon::start();
+        child.wait().unwrap();
+        let listed = sandbox.listed("d");
+        println!(
+            "libvirtd killed after {after:?}: {} {}",
+            listed["state"], listed["reason"]
+        );
+        let started = start(sandbox, "d");
+        assert_eq!(started["state"], "running", "{started}");
+        assert!(!forked_memory(sandbox, "d").exists());
+        let id = guest::shell(&sandbox.instance_name("d"), "cat /etc/machine-id");
+        assert_eq!(id.trim().len(), 32, "{id}");
+        let gone = [
+            "-o",
+            "json",
+            "instance",
+            "cleanup",
+            &sandbox.lab,
+            "d",
+            "--yes",
+        ];
+        let gone = sandbox.cyyber(gone).json();
+        assert_eq!(gone["destroyed"].as_array().unwrap().len(), 1, "{gone}");
+    }
+}
+
 /// Kills starts, and starts again: what comes up is an instance, and nothing is left.
 fn killed_at_any_moment(sandbox: &Sandbox) {
-    let rounds: u64 = if is_thorough() { 100 } else { 3 };
+    let rounds = rounds("CYYBER_TEST_FORK_KILLS", 3, 100) as u64;
     for round in 0..rounds {
         let mut child = sandbox.instance_command("start", "k", &[]).spawn().unwrap();
         let most = if rounds > 3 {

@@ -58,6 +58,13 @@ pub fn is_thorough() -> bool {
     std::env::var_os("CYYBER_TEST_THOROUGH").is_some()
 }
 
+/// How often something is done again: as often as `variable` in the environment says, or else `usually`,
+/// or `thoroughly` in `make test-all`.
+pub fn rounds(variable: &str, usually: usize, thoroughly: usize) -> usize {
+    let asked = std::env::var(variable).map(|number| number.parse().unwrap());
+    asked.unwrap_or(if is_thorough() { thoroughly } else { usually })
+}
+
 /// Long enough for anything that is going to happen on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 

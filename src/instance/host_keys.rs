@@ -1,0 +1,94 @@
+//! SSH host keys for a fork: made on this host while the memory of its guest is restored, which takes a
+//! moment here and, under software emulation, half a minute there.
+//!
+//! They are never on a disk of this host. A command that is killed may leave one where only root reads,
+//! until the next boot: nobody has been given it.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use tempfile::TempDir;
+
+use crate::paths::VOLATILE;
+use crate::process::Program;
+use crate::secret::Secret;
+
+/// What OpenSSH makes by itself.
+const KINDS: [&str; 3] = ["ed25519", "ecdsa", "rsa"];
+
+/// What `statfs` calls a file system in memory (`linux/magic.h`).
+const TMPFS: u64 = 0x0102_1994;
+
+/// A file with a host key, or with the public part of one.
+#[derive(Debug)]
+pub(super) struct HostKey {
+    /// Its name in `/etc/ssh`.
+    pub file: String,
+    /// What is in it.
+    pub content: Secret,
+}
+
+/// Makes the keys of a guest with the hostname `host`.
+pub(super) fn make(host: &str) -> Result<Vec<HostKey>> {
+    let program = Program::find("ssh-keygen", "openssh-client")?;
+    let place = Path::new(VOLATILE);
+    let kind = rustix::fs::statfs(place)?.f_type;
+    ensure!(
+        u64::try_from(kind) == Ok(TMPFS),
+        "{VOLATILE} is not in memory"
+    );
+    // Nobody else may enter it.
+    let directory = TempDir::with_prefix_in(".cyyber-keys-", place)?;
+    let mut made = Vec::new();
+    for kind in KINDS {
+        let file = format!("ssh_host_{kind}_key");
+        let path = directory.path().join(&file);
+        let mut keygen = program.command();
+        keygen.args([
+            "-q",
+            "-t",
+            kind,
+            "-N",
+            "",
+            "-C",
+            &format!("root@{host}"),
+            "-f",
+        ]);
+        crate::process::run(keygen.arg(&path))?;
+        for file in [format!("{file}.pub"), file] {
+            let content = fs_err::read_to_string(directory.path().join(&file))?;
+            made.push(HostKey {
+                file,
+                content: Secret::new(content),
+            });
+        }
+    }
+    directory.close()?;
+    Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_made_in_memory_and_nothing_is_left_of_them() {
+        let left = || {
+            let entries = std::fs::read_dir(VOLATILE).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name());
+            names
+                .filter(|name| name.to_string_lossy().contains("cyyber-keys"))
+                .count()
+        };
+        let (one, other) = (make("lab").unwrap(), make("lab").unwrap());
+        assert_eq!((one.len(), left()), (6, 0));
+        for (one, other) in one.iter().zip(&other) {
+            assert_ne!(one.content.reveal(), other.content.reveal());
+            let text = one.content.reveal();
+            match one.file.ends_with(".pub") {
+                true => assert!(text.ends_with(" root@lab\n"), "{text}"),
+                false => assert!(text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----\n")),
+            }
+        }
+    }
+}

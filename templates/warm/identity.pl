@@ -1,0 +1,102 @@
+#!/usr/bin/perl
+# Run as root, by the guest's agent, in a guest whose memory was restored from that of another one:
+# gives it an identity of its own, before it has a network card. See ready.sh.
+#
+# Under software emulation each program that is run takes as long as all of this, and so does each
+# daemon that begins anew. So this is one program, which runs no others but date, and no module of Perl's.
+#
+# On standard input, so that no list of processes shows it, a line each: the time in seconds since
+# 1970; 64 random bytes in hexadecimal; and then the SSH host keys that the host made, each as a line
+# with the name of its file, the lines of that and one with a dot.
+use strict;
+use warnings;
+
+$ENV{PATH} = '/usr/sbin:/usr/bin:/sbin:/bin';
+$ENV{LC_ALL} = 'C.UTF-8';
+my $aside = '/var/lib/cyyber-warm';
+
+sub lines {
+    my ($path) = @_;
+    open my $file, '<', $path or return;
+    chomp(my @lines = <$file>);
+    return @lines;
+}
+
+sub put {
+    my ($path, $mode, $content) = @_;
+    open my $file, '>', $path or die "$path: $!\n";
+    chmod $mode, $file;
+    print $file $content or die "$path: $!\n";
+    close $file or die "$path: $!\n";
+}
+
+chomp(my $now = <STDIN> // '');
+chomp(my $seed = <STDIN> // '');
+my (%made, $name);
+while (my $line = <STDIN>) {
+    if ($line eq ".\n") { undef $name }
+    elsif (defined $name) { $made{$name} .= $line }
+    else { chomp($name = $line) }
+}
+
+system('date', '--utc', '--set', "\@$now") == 0 or die "the clock was not set\n";
+
+# Everything below draws on this. A kernel that knows of generation ids has done it already.
+$seed = pack 'H*', $seed;
+open my $random, '+<', '/dev/urandom' or die "no /dev/urandom: $!\n";
+# RNDADDENTROPY, RNDRESEEDCRNG
+ioctl $random, 0x40085203, pack('ii', 8 * length $seed, length $seed) . $seed or die "no entropy: $!\n";
+ioctl $random, 0x5207, 0 or die "no new seed: $!\n";
+
+# Not by systemd-machine-id-setup: that takes the id of the virtual machine, which is the other one's.
+my ($id) = lines('/proc/sys/kernel/random/uuid');
+put('/etc/machine-id', 0444, ($id =~ tr/-//dr) . "\n");
+
+# Those of the image, and no others.
+my @slow;
+for my $key (lines("$aside/keys")) {
+    my ($kind) = $key =~ /^ssh_host_(\w+)_key$/ or next;
+    if (defined $made{$key} && defined $made{"$key.pub"}) {
+        put("/etc/ssh/$key", 0600, $made{$key});
+        put("/etc/ssh/$key.pub", 0644, $made{"$key.pub"});
+    } elsif ($kind eq 'rsa') {
+        # It takes up to twenty seconds under software emulation.
+        @slow = ('systemd-run', '--quiet', '--unit=cyyber-host-keys', 'sh', '-c',
+            'ssh-keygen -A && systemctl try-reload-or-restart ssh sshd');
+    } else {
+        system('ssh-keygen', '-q', '-t', $kind, '-N', '', '-f', "/etc/ssh/$key") == 0
+            or die "no SSH host key\n";
+    }
+}
+
+# The journal of the other one is of no use here. This one's is begun by another journald, which systemd
+# starts when this one ends.
+unlink glob '/run/log/journal/*/*';
+rmdir for glob '/run/log/journal/*';
+put('/run/systemd/journal/flushed', 0644, '') if -d '/var/log/journal';
+kill 'TERM', $_ for grep { /^[1-9]\d*$/ } lines("$aside/journald");
+# What sets up the network card. It was stopped, as it had read the other machine-id.
+my @network = lines("$aside/network");
+system 'systemctl', '--no-block', 'start', @network if @network;
+my @units = lines("$aside/units");
+
+# cloud-init has done its part. Last: until here a boot would have it begin anew.
+if (-d "$aside/cloud") {
+    rename '/var/lib/cloud', "$aside/booted";
+    rename "$aside/cloud", '/var/lib/cloud' or die "cloud-init's directory: $!\n";
+}
+rename $aside, "$aside.done" or die "$aside: $!\n";
+
+# The rest has time until the guest has an address, where it is to get one.
+defined(my $child = fork) or die "no process: $!\n";
+exit if $child;
+open STDIN, '<', '/dev/null';
+open STDOUT, '>', '/dev/null';
+open STDERR, '>', '/dev/null';
+for (1 .. 300) {
+    last if lines('/proc/net/route') > 1;
+    select undef, undef, undef, 0.1;
+}
+system 'systemctl', '--no-block', 'start', @units if @units;
+system @slow if @slow;
+exec 'rm', '-rf', "$aside.done";
