@@ -133,7 +133,7 @@ impl fmt::Display for State {
 }
 
 /// The rungs of the idle policy's ladder, from the top.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rung {
     /// Running at full speed.
