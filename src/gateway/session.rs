@@ -144,14 +144,15 @@ async fn converse<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let server = match connect(gateway, token).await {
-        Ok(server) => server,
-        Err(closing) => return closing,
+    // It is greeted while its instance wakes: QEMU draws for a client that has just come, and less and less
+    // often for one that waits.
+    let greeting = async {
+        let greeted = timeout(GREETING, greet(browser)).await;
+        greeted.unwrap_or(Err(Closing::SILENT))
     };
-    let rest = match timeout(GREETING, greet(browser)).await {
-        Ok(Ok(rest)) => rest,
-        Ok(Err(closing)) => return closing,
-        Err(_) => return Closing::SILENT,
+    let (server, rest) = match tokio::try_join!(connect(gateway, token), greeting) {
+        Ok(both) => both,
+        Err(closing) => return closing,
     };
     gateway.tally.opened(token.access);
     gateway
