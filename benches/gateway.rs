@@ -351,12 +351,15 @@ fn run() -> Result<bool> {
     );
     let added = quantile(&mut trips[2], 50).saturating_sub(quantile(&mut trips[0], 50));
     drop(clients);
-    let [mut alone, mut by_connecting] = [const { Vec::new() }; 2];
+    let [mut alone, mut by_qemu, mut by_connecting] = [const { Vec::new() }; 3];
     for _ in 0..WAKES {
         bench.instance("pause", 0, &[])?;
         let began = Instant::now();
-        bench.instance("resume", 0, &[])?;
+        let resumed = bench.instance("resume", 0, &[])?;
         alone.push(began.elapsed());
+        let port = u16::try_from(resumed["novnc_port"].as_u64().unwrap_or(0))?;
+        Client::enter(port, "/", resumed["vnc_password"].as_str())?.screen()?;
+        by_qemu.push(began.elapsed());
         bench.instance("pause", 0, &[])?;
         let path = path(0, "--path-only")?;
         let began = Instant::now();
@@ -365,6 +368,10 @@ fn run() -> Result<bool> {
     }
     for (name, times) in [
         ("resume alone", &mut alone),
+        (
+            "resume, then QEMU's own WebSocket to the first picture",
+            &mut by_qemu,
+        ),
         ("connecting, to the first picture", &mut by_connecting),
     ] {
         println!(

@@ -490,6 +490,10 @@ pub enum Instance {
         /// [default: 10]
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10")]
         watch: Option<Interval>,
+        /// The address of noVNC's page, as https://labs.example.org/novnc/vnc.html: each picture
+        /// links to it, to watch that screen through the gateway
+        #[arg(long, value_name = "URL")]
+        viewer: Option<String>,
     },
     /// List instances and their states
     ///

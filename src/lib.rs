@@ -19,6 +19,7 @@
 //! | [`state`] | activity, exemptions, locks and tokens in the state directory |
 //! | [`files`] | files written as a whole and read with care |
 //! | [`process`] | starting outside programs |
+//! | [`appliance`] | libguestfs: what is on disks of VMs that do not run |
 //! | [`parallel`] | several things at once, but not too many |
 //! | [`host`] | what memory the host has left, and how busy it is |
 //! | [`sharing`] | equal pages of guests' memory, which the kernel can merge |
@@ -41,6 +42,7 @@
 //! | [`names`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
 
 pub mod accelerator;
+pub mod appliance;
 pub mod checked;
 pub mod cli;
 pub mod clock;

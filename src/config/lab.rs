@@ -308,6 +308,8 @@ pub struct Policy {
     pub max_runtime: Patience,
     /// An instance counts as `starting` no longer than this.
     pub boot_timeout: Duration,
+    /// Whether people in a guest are told shortly before it is paused or shut down.
+    pub announce: bool,
 }
 
 impl Default for Policy {
@@ -325,6 +327,7 @@ impl Default for Policy {
             max_busy: Patience::After(minutes(4 * 60)),
             max_runtime: Patience::Never,
             boot_timeout: minutes(5),
+            announce: true,
         }
     }
 }

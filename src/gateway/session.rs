@@ -144,9 +144,13 @@ async fn converse<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let server = connect(gateway, token).await?;
-    let greeted = timeout(GREETING, greet(browser)).await;
-    let rest = greeted.map_err(|_| Closing::SILENT)??;
+    // It is greeted while its instance wakes: QEMU draws for a client that has just come, and less and less
+    // often for one that waits.
+    let greeting = async {
+        let greeted = timeout(GREETING, greet(browser)).await;
+        greeted.unwrap_or(Err(Closing::SILENT))
+    };
+    let (server, rest) = tokio::try_join!(connect(gateway, token), greeting)?;
     gateway.tally.opened(token.access);
     gateway
         .output

@@ -42,6 +42,9 @@ echo interrupts
 grep -E 'i8042|virtio[0-9]+-events' /proc/interrupts
 "#;
 
+/// Shows its argument to whoever works in the guest.
+const TELL: &str = include_str!("tell.sh");
+
 /// What came of asking.
 #[derive(Debug)]
 pub enum Answer {
@@ -224,6 +227,17 @@ impl Domain {
             }
             go_on(interval)?;
             interval = (interval * 9 / 8).min(ANSWER);
+        }
+    }
+
+    /// Has the guest's agent, if there is one, show `text` to whoever works in the guest. It has until
+    /// `deadline` to begin with that; how it ends is not waited for.
+    pub fn tell_users(&self, text: &str, deadline: Duration) -> Result<()> {
+        let arguments = json!({"path": "/bin/sh", "arg": ["-c", TELL, "sh", text]});
+        let begun = self.ask_until("guest-exec", &arguments, Instant::now() + deadline);
+        match begun.map(|Begun { .. }| ()) {
+            Ok(()) | Err(Silence::Absent) => Ok(()),
+            Err(silence) => bail!("its guest's agent was asked in vain: {silence}"),
         }
     }
 

@@ -102,6 +102,11 @@ pub fn console_path(context: &Context, name: &InstanceName, access: Access) -> R
     Ok(Outcome::new(context, name, &domain, false, None)?.with(access))
 }
 
+/// A path of the gateway by which the console of `name` can be watched for a minute, if there is a gateway.
+pub(crate) fn watch_path(context: &Context, name: &InstanceName) -> Option<Secret> {
+    Some(path(context, name, Access::View)?.0)
+}
+
 /// A path of the gateway to the console of `name`, if there is a gateway.
 fn path(context: &Context, name: &InstanceName, access: Access) -> Option<(Secret, Timestamp)> {
     let key = Key::read(&context.paths.gateway_key());

@@ -64,7 +64,7 @@ use crate::names::{InstanceName, State};
 use crate::scope::missing;
 use crate::state::activity;
 use crate::state::lock::{self, Lock};
-pub(crate) use console::console_path;
+pub(crate) use console::{console_path, watch_path};
 use outcome::{Outcome, Was};
 use record::Record;
 pub(crate) use reset::resettable;

@@ -14,6 +14,7 @@ pub(crate) mod report;
 pub mod signals;
 mod step;
 pub(crate) mod viewers;
+mod warning;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -17,6 +17,7 @@ use super::policy::{self, Rung};
 use super::pressure::{self, Need};
 use super::report::{InstanceRow, PassReport};
 use super::step::{self, Planned, StepOutcome};
+use super::warning;
 use crate::context::Context;
 use crate::firewall;
 use crate::host::{self, libvirt_network_unit};
@@ -56,6 +57,7 @@ impl Pass {
         );
         let file = context.paths.passes();
         let mut passes = Passes::read(&file);
+        let horizon = warning::horizon(context.time(), passes.last());
         let circumstances = passes.begin(&context.moment());
         let output = &context.output;
         match circumstances {
@@ -76,7 +78,10 @@ impl Pass {
             .collect();
         self.progress.fetch_add(1, Ordering::Relaxed);
         let every = self.options.dry_run;
-        let trouble = observer.look_closer(&mut all, |one| every || one.is_unsure());
+        let trouble = observer.look_closer(&mut all, |one| {
+            // Nobody who types is told of a pause.
+            every || one.is_unsure() || warning::upcoming(&one.assessment, horizon).is_some()
+        });
         self.progress.fetch_add(1, Ordering::Relaxed);
 
         let mut report = PassReport::new(self.options.dry_run);
@@ -133,7 +138,7 @@ impl Pass {
         if !only_looks {
             make_room(context, &mut report)?;
         }
-        let told = notice::tell(context, &mut all);
+        let told = notice::tell(context, &mut all) | warning::give(context, &mut all, horizon);
         if told {
             passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
         }

@@ -16,6 +16,7 @@ use crate::clock::Moment;
 use crate::files;
 use crate::hypervisor::Trouble;
 use crate::instance::record::{self, Run};
+use crate::names::Rung;
 use crate::state::coverage::LONGEST_GAP;
 
 /// How far the clock may move against the time that went by before it counts as having been set.
@@ -72,6 +73,9 @@ pub struct Seen {
     /// That it will be destroyed, as it was announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<Announcement>,
+    /// The step down that people in its guest were told of, or would have been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warned: Option<Rung>,
     /// When its run was last used and the name of what said so, as the last pass judged it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<(Timestamp, String)>,
@@ -268,6 +272,7 @@ impl Seen {
             uuid,
             stopped_since: None,
             announced: None,
+            warned: None,
             used: None,
             run: None,
             console: None,
@@ -296,6 +301,7 @@ impl Seen {
             self.used = None;
             self.asked = None;
             self.trouble = None;
+            self.warned = None;
             self.doubts.clear();
         }
         self.run.as_ref().map(|(_, at)| *at)
@@ -582,6 +588,7 @@ mod tests {
             told: true,
         });
         seen.used = Some((now, "touched".to_owned()));
+        seen.warned = Some(Rung::Destroyed);
         for flood in 0..100 {
             let doubts: Vec<_> = (0..100)
                 .map(|n| format!("{flood} {n}") + &"\u{1}".repeat(1 << 16))

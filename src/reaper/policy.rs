@@ -206,7 +206,7 @@ fn last_use(
 }
 
 /// What becomes of it when it has reached its maximum runtime, and when that is.
-fn end_of_run(evidence: &Evidence, policy: &Policy) -> Option<(Rung, Timestamp)> {
+pub(super) fn end_of_run(evidence: &Evidence, policy: &Policy) -> Option<(Rung, Timestamp)> {
     let (Rung::Running | Rung::Idle, Patience::After(limit)) = (evidence.rung, policy.max_runtime)
     else {
         return None;

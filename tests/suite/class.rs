@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::world::{freeze_available_memory, own_world};
-use common::{Run, Sandbox, files_below, text, virsh, wait_until};
+use common::{Run, Sandbox, files_below, text, virsh, wait_until, with_environment};
 use cyyber::state::lock::Lock;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -300,7 +300,19 @@ fn what_cannot_be_copied_is_refused_before_anything_changes() {
     collect("1", "home", 2, "--from");
     collect("1", "/", 2, "names no file");
     collect("1", "/home/..", 2, "names no file");
-    collect("1", "/home", 5, "is stopped");
+    // A path on which there is no guestfish.
+    let words = ["--from", "/home", "--to", "handed-in"];
+    let command = sandbox.instance_command("collect", "1", &words);
+    let error = Run::of(&mut with_environment(&command, "PATH", "/nonexistent")).error_json(8);
+    let message = text(&error["message"]);
+    assert!(
+        message.contains("is stopped: its disk can only be read with libguestfs"),
+        "{message}"
+    );
+    assert!(
+        text(&error["hint"]).starts_with("install it: apt-get install guestfish"),
+        "{error}"
+    );
     collect("2", "/home", 4, "no instance");
     assert!(!sandbox.path("handed-in").exists());
 }

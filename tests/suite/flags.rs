@@ -66,6 +66,7 @@ collect --max-size     class_verbs  a_class_runs_commands_and_gets_and_gives_fil
 collect --timeout      class_verbs  a_class_runs_commands_and_gets_and_gives_files
 screens --html         screens      all_screens_are_on_one_page_and_to_look_at_them_is_no_use_of_them
 screens --watch        screens      all_screens_are_on_one_page_and_to_look_at_them_is_no_use_of_them
+screens --viewer       gateway      who_watches_sees_and_neither_touches_nor_wakes
 keep    --until        reaper       kept_busy_and_never_are_left_alone
 stats   --watch        watching     json_is_one_document_a_line_until_a_signal
 list    --lab          instances    list_filters_by_lab_user_and_state

@@ -5,7 +5,8 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::{Duration, SystemTime};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
 use crate::backend::student::{echo_guest, first_line};
-use crate::common::{Sandbox, run, text, tool, wait_until};
+use crate::common::{Sandbox, is_thorough, run, text, tool, wait_until};
 
 /// Gone with this.
 #[derive(Debug)]
@@ -293,6 +294,25 @@ fn who_watches_sees_and_neither_touches_nor_wakes() {
         "2,500 events, of which none arrives"
     );
     assert_eq!(last_use(&sandbox, "anna"), before);
+    // A link of the wall of screens.
+    let viewer = "https://labs.example.org/vnc.html";
+    let wall = ["instance", "screens", "--html", "wall", "--viewer", viewer];
+    sandbox.cyyber(wall).ok();
+    let page = fs::read_to_string(sandbox.path("wall/index.html")).unwrap();
+    let (_, link) = page.split_once("<a href=\"").unwrap();
+    let (link, _) = link.split_once('"').unwrap();
+    let (before_path, path_of_link) = link.split_once("&amp;path=").unwrap();
+    let wanted = format!("{viewer}#autoconnect=true&amp;reconnect=false&amp;view_only=true");
+    assert_eq!(before_path.replace("&#x2f;", "/"), wanted);
+    let mut teacher = Browser::enter(
+        &gateway,
+        &format!("/{}", path_of_link.replace("&#x2f;", "/")),
+    );
+    teacher.see();
+    teacher.press(b'x');
+    teacher.see();
+    assert_eq!(first_line(&instance), "Type:");
+    assert_eq!(last_use(&sandbox, "anna"), before);
     console("unseen");
     let mut student = Browser::enter(&gateway, &path(&sandbox, "anna", &["--path-only"]));
     student.see();
@@ -418,4 +438,48 @@ fn it_does_tls_itself_and_reads_a_new_certificate() {
     certify("two.example", &certificate, &key);
     gateway.signal(Signal::HUP);
     wait_until("the new one is used", || subject().contains("two.example"));
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn one_that_is_killed_leaves_nothing_half_made() {
+    let sandbox = Sandbox::with_guests(1);
+    echo_guest(&sandbox);
+    let instance = sandbox.instance_name("anna");
+    sandbox.instance("start", "anna", &[]).ok();
+    wait_until("the guest is up", || first_line(&instance) == "Type:");
+    let moments: u32 = if is_thorough() { 50 } else { 5 };
+    let mut whole = None;
+    for moment in 0..=moments {
+        sandbox.instance("pause", "anna", &[]).ok();
+        let gateway = Gateway::start(&sandbox, &[]);
+        let path = path(&sandbox, "anna", &["--path-only"]);
+        let began = Instant::now();
+        // The first time is how long the others may take.
+        let Some(whole) = whole else {
+            Browser::enter(&gateway, &path).see();
+            whole = Some(began.elapsed());
+            continue;
+        };
+        let browser = Browser::connect(&gateway, &path);
+        sleep((whole * moment / moments).saturating_sub(began.elapsed()));
+        gateway.signal(Signal::KILL);
+        drop(browser);
+        drop(gateway);
+        // What it had begun, libvirt ends.
+        wait_until("it is one or the other", || {
+            ["paused", "starting", "running"].contains(&&*sandbox.state("anna"))
+        });
+        let started = sandbox.instance("start", "anna", &[]).json();
+        assert_ne!(started["started_by"], "boot", "{moment}: {started:#}");
+        assert_eq!(first_line(&instance), "Type:", "{moment}");
+        let checks = sandbox.cyyber(["-o", "json", "doctor"]).stdout;
+        assert!(
+            checks.contains("has died: browsers reach no console"),
+            "{checks}"
+        );
+        fs::remove_file(sandbox.path("state/gateway.json")).unwrap();
+    }
+    let gateway = Gateway::start(&sandbox, &[]);
+    Browser::enter(&gateway, &path(&sandbox, "anna", &["--path-only"])).see();
 }

@@ -4,10 +4,10 @@
 use crate::common;
 
 use std::fs::{self, File};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::world::{freeze_available_memory, own_world};
-use common::{Sandbox, text};
+use common::{Sandbox, is_thorough, text};
 use serde_json::{Value, json};
 
 /// In MiB; with what QEMU needs beside it, a guest takes 896.
@@ -104,4 +104,71 @@ fn a_start_has_the_fewest_paused_that_nobody_uses() {
     assert_eq!(paused["to"], "paused", "{pass:#}");
     let states = ["kept", "long", "new"].map(|user| sandbox.state(user));
     assert_eq!(states, ["running", "running", "paused"]);
+}
+
+/// How many are paused for one another, and come back: thirty where there is time.
+fn many() -> u64 {
+    let asked = std::env::var("CYYBER_MANY").ok();
+    let asked = asked.and_then(|count| count.parse().ok());
+    asked.unwrap_or(if is_thorough() { 30 } else { 6 })
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn a_class_is_paused_for_another_and_comes_back() {
+    own_world!();
+    let count = many();
+    // As many as may run beside those of other tests; these take little of a processor.
+    let sandbox = Sandbox::with_guests(6);
+    sandbox.base(&sandbox.lab);
+    configure(&sandbox, &json!({}));
+    freeze_available_memory(&sandbox);
+    let meminfo = |guests: u64| {
+        let (total, available) = (256 << 20, (1024 + guests * 896 + 300) << 10);
+        let text = format!("MemTotal: {total} kB\nMemAvailable: {available} kB\n");
+        fs::write(sandbox.path("meminfo"), text).unwrap();
+    };
+    meminfo(count);
+    let user = |class: &str, n: u64| format!("{class}{n}");
+    let all = |class: &str| (0..count).map(|n| user(class, n)).collect::<Vec<_>>();
+    for user in all("first") {
+        sandbox.instance("start", &user, &[]).ok();
+    }
+    for _ in 0..2 {
+        sandbox.cyyber(["reap"]).ok();
+    }
+    // Each has one paused, the one that was not used for longest, and comes to an end of them.
+    for (n, user) in all("first").iter().enumerate() {
+        unused(&sandbox, user, 300 - n as u64);
+    }
+    let began = Instant::now();
+    for n in 0..count {
+        let started = sandbox.instance("start", &user("second", n), &[]).json();
+        let displaced = [sandbox.instance_name(&user("first", n))];
+        assert_eq!(started["displaced"], json!(displaced), "{n}: {started:#}");
+    }
+    println!("{count} displaced in {:?}", began.elapsed());
+    let states = |class: &str, wanted: &str| {
+        for user in all(class) {
+            assert_eq!(sandbox.state(&user), wanted, "{user}");
+        }
+    };
+    states("first", "paused");
+    // The class of before comes back, in the place of the other.
+    for (n, user) in all("second").iter().enumerate() {
+        unused(&sandbox, user, 300 - n as u64);
+    }
+    let began = Instant::now();
+    for n in 0..count {
+        let resumed = sandbox.instance("resume", &user("first", n), &[]).json();
+        assert_eq!(resumed["state"], "running", "{n}: {resumed:#}");
+        let displaced = [sandbox.instance_name(&user("second", n))];
+        assert_eq!(resumed["displaced"], json!(displaced), "{n}: {resumed:#}");
+    }
+    println!(
+        "{count} restored, and as many displaced, in {:?}",
+        began.elapsed()
+    );
+    states("first", "running");
+    states("second", "paused");
 }

@@ -233,6 +233,7 @@ fn the_configurations_page_has_the_defaults_that_the_program_uses() {
             "boot_timeout",
             minutes(&Patience::After(lab.policy.boot_timeout)),
         ),
+        ("announce", lab.policy.announce.to_string()),
         ("connect", host.connect.to_string()),
         ("storage_dir", host.storage_dir.display().to_string()),
         ("state_dir", host.state_dir.display().to_string()),

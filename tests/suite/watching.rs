@@ -157,43 +157,44 @@ fn a_terminal_shows_one_refresh_at_a_time() {
         terminal.written.matches("INSTANCE").count() == 3 && terminal.written.ends_with("[0J")
     });
     let screen = &terminal.screen;
-    let head = screen[..5].join(" ");
+    let head = screen[..6].join(" ");
     for part in [
         "Host       ",
         " memory used, ",
         " available, ",
         "CPU ",
         "Instances  12 in all, 12 running ",
+        &format!("Next       {}_user_1 idle in ", sandbox.lab),
     ] {
         assert!(head.contains(part), "{part}: {screen:#?}");
     }
     // What there is no room for is left out, and nothing is cut.
     assert!(
-        screen[5].starts_with("INSTANCE") && !screen[5].contains("VCPUS"),
+        screen[6].starts_with("INSTANCE") && !screen[6].contains("VCPUS"),
         "{screen:#?}"
     );
     // A line is left for the cursor.
-    assert_eq!((screen.len(), screen[10].as_str()), (11, "… and 8 more"));
+    assert_eq!((screen.len(), screen[10].as_str()), (11, "… and 9 more"));
     assert!(
         screen.iter().all(|line| line.chars().count() <= 60),
         "{screen:#?}"
     );
 
     terminal.resize(30, 200);
-    terminal.wait_until("all is shown", |terminal| terminal.screen.len() == 17);
+    terminal.wait_until("all is shown", |terminal| terminal.screen.len() == 18);
     assert!(
-        terminal.screen[4].contains("VCPUS"),
+        terminal.screen[5].contains("VCPUS"),
         "{:#?}",
         terminal.screen
     );
 
     put_instances(&sandbox, 1);
-    terminal.wait_until("one is shown", |terminal| terminal.screen.len() == 6);
+    terminal.wait_until("one is shown", |terminal| terminal.screen.len() == 7);
     assert_eq!(terminal.screen[1], "Instances  1 in all, 1 running");
 
     end(child, Signal::INT);
     terminal.finish();
-    assert_eq!(terminal.screen.len(), 6, "{:#?}", terminal.screen);
+    assert_eq!(terminal.screen.len(), 7, "{:#?}", terminal.screen);
     assert!(
         terminal.written.ends_with("\r\u{1b}[2K"),
         "{:?}",

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::finding::{Check, Finding};
 use crate::accelerator::{self, Accelerator, Host};
+use crate::appliance::Appliance;
 use crate::context::Context;
 use crate::host;
 use crate::hypervisor::RunningGuest;
@@ -70,6 +71,17 @@ pub fn programs() -> Vec<Finding> {
             .context(what);
         findings.push(Check("programs").of(found, ""));
     }
+    findings.push(match Appliance::program() {
+        Ok(program) => Check("programs").ok(format!(
+            "{}: reads disks of instances that do not run, for collect",
+            program.path().display()
+        )),
+        // Optional.
+        Err(_) => Check("programs").ok(
+            "guestfish is not installed: collect reads running instances only (apt-get install \
+             guestfish)",
+        ),
+    });
     findings
 }
 

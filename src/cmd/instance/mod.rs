@@ -103,7 +103,12 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
                 None => stats::run(context, name.as_ref()),
             }
         }
-        Command::Screens { lab, html, watch } => screens::run(context, lab.as_ref(), html, *watch),
+        Command::Screens {
+            lab,
+            html,
+            watch,
+            viewer,
+        } => screens::run(context, lab.as_ref(), html, *watch, viewer.as_deref()),
         Command::List { lab, user, state } => {
             list::run(context, lab.as_ref(), user.as_ref(), *state)
         }

@@ -13,8 +13,10 @@ use crate::files::{self, PRIVATE, PRIVATE_DIRECTORY};
 use crate::hypervisor::{Detail, Facts, Power};
 use crate::instance::existing;
 use crate::instance::status::{InstanceStatus, statuses};
+use crate::instance::watch_path;
 use crate::names::{InstanceName, LabId, State, UserId};
 use crate::output::{Cell, Column, Report, Table};
+use crate::secret::Secret;
 use crate::units::{Interval, age};
 
 const PAGE: &str = include_str!("../../../templates/screens.html");
@@ -31,6 +33,7 @@ pub fn run(
     lab: Option<&LabId>,
     directory: &Path,
     watch: Option<Interval>,
+    viewer: Option<&str>,
 ) -> Result<()> {
     if let Some(lab) = lab {
         context.config.lab(lab)?;
@@ -42,7 +45,7 @@ pub fn run(
     files::make_directory(&directory, PRIVATE_DIRECTORY)?;
     let every = watch.map(Interval::std);
     let Some(every) = every else {
-        let wall = Wall::of(context, lab, &directory, LOOKS)?;
+        let wall = Wall::of(context, lab, &directory, LOOKS, viewer)?;
         context.output.answer(&wall)?;
         return tell(context, &wall.failed, wall.screens.len());
     };
@@ -50,7 +53,7 @@ pub fn run(
     loop {
         let began = Instant::now();
         // As a command of its own would: libvirtd may have been restarted meanwhile.
-        let wall = Wall::of(&context.beside(), lab, &directory, every.as_secs())?;
+        let wall = Wall::of(&context.beside(), lab, &directory, every.as_secs(), viewer)?;
         let has_reader = live.show(&wall, |_| None)?;
         if !has_reader || !live.wait_until(began + every, stop) {
             return Ok(());
@@ -79,10 +82,19 @@ struct Screen {
     /// As people read it.
     #[serde(skip)]
     unused: Option<String>,
+    /// Where it can be watched.
+    #[serde(skip)]
+    link: Option<Secret>,
 }
 
 impl Wall {
-    fn of(context: &Context, lab: Option<&LabId>, directory: &Path, every: u64) -> Result<Wall> {
+    fn of(
+        context: &Context,
+        lab: Option<&LabId>,
+        directory: &Path,
+        every: u64,
+        viewer: Option<&str>,
+    ) -> Result<Wall> {
         let mut all = context.hypervisor()?.survey(Detail::Power)?;
         all.retain(|(name, _)| lab.is_none_or(|lab| *lab == name.lab));
         let count = all.len();
@@ -99,7 +111,7 @@ impl Wall {
             if let Err(error) = &taken {
                 failed.push(FailedInstance::new(name, error));
             }
-            screens.push(Screen::new(context, name, status, taken));
+            screens.push(Screen::new(context, name, status, taken, viewer));
         }
         let page = directory.join("index.html");
         let wall = Wall {
@@ -134,6 +146,7 @@ impl Wall {
                     picture => screen.picture.clone(),
                     error => screen.error.clone(),
                     unused => screen.unused.clone(),
+                    link => screen.link.as_ref().map(Secret::reveal),
                 }
             })
             .collect();
@@ -171,6 +184,7 @@ impl Screen {
         name: &InstanceName,
         status: InstanceStatus,
         taken: Result<()>,
+        viewer: Option<&str>,
     ) -> Screen {
         let unused = status
             .last_activity
@@ -184,8 +198,19 @@ impl Screen {
             picture: taken.is_ok().then(|| picture_of(name)),
             error: taken.err().map(|error| format!("{error:#}")),
             unused: unused.map(age),
+            link: viewer.and_then(|viewer| link(context, name, viewer)),
         }
     }
+}
+
+/// The page of noVNC at `viewer` with the console of `name`, to be watched through the gateway. What is
+/// behind the # is in no log of a web server.
+fn link(context: &Context, name: &InstanceName, viewer: &str) -> Option<Secret> {
+    let path = watch_path(context, name)?;
+    let path = path.reveal().trim_start_matches('/');
+    Some(Secret::new(format!(
+        "{viewer}#autoconnect=true&reconnect=false&view_only=true&path={path}"
+    )))
 }
 
 fn picture_of(name: &InstanceName) -> String {

@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -12,8 +13,9 @@ use crate::hypervisor::{Detail, Facts};
 use crate::images;
 use crate::instance;
 use crate::instance::status::{InstanceStatus, statuses};
-use crate::names::{InstanceName, LabId, State, UserId};
+use crate::names::{InstanceName, LabId, Rung, State, UserId};
 use crate::output::{Cell, Column, Report, Table};
+use crate::reaper::forecast::Forecast;
 use crate::sharing;
 use crate::units::{MIB, age, size};
 
@@ -23,7 +25,7 @@ pub const SAMPLE: Duration = Duration::from_millis(250);
 /// What one instance uses.
 #[derive(Serialize)]
 pub struct Stats {
-    instance: String,
+    pub instance: String,
     lab_id: LabId,
     user_id: UserId,
     pub state: State,
@@ -40,6 +42,9 @@ pub struct Stats {
     net_rx_bytes: Option<u64>,
     net_tx_bytes: Option<u64>,
     idle_seconds: Option<i64>,
+    /// What comes next for it, and when.
+    #[serde(skip)]
+    pub next: Option<(Rung, Timestamp)>,
 }
 
 /// The answer: of one instance that was named, or of all.
@@ -114,12 +119,17 @@ impl UsageSample {
         context: &Context,
         name: Option<&InstanceName>,
     ) -> Result<Figures> {
-        let statuses = statuses(context, &self.instances, true)?.into_iter();
-        let each = statuses.zip(&self.instances).map(|(status, (_, facts))| {
-            let spent = before.cpu_since(facts);
-            let percent = spent.map(|spent| percent(spent, self.at.duration_since(before.at)));
-            Stats::new(context, status, facts, percent)
-        });
+        let mut statuses = statuses(context, &self.instances, true)?;
+        let forecast = Forecast::new(context);
+        statuses.iter_mut().for_each(|status| forecast.add(status));
+        let each = statuses
+            .into_iter()
+            .zip(&self.instances)
+            .map(|(status, (_, facts))| {
+                let spent = before.cpu_since(facts);
+                let percent = spent.map(|spent| percent(spent, self.at.duration_since(before.at)));
+                Stats::new(context, status, facts, percent)
+            });
         let mut instances: Vec<Stats> = each.collect();
         Ok(match (name, instances.len()) {
             (Some(_), 1) => Figures::One(Box::new(instances.remove(0))),
@@ -190,6 +200,7 @@ impl Stats {
             net_rx_bytes: usage.net_rx_bytes,
             net_tx_bytes: usage.net_tx_bytes,
             idle_seconds: status.last_activity.map(idle),
+            next: status.next_step.zip(status.next_step_at),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::Serialize;
 
 use super::many::{self, FailedInstance};
@@ -11,8 +11,8 @@ use crate::cli::{Bounds, Class};
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::instance::outcome::noted_failure;
-use crate::instance::transfer::{Collect, Collected, Push, Pushed};
-use crate::names::{GuestOwner, GuestPath, InstanceName, LabId, UserId};
+use crate::instance::transfer::{Collect, Collected, Fetched, Push, Pushed};
+use crate::names::{GuestOwner, GuestPath, InstanceName, LabId, State, UserId};
 use crate::output::{Cell, Column, Report, Table};
 use crate::units::ByteSize;
 
@@ -99,6 +99,15 @@ pub fn collect(
         noted_failure(context, "collect", name, || collect.of(context, name))
     };
     let done = many::of_class(context, class, verb)?;
+    let done = with_resting(context, &collect, done)?;
+    let done = match class.user {
+        // Of one, its failure is that of the command.
+        Some(_) => done
+            .into_iter()
+            .map(|(name, one)| Ok((name, Ok(one?))))
+            .collect::<Result<_>>()?,
+        None => done,
+    };
     let all = done.len();
     let (collected, failed) = many::apart(done);
     let answer = AllCollected { collected, failed };
@@ -113,7 +122,48 @@ fn usage(what: impl Into<String>) -> Fault {
     Fault::new(Kind::Usage, what)
 }
 
+/// What was fetched, and what is now fetched from the disks of those that do not run.
+fn with_resting(
+    context: &Context,
+    collect: &Collect,
+    done: Vec<(InstanceName, Result<Fetched>)>,
+) -> Result<Vec<(InstanceName, Result<Collected>)>> {
+    let mut resting = Vec::new();
+    let mut done: Vec<_> = done
+        .into_iter()
+        .map(|(name, fetched)| match fetched {
+            Ok(Fetched::Collected(one)) => (name, Some(Ok(one))),
+            Ok(Fetched::Resting(one)) => {
+                resting.push(one);
+                (name, None)
+            }
+            Err(error) => (name, Some(Err(error))),
+        })
+        .collect();
+    if !resting.is_empty() {
+        let spinner = context.output.spinner("disks");
+        spinner.set_message("booting the appliance of libguestfs");
+        let mut read = collect.of_resting(context, &resting).into_iter();
+        spinner.finish_and_clear();
+        for (_, one) in done.iter_mut().filter(|(_, one)| one.is_none()) {
+            *one = read.next();
+        }
+    }
+    let missing = || Err(anyhow!("it was not read"));
+    Ok(done
+        .into_iter()
+        .map(|(name, one)| (name, one.unwrap_or_else(missing)))
+        .collect())
+}
+
 fn warn(context: &Context, collected: &Collected) {
+    if collected.state == State::Paused {
+        context.output.warn(&format!(
+            "{} is paused: its files are as after a power cut, without what its guest had not yet \
+             written to its disk",
+            collected.instance
+        ));
+    }
     let named = collected.left_out_first.iter();
     for left_out in named.clone() {
         let (instance, path) = (&collected.instance, &left_out.path);
@@ -166,8 +216,9 @@ struct AllCollected {
 
 impl Report for AllCollected {
     fn table(&self) -> Option<Table> {
-        const COLUMNS: [Column; 5] = [
+        const COLUMNS: [Column; 6] = [
             Column::new("INSTANCE"),
+            Column::new("STATE").spare(2),
             Column::new("PATH"),
             Column::new("FILES").spare(1),
             Column::new("BYTES").spare(1),
@@ -176,6 +227,7 @@ impl Report for AllCollected {
         let rows = self.collected.iter().map(|one| {
             vec![
                 one.instance.as_str().into(),
+                one.state.into(),
                 one.path.display().to_string().into(),
                 one.amount.files.to_string().into(),
                 size(one.amount.bytes),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, Serializer};
 
 use super::stats::{self, Figures, SAMPLE, Stats, UsageSample};
@@ -15,10 +15,14 @@ use crate::host::{self, Cpu, Memory};
 use crate::ledger::Ledger;
 use crate::names::{InstanceName, State};
 use crate::output::{Page, Report, Table};
+use crate::reaper::report::due;
 use crate::units::{MIB, age, size};
 
 /// How far back the policy's work is told.
 const POLICY: SignedDuration = SignedDuration::from_hours(24);
+
+/// How many are named of those whose turn is next.
+const MOST_NEXT: usize = 5;
 
 /// Shows what all instances use, or the one called `name`, until it is asked to end.
 pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> Result<()> {
@@ -38,6 +42,7 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
         let dashboard = Dashboard {
             answer: sample.since(&before, context, name)?,
             policy: policy(context, &mut ledger).unwrap_or_default(),
+            now: context.time(),
             memory: host::memory().ok(),
             cpu: busy,
             cpu_percent: both.and_then(|(busy, before)| busy.percent_since(&before)),
@@ -73,6 +78,7 @@ fn policy(context: &Context, ledger: &mut Ledger) -> Result<Vec<String>> {
 struct Dashboard {
     answer: Figures,
     policy: Vec<String>,
+    now: Timestamp,
     memory: Option<Memory>,
     cpu: Option<Cpu>,
     cpu_percent: Option<f64>,
@@ -144,13 +150,35 @@ impl Dashboard {
             true => Vec::new(),
             false => labelled("Policy", &self.policy, page),
         };
+        // As many as fit into one line.
+        let mut next = labelled("Next", &self.next(instances), page);
+        next.truncate(1);
+        let next = next
+            .iter()
+            .map(|line| line.trim_end_matches(',').to_owned());
+        let next = next.filter(|line| line.trim_end() != "Next").collect();
         let lines = [
             labelled("Host", &host, page),
             labelled("Instances", &counts(instances), page),
             labelled("", &used, page),
             policy,
+            next,
         ];
         Some(lines.concat().join("\n"))
+    }
+}
+
+impl Dashboard {
+    /// Whose turn it is next on the idle ladder, and when.
+    fn next(&self, instances: &[Stats]) -> Vec<String> {
+        let steps = instances.iter().filter_map(|one| Some((one, one.next?)));
+        let mut steps: Vec<_> = steps.collect();
+        steps.sort_by_key(|(_, (_, at))| *at);
+        steps
+            .iter()
+            .take(MOST_NEXT)
+            .map(|(one, (step, at))| format!("{} {}", one.instance, due(*step, *at, self.now)))
+            .collect()
     }
 }
 

@@ -9,14 +9,15 @@ use anyhow::{Context as _, Result, anyhow};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use super::{patience, script, with_directory};
+use super::{Resting, patience, script, with_directory};
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::files::archive::{self, Amount, LeftOut};
 use crate::files::{self, PRIVATE_DIRECTORY};
 use crate::hypervisor::{Domain, Patience};
 use crate::instance::exec::running;
-use crate::names::{GuestPath, InstanceName};
+use crate::instance::{existing, facts, status};
+use crate::names::{GuestPath, InstanceName, State};
 use crate::units::{ByteSize, Duration};
 
 /// Makes an archive in the guest.
@@ -26,7 +27,7 @@ const PACK: &str = include_str!("pack.sh");
 const UNFINISHED: &str = ".cyyber-collect-";
 
 /// An archive is larger than what is in it: a header for each, and so many zeros at its end.
-const HEADERS: u64 = 2048 * archive::MOST_ENTRIES;
+pub(super) const HEADERS: u64 = 2048 * archive::MOST_ENTRIES;
 
 /// What is to be collected, and where to.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct Collect {
 #[derive(Debug, Serialize)]
 pub struct Collected {
     pub instance: String,
+    /// In which state it was: what does not run was read from its disk.
+    pub state: State,
     pub path: PathBuf,
     #[serde(flatten)]
     pub amount: Amount,
@@ -48,22 +51,47 @@ pub struct Collected {
     pub left_out_first: Vec<LeftOut>,
 }
 
+/// What came of fetching it.
+#[derive(Debug)]
+pub enum Fetched {
+    /// This.
+    Collected(Collected),
+    /// It does not run: its disk is to be read, together with others.
+    Resting(Resting),
+}
+
 /// What is at a path in a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     File,
     Directory,
 }
 
 impl Collect {
-    /// Fetches it from the guest of `name` into the directory of its user.
-    pub fn of(&self, context: &Context, name: &InstanceName) -> Result<Collected> {
+    /// Fetches it from the guest of `name` into the directory of its user, if that runs.
+    pub fn of(&self, context: &Context, name: &InstanceName) -> Result<Fetched> {
+        let domain = existing(context, name)?;
+        let now = facts(&domain, name)?;
+        if let Some(resting) = Resting::of(context, name, &now)? {
+            return Ok(Fetched::Resting(resting));
+        }
         let domain = running(context, name)?;
-        let collected = self.fetch(context, &domain, name);
-        collected.with_context(|| format!("failed to collect from {name}"))
+        let state = status::state(context, name, &now);
+        let patience = patience(context, self.timeout)?;
+        let collected = self.place(name, state, |archive| {
+            self.by_agent(&domain, archive, patience)
+        });
+        let collected = collected.with_context(|| format!("failed to collect from {name}"))?;
+        Ok(Fetched::Collected(collected))
     }
 
-    fn fetch(&self, context: &Context, domain: &Domain, name: &InstanceName) -> Result<Collected> {
+    /// Puts what `fetch` makes an archive of into the directory of the user of `name`.
+    pub(super) fn place(
+        &self,
+        name: &InstanceName,
+        state: State,
+        fetch: impl FnOnce(&mut File) -> Result<What>,
+    ) -> Result<Collected> {
         let called = self.from.file_name().context("it has no name")?;
         let directory = self.to.join(name.user.as_str());
         let path = directory.join(called);
@@ -76,8 +104,7 @@ impl Collect {
         }
         let unfinished = Unfinished::begin(&directory)?;
         let mut archive = tempfile::tempfile_in(&unfinished.path)?;
-        let patience = patience(context, self.timeout)?;
-        let what = self.by_agent(domain, &mut archive, patience)?;
+        let what = fetch(&mut archive)?;
         let tree = unfinished.path.join("tree");
         files::make_directory(&tree, PRIVATE_DIRECTORY)?;
         let taken = archive::unpack(archive, &tree, self.most)?;
@@ -99,6 +126,7 @@ impl Collect {
         unfinished.finish(&whole, &path)?;
         Ok(Collected {
             instance: name.to_string(),
+            state,
             path,
             amount: taken.amount,
             left_out: taken.left_out,
@@ -125,13 +153,13 @@ impl Collect {
 
 /// A directory of files that are not all there yet. It is removed when this is dropped, or, after a
 /// command that was killed, by the next one.
-struct Unfinished {
+pub(super) struct Unfinished {
     path: PathBuf,
     lock: File,
 }
 
 impl Unfinished {
-    fn begin(directory: &Path) -> Result<Unfinished> {
+    pub(super) fn begin(directory: &Path) -> Result<Unfinished> {
         for entry in directory.read_dir()?.flatten() {
             let is_ours = entry
                 .file_name()
@@ -146,6 +174,11 @@ impl Unfinished {
         files::make_directory(&path, PRIVATE_DIRECTORY)?;
         let lock = lock(&path)?;
         Ok(Unfinished { path, lock })
+    }
+
+    /// Where they are.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Gives what is `whole` its name, for good.

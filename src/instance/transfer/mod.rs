@@ -5,13 +5,15 @@
 
 mod collect;
 mod push;
+mod resting;
 
 use std::time::Instant;
 
 use anyhow::Result;
 
-pub use collect::{Collect, Collected};
+pub use collect::{Collect, Collected, Fetched};
 pub use push::{Push, Pushed};
+pub use resting::Resting;
 
 use crate::context::Context;
 use crate::error::{Fault, Kind};

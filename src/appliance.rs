@@ -1,0 +1,416 @@
+//! libguestfs: what is on disks of VMs that do not run. Its appliance, a small VM, reads their file systems:
+//! these are students', and no kernel of this host gets to see them.
+//!
+//! What it says comes from their disks, and is trusted no further than what a guest says.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::accelerator::Accelerator;
+use crate::error::{Fault, Kind};
+use crate::process::Program;
+
+/// How many disks one appliance gets.
+pub const MOST_DISKS: usize = 16;
+
+/// How long it may take to boot, also in software emulation on a busy host.
+const BOOTING: Duration = Duration::from_secs(10 * 60);
+
+/// How much it may say to one command, in bytes.
+const LARGEST: usize = 256 << 10;
+
+/// How often it is looked whether somebody wants us to end.
+const INTERVAL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+
+/// How long it has to end by itself.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// A running appliance, with some disks, to which it does not write.
+#[derive(Debug)]
+pub struct Appliance<'a> {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: File,
+    /// With this it says that it is done with a command: no disk can know it.
+    mark: String,
+    /// Where data comes through.
+    pipe: PathBuf,
+    file_systems: Vec<(String, String)>,
+    stop: &'a AtomicBool,
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Its type and permissions, as of stat(2).
+    pub mode: u32,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// Where data goes, and how much of it may come.
+struct Sink<'a> {
+    file: &'a mut File,
+    most: u64,
+}
+
+impl<'a> Appliance<'a> {
+    /// The program, or what to do where it is missing.
+    pub fn program() -> Result<Program> {
+        Program::find("guestfish", "guestfish")
+    }
+
+    /// Boots one with these `disks`, images in the format qcow2 and at most [`MOST_DISKS`]. Until it ends it
+    /// has files in `directory`.
+    pub fn boot(
+        disks: &[&Path],
+        directory: &Path,
+        accelerator: Accelerator,
+        stop: &'a AtomicBool,
+    ) -> Result<Appliance<'a>> {
+        let program = Appliance::program()?;
+        let pipe = directory.join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .with_context(|| format!("failed to make {}", pipe.display()))?;
+        let (output, theirs) = std::io::pipe()?;
+        let mut command = program.command();
+        command.args(["--ro", "--format=qcow2"]);
+        for disk in disks {
+            command.arg("-a").arg(disk);
+        }
+        for variable in ["LIBGUESTFS_DEBUG", "LIBGUESTFS_TRACE", "LIBGUESTFS_APPEND"] {
+            command.env_remove(variable);
+        }
+        if accelerator == Accelerator::Tcg {
+            command.env("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg");
+        }
+        let child = command
+            .env("LIBGUESTFS_BACKEND", "direct")
+            .env("LIBGUESTFS_TMPDIR", directory)
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(Stdio::piped())
+            .stdout(theirs.try_clone()?)
+            .stderr(theirs)
+            .process_group(0)
+            .spawn();
+        // Its ends of the pipe are with the command.
+        drop(command);
+        let mut child = child.context("failed to run guestfish")?;
+        let mut appliance = Appliance {
+            input: child.stdin.take(),
+            child,
+            output: File::from(OwnedFd::from(output)),
+            mark: format!("cyyber-{:016x}", rand::random::<u64>()),
+            pipe,
+            file_systems: Vec::new(),
+            stop,
+        };
+        let until = Instant::now() + BOOTING;
+        appliance
+            .ask("run", until)
+            .context("libguestfs could not start its appliance")
+            .map_err(|error| {
+                let hint = "it needs a kernel in /boot that we can read, as of linux-image-amd64; \
+                            libguestfs-test-tool shows more";
+                error.context(Fault::new(Kind::Failed, "disks cannot be read").hint(hint))
+            })?;
+        let listed = appliance.ask("list-filesystems", until)?;
+        let pairs = listed.iter().filter_map(|line| line.split_once(": "));
+        appliance.file_systems = pairs
+            .map(|(device, kind)| (device.to_owned(), kind.to_owned()))
+            .collect();
+        Ok(appliance)
+    }
+
+    /// Whether it has ended, or is to: of it no more is to be asked.
+    pub fn has_ended(&self) -> bool {
+        self.input.is_none()
+    }
+
+    /// The devices and kinds of the file systems on partitions of the disk with this number.
+    pub fn file_systems(&self, disk: usize) -> Vec<(String, String)> {
+        let all = self.file_systems.iter();
+        let of = all.filter(|(device, _)| disk_of(device) == Some(disk));
+        of.cloned().collect()
+    }
+
+    /// Those that are not on partitions of one disk, but of a volume manager.
+    pub fn other_file_systems(&self) -> Vec<(String, String)> {
+        let all = self.file_systems.iter();
+        let of = all.filter(|(device, _)| disk_of(device).is_none());
+        of.cloned().collect()
+    }
+
+    /// Takes the file system of `device` in place of the one before.
+    pub fn mount(&mut self, device: &str, until: Instant) -> Result<()> {
+        self.ask("umount-all", until)?;
+        let device = quoted(device);
+        self.ask(&format!("mount-ro {device} /"), until).map(drop)
+    }
+
+    /// The path of what is at `path`, without links; `None` where there is nothing.
+    pub fn real_path(&mut self, path: &str, until: Instant) -> Result<Option<String>> {
+        let asked = self.ask(&format!("realpath {}", quoted(path)), until);
+        match asked {
+            Ok(lines) => match <[String; 1]>::try_from(lines) {
+                Ok([line]) if line.starts_with('/') => Ok(Some(line)),
+                _ => Ok(None),
+            },
+            Err(error) if self.has_ended() => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// What is at `path` itself.
+    pub fn entry(&mut self, path: &str, until: Instant) -> Result<Entry> {
+        let lines = self.ask(&format!("lstatns {}", quoted(path)), until)?;
+        let number = |of: &str| {
+            let mut values = lines.iter().filter_map(|line| line.strip_prefix(of));
+            values.next().and_then(|value| value.parse::<u64>().ok())
+        };
+        let entry = || {
+            Some(Entry {
+                mode: u32::try_from(number("st_mode: ")?).ok()?,
+                size: number("st_size: ")?,
+            })
+        };
+        entry().context("the appliance does not tell what is there")
+    }
+
+    /// Writes what is in the directory at `path`, which has no link in it, to `file` as an archive, if that is
+    /// less than `most` bytes.
+    pub fn archive(
+        &mut self,
+        path: &str,
+        file: &mut File,
+        most: u64,
+        until: Instant,
+    ) -> Result<()> {
+        let command = format!("tar-out {} {}", quoted(path), self.quoted_pipe());
+        self.exchange(&command, Some(Sink { file, most }), until)
+            .map(drop)
+    }
+
+    /// Writes the file at `path` to `file`.
+    pub fn content(
+        &mut self,
+        path: &str,
+        file: &mut File,
+        most: u64,
+        until: Instant,
+    ) -> Result<()> {
+        let command = format!("download {} {}", quoted(path), self.quoted_pipe());
+        self.exchange(&command, Some(Sink { file, most }), until)
+            .map(drop)
+    }
+
+    fn quoted_pipe(&self) -> String {
+        quoted(&self.pipe.to_string_lossy())
+    }
+
+    /// The lines that it says to `command`; an error is its last words.
+    fn ask(&mut self, command: &str, until: Instant) -> Result<Vec<String>> {
+        self.exchange(command, None, until)
+    }
+
+    fn exchange(
+        &mut self,
+        command: &str,
+        sink: Option<Sink>,
+        until: Instant,
+    ) -> Result<Vec<String>> {
+        let answered = self.try_exchange(command, sink, until);
+        let (said, went_on) = match answered {
+            Ok(answered) => answered,
+            Err(error) => {
+                // What it says from here on would be taken for the answer to another command.
+                self.input = None;
+                return Err(error);
+            }
+        };
+        let (errors, lines): (Vec<_>, Vec<_>) = said
+            .lines()
+            .filter(|line| !line.is_empty())
+            .partition(|line| line.contains("libguestfs: error: "));
+        if !went_on {
+            return Err(too_much());
+        }
+        if let Some(error) = errors.first() {
+            let (_, why) = error.split_once("error: ").unwrap_or_default();
+            bail!("{}", crate::hypervisor::words(why));
+        }
+        Ok(lines.into_iter().map(str::to_owned).collect())
+    }
+
+    /// What it says until it is done with `command`, and whether no more came than the sink may have.
+    fn try_exchange(
+        &mut self,
+        command: &str,
+        mut sink: Option<Sink>,
+        until: Instant,
+    ) -> Result<(String, bool)> {
+        let input = self.input.as_mut().context("it has ended")?;
+        let gone = "the appliance has ended: a file system may be damaged";
+        // The sign in front has it go on after a failure.
+        writeln!(input, "-{command}\necho {}", self.mark).context(gone)?;
+        let mut pipe = match sink {
+            Some(_) => Some(open(&self.pipe)?),
+            None => None,
+        };
+        let mark = format!("{}\n", self.mark);
+        let (mut said, mut went_on) = (Vec::new(), true);
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            ensure!(!self.stop.load(Ordering::Relaxed), "interrupted");
+            ensure!(Instant::now() < until, "the appliance took too long");
+            let [speaks, sends] = wait_for(self.output.as_fd(), pipe.as_ref().map(AsFd::as_fd))?;
+            if let (true, Some(file), Some(sink)) = (sends, &mut pipe, &mut sink) {
+                match file.read(&mut buffer) {
+                    Ok(0) => pipe = None,
+                    Ok(read) => {
+                        went_on = sink.take(&buffer[..read])?;
+                        if !went_on {
+                            // It notices that nobody reads, and goes on with the next command.
+                            pipe = None;
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error.into()),
+                }
+                continue;
+            }
+            if speaks {
+                let read = self.output.read(&mut buffer)?;
+                ensure!(read > 0, gone);
+                said.extend_from_slice(&buffer[..read]);
+                ensure!(said.len() <= LARGEST, "the appliance says too much");
+                if said.ends_with(mark.as_bytes()) {
+                    said.truncate(said.len() - mark.len());
+                    return Ok((String::from_utf8_lossy(&said).into_owned(), went_on));
+                }
+            }
+        }
+    }
+}
+
+impl Sink<'_> {
+    /// Takes `piece`, unless that is too much.
+    fn take(&mut self, piece: &[u8]) -> Result<bool> {
+        let left = self.most.checked_sub(piece.len() as u64);
+        self.most = left.unwrap_or(0);
+        if left.is_some() {
+            self.file.write_all(piece)?;
+        }
+        Ok(left.is_some())
+    }
+}
+
+impl Drop for Appliance<'_> {
+    fn drop(&mut self) {
+        // It ends at the end of its input.
+        let orderly = self.input.take().is_some();
+        let began = Instant::now();
+        while orderly && began.elapsed() < ENDING && matches!(self.child.try_wait(), Ok(None)) {
+            sleep(Duration::from_millis(20));
+        }
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.pipe);
+    }
+}
+
+fn too_much() -> anyhow::Error {
+    Fault::new(Kind::Failed, "there is more in it than is allowed")
+        .hint("allow more with --max-size, or name less")
+        .into()
+}
+
+/// Opens a pipe for reading, before anybody writes to it.
+fn open(pipe: &Path) -> Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let opened = File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(pipe);
+    opened.map_err(|error| anyhow!("failed to open {}: {error}", pipe.display()))
+}
+
+/// Waits until one of these has something to read, and which.
+fn wait_for(output: BorrowedFd, pipe: Option<BorrowedFd>) -> Result<[bool; 2]> {
+    let mut all = vec![PollFd::from_borrowed_fd(output, PollFlags::IN)];
+    all.extend(pipe.map(|pipe| PollFd::from_borrowed_fd(pipe, PollFlags::IN)));
+    match poll(&mut all, Some(&INTERVAL)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(std::io::Error::from(error).into()),
+    }
+    let is_ready = |n: usize| all.get(n).is_some_and(|it| !it.revents().is_empty());
+    Ok([is_ready(0), is_ready(1)])
+}
+
+/// The number of the disk that `device` is, or is a partition of: `/dev/sda1` is of the first.
+fn disk_of(device: &str) -> Option<usize> {
+    let rest = device.strip_prefix("/dev/sd")?;
+    let letter = rest.bytes().next().filter(u8::is_ascii_lowercase)?;
+    let is_partition = rest.bytes().skip(1).all(|byte| byte.is_ascii_digit());
+    is_partition.then(|| usize::from(letter - b'a'))
+}
+
+/// A word of guestfish that stands for `text`, whatever that is.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            quoted.push(char::from(byte));
+        } else {
+            quoted.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    quoted + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_is_more_than_a_word() {
+        assert_eq!(quoted("/home/anna"), "\"/home/anna\"");
+        assert_eq!(
+            quoted("a b\"\\|!$~\n"),
+            r#""a\x20b\x22\x5c\x7c\x21\x24\x7e\x0a""#
+        );
+    }
+
+    #[test]
+    fn a_partition_is_of_one_disk() {
+        for (device, wanted) in [
+            ("/dev/sda", Some(0)),
+            ("/dev/sdb1", Some(1)),
+            ("/dev/sdp15", Some(15)),
+            ("/dev/sdaa1", None),
+            ("/dev/vg/sda1", None),
+            ("/dev/md127", None),
+            ("btrfsvol:/dev/sda1/home", None),
+        ] {
+            assert_eq!(disk_of(device), wanted, "{device}");
+        }
+    }
+}
