@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::stats::{self, Figures, SAMPLE, Stats, UsageSample};
 use crate::cmd::report;
+use crate::cmd::timetable::Schedule;
 use crate::context::Context;
 use crate::env;
 use crate::host::{self, Cpu, Memory};
@@ -19,6 +20,10 @@ use crate::units::{MIB, age, size};
 
 /// How far back the policy's work is told.
 const POLICY: SignedDuration = SignedDuration::from_hours(24);
+
+/// How far ahead lessons are told, and how many.
+const LESSONS: SignedDuration = SignedDuration::from_hours(24);
+const MOST_LESSONS: usize = 3;
 
 /// Shows what all instances use, or the one called `name`, until it is asked to end.
 pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> Result<()> {
@@ -38,6 +43,7 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
         let dashboard = Dashboard {
             answer: sample.since(&before, context, name)?,
             policy: policy(context, &mut ledger).unwrap_or_default(),
+            lessons: lessons(context).unwrap_or_default(),
             memory: host::memory().ok(),
             cpu: busy,
             cpu_percent: both.and_then(|(busy, before)| busy.percent_since(&before)),
@@ -69,10 +75,20 @@ fn policy(context: &Context, ledger: &mut Ledger) -> Result<Vec<String>> {
     Ok(parts)
 }
 
+/// The lessons of now and the next ones, for whoever sees all.
+fn lessons(context: &Context) -> Result<Vec<String>> {
+    context.require_everyone("cyyber timetable")?;
+    if context.config.timetable.is_empty() {
+        return Ok(Vec::new());
+    }
+    Schedule::read(context, LESSONS).map(|all| all.headline(MOST_LESSONS))
+}
+
 /// An answer, and the host that all this runs on.
 struct Dashboard {
     answer: Figures,
     policy: Vec<String>,
+    lessons: Vec<String>,
     memory: Option<Memory>,
     cpu: Option<Cpu>,
     cpu_percent: Option<f64>,
@@ -140,15 +156,16 @@ impl Dashboard {
         if let Some(merged @ 1..) = memory_merged_mb {
             used.push(format!("equal pages save {}", size(merged * MIB)));
         }
-        let policy = match self.policy.is_empty() {
-            true => Vec::new(),
-            false => labelled("Policy", &self.policy, page),
+        let if_any = |label: &str, parts: &[String]| match parts {
+            [] => Vec::new(),
+            parts => labelled(label, parts, page),
         };
         let lines = [
             labelled("Host", &host, page),
             labelled("Instances", &counts(instances), page),
             labelled("", &used, page),
-            policy,
+            if_any("Policy", &self.policy),
+            if_any("Lessons", &self.lessons),
         ];
         Some(lines.concat().join("\n"))
     }
