@@ -122,6 +122,12 @@ pub enum Command {
     /// With --html the report is written as one page with plots, which needs no network. The file is
     /// replaced atomically.
     Report(Report),
+    /// Show the lessons to come and what they take
+    ///
+    /// Lists the lessons of the timetable in labs-config.json, with how many attend and the memory that
+    /// their instances need, and compares the most that is needed at once with what the host has. Says
+    /// which rosters and calendars cannot be read. It changes nothing.
+    Timetable(Timetable),
     /// Serve all consoles to browsers, through one port
     ///
     /// A browser connects with the console_path that `start`, `resume` and `console` return, by
@@ -587,6 +593,18 @@ pub struct Report {
     /// Write a page with plots to this file instead of printing tables
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+}
+
+/// Options of `cyyber timetable`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cyyber timetable                 the next 7 days
+  cyyber timetable --ahead 30d     the next 30 days
+  cyyber -o json timetable         for a program")]
+pub struct Timetable {
+    /// How far to look ahead, for example 24h or 30d
+    #[arg(long, value_name = "DURATION", default_value = "7d")]
+    pub ahead: Duration,
 }
 
 /// Options of `cyyber gateway`.

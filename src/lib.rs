@@ -35,6 +35,7 @@
 //! | [`prometheus`] | the text format of metrics; pure |
 //! | [`scope`] | whose instances a command can reach; pure |
 //! | [`roster`] | lists of users from a file; pure |
+//! | [`timetable`] | when there are lessons, and what that makes of an instance; pure |
 //! | [`text`] | text of files, in whatever encoding, and bytes as digits; pure |
 //! | [`nearest`] | what was meant by a name that is not there; pure |
 //! | [`checked`] | strings that are checked when they are read, each with its pattern; pure |
@@ -78,4 +79,5 @@ pub mod secret;
 pub mod sharing;
 pub mod state;
 pub mod text;
+pub mod timetable;
 pub mod units;

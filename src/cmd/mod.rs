@@ -7,6 +7,7 @@ pub mod instance;
 mod metrics;
 pub mod reap;
 mod report;
+pub(crate) mod timetable;
 
 use std::path::Path;
 
@@ -34,6 +35,7 @@ pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
         Command::Instance(command) => instance::run(&context()?, command),
         Command::Reap(options) => reap::run(&of_all("cyyber reap")?, options),
         Command::Report(options) => report::run(&of_all("cyyber report")?, options),
+        Command::Timetable(options) => timetable::run(&of_all("cyyber timetable")?, options),
         Command::Gateway(options) => gateway::run(&of_all("cyyber gateway")?, &cli.global, options),
         Command::Metrics(options) => metrics::run(&context()?, options),
         Command::Doctor(options) => doctor::run(&cli.global, output, now, options),

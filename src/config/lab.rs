@@ -310,6 +310,25 @@ pub struct Policy {
     pub boot_timeout: Duration,
     /// Whether people in a guest are told shortly before it is paused or shut down.
     pub announce: bool,
+    /// How long before a lesson of the timetable its instances are brought up.
+    pub prewarm: Patience,
+    /// What holds in place of the above while an instance is used in a lesson.
+    #[serde(deserialize_with = "object")]
+    pub in_class: InClass,
+}
+
+/// The steps of the policy while an instance is used in a lesson; by default it is only throttled.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InClass {
+    /// To `idle`; default: as out of class.
+    pub idle_after: Option<Patience>,
+    /// To `paused`; default: never.
+    pub pause_after: Option<Patience>,
+    /// To `stopped`; default: never.
+    pub stop_after: Option<Patience>,
+    /// Destroyed; default: never.
+    pub destroy_after: Option<Patience>,
 }
 
 impl Default for Policy {
@@ -328,6 +347,8 @@ impl Default for Policy {
             max_runtime: Patience::Never,
             boot_timeout: minutes(5),
             announce: true,
+            prewarm: Patience::After(minutes(10)),
+            in_class: InClass::default(),
         }
     }
 }
@@ -338,6 +359,20 @@ impl Policy {
         let mut steps = self.ladder().into_iter();
         let is_set = |after: Patience| after != Patience::Never;
         steps.any(|(_, after)| is_set(after)) || is_set(self.max_runtime)
+    }
+
+    /// The same for an instance that is used in a lesson.
+    #[must_use]
+    pub fn in_class(&self) -> Policy {
+        let own = &self.in_class;
+        let or_never = |patience: Option<Patience>| patience.unwrap_or(Patience::Never);
+        Policy {
+            idle_after: own.idle_after.unwrap_or(self.idle_after),
+            pause_after: or_never(own.pause_after),
+            stop_after: or_never(own.stop_after),
+            destroy_after: or_never(own.destroy_after),
+            ..self.clone()
+        }
     }
 
     /// When its rungs are due, from the top, by their keys' places in the lab.
@@ -354,6 +389,19 @@ impl Policy {
     /// what is wrong.
     fn check(&self) -> Result<(), (&'static str, String)> {
         within("policy.busy_cpu", self.busy_cpu, 1..=100)?;
+        if let Patience::After(prewarm) = self.prewarm {
+            let day = Duration(SignedDuration::from_hours(24));
+            if prewarm > day {
+                let message = format!("{} is out of range: allowed is up to 24h", age(prewarm.0));
+                return Err(("policy.prewarm", message));
+            }
+        }
+        self.check_ladder()
+            .and_then(|()| self.in_class().check_ladder().map_err(in_class))
+    }
+
+    /// A rung is not reached before the one above it.
+    fn check_ladder(&self) -> Result<(), (&'static str, String)> {
         let mut above: Option<(&str, Duration)> = None;
         for (name, patience) in self.ladder() {
             let Patience::After(after) = patience else {
@@ -369,6 +417,12 @@ impl Policy {
         }
         Ok(())
     }
+}
+
+/// What is wrong with a policy is wrong with its `in_class`.
+fn in_class((key, message): (&'static str, String)) -> (&'static str, String) {
+    let key = key.trim_start_matches("policy.");
+    ("policy.in_class", format!("{key}: {message}"))
 }
 
 /// Limits that libvirt enforces on an instance; no limit if absent.

@@ -9,6 +9,7 @@ mod json;
 mod lab;
 mod schema;
 mod text;
+mod timetable;
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -26,6 +27,7 @@ pub use custom::{Branding, FileMode, Owner, Provision, ProvisionFile, SourcePath
 pub use lab::{Desktop, Https, Image, ImageUrl, Lab, Limits, NetworkMode, Policy};
 pub use schema::schema;
 pub use text::{Line, PackageName, Sha256, Text};
+pub use timetable::{Course, Day, Days, IsoDate, TimeOfDay, Zone};
 
 use json::{Object, Unambiguous};
 
@@ -56,6 +58,8 @@ pub struct Config {
     pub labs: Vec<Lab>,
     /// This machine's settings.
     pub host: Host,
+    /// When which class has which lab.
+    pub timetable: Vec<Course>,
 }
 
 /// The configuration file; `defaults` apply to each lab.
@@ -73,6 +77,9 @@ struct Outline {
     /// Settings of this host.
     #[serde(default, deserialize_with = "json::object")]
     host: Host,
+    /// When which class has which lab: instances are ready before a lesson, and paused after it.
+    #[serde(default, deserialize_with = "json::objects")]
+    timetable: Vec<Course>,
 }
 
 /// Settings of this machine rather than of a lab.
@@ -101,6 +108,8 @@ pub struct Host {
     pub displace: bool,
     /// Passes pause unused instances while the host has less memory available than this.
     pub min_available_memory: Option<ByteSize>,
+    /// Instances have no more memory than this together, whatever the host has.
+    pub max_memory: Option<ByteSize>,
     /// A program that is told what passes announce; relative to the configuration's directory.
     pub notify: Option<PathBuf>,
 }
@@ -119,6 +128,7 @@ impl Default for Host {
             share_memory: false,
             displace: true,
             min_available_memory: None,
+            max_memory: None,
             notify: None,
         }
     }
@@ -269,10 +279,20 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
     let mut host = outline.host;
     host.templates_dir = host.templates_dir.map(|given| directory.join(given));
     host.notify = host.notify.map(|given| directory.join(given));
+    let mut timetable = outline.timetable;
+    for (index, course) in timetable.iter_mut().enumerate() {
+        let wrong = |place: &str, why: &str| anyhow::anyhow!("timetable[{index}].{place}: {why}");
+        course.check().map_err(|(place, why)| wrong(place, &why))?;
+        if !seen.contains(&course.lab) {
+            return Err(wrong("lab", &format!("no lab '{}' in labs", course.lab)));
+        }
+        course.resolve_against(directory);
+    }
     Ok(Config {
         path: path.to_owned(),
         labs,
         host,
+        timetable,
     })
 }
 

@@ -76,6 +76,9 @@ pub struct Account {
     pub resumes: Durations,
     /// How long it took to power on.
     pub starts: Durations,
+    /// How many instances were brought up for lessons.
+    #[serde(default)]
+    pub for_lessons: u64,
     /// How many of both came too soon after a step of the policy.
     pub too_soon: u64,
     /// How many failed, by the kind of the failure, and the reason of the last one.
@@ -338,7 +341,10 @@ impl Account {
 
     /// Notes what was done to an instance that was as `before` says.
     fn step(&mut self, event: &Event, before: Option<&Span>) {
-        if event.who == "reap" {
+        // What it brings up for a lesson is no step of the policy, and nobody was waiting.
+        let for_lesson = event.who == "reap" && event.action == "start";
+        self.for_lessons += u64::from(for_lesson);
+        if event.who == "reap" && !for_lesson {
             *self.steps.entry(rung(event.to)).or_default() += 1;
         }
         let from = event.from;
@@ -353,7 +359,7 @@ impl Account {
             kind.add(event.duration_ms);
             let taken_down = before.filter(|span| span.by_policy);
             let is_soon = |span: &Span| event.time.duration_since(span.since) <= TOO_SOON;
-            self.too_soon += u64::from(taken_down.is_some_and(is_soon));
+            self.too_soon += u64::from(!for_lesson && taken_down.is_some_and(is_soon));
         }
     }
 
@@ -371,6 +377,7 @@ impl Account {
         self.pauses += other.pauses;
         self.resumes.extend(&other.resumes);
         self.starts.extend(&other.starts);
+        self.for_lessons += other.for_lessons;
         self.too_soon += other.too_soon;
         for (code, (count, reason)) in &other.failed_starts {
             let of_code = self.failed_starts.entry(code.clone()).or_default();

@@ -2,9 +2,10 @@
 //! it, and by what was noted since. Guests are not asked.
 #![deny(clippy::arithmetic_side_effects)]
 
+use super::lessons::Lessons;
 use super::passes::Passes;
 use super::policy::{Evidence, Rung, decide};
-use super::signals::{Bound, SIGNALS, Sign, Signal, SignalSource};
+use super::signals::{Bound, SIGNALS, Sign, Signal, SignalSource, beginning};
 use crate::context::Context;
 use crate::hypervisor::Power;
 use crate::instance::record::Run;
@@ -15,13 +16,19 @@ use crate::names::State;
 pub(crate) struct Forecast<'a> {
     context: &'a Context,
     passes: Passes,
+    lessons: Lessons,
 }
 
 impl<'a> Forecast<'a> {
     pub fn new(context: &'a Context) -> Self {
         let mut passes = Passes::read(&context.paths.passes());
         passes.begin(&context.moment());
-        Forecast { context, passes }
+        let lessons = Lessons::read(context, &passes);
+        Forecast {
+            context,
+            passes,
+            lessons,
+        }
     }
 
     /// Says in `status` what comes next and when, and whether work is what keeps it in use.
@@ -51,6 +58,15 @@ impl<'a> Forecast<'a> {
                 bound: Bound::Counts,
             });
         }
+        let Ok(name) = status.instance.parse() else {
+            return;
+        };
+        let class = self.lessons.class(self.context, &name, now);
+        signals.push(Signal {
+            source: SignalSource::LESSON,
+            sign: beginning(&class),
+            bound: Bound::Counts,
+        });
         let evidence = Evidence {
             rung,
             signals,
@@ -58,6 +74,7 @@ impl<'a> Forecast<'a> {
             keep: status.basis.keep.clone(),
             stopped_since: known.and_then(|seen| seen.stopped_since),
             announced: known.and_then(|seen| seen.announced).map(|it| it.at),
+            class,
             trusted_from: self.passes.trusted_from,
         };
         let Ok(lab) = self.context.config.lab(&status.lab_id) else {

@@ -3,7 +3,10 @@
 //! A pass looks at all of them ([`observer`]), decides about each ([`policy`]), and takes one step with
 //! those that are due (`step`), by the same verbs of [`crate::instance`] that commands use.
 
+mod bring_up;
 pub(crate) mod forecast;
+mod in_class;
+pub mod lessons;
 mod notice;
 pub(crate) mod observer;
 mod pass;

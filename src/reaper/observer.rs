@@ -12,6 +12,7 @@ use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use super::lessons::Lessons;
 use super::passes::Seen;
 use super::policy::{Decision, Evidence, Rung, decide};
 use super::signals::{self, Readings, Sign, Signal, SignalSource};
@@ -30,6 +31,7 @@ use crate::paths::Paths;
 use crate::state::activity;
 use crate::state::keep::{self, Keep};
 use crate::state::lock::Lock;
+use crate::timetable::{Class, GRACE};
 use crate::units::Patience;
 
 /// How many guests are asked at once. Most of the time goes by in waiting for their agents; libvirt
@@ -72,6 +74,8 @@ pub struct Observation {
     pub assessment: Assessment,
     /// Its activity file is missing.
     pub untouched: bool,
+    /// What the timetable makes of it.
+    pub class: Class,
 }
 
 /// What the policy makes of an instance.
@@ -100,6 +104,8 @@ pub struct Observer<'a> {
     measures: bool,
     /// Also those are judged that the reaper leaves alone, as of a lab that is not configured.
     all: bool,
+    /// What the timetable says, where it is asked.
+    lessons: Option<&'a Lessons>,
 }
 
 impl<'a> Observer<'a> {
@@ -114,6 +120,16 @@ impl<'a> Observer<'a> {
             only_looks,
             measures: false,
             all: false,
+            lessons: None,
+        }
+    }
+
+    /// The same by the timetable.
+    #[must_use]
+    pub fn by(self, lessons: &'a Lessons) -> Self {
+        Observer {
+            lessons: Some(lessons),
+            ..self
         }
     }
 
@@ -138,6 +154,7 @@ impl<'a> Observer<'a> {
     pub fn renewed(&self) -> Observer<'a> {
         Observer {
             all: self.all,
+            lessons: self.lessons,
             ..Observer::new(self.context, self.trusted_from, self.only_looks)
         }
     }
@@ -157,6 +174,7 @@ impl<'a> Observer<'a> {
             doubt: None,
             assessment: Assessment::Skipped(String::new()),
             untouched: false,
+            class: Class::default(),
             name,
             facts,
         };
@@ -169,6 +187,9 @@ impl<'a> Observer<'a> {
     fn look(&self, one: &mut Observation, seen: &mut Seen) {
         let moment = self.context.moment();
         let now = moment.time;
+        if let Some(lessons) = self.lessons {
+            one.class = lessons.class(self.context, &one.name, now);
+        }
         let run = one.facts.id.map(Run::current);
         // Of one that is off, and most are, the notes on its runs tell nothing.
         let boot = one.facts.id.and_then(|_| {
@@ -213,6 +234,7 @@ impl<'a> Observer<'a> {
                     keep: self.keep(&one.name, one.facts.uuid),
                     stopped_since: seen.stopped_since,
                     announced: seen.announced.map(|it| it.at),
+                    class: one.class.clone(),
                     trusted_from: self.trusted_from,
                 };
                 self.judge(one, evidence);
@@ -238,6 +260,7 @@ impl<'a> Observer<'a> {
             let evidence = Evidence {
                 signals: self.signals(one, seen),
                 keep: evidence.keep.clone(),
+                class: evidence.class.clone(),
                 ..**evidence
             };
             self.judge(one, evidence);
@@ -257,6 +280,7 @@ impl<'a> Observer<'a> {
             is_own_run: one.is_own_run,
             guest: &one.guest,
             unmeasured: one.unmeasured,
+            class: &one.class,
         })
     }
 
@@ -287,11 +311,13 @@ impl<'a> Observer<'a> {
                 is_own_run: false,
                 guest: &NOT_ASKED,
                 unmeasured: None,
+                class: &Class::default(),
             }),
             running_since: None,
             keep: Keep::No,
             stopped_since: None,
             announced: None,
+            class: Class::default(),
             trusted_from: self.trusted_from,
         };
         self.decide(name, &evidence)
@@ -477,7 +503,7 @@ impl Observation {
     }
 
     /// For how long nobody has used it, where it runs, is idle by `policy`, and may be paused for others:
-    /// nobody looks at it, nothing of it is unknown, and it is not exempt.
+    /// nobody looks at it, nothing of it is unknown, and it is neither exempt nor in class.
     pub fn unused_beyond(&self, policy: &Policy, seen: &Seen) -> Option<SignedDuration> {
         let Assessment::Judged(evidence, decision) = &self.assessment else {
             return None;
@@ -485,11 +511,16 @@ impl Observation {
         let Patience::After(limit) = policy.idle_after else {
             return None;
         };
+        let limit = match evidence.class.over {
+            Some(_) => limit.0.min(GRACE),
+            None => limit.0,
+        };
         let spared = evidence.rung > Rung::Idle
+            || evidence.class.is_in()
             || decision.source == SignalSource::KEPT
             || !decision.doubts.is_empty()
             || seen.is_connected();
-        (!spared && decision.unused >= limit.0).then_some(decision.unused)
+        (!spared && decision.unused >= limit).then_some(decision.unused)
     }
 
     /// Whether it runs, and more must be known before it is taken down, or let go again.

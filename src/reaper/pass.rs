@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::Options;
+use super::bring_up::{self, Wanted};
+use super::lessons::Lessons;
 use super::notice;
 use super::observer::{Assessment, Observation, Observer};
 use super::passes::{self, Circumstances, Passes, Seen};
@@ -68,7 +70,9 @@ impl Pass {
             Circumstances::Usual => {}
         }
         let only_looks = circumstances != Circumstances::Usual;
-        let observer = Observer::new(context, passes.trusted_from, only_looks).measuring();
+        let lessons = Lessons::read(context, &passes);
+        let observer = Observer::new(context, passes.trusted_from, only_looks);
+        let observer = observer.measuring().by(&lessons);
         let mut all: Vec<(Observation, Seen)> = all
             .into_iter()
             .map(|(name, facts)| {
@@ -92,6 +96,11 @@ impl Pass {
             report.instances = Some(rows.collect());
             let due = all.iter().filter_map(|(one, _)| Planned::new(one));
             report.actions = due.map(|step| step.action(&step.reason, Ok(()))).collect();
+            for trouble in &lessons.troubles {
+                context.output.warn(trouble);
+            }
+            let wanted = bring_up::wanted(context, &lessons, observations(&all), &mut passes);
+            report.plan(&wanted);
             return Ok(report);
         }
         // Without a lab network there is nothing to guard.
@@ -105,12 +114,14 @@ impl Pass {
         }
         let blind = observer.blind().filter(|_| !all.is_empty());
         let troubles = blind.into_iter().chain(trouble);
+        let troubles = troubles.chain(lessons.troubles.iter().cloned());
         let troubles = troubles.map(|trouble| passes::bounded(&trouble)).collect();
         self.warn(context, &observer, &mut passes, troubles, &mut all);
         notice::announce(context, &mut all);
         for (one, seen) in &mut all {
             seen.used = one.last_use();
         }
+        let wanted = bring_up::wanted(context, &lessons, observations(&all), &mut passes);
         passes.took_ms = u64::try_from(began.elapsed().as_millis()).ok();
         passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
         let noted = passes
@@ -133,8 +144,9 @@ impl Pass {
             (step.urgency(), Reverse(memory))
         });
         self.act(context, &observer, &due, began + LATEST, &mut report)?;
-        let acted = !due.is_empty();
+        let acted = !due.is_empty() || !wanted.is_empty();
         noted?;
+        self.bring_up(context, &wanted, began, &mut passes, &mut report)?;
         if !only_looks {
             make_room(context, &mut report)?;
         }
@@ -150,6 +162,27 @@ impl Pass {
             noted.context("failed to record the end of this pass")?;
         }
         Ok(report)
+    }
+
+    /// Brings up what is wanted for lessons, and says once that there is no room for more.
+    fn bring_up(
+        &self,
+        context: &Context,
+        wanted: &[Wanted],
+        began: Instant,
+        passes: &mut Passes,
+        report: &mut PassReport,
+    ) -> Result<()> {
+        let (jobs, progress) = (self.options.jobs, &self.progress);
+        let (actions, trouble) =
+            bring_up::bring_up(context, wanted, jobs, began, passes, progress)?;
+        report.failed += actions.iter().filter(|action| !action.ok).count();
+        report.actions.extend(actions);
+        if trouble.is_some() && passes.short_for_lessons != trouble {
+            trouble.iter().for_each(|text| context.output.warn(text));
+        }
+        passes.short_for_lessons = trouble;
+        Ok(())
     }
 
     fn act(
@@ -256,6 +289,10 @@ fn make_room(context: &Context, report: &mut PassReport) -> Result<()> {
     report.failed += actions.iter().filter(|action| !action.ok).count();
     report.actions.extend(actions);
     Ok(())
+}
+
+fn observations(all: &[(Observation, Seen)]) -> impl Iterator<Item = &Observation> {
+    all.iter().map(|(one, _)| one)
 }
 
 /// Says why nothing is done to an instance.

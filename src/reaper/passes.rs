@@ -49,9 +49,27 @@ pub struct Passes {
     pub took_ms: Option<u64>,
     /// When the clock was last seen to have been set.
     pub trusted_from: Option<Timestamp>,
+    /// That there was too little memory for them, as it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short_for_lessons: Option<String>,
+    /// Which instances were made ready for a lesson, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ready: BTreeMap<String, Ready>,
     /// By name.
     #[serde(default)]
     seen: BTreeMap<String, Seen>,
+}
+
+/// That an instance was made ready for a lesson.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// When that was done, or last tried.
+    pub at: Timestamp,
+    /// How often it failed.
+    #[serde(default)]
+    pub failures: u8,
+    /// It is done, or given up.
+    pub done: bool,
 }
 
 /// When the last pass was, by the clock and by the time since the host was booted.
@@ -185,6 +203,14 @@ impl Passes {
                 // Nobody could see that, or be told.
                 (seen.stopped_since, seen.announced) = (None, None);
             }
+        }
+        // What ran then does so no more.
+        if self
+            .last
+            .as_ref()
+            .is_none_or(|it| it.host_boot != this.host_boot)
+        {
+            self.ready.clear();
         }
         if circumstances == Circumstances::ClockSet {
             self.trusted_from = Some(now.time);

@@ -9,10 +9,12 @@ use std::cmp::Reverse;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::in_class;
 use super::signals::{Bound, Sign, Signal, SignalSource};
 use crate::config::Policy;
 pub use crate::names::Rung;
 use crate::state::keep::Keep;
+use crate::timetable::Class;
 use crate::units::{Patience, age};
 
 /// What is known of an instance.
@@ -30,6 +32,8 @@ pub struct Evidence {
     pub stopped_since: Option<Timestamp>,
     /// When passes announced that it will be destroyed.
     pub announced: Option<Timestamp>,
+    /// What the timetable makes of it.
+    pub class: Class,
     /// Times before this one were taken by a clock that was wrong, and count as this one.
     pub trusted_from: Option<Timestamp>,
 }
@@ -62,6 +66,14 @@ pub struct Decision {
 
 /// Decides at the time `now` about an instance.
 pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision {
+    if !evidence.class.is_none() {
+        return in_class::decide(now, evidence, policy);
+    }
+    by_ladder(now, evidence, policy)
+}
+
+/// The same by the ladder alone.
+pub(super) fn by_ladder(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision {
     let mut doubts = Vec::new();
     let (used, source) = last_use(now, evidence, policy, &mut doubts);
     let unused = now.duration_since(used).max(SignedDuration::ZERO);
@@ -219,7 +231,7 @@ pub(super) fn end_of_run(evidence: &Evidence, policy: &Policy) -> Option<(Rung, 
 }
 
 /// The time that a sign gives; an error says what is wrong with it.
-fn known(now: Timestamp, sign: &Sign) -> Result<Option<Timestamp>, String> {
+pub(super) fn known(now: Timestamp, sign: &Sign) -> Result<Option<Timestamp>, String> {
     match sign {
         Sign::Silent(_) => Ok(None),
         Sign::Unreadable(why) => Err(why.clone()),
@@ -273,7 +285,7 @@ fn due_at(policy: &Policy, rung: Rung, used: Timestamp) -> Option<Timestamp> {
 }
 
 /// `at` later by `length`, as far as time goes.
-fn plus(at: Timestamp, length: SignedDuration) -> Timestamp {
+pub(super) fn plus(at: Timestamp, length: SignedDuration) -> Timestamp {
     at.saturating_add(length).unwrap_or(Timestamp::MAX)
 }
 
@@ -328,6 +340,7 @@ mod tests {
             stopped_since: facts.stopped_since,
             announced: facts.announced,
             trusted_from: facts.trusted_from,
+            class: Class::default(),
         };
         super::decide(now, &facts, policy)
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use jiff::SignedDuration;
 
+use super::lessons::Lessons;
 use super::observer::{Observation, Observer};
 use super::passes::{Circumstances, Passes, Seen};
 use super::report::Action;
@@ -97,7 +98,9 @@ pub fn relieve(context: &Context, need: &Need) -> Result<Vec<Action>> {
         return Ok(Vec::new());
     }
     let hypervisor = context.hypervisor()?;
-    let observer = Observer::new(&context, passes.trusted_from, false).measuring();
+    let lessons = Lessons::read(&context, &passes);
+    let observer = Observer::new(&context, passes.trusted_from, false);
+    let observer = observer.measuring().by(&lessons);
     let mut all: Vec<(Observation, Seen)> = hypervisor
         .survey(Detail::Work)?
         .into_iter()

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
+use super::bring_up::Wanted;
 use super::observer::{Assessment, Observation};
 use super::policy::{Evidence, Rung, unused_for};
 use super::signals::{Sign, SignalSource};
@@ -40,7 +41,8 @@ pub struct Action {
 #[derive(Debug, Serialize)]
 pub struct InstanceRow {
     pub instance: String,
-    pub state: State,
+    /// `None` of one that is not there.
+    pub state: Option<State>,
     #[serde(serialize_with = "by_name")]
     pub signs: Option<Vec<(SignalSource, Shown)>>,
     pub source: Option<SignalSource>,
@@ -68,6 +70,35 @@ impl PassReport {
             failed: 0,
             dry_run,
             instances: None,
+        }
+    }
+
+    /// Adds what a dry run would bring up for lessons.
+    pub fn plan(&mut self, wanted: &[Wanted]) {
+        self.actions
+            .extend(wanted.iter().map(|one| one.action(Ok(()))));
+        let rows = self.instances.get_or_insert_default();
+        for one in wanted {
+            let name = one.name.to_string();
+            let step = Some(Rung::Running);
+            match rows.iter_mut().find(|row| row.instance == name) {
+                Some(row) => {
+                    row.step = step;
+                    row.reason = format!("{}; {}", one.reason(), row.reason);
+                }
+                None => rows.push(InstanceRow {
+                    instance: name,
+                    state: None,
+                    signs: None,
+                    source: None,
+                    idle_seconds: None,
+                    step,
+                    next: step,
+                    next_at: None,
+                    reason: one.reason(),
+                    next_in: "running now".to_owned(),
+                }),
+            }
         }
     }
 
@@ -110,7 +141,7 @@ impl InstanceRow {
         let next = decision.and_then(|decision| decision.next);
         InstanceRow {
             instance: one.name.to_string(),
-            state: one.state,
+            state: Some(one.state),
             signs: judged.map(|(evidence, _)| shown(evidence, now)),
             source: decision.map(|decision| decision.source),
             idle_seconds: decision.map(|decision| decision.unused.as_secs()),

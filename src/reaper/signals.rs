@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 use super::passes::{Seen, Work};
 use crate::files::Directory;
 use crate::names::InstanceName;
+use crate::timetable::Class;
 
 /// What can decide when an instance was last used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ impl SignalSource {
     pub const GUEST: SignalSource = SignalSource::new("guest", "its guest's agent").shown("GUEST");
     /// What it takes of the host's CPUs.
     pub const WORK: SignalSource = SignalSource::new("work", "its CPU time").shown("WORK");
+    /// A lesson that it is made ready for, or that began.
+    pub const LESSON: SignalSource = SignalSource::new("lesson", "its lesson");
     /// It was powered on by something else.
     pub const POWER: SignalSource =
         SignalSource::new("power", "powered on by something other than cyyber");
@@ -121,17 +124,20 @@ pub(crate) struct Readings<'a> {
     pub guest: &'a Sign,
     /// Why its CPU time is not known, where that should be.
     pub unmeasured: Option<&'a str>,
+    /// What the timetable makes of it.
+    pub class: &'a Class,
 }
 
 /// How a signal is read.
 pub(crate) type Read = fn(&Readings) -> (Sign, Bound);
 
 /// All signals, in the order of reports.
-pub(crate) static SIGNALS: [(SignalSource, Read); 5] = [
+pub(crate) static SIGNALS: [(SignalSource, Read); 6] = [
     (SignalSource::TOUCHED, touched),
     (SignalSource::CONSOLE, console),
     (SignalSource::GUEST, guest),
     (SignalSource::WORK, work),
+    (SignalSource::LESSON, lesson),
     (SignalSource::POWER, power),
 ];
 
@@ -192,6 +198,18 @@ fn work(readings: &Readings) -> (Sign, Bound) {
         (None, _) => Sign::Silent("not measured"),
     };
     (sign, Bound::Work)
+}
+
+fn lesson(readings: &Readings) -> (Sign, Bound) {
+    (beginning(readings.class), Bound::Counts)
+}
+
+/// Until a lesson begins its instances count as in use, and from then on as last used then.
+pub(super) fn beginning(class: &Class) -> Sign {
+    match class.now {
+        Some(lessons) => Sign::Seen(lessons.from),
+        None => Sign::Silent("no lesson"),
+    }
 }
 
 fn power(readings: &Readings) -> (Sign, Bound) {

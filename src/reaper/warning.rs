@@ -141,6 +141,7 @@ mod tests {
     use crate::reaper::policy::Decision;
     use crate::reaper::signals::SignalSource;
     use crate::state::keep::Keep;
+    use crate::timetable::Class;
     use crate::units;
     use crate::units::Patience;
 
@@ -157,6 +158,7 @@ mod tests {
             stopped_since: None,
             announced: None,
             trusted_from: None,
+            class: Class::default(),
         }
     }
 

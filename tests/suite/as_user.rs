@@ -95,7 +95,7 @@ fn nothing_of_anyone_else_exists() {
         }
         match words[..] {
             // Of the whole host, and of no user.
-            ["build" | "reap" | "doctor" | "report" | "gateway"] => {
+            ["build" | "reap" | "doctor" | "report" | "timetable" | "gateway"] => {
                 let said = as_us(&sandbox, &words).says(4, "for anna alone").stderr;
                 assert!(!said.contains("zeb"), "{said}");
             }

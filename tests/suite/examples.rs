@@ -316,6 +316,7 @@ fn what_needs_no_instance_is_as_documented() {
     assert_shown(&ready, &answer(&["doctor"]), "doctor");
 
     assert_named("cyyber-report", "JSON", &answer(&["report"]));
+    assert_named("cyyber-timetable", "JSON", &answer(&["timetable"]));
 
     let [metrics, textfile] = examples_of("cyyber-metrics");
     assert_shown(&metrics, &answer(&["metrics"]), "metrics");

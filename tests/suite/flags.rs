@@ -78,6 +78,7 @@ reap    --timeout      reaper       so_many_steps_are_taken_at_once_as_jobs_says
 report  --since        report       a_report_adds_up_the_journal_over_its_files
 report  --lab          report       a_report_adds_up_the_journal_over_its_files
 report  --html         report       a_page_is_small_and_needs_nothing_else
+timetable --ahead      timetable    the_week_is_shown_with_what_it_takes
 gateway --listen       gateway      it_does_tls_itself_and_reads_a_new_certificate
 gateway --certificate  gateway      it_does_tls_itself_and_reads_a_new_certificate
 gateway --key          gateway      it_does_tls_itself_and_reads_a_new_certificate

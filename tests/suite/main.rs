@@ -50,6 +50,7 @@ mod screens;
 mod scripts;
 mod sharing;
 mod stress;
+mod timetable;
 mod upgrade;
 mod warm;
 mod watching;

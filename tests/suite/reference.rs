@@ -141,14 +141,22 @@ fn the_manual_has_every_variable_and_path() {
 
 /// The headings of the configuration's page, and where in a file their keys are. `#` is where an
 /// unknown key is put to be told the known ones.
-const KEYS: [(&str, &str); 8] = [
+const KEYS: [(&str, &str); 10] = [
     ("The file", r##"{"labs": [LAB], #}"##),
     ("A lab", r##"{"labs": [{LAB, #}]}"##),
     ("image", r##"{"labs": [{LAB, "image": {"url": "x", #}}]}"##),
     ("branding", r##"{"labs": [{LAB, "branding": {#}}]}"##),
     ("provision", r##"{"labs": [{LAB, "provision": {#}}]}"##),
     ("policy", r##"{"labs": [{LAB, "policy": {#}}]}"##),
+    (
+        "in_class",
+        r##"{"labs": [{LAB, "policy": {"in_class": {#}}}]}"##,
+    ),
     ("limits", r##"{"labs": [{LAB, "limits": {#}}]}"##),
+    (
+        "timetable",
+        r##"{"labs": [LAB], "timetable": [{"lab": "a", "roster": "x", #}]}"##,
+    ),
     ("host", r##"{"labs": [LAB], "host": {#}}"##),
 ];
 
@@ -234,6 +242,7 @@ fn the_configurations_page_has_the_defaults_that_the_program_uses() {
             minutes(&Patience::After(lab.policy.boot_timeout)),
         ),
         ("announce", lab.policy.announce.to_string()),
+        ("prewarm", minutes(&lab.policy.prewarm)),
         ("connect", host.connect.to_string()),
         ("storage_dir", host.storage_dir.display().to_string()),
         ("state_dir", host.state_dir.display().to_string()),

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::stats::{self, Figures, SAMPLE, Stats, UsageSample};
 use crate::cmd::report;
+use crate::cmd::timetable::Schedule;
 use crate::context::Context;
 use crate::env;
 use crate::host::{self, Cpu, Memory};
@@ -23,6 +24,9 @@ const POLICY: SignedDuration = SignedDuration::from_hours(24);
 
 /// How many are named of those whose turn is next.
 const MOST_NEXT: usize = 5;
+/// How far ahead lessons are told, and how many.
+const LESSONS: SignedDuration = SignedDuration::from_hours(24);
+const MOST_LESSONS: usize = 3;
 
 /// Shows what all instances use, or the one called `name`, until it is asked to end.
 pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> Result<()> {
@@ -43,6 +47,7 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
             answer: sample.since(&before, context, name)?,
             policy: policy(context, &mut ledger).unwrap_or_default(),
             now: context.time(),
+            lessons: lessons(context).unwrap_or_default(),
             memory: host::memory().ok(),
             cpu: busy,
             cpu_percent: both.and_then(|(busy, before)| busy.percent_since(&before)),
@@ -74,11 +79,21 @@ fn policy(context: &Context, ledger: &mut Ledger) -> Result<Vec<String>> {
     Ok(parts)
 }
 
+/// The lessons of now and the next ones, for whoever sees all.
+fn lessons(context: &Context) -> Result<Vec<String>> {
+    context.require_everyone("cyyber timetable")?;
+    if context.config.timetable.is_empty() {
+        return Ok(Vec::new());
+    }
+    Schedule::read(context, LESSONS).map(|all| all.headline(MOST_LESSONS))
+}
+
 /// An answer, and the host that all this runs on.
 struct Dashboard {
     answer: Figures,
     policy: Vec<String>,
     now: Timestamp,
+    lessons: Vec<String>,
     memory: Option<Memory>,
     cpu: Option<Cpu>,
     cpu_percent: Option<f64>,
@@ -146,9 +161,9 @@ impl Dashboard {
         if let Some(merged @ 1..) = memory_merged_mb {
             used.push(format!("equal pages save {}", size(merged * MIB)));
         }
-        let policy = match self.policy.is_empty() {
-            true => Vec::new(),
-            false => labelled("Policy", &self.policy, page),
+        let if_any = |label: &str, parts: &[String]| match parts {
+            [] => Vec::new(),
+            parts => labelled(label, parts, page),
         };
         // As many as fit into one line.
         let mut next = labelled("Next", &self.next(instances), page);
@@ -161,7 +176,8 @@ impl Dashboard {
             labelled("Host", &host, page),
             labelled("Instances", &counts(instances), page),
             labelled("", &used, page),
-            policy,
+            if_any("Policy", &self.policy),
+            if_any("Lessons", &self.lessons),
             next,
         ];
         Some(lines.concat().join("\n"))

@@ -46,6 +46,8 @@ pub struct Figures {
     pub pauses: u64,
     pub resumes: Times,
     pub starts: Times,
+    /// How many instances were brought up for lessons.
+    pub started_for_lessons: u64,
     pub woken_too_soon: u64,
     pub woken_too_soon_percent: Option<f64>,
     pub failed_starts: Vec<FailedStarts>,
@@ -112,6 +114,7 @@ impl Figures {
             pauses: account.pauses,
             resumes: Times::new(&account.resumes),
             starts: Times::new(&account.starts),
+            started_for_lessons: account.for_lessons,
             woken_too_soon: account.too_soon,
             woken_too_soon_percent: percent(account.too_soon, account.taken_down()),
             failed_starts: failed

@@ -28,6 +28,11 @@ pub fn claim(guest_memory: u64, resident: Option<u64>) -> u64 {
     need(guest_memory).saturating_sub(resident.unwrap_or(0))
 }
 
+/// What is kept free for the host itself, in bytes.
+pub fn reserve(memory: Memory) -> u64 {
+    RESERVE.min(memory.total / 10)
+}
+
 /// Too little memory; all in bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shortage {
@@ -53,7 +58,7 @@ impl std::error::Error for Shortage {}
 /// Fails unless `need` bytes are left on a host with `memory`, of which `claimed` bytes are spoken
 /// for.
 pub fn admit(need: u64, memory: Memory, claimed: u64) -> Result<(), Shortage> {
-    let reserve = RESERVE.min(memory.total / 10);
+    let reserve = reserve(memory);
     let free = memory
         .available
         .saturating_sub(claimed.saturating_add(reserve));
@@ -68,6 +73,17 @@ pub fn admit(need: u64, memory: Memory, claimed: u64) -> Result<(), Shortage> {
             reserve,
         })
     }
+}
+
+/// Fails unless `need` bytes are left of the `most` that instances may have together, of which they have
+/// `taken`.
+pub fn admit_within(most: u64, need: u64, taken: u64) -> Result<(), Shortage> {
+    // None of it is the host's own.
+    let all = Memory {
+        total: 0,
+        available: most,
+    };
+    admit(need, all, taken)
 }
 
 impl fmt::Display for Shortage {

@@ -15,8 +15,11 @@ use crate::error::{Fault, Kind};
 use crate::host;
 use crate::hypervisor::{Facts, Hypervisor, Power};
 use crate::images::overlay;
+use crate::names::InstanceName;
 use crate::sharing;
 use crate::state::lock::{self, Lock};
+use crate::units::ByteSize;
+use memory::Shortage;
 use reservation::Reservation;
 
 /// Sets aside at `path` what a guest of `memory` bytes needs; an error with the figures, that it is
@@ -41,20 +44,37 @@ pub fn set_aside(
     };
     let runs = |name: &str| running.iter().any(|guest| guest.name == name);
     let still_to_come = reserved.iter().filter(|(name, _)| !runs(name));
-    let claimed = still_to_come.map(|(_, bytes)| *bytes).sum::<u64>()
+    let still_to_come = still_to_come.map(|(_, bytes)| *bytes).sum::<u64>();
+    let need = memory::need(memory);
+    if let Some(ByteSize(most)) = context.config.host.max_memory {
+        let is_ours = |name: &str| {
+            let name: Option<InstanceName> = name.parse().ok();
+            name.is_some_and(|name| context.config.lab(&name.lab).is_ok())
+        };
+        let ours = running.iter().filter(|guest| is_ours(&guest.name));
+        let needs = ours.map(|guest| memory::need(guest.memory));
+        let taken = still_to_come + needs.sum::<u64>();
+        memory::admit_within(most, need, taken).map_err(|short| refused(short, not_enough))?;
+    }
+    let claimed = still_to_come
         + running
             .iter()
             .map(|guest| memory::claim(guest.memory, guest.resident))
             .sum::<u64>()
         // Merged pages are in each guest's share as well, and no guest keeps them if it writes.
         + sharing::saved();
-    let need = memory::need(memory);
-    memory::admit(need, host::memory()?, claimed).map_err(|shortage| {
-        let fault = Fault::new(Kind::Capacity, not_enough)
-            .hint("pause or stop other instances: `cyyber instance stats` shows what they use");
-        anyhow::Error::new(shortage).context(fault)
-    })?;
+    // What else there is does not count where guests are on another host, or on none.
+    if hypervisor.is_none_or(Hypervisor::is_local) {
+        memory::admit(need, host::memory()?, claimed)
+            .map_err(|short| refused(short, not_enough))?;
+    }
     Reservation::make(path, need).context("failed to reserve memory")
+}
+
+fn refused(shortage: Shortage, not_enough: &str) -> anyhow::Error {
+    let fault = Fault::new(Kind::Capacity, not_enough)
+        .hint("pause or stop other instances: `cyyber instance stats` shows what they use");
+    anyhow::Error::new(shortage).context(fault)
 }
 
 impl Instance<'_> {
@@ -72,12 +92,14 @@ impl Instance<'_> {
     pub(super) fn admit(&self, memory: u64) -> Result<Option<Reservation>> {
         let (context, name) = (self.context, self.name);
         let hypervisor = context.hypervisor()?;
-        if !hypervisor.is_local() {
+        let not_enough = format!("not enough memory to start {name}");
+        if !hypervisor.is_local() && context.config.host.max_memory.is_none() {
             return Ok(None);
         }
-        overlay::require_room_to_run(&context.paths, name)?;
+        if hypervisor.is_local() {
+            overlay::require_room_to_run(&context.paths, name)?;
+        }
         let path = context.paths.reservation(name);
-        let not_enough = format!("not enough memory to start {name}");
         set_aside(context, &path, memory, Some(hypervisor), &not_enough).map(Some)
     }
 }

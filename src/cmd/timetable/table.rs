@@ -1,0 +1,76 @@
+//! The timetable for people at a terminal.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::{Row, Schedule};
+use crate::env;
+use crate::output::{Column, Page, Report, Table};
+use crate::units::{MIB, size};
+
+impl Report for Schedule {
+    fn on(&self, page: Page) -> String {
+        if self.lessons.is_empty() {
+            return "no lessons in this time".to_owned();
+        }
+        let zone = env::time_zone().unwrap_or(TimeZone::UTC);
+        let columns = [
+            Column::new("BEGINS"),
+            Column::new("ENDS"),
+            Column::new("LAB"),
+            Column::new("USERS").number(),
+            Column::new("MEMORY").number().spare(2),
+            Column::new("ROSTER").cut().spare(3),
+        ];
+        let rows = self.lessons.iter().map(|row| {
+            vec![
+                local(row.from, &zone, "%a %F %H:%M").into(),
+                local(row.to, &zone, "%H:%M").into(),
+                row.lab_id.as_str().into(),
+                row.users.map(|users| users.to_string()).into(),
+                row.memory_mb.map(|mb| size(mb * MIB)).into(),
+                row.roster.as_str().into(),
+            ]
+        });
+        let table = Table::new(&columns, rows).draw(page);
+        format!("{table}\n\n{}", self.most(&zone))
+    }
+}
+
+impl Schedule {
+    /// What is needed at once, beside what there is.
+    fn most(&self, zone: &TimeZone) -> String {
+        let Some(peak) = &self.peak else {
+            return String::new();
+        };
+        let at = local(peak.at, zone, "%a %F %H:%M");
+        let (instances, need) = (peak.instances, size(peak.memory_mb * MIB));
+        let most = format!("Most at once: {instances} instances and {need}, {at}");
+        match self.host_memory_mb {
+            None => most,
+            Some(mb) if mb < peak.memory_mb => format!(
+                "{most}: more than the {} that instances can have here",
+                size(mb * MIB)
+            ),
+            Some(mb) => format!("{most}, of {} that instances can have here", size(mb * MIB)),
+        }
+    }
+
+    /// The lessons of now and the next ones in a few words each.
+    pub fn headline(&self, most: usize) -> Vec<String> {
+        let zone = env::time_zone().unwrap_or(TimeZone::UTC);
+        let words = |row: &Row| {
+            let when = match row.from <= self.since {
+                true => format!("until {}", local(row.to, &zone, "%H:%M")),
+                false => local(row.from, &zone, "%a %H:%M"),
+            };
+            let users = row.users.map(|users| format!(" ({users})"));
+            format!("{} {when}{}", row.lab_id, users.unwrap_or_default())
+        };
+        self.lessons.iter().take(most).map(words).collect()
+    }
+}
+
+fn local(at: Timestamp, zone: &TimeZone, format: &str) -> String {
+    zone.to_datetime(at).strftime(format).to_string()
+}

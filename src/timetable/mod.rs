@@ -1,0 +1,172 @@
+//! When there are lessons, and what that makes of an instance. Pure.
+//!
+//! A course is a lab, a roster and its lessons, by rules of the configuration ([`weekly`]) or by the
+//! events of a calendar ([`calendar`]). What cannot be read is not guessed at: whoever may be in class
+//! counts as in class.
+
+pub mod calendar;
+mod recurrence;
+pub mod weekly;
+
+use std::collections::HashSet;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::names::{InstanceName, LabId, UserId};
+use crate::units::Patience;
+
+/// For how long it counts that a lesson is over.
+pub const OVER: SignedDuration = SignedDuration::from_hours(2);
+
+/// How long an instance must be unused at the end of a lesson to be paused.
+pub const GRACE: SignedDuration = SignedDuration::from_mins(3);
+
+/// From when to when there is a lesson.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lesson {
+    /// It begins.
+    pub from: Timestamp,
+    /// It is over.
+    pub to: Timestamp,
+}
+
+impl Lesson {
+    /// Whether some of it is between `begin` and `end`.
+    pub fn overlaps(&self, begin: Timestamp, end: Timestamp) -> bool {
+        self.from < end && self.to > begin
+    }
+}
+
+/// A course as it was read: what could not be is an error, in words.
+#[derive(Debug, Clone)]
+pub struct Taught {
+    /// Its lab.
+    pub lab: LabId,
+    /// Its lessons around now, in order.
+    pub lessons: Result<Vec<Lesson>, String>,
+    /// Who attends, in the order of the roster.
+    pub users: Result<Vec<UserId>, String>,
+    /// The same, to be found.
+    attend: HashSet<UserId>,
+}
+
+impl Taught {
+    /// A course of these lessons for these users.
+    pub fn new(
+        lab: LabId,
+        lessons: Result<Vec<Lesson>, String>,
+        users: Result<Vec<UserId>, String>,
+    ) -> Taught {
+        let lessons = lessons.map(|mut lessons| {
+            lessons.sort();
+            lessons
+        });
+        let attend = users.iter().flatten().cloned().collect();
+        Taught {
+            lab,
+            lessons,
+            users,
+            attend,
+        }
+    }
+}
+
+/// What the timetable makes of an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Class {
+    /// The lessons that it is in or is made ready for, as one where there is no break between them.
+    pub now: Option<Attendance>,
+    /// When its last lesson ended, if that was lately.
+    pub over: Option<Timestamp>,
+    /// When it is made ready for its next one.
+    pub next: Option<Timestamp>,
+    /// Why it cannot be told that it is not in class.
+    pub uncertain: Option<String>,
+    /// When a pass had made it ready.
+    pub ready: Option<Timestamp>,
+}
+
+/// A user's lessons without a break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attendance {
+    /// From then on the instance is made ready.
+    pub prepare: Timestamp,
+    /// The lesson begins.
+    pub from: Timestamp,
+    /// The last one ends.
+    pub to: Timestamp,
+}
+
+impl Class {
+    /// Whether it is in class, or made ready for it, as far as can be told.
+    pub fn is_in(&self) -> bool {
+        self.now.is_some() || self.uncertain.is_some()
+    }
+
+    /// Whether the timetable says anything of it.
+    pub fn is_none(&self) -> bool {
+        *self == Class::default()
+    }
+}
+
+/// All courses.
+#[derive(Debug, Clone, Default)]
+pub struct Timetable {
+    /// In the order of the configuration.
+    pub courses: Vec<Taught>,
+}
+
+impl Timetable {
+    /// What it makes of `name` at the time `now`, where instances are made ready for as long before a
+    /// lesson as `prewarm` says.
+    pub fn class(&self, name: &InstanceName, now: Timestamp, prewarm: Patience) -> Class {
+        let mut class = Class::default();
+        let mut lessons = Vec::new();
+        for course in self.courses.iter().filter(|it| it.lab == name.lab) {
+            let may_attend = course.users.is_err() || course.attend.contains(&name.user);
+            match (&course.lessons, &course.users) {
+                _ if !may_attend => {}
+                (Err(why), _) => class.uncertain = Some(why.clone()),
+                (Ok(all), Ok(_)) => lessons.extend(all),
+                (Ok(all), Err(why)) => {
+                    let of_now = attendances(all.clone(), prewarm);
+                    if of_now.iter().any(|it| (it.prepare..it.to).contains(&now)) {
+                        class.uncertain = Some(why.clone());
+                    }
+                }
+            }
+        }
+        lessons.sort();
+        for it in attendances(lessons, prewarm) {
+            if it.to <= now {
+                class.over = Some(it.to).filter(|to| now.duration_since(*to) < OVER);
+            } else if it.prepare <= now {
+                class.now = Some(it);
+            } else {
+                class.next = class.next.or(Some(it.prepare));
+            }
+        }
+        class
+    }
+}
+
+/// Lessons, which are in order, as attendances: one that is made ready for before the last one is over
+/// belongs to that.
+pub fn attendances(lessons: Vec<Lesson>, prewarm: Patience) -> Vec<Attendance> {
+    let before = match prewarm {
+        Patience::Never => SignedDuration::ZERO,
+        Patience::After(before) => before.0,
+    };
+    let mut all: Vec<Attendance> = Vec::new();
+    for Lesson { from, to } in lessons {
+        let prepare = from.saturating_sub(before).unwrap_or(Timestamp::MIN);
+        match all.last_mut() {
+            Some(last) if prepare <= last.to => last.to = last.to.max(to),
+            _ => all.push(Attendance { prepare, from, to }),
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests;
