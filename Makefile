@@ -44,8 +44,8 @@ setup: ## prepare this host: packages, libvirt, directories, networks (DRY_RUN=1
 	@templates/host/setup.sh $(if $(DRY_RUN),--check || [ $$? = 1 ],$(if $(filter image demo bench,$(MAKECMDGOALS)),--need-packer) $(if $(filter bench,$(MAKECMDGOALS)),--with-tests))
 
 .PHONY: image
-image: setup ## build the Debian cloud image that labs/demo.json uses
-	@$(SUDO) templates/cloud-image/make-image.sh
+image: setup ## build the Debian cloud image that labs/demo.json uses (MIRROR=URL: from that mirror of Debian)
+	@$(SUDO) templates/cloud-image/make-image.sh $(if $(MIRROR),--mirror "$(MIRROR)")
 
 .PHONY: build
 build: ## compile the program
