@@ -44,8 +44,8 @@ setup: ## prepare this host: packages, libvirt, directories, networks (DRY_RUN=1
 	@templates/host/setup.sh $(if $(DRY_RUN),--check || [ $$? = 1 ],$(if $(filter image demo bench,$(MAKECMDGOALS)),--need-packer) $(if $(filter bench,$(MAKECMDGOALS)),--with-tests))
 
 .PHONY: image
-image: setup ## build the Debian cloud image that labs/demo.json uses
-	@$(SUDO) templates/cloud-image/make-image.sh
+image: setup ## build the Debian cloud image that labs/demo.json uses (MIRROR=URL: from that mirror of Debian)
+	@$(SUDO) templates/cloud-image/make-image.sh $(if $(MIRROR),--mirror "$(MIRROR)")
 
 .PHONY: build
 build: ## compile the program
@@ -111,14 +111,16 @@ install: build ## install program, man pages, completions, examples, and a reape
 uninstall: ## remove that and the lab networks; instances and images are kept
 	@# What a trial in some other place has not touched.
 	if [ "$(DESTDIR)$(SYSCONFDIR)" = /etc ]; then templates/host/setup.sh --remove; \
-	    [ ! -d /run/systemd/system ] || $(SUDO) systemctl --quiet disable --now cyyber-reap.timer cyyber-gateway.service || true; fi
+	    [ ! -d /run/systemd/system ] || [ ! -e $(UNITDIR)/cyyber-reap.timer ] || \
+	        $(SUDO) systemctl --quiet disable --now cyyber-reap.timer cyyber-gateway.service || true; fi
 	$(SUDO) rm -f $(BINDIR)/cyyber $(SHAREDIR)/man/man1/cyyber{,-*}.1 $(SHAREDIR)/man/man5/labs-config.json.5 \
 	    $(SHAREDIR)/bash-completion/completions/cyyber $(ZSHDIR)/_cyyber \
 	    $(SHAREDIR)/fish/vendor_completions.d/cyyber.fish $(UNITDIR)/cyyber-{reap.{service,timer},gateway.service} \
 	    $(DESTDIR)$(SYSCONFDIR)/{cron.d,logrotate.d}/cyyber
 	$(SUDO) rm -rf $(SHAREDIR)/cyyber
 	@echo 'kept: instances, images and state (/var/lib/libvirt/images/cyyber-labs, /var/lib/cyyber), $(SYSCONFDIR)/cyyber,'
-	@echo '      packages installed by apt. To remove instances too, run `cyyber instance cleanup` before this.'
+	@echo '      packages installed by apt, members of the groups libvirt and kvm. To remove instances too, run'
+	@echo '      `cyyber instance cleanup` before this.'
 
 .PHONY: deb
 deb: build ## build a Debian package in target/debian

@@ -37,7 +37,7 @@ main() {
     only=("$@")
     for name in "${skipped[@]}"; do only+=(--skip "$name"); done
     stage setup templates/host/setup.sh --with-tests --need-packer
-    stage image as_root templates/cloud-image/make-image.sh
+    stage image as_root templates/cloud-image/make-image.sh ${MIRROR:+--mirror "$MIRROR"}
     stage 'quick guest' tests/quick-guest.sh
     cargo=$(templates/host/find-cargo.sh) || exit
     export PATH="${cargo%/*}:$PATH"

@@ -138,6 +138,18 @@ pub struct RunningGuest {
     pub resident: Option<u64>,
 }
 
+/// What to do where libvirt says that as it is connected to.
+fn hint_on_connecting(message: &str) -> &'static str {
+    if message.contains("system bus") {
+        // Seen without systemd.
+        "libvirt asks polkit about everyone but root, over the system bus, which does not run: start it \
+         (service dbus start) and then restart libvirt, or run this as root"
+    } else {
+        "is libvirtd (or virtqemud) running, and are you root or in the group libvirt? `make setup` \
+         prepares a host"
+    }
+}
+
 impl Hypervisor {
     /// Opens the connection `uri`, for the instances within `reach`.
     pub fn open(uri: &str, scope: Scope) -> Result<Hypervisor> {
@@ -145,8 +157,7 @@ impl Hypervisor {
         virt::error::clear_error_callback();
         let conn = Connect::open(Some(uri)).map_err(|error| {
             let message = format!("failed to connect to libvirt at {uri}: {}", error.message());
-            let hint = "is libvirtd (or virtqemud) running, and are you root or in the group \
-                        libvirt? `make setup` prepares a host";
+            let hint = hint_on_connecting(error.message());
             Fault::new(Kind::Unavailable, message).hint(hint)
         })?;
         Ok(Hypervisor {
@@ -341,4 +352,16 @@ fn is_lost(error: &virt::error::Error) -> bool {
             error.domain(),
             Enum::Known(ErrorDomain::Rpc | ErrorDomain::Remote)
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_system_bus_is_told_apart() {
+        let said = "internal error: Unable to get system bus connection: Could not connect";
+        assert!(hint_on_connecting(said).contains("service dbus start"));
+        assert!(hint_on_connecting("Permission denied").contains("make setup"));
+    }
 }

@@ -1,9 +1,10 @@
 //! Building a lab's image with Packer.
 //!
 //! [`templates`], [`branding`], [`provision`] and [`source`] are what an image is built from;
-//! [`archive`] has a first look at the packages, [`render`] says what goes into a build's directory (pure), [`run`] runs it, [`machine`] reads what
+//! [`archive`] has a first look at the packages, [`apt`] knows this host's proxies, [`render`] says what goes into a build's directory (pure), [`run`] runs it, [`machine`] reads what
 //! Packer says (pure), and [`result`] describes what came out.
 
+pub mod apt;
 pub mod archive;
 pub mod branding;
 pub mod machine;

@@ -39,6 +39,9 @@ pub const CONSOLE: &str = "console.log";
 /// What is copied into the guest.
 pub const GUEST: &str = "cyyber";
 
+/// The proxies for the guest's apt, where this host has some. No part of what an image is made from.
+pub const APT: &str = "cyyber/apt.conf";
+
 /// What cloud-init is served from.
 pub const SERVED: &str = "http";
 

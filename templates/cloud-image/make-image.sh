@@ -19,7 +19,10 @@ readonly BOOT_MODULES=(biosdisk part_msdos ext2 search search_label normal confi
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly HERE
 
+readonly ARCHIVE=http://deb.debian.org/debian # as sources.list has it
+
 output=/var/cache/cyyber/debian-12-cloud-amd64.qcow2
+mirror=$ARCHIVE
 force=no
 work=                    # folder of this build, removed at the end
 step_pid=                # long command under way
@@ -42,11 +45,13 @@ main() {
 
 usage() {
     cat <<EOF
-Usage: make-image.sh [--output PATH] [--force]
+Usage: make-image.sh [--output PATH] [--mirror URL] [--force]
 
 Makes a bootable Debian 12 (amd64) cloud image in qcow2 format.
 
   --output PATH  where to put it (default: $output)
+  --mirror URL   a mirror of $ARCHIVE, with that of security
+                 updates beside it as URL-security; the image uses them too
   --force        make it anew even if it is up to date
 
 Beside PATH go PATH.sha256 (checksum), PATH.recipe (what it was made from)
@@ -74,6 +79,11 @@ parse_arguments() {
                 shift
                 ;;
             --output=?*) output=${1#*=} ;;
+            --mirror)
+                set_mirror "${2:-}"
+                shift
+                ;;
+            --mirror=*) set_mirror "${1#*=}" ;;
             --force) force=yes ;;
             -h | --help)
                 usage
@@ -88,10 +98,19 @@ parse_arguments() {
     [[ ! -d $output ]] || die "bad arguments: $output is a directory"
 }
 
-# One hash over this script and every file beside it.
+# The VMs that labs are built in use it as well, so it is none of this host's files.
+set_mirror() {
+    [[ $1 =~ ^https?://[A-Za-z0-9.:/_~%-]+$ ]] || die "bad arguments: --mirror needs an address by http or https"
+    mirror=${1%/}
+}
+
+# One hash over this script, every file beside it, and the mirror if it is another.
 recipe_hash() {
     cd "$HERE"
-    find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum -- | sha256sum | cut -d' ' -f1
+    {
+        find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum --
+        [[ $mirror = "$ARCHIVE" ]] || printf '%s\n' "$mirror"
+    } | sha256sum | cut -d' ' -f1
 }
 
 exit_if_current() {
@@ -140,6 +159,7 @@ start_work() {
     rm -rf --one-file-system -- "$work"
     mkdir -- "$work" || die "cannot make the image: $work cannot be created"
     : >"$work/log"
+    sed "s|$ARCHIVE|$mirror|" "$HERE/sources.list" >"$work/sources.list"
     # A group handed down by the folder around it would end up in the image.
     chown root:root -- "$work"
     chmod u=rwx,go=rx,g-s -- "$work"
@@ -207,16 +227,19 @@ build_image() {
 }
 
 install_packages() {
-    local packages
+    local packages proxies
     packages=$(sed -e 's/#.*//' "$HERE/packages.list" | xargs | tr ' ' ,)
+    # What this host's apt goes through, which mmdebstrap does not look at.
+    mapfile -t proxies < <(apt-config dump |
+        sed -nE 's/^(Acquire::https?::Proxy(::[^ "]+)?) "([^"]+)";$/--aptopt=\1 "\3"/p')
     # Our files go in before the packages whose install scripts read them.
     # Modes and owners of a checkout are not those of a system.
     # shellcheck disable=SC2016 # $1 and $OVERLAY are for the hook's shell
     OVERLAY=$HERE/rootfs run mmdebstrap \
         --mode=root --variant=minbase --architectures=amd64 --keyring="$KEYRING" \
-        --include="$packages" \
+        --include="$packages" "${proxies[@]}" \
         --essential-hook='cp -r --no-preserve=mode,ownership "$OVERLAY/." "$1/"' \
-        "$RELEASE" "$work/root" "$HERE/sources.list"
+        "$RELEASE" "$work/root" "$work/sources.list"
 }
 
 in_root() { LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive chroot "$work/root" "$@"; }
@@ -226,7 +249,9 @@ configure_system() {
 
     # mmdebstrap put it under a name of its own, where nobody looks.
     rm -f "$root"/etc/apt/sources.list.d/*
-    install -m 0644 "$HERE/sources.list" "$root/etc/apt/sources.list"
+    install -m 0644 "$work/sources.list" "$root/etc/apt/sources.list"
+    # The proxies, which are of this host and not of wherever the image is used.
+    rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap"
 
     # Updates in the background would fight a lab's build for dpkg's lock.
     in_root systemctl disable apt-daily.timer apt-daily-upgrade.timer

@@ -5,6 +5,8 @@
 # are shown when it fails.
 here=/var/tmp/cyyber
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C.UTF-8
+# The proxies of the host's apt, also for the scripts of the instructor. They go with the build.
+[ ! -e "$here/apt.conf" ] || export APT_CONFIG="$here/apt.conf"
 
 stage() { printf '[cyyber] %s\n' "$*"; }
 

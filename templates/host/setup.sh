@@ -25,6 +25,7 @@ need_packer=no
 accept_packer=no
 [[ -z ${CYYBER_ACCEPT_PACKER_LICENSE-} ]] || accept_packer=yes
 changes=0
+packages_to_come=no # with --check: what they bring is not there yet
 left_to_do=() # what only the person can do, said at the end
 
 main() {
@@ -158,6 +159,9 @@ change() {
     fi
     printf '%s\n' "$1"
 }
+
+# Whether there is such a directory, or will be when the rest is done.
+will_have() { [[ -d $1 || $packages_to_come = yes ]]; }
 
 # Something that only the person can do. It counts as not ready.
 leave_to_person() {

@@ -582,6 +582,34 @@ fn secrets_of_a_build_are_readable_for_their_owner_alone() {
     }
 }
 
+#[test]
+fn a_build_goes_through_the_proxies_of_this_hosts_apt_and_is_no_other_for_it() {
+    let sandbox = Sandbox::new();
+    let configuration = sandbox.path("apt.conf");
+    let dry_run = |proxy: &str| {
+        let line = format!("Acquire::http::Proxy \"{proxy}\";\n");
+        fs::write(&configuration, line).unwrap();
+        let mut command = sandbox.command(["-o", "json", "build", "--dry-run"]);
+        let built = Run::of(command.env("APT_CONFIG", &configuration)).json();
+        let file = build_directory(&sandbox).join("cyyber/apt.conf");
+        (
+            built["labs"][0]["stage"].clone(),
+            fs::read_to_string(file).ok(),
+        )
+    };
+    // An empty one is none, whatever /etc/apt says of this host.
+    let (stage, nothing) = dry_run("");
+    assert_eq!(nothing, None);
+    let (same, proxies) = dry_run("http://teacher:secret@127.0.0.1:3142/");
+    assert_eq!(same, stage);
+    assert_eq!(
+        proxies.unwrap(),
+        "Acquire::http::Proxy \"http://teacher:secret@10.0.2.2:3142/\";\n"
+    );
+    let file = build_directory(&sandbox).join("cyyber/apt.conf");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
 fn build_directory(sandbox: &Sandbox) -> PathBuf {
     sandbox.path(format!("output/{}.packer", sandbox.lab))
 }

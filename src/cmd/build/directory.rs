@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::files;
+use crate::packer::apt;
 use crate::packer::provision::Content;
 use crate::packer::render::{self, Files};
 use crate::process::Program;
@@ -51,6 +52,11 @@ pub fn fill(
         files::replace_soon(&directory.join(name), content, files::PRIVATE)
     };
     private(Path::new(render::VARIABLES), variables)?;
+    let proxies = apt::proxies_of_host()?;
+    if !proxies.is_empty() {
+        // A proxy may have a password.
+        private(Path::new(render::APT), proxies.as_bytes())?;
+    }
     if let Some(image) = image {
         let link = directory.join(render::SOURCE_LINK);
         symlink(image, &link)

@@ -113,9 +113,9 @@ dismiss_instances() {
 # open it, and asks QEMU anew at each call what it can do, which takes seconds (seen with libvirt 9.0).
 open_kvm() {
     [[ -c /dev/kvm ]] || return 0
-    if [[ -d /etc/udev/rules.d ]] && ! cmp -s "$HERE/kvm.rules" "$KVM_RULES"; then
-        change "keep /dev/kvm open to instances: $KVM_RULES" || return 0
-        install -m 644 "$HERE/kvm.rules" "$KVM_RULES" || die "cannot write $KVM_RULES" 'check the permissions of that directory'
+    if will_have /etc/udev/rules.d && ! cmp -s "$HERE/kvm.rules" "$KVM_RULES"; then
+        ! change "keep /dev/kvm open to instances: $KVM_RULES" ||
+            install -m 644 "$HERE/kvm.rules" "$KVM_RULES" || die "cannot write $KVM_RULES" 'check the permissions of that directory'
     fi
     [[ $(stat -c %a /dev/kvm) != 666 ]] || return 0
     change 'open /dev/kvm to instances, each of which is a user of its own' || return 0
@@ -125,7 +125,7 @@ open_kvm() {
 
 # Pass, and not look: the names of others' domains are in there.
 let_instances_pass() {
-    [[ -d $QEMU_FOLDER && $(stat -c %a "$QEMU_FOLDER") != *[1357] ]] || return 0
+    will_have "$QEMU_FOLDER" && [[ $(stat -c %a "$QEMU_FOLDER" 2>/dev/null) != *[1357] ]] || return 0
     change "give instances search permission on $QEMU_FOLDER" || return 0
     # An upgrade of libvirt's package closes it again, until a lab network starts (network-hook.sh). Not
     # by dpkg-statoverride: its list has the user's name, and with that gone dpkg does nothing any more.

@@ -108,8 +108,12 @@ network_destroy() { try_network "$1" net-destroy "$1"; }
 network_start() { try_network "$1" net-start "$1"; }
 
 try_network() {
-    local name=$1 answer
+    local name=$1 answer hint
     shift
-    answer=$(on_libvirt "$@" 2>&1) || die "cannot set up the network $name: $1 failed: ${answer//$'\n'/ }" \
-        "if another network has its addresses, change them in $HERE/network-${name#cyyber-}.xml and run this again"
+    answer=$(on_libvirt "$@" 2>&1) && return
+    hint="if another network has its addresses, change them in $HERE/network-${name#cyyber-}.xml and run this again"
+    # The kernel may lack what one of libvirt's two ways needs, as act_csum for nftables.
+    [[ $answer != *'firewall command'* ]] ||
+        hint='set firewall_backend in /etc/libvirt/network.conf to the other of iptables and nftables, restart libvirt, and run this again'
+    die "cannot set up the network $name: $1 failed: ${answer//$'\n'/ }" "$hint"
 }

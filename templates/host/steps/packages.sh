@@ -33,7 +33,10 @@ install_packages() {
     mapfile -t absent < <(absent_packages "${missing[@]}")
     # Asking apt again on every run for what no archive has would help nobody.
     if ((${#missing[@]} > ${#absent[@]})); then
-        change "install packages: ${missing[*]} (log: $LOG)" || return 0
+        change "install packages: ${missing[*]} (log: $LOG)" || {
+            packages_to_come=yes
+            return 0
+        }
         refresh_lists
         mapfile -t absent < <(absent_packages "${missing[@]}")
         # Before all that takes long: without it, the rest may be for nothing.
