@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 # By their targets: installing a desktop takes half an hour under software emulation, building five
 # labs an hour.
-readonly OTHER_TARGETS=(a_student_is_logged_in_to_the_desktop every_lab_works_as_its_instructions_say)
+readonly OTHER_TARGETS=(booted::desktop booted::shipped_labs)
 # Each boots a guest for minutes, and for one thing more than another test of the same file.
 readonly ONLY_IN_ALL=(disks_survive_a_rebuild_a_full_disk_and_a_clean_stop_from_a_pause
     a_guest_whose_disk_cannot_grow_is_held_and_goes_on

@@ -1,7 +1,9 @@
 #!/bin/sh
-# Makes the riddle of lab05. Run as root in the guest while the lab is built.
+# Makes the riddles of lab05. Run as root in the guest while the lab is built.
 set -eu
 
-gcc -O1 -s -o /home/student/crackme /usr/local/src/crackme.c
-chown student: /home/student/crackme
-rm /usr/local/src/crackme.c
+for riddle in crackme vault; do
+    gcc -O1 -s -o "/home/student/$riddle" "/usr/local/src/$riddle.c"
+    chown student: "/home/student/$riddle"
+    rm "/usr/local/src/$riddle.c"
+done

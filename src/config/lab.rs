@@ -241,8 +241,6 @@ pub enum Desktop {
     None,
     /// XFCE.
     Xfce,
-    /// GNOME. Never built and looked at as a whole.
-    Gnome,
 }
 
 impl Desktop {
@@ -251,7 +249,6 @@ impl Desktop {
         match self {
             Desktop::None => "none",
             Desktop::Xfce => "xfce",
-            Desktop::Gnome => "gnome",
         }
     }
 }

