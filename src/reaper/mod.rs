@@ -4,6 +4,7 @@
 //! those that are due (`step`), by the same verbs of [`crate::instance`] that commands use.
 
 pub(crate) mod forecast;
+mod leases;
 mod notice;
 pub(crate) mod observer;
 mod pass;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::Options;
+use super::leases;
 use super::notice;
 use super::observer::{Assessment, Observation, Observer};
 use super::passes::{self, Circumstances, Passes, Seen};
@@ -41,6 +42,9 @@ impl Pass {
     /// Makes the pass. The caller holds the reaper's lock, unless it is a dry run.
     pub fn run(&self, context: &Context) -> Result<PassReport> {
         let began = Instant::now();
+        if !self.options.dry_run {
+            leases::forget_those_that_left(context);
+        }
         let hypervisor = context.hypervisor()?;
         // Both wait for others: libvirt and the kernel.
         let (all, in_force) = std::thread::scope(|scope| {
@@ -133,6 +137,7 @@ impl Pass {
         if !only_looks {
             make_room(context, &mut report)?;
         }
+        leases::settle(context);
         let told = notice::tell(context, &mut all);
         if told {
             passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
