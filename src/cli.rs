@@ -136,7 +136,13 @@ pub enum Command {
     ///
     /// With `cluster` in labs-config.json, Slurm places instances on several hosts, and every command
     /// works from the head as on one host. These commands are about the hosts themselves.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  cyyber host list         what each host has and carries
+  cyyber host drain h3     move everything off h3
+  cyyber host fence h3     h3 is off: its instances may start elsewhere"
+    )]
     Host(Host),
     /// Print metrics of the host and its instances, for Prometheus
     ///

@@ -99,7 +99,13 @@ fn nothing_of_anyone_else_exists() {
                 let said = as_us(&sandbox, &words).says(4, "for anna alone").stderr;
                 assert!(!said.contains("zeb"), "{said}");
             }
-            ["completions"] => {}
+            ["host"] | ["completions"] => {}
+            ["host", "list"] => {
+                as_us(&sandbox, &words).says(4, "for anna alone");
+            }
+            ["host", _] => {
+                as_us(&sandbox, &[&*words, &["h1"]].concat()).says(4, "for anna alone");
+            }
             ["instance", "screens"] => {
                 let wall = sandbox.path("screens");
                 let command = [&*words, &["--html", wall.to_str().unwrap()]].concat();
