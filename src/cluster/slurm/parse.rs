@@ -196,9 +196,9 @@ mod tests {
     fn hosts_are_read_as_slurm_prints_them() {
         let text = "h1   10.0.0.1  6818  mixed     3/97/0/100  65536  1152  cpu-a,x  none\n\
                     h1   10.0.0.1  6818  mixed     3/97/0/100  65536  1152  cpu-a,x  none\n\
-                    h2   h2        6818  down*     0/0/100/100 65536  0     Not responding\n\
-                    h3   h3        6818  drained   0/0/100/100 65536  0     cyyber: drain\n\
-                    h4   h4        6818  idle      0/100/0/100 65536  0     none\n\
+                    h2   h2        6818  down*     0/0/100/100 65536  0     (null)  Not responding\n\
+                    h3   h3        6818  drained   0/0/100/100 65536  0     cpu-a  cyyber: drain\n\
+                    h4   h4        6818  idle      0/100/0/100 65536  0     cpu-b  none\n\
                     bad line\n";
         let nodes = nodes(text);
         let seen: Vec<_> = nodes
