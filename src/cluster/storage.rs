@@ -48,10 +48,13 @@ impl<'a> Shared<'a> {
         self.cluster.hosts.keys().find(has)
     }
 
-    /// Whether `host` has saved memory of `name`.
+    /// Whether `host` has saved memory of `name`, or may get it with what is left of a move.
     pub fn has_memory(&self, host: &HostName, name: &InstanceName) -> bool {
-        let file = self.paths.saved_memory(host, name);
-        file.symlink_metadata().is_ok()
+        let files = [
+            self.paths.saved_memory(host, name),
+            self.of(host).arriving(name),
+        ];
+        files.iter().any(|file| file.symlink_metadata().is_ok())
     }
 
     /// The instances whose disks `host` has.

@@ -32,9 +32,7 @@ fn a_head_says_what_it_lacks_and_asks_before_it_fences() {
         "squeue",
         "echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1",
     );
-    sandbox
-        .instance("start", "7", &[])
-        .says(8, "Unable to contact slurm controller");
+    sandbox.instance("start", "7", &[]).fails(8);
     sandbox
         .cyyber(["instance", "list"])
         .says(8, "Unable to contact slurm controller");

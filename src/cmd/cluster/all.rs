@@ -187,7 +187,12 @@ fn leave_ghosts_out(head: &Head, rows: &mut Vec<Value>) {
         let (Some(name), Some(host)) = (text("instance"), text("host")) else {
             return true;
         };
-        let off = text("state").is_some_and(|state| state == "stopped" || state == "crashed");
+        // libvirt remembers memory that was moved away.
+        let off = match text("state") {
+            Some("stopped" | "crashed") => true,
+            Some("paused") => text("reason").is_some_and(|it| it.starts_with("memory saved")),
+            _ => false,
+        };
         let Ok(name) = name.parse::<InstanceName>() else {
             return true;
         };
