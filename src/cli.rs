@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::ConnectUri;
+use crate::config::{ConnectUri, HostName};
 use crate::names::{GuestOwner, GuestPath, LabId, State, UserId};
 use crate::output::Format;
 use crate::units::{ByteSize, Duration, Interval, Until};
@@ -138,6 +138,18 @@ pub enum Command {
     /// Runs until SIGTERM or SIGINT. All sessions and paths end with it; instances are not affected. It
     /// is optional: without it, browsers connect to the port of each instance.
     Gateway(Gateway),
+    /// Show and manage the hosts, where there are several
+    ///
+    /// With `cluster` in labs-config.json, Slurm places instances on several hosts, and every command
+    /// works from the head as on one host. These commands are about the hosts themselves.
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  cyyber host list         what each host has and carries
+  cyyber host drain h3     move everything off h3
+  cyyber host fence h3     h3 is off: its instances may start elsewhere"
+    )]
+    Host(Host),
     /// Print metrics of the host and its instances, for Prometheus
     ///
     /// Prints the host's memory, CPU and disk, the number of instances by state, the CPU, memory, disk
@@ -521,6 +533,84 @@ pub enum Instance {
         /// Only instances in this state
         #[arg(long, value_enum)]
         state: Option<State>,
+    },
+}
+
+/// Commands on hosts.
+#[derive(Debug, Subcommand)]
+pub enum Host {
+    /// List the hosts, with their state, memory, CPUs and instances
+    ///
+    /// MEMORY and CPUS are what Slurm may give to instances, FREE is what it has left. INSTANCES counts
+    /// those whose disks the host has, RUNNING those that hold memory.
+    #[command(after_help = "Examples:
+  cyyber host list           as a table
+  cyyber -o json host list   for a program")]
+    List,
+    /// Move all instances off a host, so that it can be maintained
+    ///
+    /// Nothing more is placed on the host. Its instances go to other hosts: those that run are paused,
+    /// moved and resumed, the others moved as they are. One for which no other host has room is left
+    /// running and reported. Can be interrupted, and run again.
+    #[command(after_help = "Examples:
+  cyyber host drain h3   before its power goes off
+  cyyber host resume h3  when it is back")]
+    Drain {
+        /// The host's name, as in `cluster.hosts`
+        host: HostName,
+    },
+    /// Use a host again that was drained, fenced or down
+    #[command(after_help = "Examples:
+  cyyber host resume h3")]
+    Resume {
+        /// The host's name, as in `cluster.hosts`
+        host: HostName,
+    },
+    /// State that a host is off, so that its instances can start elsewhere
+    ///
+    /// Make sure of it first: pull its plug. If it still runs, two VMs write to one disk. Nothing
+    /// restarts by itself: the next start of each instance is on another host, from its disk.
+    ///
+    /// Asks for confirmation at a terminal; elsewhere --yes is required. A host that still answers is
+    /// refused.
+    #[command(after_help = "Examples:
+  cyyber host fence h3        asks first
+  cyyber host fence h3 --yes  for a script that has switched it off")]
+    Fence {
+        /// The host's name, as in `cluster.hosts`
+        host: HostName,
+        /// Do not ask for confirmation
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Used by the head: have an instance be ready to leave this host
+    #[command(hide = true)]
+    Release {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        target: Target,
+        /// The host that it goes to
+        #[arg(long)]
+        to: HostName,
+    },
+    /// Used by the head: bring an instance to this host
+    #[command(hide = true)]
+    Adopt {
+        /// Whose instance of which lab
+        #[command(flatten)]
+        target: Target,
+        /// The host that it leaves
+        #[arg(long)]
+        from: HostName,
+    },
+    /// Used by the head: forget instances that have left this host
+    #[command(hide = true)]
+    Forget {
+        /// The lab's id [default: all instances]
+        #[arg(requires = "user")]
+        lab: Option<LabId>,
+        /// The user's id
+        user: Option<UserId>,
     },
 }
 

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use crate::accelerator::{self, Accelerator};
 use crate::cli::Global;
 use crate::clock::Moment;
+use crate::cluster::Place;
 use crate::config::{AcceleratorChoice, Config, ConnectUri, Policy};
 use crate::env::Overrides;
 use crate::error::{Fault, Kind};
@@ -20,7 +21,7 @@ use crate::hypervisor::Hypervisor;
 use crate::interrupt;
 use crate::names::{InstanceName, LabId, UserId};
 use crate::output::Output;
-use crate::paths::Paths;
+use crate::paths::{Paths, SharedPaths};
 use crate::scope::{Scope, missing};
 use crate::state::coverage::Coverage;
 
@@ -86,8 +87,12 @@ impl Context {
         let results = overrides.output_dir.as_ref().unwrap_or(&host.output_dir);
         let uri = global.connect.clone().or(overrides.connect);
         let user = global.as_user.clone().or(overrides.as_user);
+        let mut paths = Paths::new(storage, real.as_ref().unwrap_or(state), results)?;
+        if let Some(cluster) = &config.cluster {
+            paths = paths.beside_others(&SharedPaths::new(&cluster.shared_dir));
+        }
         Ok(Context {
-            paths: Paths::new(storage, real.as_ref().unwrap_or(state), results)?,
+            paths,
             trust: overrides.trust,
             output,
             began: (now, Instant::now()),
@@ -151,6 +156,11 @@ impl Context {
     /// The actor, for the journal: the id of a user, `reap` or `gateway`.
     pub fn who(&self) -> &str {
         &self.who
+    }
+
+    /// What this machine is, where there are several.
+    pub fn place(&self) -> Option<Place<'_>> {
+        self.config.cluster.as_ref().map(Place::here)
     }
 
     /// Whose instances there are, for this command.

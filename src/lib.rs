@@ -14,6 +14,7 @@
 //! | [`hypervisor`] | libvirt, and its XML both ways; the only room that names the `virt` crate |
 //! | [`images`] | stages, base builds, warm images and overlays |
 //! | [`packer`] | building a lab's image |
+//! | [`cluster`] | several hosts: where we are, what they share, and what Slurm is asked |
 //! | [`journal`] | one line for every change of state, every build and every failure |
 //! | [`ledger`] | what the journal adds up to: memory freed, wakes, failures, builds, hours of use |
 //! | [`state`] | activity, exemptions, locks and tokens in the state directory |
@@ -47,6 +48,7 @@ pub mod appliance;
 pub mod checked;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod cmd;
 pub mod config;
 pub mod context;

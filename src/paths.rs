@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::HostName;
 use crate::names::{InstanceName, LabId};
 
-/// A directory of root's whose content is in memory, on every host with systemd.
-pub const VOLATILE: &str = "/run";
+/// Directories whose content is in memory on nearly every host; the first is root's alone.
+pub const VOLATILE: [&str; 2] = ["/run", "/dev/shm"];
 
 /// The three directories that everything lives in. All are absolute: libvirt and QEMU run
 /// elsewhere, and `qemu-img` reads a relative name such as `nbd:x` as a protocol.
@@ -14,6 +15,54 @@ pub struct Paths {
     storage: PathBuf,
     state: PathBuf,
     output: PathBuf,
+    /// What hosts that carry instances together have in common; of one alone the state.
+    common: PathBuf,
+}
+
+/// Paths in the directory that a head and several hosts share.
+#[derive(Debug, Clone)]
+pub struct SharedPaths(PathBuf);
+
+impl SharedPaths {
+    /// Those in `directory`.
+    pub fn new(directory: &Path) -> SharedPaths {
+        SharedPaths(directory.to_owned())
+    }
+
+    /// What the host `host` keeps, as seen from any other: overlays and state.
+    pub fn of(&self, host: &HostName) -> Paths {
+        let own = self.host(host);
+        Paths {
+            state: own.join("state"),
+            output: own.join("output"),
+            storage: own,
+            common: self.0.clone(),
+        }
+    }
+
+    fn host(&self, host: &HostName) -> PathBuf {
+        self.0.join(format!("hosts/{host}"))
+    }
+
+    /// The saved memory of an instance of the host `host`.
+    pub fn saved_memory(&self, host: &HostName, name: &InstanceName) -> PathBuf {
+        self.host(host).join(format!("save/{name}.save"))
+    }
+
+    /// The mark of a host that was said to be off.
+    pub fn fenced(&self, host: &HostName) -> PathBuf {
+        self.host(host).join("fenced")
+    }
+
+    /// Where the marks are of instances of a host that are to run again when they have left it.
+    pub fn draining(&self, host: &HostName) -> PathBuf {
+        self.host(host).join("draining")
+    }
+
+    /// The lock under which an instance is placed on a host.
+    pub fn placing(&self, name: &InstanceName) -> PathBuf {
+        self.0.join(format!("locks/{name}.lock"))
+    }
 }
 
 impl Paths {
@@ -23,7 +72,16 @@ impl Paths {
             storage: std::path::absolute(storage)?,
             state: std::path::absolute(state)?,
             output: std::path::absolute(output)?,
+            common: std::path::absolute(state)?,
         })
+    }
+
+    /// The same on a host of several that share a directory: which addresses are taken is known to all of
+    /// them, so that an instance keeps its own when it moves, and so are the locks on shared images.
+    #[must_use]
+    pub fn beside_others(mut self, shared: &SharedPaths) -> Paths {
+        self.common.clone_from(&shared.0);
+        self
     }
 
     /// Where all disk images are.
@@ -130,11 +188,11 @@ paths! {
 
     /// The lock of a lab: held while it is built or its current base is changed. No instance's
     /// lock can have this name, since an id does not begin with `_`.
-    lab_lock(lab: &LabId) = state / "locks/_lab_{lab}.lock";
+    lab_lock(lab: &LabId) = common / "locks/_lab_{lab}.lock";
 
     /// The lock of a stage: held alone while it is built or removed, shared while labs are made from
     /// it.
-    stage_lock(key: &str) = state / "locks/_stage_{key}.lock";
+    stage_lock(key: &str) = common / "locks/_stage_{key}.lock";
 
     /// What passes of the reaper remember.
     passes() = state / "reaper.json";
@@ -194,10 +252,22 @@ paths! {
 
     /// The lock on the set of a lab's builds: shared by commands that are about to use one, held
     /// alone by one that removes those that nothing uses.
-    bases_lock(lab: &LabId) = state / "locks/_bases_{lab}.lock";
+    bases_lock(lab: &LabId) = common / "locks/_bases_{lab}.lock";
+
+    /// The mark of an instance that is about to move to another host.
+    leaving(name: &InstanceName) = state / "leaving/{name}";
+
+    /// What is noted of an instance that comes from another host.
+    arriving(name: &InstanceName) = state / "arriving/{name}.json";
+
+    /// Where that is noted.
+    arrivals() = state / "arriving";
+
+    /// What a pass of the reaper remembers of what Slurm has allocated.
+    leases() = state / "leases.json";
 
     /// Which instance has which card in the lab networks: a file for each host part.
-    addresses() = state / "addresses";
+    addresses() = common / "addresses";
 
     /// Where the marks of instances are that are being destroyed.
     marks() = state / "destroying";

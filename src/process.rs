@@ -5,7 +5,8 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,32 @@ pub fn run(command: &mut Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command in a process group of its own to its end, which is to come within `limit`: `None` where it
+/// does not, and then what runs of it is killed.
+pub fn within(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
+    let started = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn();
+    let child = started.with_context(|| format!("failed to run {}", line(command)))?;
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let (sender, ended) = channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    match ended.recv_timeout(limit) {
+        Ok(output) => {
+            let output = output.with_context(|| format!("failed to run {}", line(command)))?;
+            Ok(Some(output))
+        }
+        Err(_) => {
+            if let Some(group) = group {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            Ok(None)
+        }
+    }
 }
 
 /// Runs a command in a process group of its own with `input`, which a pipe can hold, as its standard
@@ -189,6 +216,22 @@ mod tests {
             assert!(began.elapsed() < long, "it still runs");
             sleep(FEEDING);
         }
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_in_time_is_not_waited_for() {
+        let run = |script: &str, limit| {
+            let mut command = Command::new("/bin/sh");
+            within(command.args(["-c", script]), limit).unwrap()
+        };
+        let ended = run("echo here; exit 3", Duration::from_secs(20)).unwrap();
+        assert_eq!(
+            (ended.stdout, ended.status.code()),
+            (b"here\n".to_vec(), Some(3))
+        );
+        let began = Instant::now();
+        assert!(run("sleep 60 & wait", Duration::from_millis(200)).is_none());
+        assert!(began.elapsed() < Duration::from_secs(20));
     }
 
     #[test]

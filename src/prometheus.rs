@@ -1,28 +1,29 @@
 //! Prometheus' text format
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>). Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A metric with its samples.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Metric {
-    name: &'static str,
+    name: Cow<'static, str>,
     #[serde(rename = "type")]
-    kind: &'static str,
-    help: &'static str,
+    kind: Cow<'static, str>,
+    help: Cow<'static, str>,
     samples: Vec<Sample>,
 }
 
 /// One value of a metric.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Sample {
-    labels: BTreeMap<&'static str, String>,
+    labels: BTreeMap<Cow<'static, str>, String>,
     value: f64,
     /// What of a histogram this is: the end of the sample's name.
-    part: Option<&'static str>,
+    part: Option<Cow<'static, str>>,
 }
 
 impl Metric {
@@ -31,9 +32,9 @@ impl Metric {
     pub fn new(name: &'static str, help: &'static str) -> Metric {
         let counts = name.ends_with("_total");
         Metric {
-            name,
-            kind: if counts { "counter" } else { "gauge" },
-            help,
+            name: name.into(),
+            kind: if counts { "counter" } else { "gauge" }.into(),
+            help: help.into(),
             samples: Vec::new(),
         }
     }
@@ -41,7 +42,7 @@ impl Metric {
     /// A histogram without samples.
     pub fn histogram(name: &'static str, help: &'static str) -> Metric {
         Metric {
-            kind: "histogram",
+            kind: "histogram".into(),
             ..Metric::new(name, help)
         }
     }
@@ -91,12 +92,36 @@ impl Metric {
     ) {
         let labels = labels
             .into_iter()
-            .map(|(name, value)| (name, value.to_owned()));
+            .map(|(name, value)| (name.into(), value.to_owned()));
         self.samples.push(Sample {
-            part,
+            part: part.map(Cow::from),
             labels: labels.collect(),
             value,
         });
+    }
+
+    /// Takes the samples of the same metric of the host `host`, and says of each whose it is.
+    pub fn take_from(&mut self, host: &str, other: Metric) {
+        self.samples
+            .extend(other.samples.into_iter().map(|mut sample| {
+                sample.labels.insert("host".into(), host.to_owned());
+                sample
+            }));
+    }
+
+    /// The same metric without samples.
+    pub fn bare(&self) -> Metric {
+        Metric {
+            name: self.name.clone(),
+            kind: self.kind.clone(),
+            help: self.help.clone(),
+            samples: Vec::new(),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// How many samples it has.
@@ -109,7 +134,7 @@ impl Metric {
 pub fn text(metrics: &[Metric]) -> String {
     let mut text = String::new();
     for metric in metrics.iter().filter(|metric| !metric.samples.is_empty()) {
-        let (name, kind, help) = (metric.name, metric.kind, escape(metric.help, false));
+        let (name, kind, help) = (&metric.name, &metric.kind, escape(&metric.help, false));
         // Writing to a string does not fail.
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for Sample {
@@ -118,7 +143,7 @@ pub fn text(metrics: &[Metric]) -> String {
             value,
         } in &metric.samples
         {
-            let (labels, part) = (labels.iter(), part.unwrap_or_default());
+            let (labels, part) = (labels.iter(), part.as_deref().unwrap_or_default());
             let labels = labels.map(|(name, it)| format!("{name}=\"{}\"", escape(it, true)));
             let labels: Vec<_> = labels.collect();
             let _ = match &*labels.join(",") {

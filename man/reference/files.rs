@@ -102,7 +102,8 @@ pub fn commands() -> Vec<Command> {
 /// `command` and all below it.
 fn collect(command: &Command, all: &mut Vec<Command>) {
     all.push(command.clone());
-    for sub in command.get_subcommands() {
+    // What the program runs by itself on another host has no page.
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         collect(sub, all);
     }
 }

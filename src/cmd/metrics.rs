@@ -55,6 +55,11 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
     }
     metrics.extend(of_instances(&seen));
     metrics.extend(of_gateway(context)?);
+    tell(context, options, metrics)
+}
+
+/// Hands metrics on, as `options` say.
+pub fn tell(context: &Context, options: &Options, metrics: Vec<Metric>) -> Result<()> {
     let answer = Metrics { metrics };
     match &options.textfile {
         None => context.output.answer(&answer),

@@ -1,6 +1,7 @@
 //! The verbs: one file each. A verb reads its target afresh, decides, acts, notes, and answers.
 
 mod build;
+mod cluster;
 pub mod complete;
 mod doctor;
 pub mod instance;
@@ -31,13 +32,40 @@ pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
         Ok(context)
     };
     match &cli.command {
-        Command::Build(options) => build::run(&of_all("cyyber build")?, options),
-        Command::Instance(command) => instance::run(&context()?, command),
-        Command::Reap(options) => reap::run(&of_all("cyyber reap")?, options),
+        Command::Build(options) => {
+            let context = of_all("cyyber build")?;
+            match cluster::head(&context) {
+                Some(_) if !options.dry_run => {
+                    Err(cluster::elsewhere("images are built on a host"))
+                }
+                _ => build::run(&context, options),
+            }
+        }
+        Command::Instance(command) => {
+            let context = context()?;
+            match cluster::head(&context) {
+                Some(head) => cluster::instance(&head, command),
+                None => instance::run(&context, command),
+            }
+        }
+        Command::Reap(options) => {
+            let context = of_all("cyyber reap")?;
+            match cluster::head(&context) {
+                Some(head) => cluster::reap(&head, options),
+                None => reap::run(&context, options),
+            }
+        }
         Command::Report(options) => report::run(&of_all("cyyber report")?, options),
         Command::Timetable(options) => timetable::run(&of_all("cyyber timetable")?, options),
         Command::Gateway(options) => gateway::run(&of_all("cyyber gateway")?, &cli.global, options),
-        Command::Metrics(options) => metrics::run(&context()?, options),
+        Command::Host(command) => cluster::host(&of_all("cyyber host")?, command),
+        Command::Metrics(options) => {
+            let context = context()?;
+            match cluster::head(&context) {
+                Some(head) => cluster::metrics(&head, options),
+                None => metrics::run(&context, options),
+            }
+        }
         Command::Doctor(options) => doctor::run(&cli.global, output, now, options),
         Command::Completions { shell } => output.raw(&complete::script(&shell.to_string())?),
     }

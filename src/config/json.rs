@@ -1,9 +1,11 @@
 //! Strict JSON: no duplicate keys, and nothing else in place of an object. Of two equal keys, one
 //! would silently win, and a person who reads the file may well see the other.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -76,8 +78,18 @@ impl<'de> Visitor<'de> for Build {
 
 /// What is read from an object alone. Left to itself serde takes a list as well, with the values in
 /// the order of the fields.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Object<T>(pub T);
+
+impl<T: JsonSchema> JsonSchema for Object<T> {
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

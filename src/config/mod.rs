@@ -3,6 +3,7 @@
 //! All that is wrong with the file is said here, before anything else happens: which file, which
 //! place in it, and what is allowed there.
 
+mod cluster;
 pub mod connect;
 mod custom;
 mod json;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+pub use cluster::{Cluster, ClusterHost, Engine, HostName};
 pub use connect::ConnectUri;
 pub use custom::{Branding, FileMode, Owner, Provision, ProvisionFile, SourcePath, Target};
 pub use lab::{Desktop, Https, Image, ImageUrl, Lab, Limits, NetworkMode, Policy};
@@ -60,6 +62,8 @@ pub struct Config {
     pub host: Host,
     /// When which class has which lab.
     pub timetable: Vec<Course>,
+    /// The hosts that carry the instances together, where there are several.
+    pub cluster: Option<Cluster>,
 }
 
 /// The configuration file; `defaults` apply to each lab.
@@ -80,6 +84,8 @@ struct Outline {
     /// When which class has which lab: instances are ready before a lesson, and paused after it.
     #[serde(default, deserialize_with = "json::objects")]
     timetable: Vec<Course>,
+    /// Several hosts, on which Slurm places the instances.
+    cluster: Option<Object<Cluster>>,
 }
 
 /// Settings of this machine rather than of a lab.
@@ -247,6 +253,9 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
     let Unambiguous(document) = serde_json::from_str(&text)?;
     let outline: Outline = typed(document, str::to_owned)?;
     outline.host.check().map_err(anyhow::Error::msg)?;
+    let cluster = outline.cluster.map(|Object(cluster)| cluster);
+    let checked = cluster.as_ref().map_or(Ok(()), Cluster::check);
+    checked.map_err(anyhow::Error::msg)?;
     anyhow::ensure!(!outline.labs.is_empty(), "labs: at least one lab is needed");
     for key in OWN_KEYS {
         anyhow::ensure!(
@@ -293,6 +302,7 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
         labs,
         host,
         timetable,
+        cluster,
     })
 }
 

@@ -59,9 +59,13 @@ fn directory(uri: &str) -> Option<PathBuf> {
 /// there. libvirt is not asked: it would run the program that is named in the file.
 pub(super) fn note_saved(facts: &mut Facts, saved: bool, uri: &str) {
     facts.saved = saved;
+    let of = |name: &str| directory(uri).map(|it| it.join(format!("{name}.save")));
+    // It came from another host: libvirt knows of it when it starts the domain.
+    if !saved && facts.power == Power::Off && of(&facts.name).is_some_and(|file| file.is_file()) {
+        facts.saved = true;
+    }
     if saved && facts.power == Power::Crashed && facts.id.is_none() {
-        let file = directory(uri).map(|it| it.join(format!("{}.save", facts.name)));
-        facts.saved = !file.is_some_and(|file| is_cut_off(&file));
+        facts.saved = !of(&facts.name).is_some_and(|file| is_cut_off(&file));
         if facts.saved {
             facts.power = Power::Off;
         }
@@ -80,6 +84,15 @@ impl Hypervisor {
     /// libvirt that is not this host's own.
     pub fn saved_memory_directory(&self) -> Option<PathBuf> {
         directory(self.pool.uri())
+    }
+
+    /// The whole definition that the memory in `file` was saved with, which is to be root's own words.
+    pub fn definition_in(&self, file: &Path) -> Result<String> {
+        let file = file.to_string_lossy();
+        let xml = self
+            .conn
+            .save_image_xml_desc(&file, sys::VIR_DOMAIN_SAVE_IMAGE_XML_SECURE);
+        xml.map_err(|e| failed("read the saved memory", e))
     }
 
     /// The domain that a file in there has the name of, with its memory or with memory of it that

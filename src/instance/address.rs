@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use sha2::{Digest, Sha256};
 
-use super::Instance;
+use super::{Instance, arrival};
 use crate::config::NetworkMode;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
@@ -72,6 +72,9 @@ impl Instance<'_> {
 
     /// Gives its address back.
     pub(super) fn release_address(&self) -> Result<()> {
+        if arrival::owner_elsewhere(self.context, self.name).is_some() {
+            return Ok(());
+        }
         let name = self.name.to_string();
         addresses(self.context)?.release(|_, owner| owner == name)?;
         Ok(())
@@ -134,8 +137,12 @@ fn release_lost(context: &Context, addresses: &Addresses) -> Result<()> {
         .iter()
         .filter_map(|(_, xml)| Interface::from_xml(xml).ok()?.mac.of_instance());
     let used: HashSet<HostPart> = interfaces.collect();
+    let is_elsewhere = |owner: &str| {
+        let name = owner.parse();
+        name.is_ok_and(|name| arrival::owner_elsewhere(context, &name).is_some())
+    };
     // One that is being made just now loses its address, and gets another one when it is started.
-    addresses.release(|part, _| !used.contains(&part))?;
+    addresses.release(|part, owner| !used.contains(&part) && !is_elsewhere(owner))?;
     Ok(())
 }
 

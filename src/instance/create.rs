@@ -50,6 +50,7 @@ impl Instance<'_> {
             self.define(&overlay, &base, false)?;
             return Ok(true);
         }
+        self.ensure_nowhere_else()?;
         let _held = builds::hold(&context.paths, &name.lab)?;
         let base = base::current(&context.paths, &name.lab)?;
         let size = self.disk_size(&base)?;
@@ -64,7 +65,7 @@ impl Instance<'_> {
     }
 
     /// The base build that its overlay says it stands on.
-    fn base_of(&self, overlay: &Path) -> Result<Base> {
+    pub(super) fn base_of(&self, overlay: &Path) -> Result<Base> {
         let backing = Header::of(overlay)?.backing_file;
         let backing = backing.as_deref().and_then(Path::to_str);
         base::at(&self.context.paths, &self.name.lab, backing).with_context(|| {

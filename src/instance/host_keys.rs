@@ -4,9 +4,7 @@
 //! They are never on a disk of this host. A command that is killed may leave one where only root reads,
 //! until the next boot: nobody has been given it.
 
-use std::path::Path;
-
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 use crate::paths::VOLATILE;
@@ -31,12 +29,8 @@ pub(super) struct HostKey {
 /// Makes the keys of a guest with the hostname `host`.
 pub(super) fn make(host: &str) -> Result<Vec<HostKey>> {
     let program = Program::find("ssh-keygen", "openssh-client")?;
-    let place = Path::new(VOLATILE);
-    let kind = rustix::fs::statfs(place)?.f_type;
-    ensure!(
-        u64::try_from(kind) == Ok(TMPFS),
-        "{VOLATILE} is not in memory"
-    );
+    let place = VOLATILE.into_iter().find(|place| is_in_memory(place));
+    let place = place.with_context(|| format!("neither of {VOLATILE:?} is in memory"))?;
     // Nobody else may enter it.
     let directory = TempDir::with_prefix_in(".cyyber-keys-", place)?;
     let mut made = Vec::new();
@@ -67,6 +61,10 @@ pub(super) fn make(host: &str) -> Result<Vec<HostKey>> {
     Ok(made)
 }
 
+fn is_in_memory(place: &str) -> bool {
+    rustix::fs::statfs(place).is_ok_and(|found| u64::try_from(found.f_type) == Ok(TMPFS))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,8 +72,9 @@ mod tests {
     #[test]
     fn keys_are_made_in_memory_and_nothing_is_left_of_them() {
         let left = || {
-            let entries = std::fs::read_dir(VOLATILE).unwrap();
-            let names = entries.map(|entry| entry.unwrap().file_name());
+            let entries = VOLATILE.map(|place| std::fs::read_dir(place).unwrap());
+            let names = entries.into_iter().flatten();
+            let names = names.map(|entry| entry.unwrap().file_name());
             names
                 .filter(|name| name.to_string_lossy().contains("cyyber-keys"))
                 .count()

@@ -24,6 +24,7 @@
 
 pub mod address;
 pub mod admission;
+pub mod arrival;
 mod console;
 mod create;
 mod definition;
@@ -88,7 +89,9 @@ impl<'a> Instance<'a> {
         context.scope().check(name)?;
         let path = context.paths.instance_lock(name);
         let lock = Lock::take(&path, &name.to_string(), lock::PATIENCE)?;
-        Ok(Instance::with(context, name, lock))
+        let instance = Instance::with(context, name, lock);
+        instance.arrive()?;
+        Ok(instance)
     }
 
     /// The same, unless another command is working on it.
@@ -119,6 +122,11 @@ impl<'a> Instance<'a> {
             let _ = self.domain.set(domain);
         }
         Ok(self.domain.get())
+    }
+
+    /// Takes note of its domain, which was just defined.
+    fn keep_domain(&self, domain: Domain) {
+        let _ = self.domain.set(domain);
     }
 
     /// Its domain, which must be there.

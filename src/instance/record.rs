@@ -170,6 +170,11 @@ pub fn read(path: &Path, uuid: Uuid) -> Option<Record> {
     read_in(&directory, path.file_name()?, uuid)
 }
 
+/// The record at `path`, whichever domain it is about.
+pub fn read_any(path: &Path) -> Option<Record> {
+    serde_json::from_slice(&files::read(path).ok()?).ok()
+}
+
 /// As [`read`], from the file `name` in `directory`.
 pub fn read_in(directory: &Directory, name: impl Arg, uuid: Uuid) -> Option<Record> {
     let record: Record = serde_json::from_slice(&directory.read(name).ok()?).ok()?;

@@ -14,7 +14,7 @@ use crate::hypervisor::xml::domain;
 use crate::images::header::Header;
 use crate::images::layer::Layer;
 use crate::names::InstanceName;
-use crate::paths::Paths;
+use crate::paths::{Paths, SharedPaths};
 
 /// Image files that domains and other images refer to. Each is found out once, when it is needed:
 /// it takes a look at every domain and every overlay.
@@ -65,30 +65,30 @@ impl<'a> References<'a> {
             .filter(|(_, domain)| counts(domain.parse().ok()))
             .map(|(file, _)| file.clone())
             .collect();
-        let directory = self.context.paths.user_instances();
-        let entries = match directory.is_dir() {
-            true => Some(fs_err::read_dir(&directory)?),
-            false => None,
-        };
-        for entry in entries.into_iter().flatten() {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name.to_str().is_some_and(|name| name.ends_with(".memory")) {
-                continue;
+        for directory in self.directories() {
+            if directory.is_dir() {
+                used.extend(used_in(&directory, &counts)?);
             }
-            let instance = name.to_str().and_then(Paths::instance_of);
-            if !entry.file_type()?.is_file() || !counts(instance) {
-                continue;
-            }
-            let header = Header::of(&entry.path())
-                .context("cannot tell which base images are still in use")?;
-            let below = header.backing_file.as_deref();
-            used.extend(below.and_then(Path::file_name).map(OsString::from));
         }
         let below = |file: &OsString| Some(Layer::named(file.to_str()?)?.base_name().into());
         let bases: Vec<_> = used.iter().filter_map(below).collect();
         used.extend(bases);
         Ok(used)
+    }
+
+    /// Where overlays are: of all hosts that share the base images.
+    fn directories(&self) -> Vec<PathBuf> {
+        let cluster = self.context.config.cluster.iter();
+        let others = cluster.flat_map(|cluster| {
+            let shared = SharedPaths::new(&cluster.shared_dir);
+            cluster
+                .hosts
+                .keys()
+                .map(move |host| shared.of(host).user_instances())
+        });
+        others
+            .chain([self.context.paths.user_instances()])
+            .collect()
     }
 
     fn by_domains(&self) -> Result<&HashMap<OsString, String>> {
@@ -105,6 +105,30 @@ impl<'a> References<'a> {
         }
         Ok(self.by_domains.get_or_init(|| known))
     }
+}
+
+/// The file names of the images that those in `directory` stand on, as far as their instances count.
+fn used_in(
+    directory: &Path,
+    counts: &impl Fn(Option<InstanceName>) -> bool,
+) -> Result<Vec<OsString>> {
+    let mut used = Vec::new();
+    for entry in fs_err::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.ends_with(".memory")) {
+            continue;
+        }
+        let instance = name.to_str().and_then(Paths::instance_of);
+        if !entry.file_type()?.is_file() || !counts(instance) {
+            continue;
+        }
+        let header =
+            Header::of(&entry.path()).context("cannot tell which base images are still in use")?;
+        let below = header.backing_file.as_deref();
+        used.extend(below.and_then(Path::file_name).map(OsString::from));
+    }
+    Ok(used)
 }
 
 /// An image beside `overlay` that would be spoiled if `overlay` was written to.

@@ -60,6 +60,7 @@ impl Instance<'_> {
 
     /// Brings it to run, from whatever state it is in, and gives access to its console.
     fn power_on(&self, start: Start) -> Result<Outcome> {
+        self.stay()?;
         if self.is_half_forked()? {
             self.undo_fork()
                 .with_context(|| format!("failed to start {} anew", self.name))?;

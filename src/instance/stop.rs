@@ -75,6 +75,7 @@ impl Instance<'_> {
         }
         // Only a guest that runs can shut down cleanly.
         if before.power != Power::On {
+            self.stay()?;
             let _room = self.room_for(&before)?;
             self.wake(&before)?;
             self.forget_memory()?;

@@ -87,6 +87,15 @@ impl Output {
         self.format == Format::Json
     }
 
+    /// The option that makes another run of this program say as much.
+    pub fn said_how_much(&self) -> Option<&'static str> {
+        match (self.quiet, self.verbose) {
+            (true, _) => Some("--quiet"),
+            (_, true) => Some("--verbose"),
+            _ => None,
+        }
+    }
+
     /// Prints a command's answer.
     pub fn answer(&self, report: &impl Report) -> Result<()> {
         let mut text = match self.format {

@@ -6,6 +6,7 @@
 mod bring_up;
 pub(crate) mod forecast;
 mod in_class;
+mod leases;
 pub mod lessons;
 mod notice;
 pub(crate) mod observer;

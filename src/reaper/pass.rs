@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 
 use super::Options;
 use super::bring_up::{self, Wanted};
+use super::leases;
 use super::lessons::Lessons;
 use super::notice;
 use super::observer::{Assessment, Observation, Observer};
@@ -44,6 +45,9 @@ impl Pass {
     /// Makes the pass. The caller holds the reaper's lock, unless it is a dry run.
     pub fn run(&self, context: &Context) -> Result<PassReport> {
         let began = Instant::now();
+        if !self.options.dry_run {
+            leases::forget_those_that_left(context);
+        }
         let hypervisor = context.hypervisor()?;
         // Both wait for others: libvirt and the kernel.
         let (all, in_force) = std::thread::scope(|scope| {
@@ -150,6 +154,7 @@ impl Pass {
         if !only_looks {
             make_room(context, &mut report)?;
         }
+        leases::settle(context);
         let told = notice::tell(context, &mut all) | warning::give(context, &mut all, horizon);
         if told {
             passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));

@@ -38,7 +38,8 @@ fn commands() -> Vec<(Vec<String>, Clap)> {
             found.push((words, command));
             continue;
         }
-        for below in command.get_subcommands() {
+        // What the program runs by itself on another host is about the whole of that.
+        for below in command.get_subcommands().filter(|it| !it.is_hide_set()) {
             let name = below.get_name().to_owned();
             open.push(([words.clone(), vec![name]].concat(), below.clone()));
         }
@@ -100,6 +101,12 @@ fn nothing_of_anyone_else_exists() {
                 assert!(!said.contains("zeb"), "{said}");
             }
             ["completions"] => {}
+            ["host", "list"] => {
+                as_us(&sandbox, &words).says(4, "for anna alone");
+            }
+            ["host", _] => {
+                as_us(&sandbox, &[&*words, &["h1"]].concat()).says(4, "for anna alone");
+            }
             ["instance", "screens"] => {
                 let wall = sandbox.path("screens");
                 let command = [&*words, &["--html", wall.to_str().unwrap()]].concat();

@@ -85,6 +85,7 @@ gateway --key          gateway      it_does_tls_itself_and_reads_a_new_certifica
 gateway --sessions     gateway      it_is_bounded_and_takes_leave
 console --path-only    gateway      a_path_opens_a_console_once_and_wakes_its_instance
 console --view         gateway      who_watches_sees_and_neither_touches_nor_wakes
+fence   --yes          hosts        a_single_host_has_no_others
 metrics --textfile     metrics      a_file_is_there_as_a_whole_and_for_everyone
 doctor  --verify       doctor       what_is_wrong_is_told_with_its_remedy
 ";
@@ -110,7 +111,7 @@ fn options(command: &Command, all: &mut BTreeSet<(String, String)>) {
         let names = long.into_iter().chain(short);
         all.extend(names.map(|name| (command.get_name().to_owned(), name)));
     }
-    for sub in command.get_subcommands() {
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         options(sub, all);
     }
 }

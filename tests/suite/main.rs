@@ -26,6 +26,7 @@ mod full_disk;
 mod gateway;
 mod hanging;
 mod hostile;
+mod hosts;
 mod idle;
 mod installed;
 mod instances;

@@ -141,7 +141,7 @@ fn the_manual_has_every_variable_and_path() {
 
 /// The headings of the configuration's page, and where in a file their keys are. `#` is where an
 /// unknown key is put to be told the known ones.
-const KEYS: [(&str, &str); 10] = [
+const KEYS: [(&str, &str); 11] = [
     ("The file", r##"{"labs": [LAB], #}"##),
     ("A lab", r##"{"labs": [{LAB, #}]}"##),
     ("image", r##"{"labs": [{LAB, "image": {"url": "x", #}}]}"##),
@@ -158,6 +158,7 @@ const KEYS: [(&str, &str); 10] = [
         r##"{"labs": [LAB], "timetable": [{"lab": "a", "roster": "x", #}]}"##,
     ),
     ("host", r##"{"labs": [LAB], "host": {#}}"##),
+    ("cluster", r##"{"labs": [LAB], "cluster": {#}}"##),
 ];
 
 #[test]

@@ -95,7 +95,7 @@ pub fn side_by_side<T: Sync, R: Send>(
 }
 
 /// The instances of the users in `file`, where `-` is standard input.
-fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName>> {
+pub fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<InstanceName>> {
     let (source, text) = if file == Path::new("-") {
         ("standard input".to_owned(), whole(std::io::stdin()))
     } else {

@@ -3,7 +3,7 @@
 mod cleanup;
 mod exec;
 mod list;
-mod many;
+pub(crate) mod many;
 mod screens;
 mod single;
 mod stats;

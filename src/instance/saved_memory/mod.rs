@@ -130,11 +130,11 @@ pub fn refused(name: &InstanceName, why: &str) -> anyhow::Error {
     Fault::new(Kind::Conflict, message).hint(hint).into()
 }
 
-fn memory_at(path: &Path) -> Option<MemoryFile> {
+pub(super) fn memory_at(path: &Path) -> Option<MemoryFile> {
     MemoryFile::try_from(&path.symlink_metadata().ok()?).ok()
 }
 
-fn disk_at(name: &InstanceName, path: &Path) -> Result<Identity> {
+pub(super) fn disk_at(name: &InstanceName, path: &Path) -> Result<Identity> {
     let (place, arguments) = (path.display(), name.arguments());
     Identity::of(path).map_err(|error| {
         if error.kind() != io::ErrorKind::NotFound {

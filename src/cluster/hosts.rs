@@ -1,0 +1,257 @@
+//! The hosts as the head sees them: which of them answer, where an instance has its place, and by what a
+//! command gets there.
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
+use anyhow::Result;
+
+use super::slurm::{Lease, Node, Placed, Request, Slurm};
+use super::storage::Shared;
+use crate::config::{Cluster, Config, HostName};
+use crate::error::{Fault, Kind};
+use crate::instance::admission::memory;
+use crate::names::InstanceName;
+use crate::units::MIB;
+
+/// What the lease of a host's own has before the host's name: commands run in it that need no memory of
+/// an instance. No instance has such a name.
+const DOOR: &str = "cyyber_at_";
+
+/// How much memory such commands need, in MiB.
+const DOOR_MEMORY: u64 = 64;
+
+/// The hosts of a cluster.
+#[derive(Debug)]
+pub struct Hosts<'a> {
+    pub cluster: &'a Cluster,
+    pub slurm: Slurm<'a>,
+    pub shared: Shared<'a>,
+    nodes: OnceLock<Vec<Node>>,
+}
+
+/// What an instance needs of a host.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    pub memory_mb: u64,
+    pub cpus: u32,
+}
+
+impl<'a> Hosts<'a> {
+    /// Those of `cluster`.
+    pub fn new(cluster: &'a Cluster) -> Hosts<'a> {
+        Hosts {
+            cluster,
+            slurm: Slurm::new(cluster),
+            shared: Shared::new(cluster),
+            nodes: OnceLock::new(),
+        }
+    }
+
+    /// The hosts, as Slurm saw them when it was first asked.
+    pub fn nodes(&self) -> Result<&[Node]> {
+        if let Some(nodes) = self.nodes.get() {
+            return Ok(nodes);
+        }
+        let nodes = self.slurm.nodes()?;
+        Ok(self.nodes.get_or_init(|| nodes))
+    }
+
+    /// The host `host`, which must answer.
+    pub fn answering(&self, host: &HostName) -> Result<&Node> {
+        let node = self.nodes()?.iter().find(|node| node.host == *host);
+        let node = node.ok_or_else(|| {
+            let message = format!("Slurm does not know the host {host}");
+            let hint = "add it to slurm.conf, or remove it from `cluster.hosts`";
+            Fault::new(Kind::Unavailable, message).hint(hint)
+        })?;
+        if node.answers() {
+            return Ok(node);
+        }
+        let message = format!("the host {host} does not answer");
+        let hint = format!(
+            "bring it back; or, if it is off for certain: cyyber host fence {host}; its instances then \
+             start elsewhere, from their disks"
+        );
+        Err(Fault::new(Kind::Unavailable, message).hint(hint).into())
+    }
+
+    /// The name under which Slurm knows the lease by which commands reach `host`.
+    fn door_name(host: &HostName) -> String {
+        format!("{DOOR}{host}")
+    }
+
+    /// A lease in which a command can run on `host`, whatever that has left: the host's own, which is made
+    /// where it is missing, or else that of any instance there.
+    pub fn door(&self, host: &HostName) -> Result<Lease> {
+        self.door_of(host, &self.slurm.leases_on(host)?)
+    }
+
+    /// The same, of `leases`, which were listed before.
+    pub fn door_of(&self, host: &HostName, leases: &[Lease]) -> Result<Lease> {
+        let own = Hosts::door_name(host);
+        let mut there = leases.iter().filter(|lease| lease.host == *host).cloned();
+        let there: Vec<_> = there.by_ref().collect();
+        if let Some(lease) = there.iter().find(|lease| lease.name == own) {
+            return Ok(lease.clone());
+        }
+        let made = self.slurm.place(&Request {
+            name: &own,
+            memory_mb: DOOR_MEMORY,
+            cpus: 1,
+            on: Some(host),
+            ..Request::default()
+        })?;
+        match (made, there.into_iter().next()) {
+            (Placed::On(lease), _) | (Placed::Full(_), Some(lease)) => Ok(lease),
+            (Placed::Full(why), None) => {
+                let message = format!("Slurm lets no command run on {host}: {why}");
+                let hint = format!("see `scontrol show node {host}`");
+                Err(Fault::new(Kind::Unavailable, message).hint(hint).into())
+            }
+        }
+    }
+
+    /// A lease for `name`: on `owner`, which has its disk, if there is room, and else on any host but those
+    /// of `not_on`.
+    pub fn place(
+        &self,
+        name: &InstanceName,
+        size: Size,
+        owner: Option<&HostName>,
+        not_on: &BTreeSet<HostName>,
+        beside: bool,
+    ) -> Result<Lease> {
+        let called = name.to_string();
+        let mut out: BTreeSet<HostName> = self.unusable()?.into_iter().collect();
+        out.extend(not_on.iter().cloned());
+        // Slurm would wait a moment for one that has no room.
+        let small = self
+            .nodes()?
+            .iter()
+            .filter(|node| node.memory_free_mb < size.memory_mb || node.cpus_free < size.cpus);
+        out.extend(small.map(|node| node.host.clone()));
+        if let Some(owner) = owner.filter(|owner| !out.contains(owner)) {
+            let there = Request {
+                on: Some(owner),
+                beside,
+                ..size.request(&called)
+            };
+            if let Placed::On(lease) = self.slurm.place(&there)? {
+                return Ok(lease);
+            }
+            out.insert(owner.clone());
+        }
+        if self.cluster.hosts.keys().all(|host| out.contains(host)) {
+            return Err(self.full(name, size, None));
+        }
+        let others = Request {
+            not_on: out.iter().collect(),
+            beside,
+            ..size.request(&called)
+        };
+        match self.slurm.place(&others)? {
+            Placed::On(lease) if self.cluster.hosts.contains_key(&lease.host) => Ok(lease),
+            Placed::On(lease) => {
+                self.slurm.give_back(&lease)?;
+                let host = &lease.host;
+                let message = format!("Slurm chose {host}, which is not one of `cluster.hosts`");
+                let hint = "give cyyber a partition of its own, and name it in `cluster.partition`";
+                Err(Fault::new(Kind::Unavailable, message).hint(hint).into())
+            }
+            Placed::Full(why) => Err(self.full(name, size, Some(&why))),
+        }
+    }
+
+    /// The hosts on which nothing can begin now. A dead one that Slurm still thinks well of would be
+    /// waited for.
+    fn unusable(&self) -> Result<Vec<HostName>> {
+        let nodes = self.nodes()?;
+        let usable = |host: &HostName| {
+            let node = nodes.iter().find(|node| node.host == *host);
+            node.is_some_and(|node| node.takes() && node.answers()) && !self.shared.is_fenced(host)
+        };
+        // At once: each dead one costs its second.
+        let all: Vec<_> = self.cluster.hosts.keys().collect();
+        let usable = crate::parallel::side_by_side(&all, all.len(), |host| usable(host));
+        let unusable = all.into_iter().zip(usable).filter(|(_, usable)| !usable);
+        Ok(unusable.map(|(host, _)| host.clone()).collect())
+    }
+
+    /// The host with the most memory left of those that can be used, but for those of `not_on`: for what
+    /// takes none now.
+    pub fn emptiest(&self, not_on: &BTreeSet<HostName>) -> Result<HostName> {
+        let unusable = self.unusable()?;
+        let free = self
+            .nodes()?
+            .iter()
+            .filter(|node| !unusable.contains(&node.host) && !not_on.contains(&node.host));
+        let best = free.max_by_key(|node| node.memory_free_mb);
+        best.map(|node| node.host.clone()).ok_or_else(|| {
+            let message = "no host can be used";
+            let hint = "see `cyyber host list`";
+            Fault::new(Kind::Unavailable, message).hint(hint).into()
+        })
+    }
+
+    /// The hosts on which memory that was saved on `host` cannot be restored.
+    pub fn of_other_kind(&self, host: &HostName) -> Result<Vec<HostName>> {
+        let nodes = self.nodes()?;
+        let own = nodes.iter().find(|node| node.host == *host);
+        let own = own.and_then(Node::processors);
+        let others = nodes.iter().filter(|node| node.processors() != own);
+        Ok(others.map(|node| node.host.clone()).collect())
+    }
+
+    fn full(&self, name: &InstanceName, size: Size, why: Option<&str>) -> anyhow::Error {
+        let free = self.nodes().unwrap_or_default().iter().map(|node| {
+            let host = &node.host;
+            match node.takes() {
+                true => format!("{host} {} MiB and {}", node.memory_free_mb, node.cpus_free),
+                false => format!("{host} is {}", node.state),
+            }
+        });
+        let free: Vec<_> = free.collect();
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        let message = format!(
+            "no host has room for {name}, which needs {} MiB and {} CPUs: left are {}{why}",
+            size.memory_mb,
+            size.cpus,
+            free.join(", ")
+        );
+        let hint = "pause or stop other instances; `cyyber host list` shows what the hosts have";
+        Fault::new(Kind::Capacity, message).hint(hint).into()
+    }
+}
+
+impl Size {
+    /// That of `name`: what admission on its host counts.
+    pub fn of(config: &Config, name: &InstanceName) -> Result<Size> {
+        let lab = config.lab(&name.lab)?;
+        let bytes = memory::need(u64::from(lab.memory_mb) * MIB);
+        Ok(Size {
+            memory_mb: bytes.div_ceil(MIB),
+            cpus: lab.vcpus,
+        })
+    }
+
+    fn request(self, name: &str) -> Request<'_> {
+        Request {
+            name,
+            memory_mb: self.memory_mb,
+            cpus: self.cpus,
+            ..Request::default()
+        }
+    }
+}
+
+/// Whether a lease is a host's own.
+pub fn is_door(lease: &Lease) -> bool {
+    lease.name.starts_with(DOOR)
+}
+
+/// The one of `leases` of an instance that counts: that on the host which has its disk.
+pub fn counting<'l>(leases: &'l [Lease], owner: Option<&HostName>) -> Option<&'l Lease> {
+    let on_owner = leases.iter().find(|lease| Some(&lease.host) == owner);
+    on_owner.or_else(|| leases.first())
+}

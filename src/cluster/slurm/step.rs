@@ -1,0 +1,148 @@
+//! A program that runs on a host, within a lease.
+
+use std::ffi::OsStr;
+use std::io::BufRead;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::{parse, unavailable};
+use crate::cluster::slurm::Lease;
+use crate::config::HostName;
+use crate::process;
+
+/// Where programs are, on every host.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A step that is not begun yet.
+#[derive(Debug)]
+pub struct Step {
+    srun: Command,
+    host: HostName,
+}
+
+/// How a step ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code.
+    pub code: u8,
+    /// What it wrote to standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error, without Slurm's own words.
+    pub stderr: String,
+}
+
+impl Step {
+    pub(super) fn new(mut srun: Command, lease: &Lease) -> Step {
+        srun.args([
+            "--quiet",
+            "--overlap",
+            "--nodes=1",
+            "--ntasks=1",
+            "--chdir=/",
+        ]);
+        // One interrupt is enough, and nothing is to be read from us.
+        srun.args(["--input=none", "--quit-on-interrupt", "--mpi=none"]);
+        // What is set here is about this machine.
+        srun.arg(format!("--export=PATH={PATH},LANG=C.UTF-8"));
+        srun.arg(format!("--jobid={}", lease.job));
+        srun.stdin(Stdio::null());
+        Step {
+            srun,
+            host: lease.host.clone(),
+        }
+    }
+
+    /// Has it run `program` with `arguments`.
+    #[must_use]
+    pub fn running<S: AsRef<OsStr>>(
+        mut self,
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Step {
+        self.srun.arg("--").arg(program).args(arguments);
+        self
+    }
+
+    /// Runs it to its end, which is to come within `limit`.
+    pub fn captured(mut self, limit: Duration) -> Result<Ended> {
+        let output = process::within(&mut self.srun, limit)?.ok_or_else(|| {
+            let (host, limit) = (&self.host, limit.as_secs());
+            unavailable(format!("{host} did not answer within {limit}s"))
+        })?;
+        let said = Said::of(output.stderr.lines().map_while(Result::ok));
+        self.ended(output.status.code(), output.stdout, said)
+    }
+
+    /// Runs it to its end, however long that takes. Who interrupts us interrupts it.
+    pub fn whole(mut self) -> Result<Ended> {
+        let output = self.srun.output();
+        let line = process::line(&self.srun);
+        let output = output.with_context(|| format!("failed to run {line}"))?;
+        let said = Said::of(output.stderr.lines().map_while(Result::ok));
+        self.ended(output.status.code(), output.stdout, said)
+    }
+
+    fn ended(self, code: Option<i32>, stdout: Vec<u8>, said: Said) -> Result<Ended> {
+        let code = code.and_then(|code| u8::try_from(code).ok());
+        match code {
+            // Slurm tells of a program's failure, and of its own in other words.
+            Some(code) if code == 0 || said.exited => Ok(Ended {
+                code,
+                stdout,
+                stderr: said.program.join("\n"),
+            }),
+            _ => {
+                let words = parse::words(&said.slurm.join("\n"));
+                let host = &self.host;
+                Err(unavailable(format!(
+                    "failed to run a command on {host}: {words}"
+                )))
+            }
+        }
+    }
+}
+
+/// Standard error of a step, with Slurm's words apart.
+#[derive(Debug, Default)]
+struct Said {
+    program: Vec<String>,
+    slurm: Vec<String>,
+    /// The program ended with an exit code of its own.
+    exited: bool,
+}
+
+impl Said {
+    fn of(lines: impl Iterator<Item = String>) -> Said {
+        let mut said = Said::default();
+        for line in lines {
+            if !line.starts_with("srun: ") && !line.starts_with("slurmstepd: ") {
+                said.program.push(line);
+                continue;
+            }
+            said.exited |= line.contains("Exited with exit code");
+            said.slurm.push(line);
+        }
+        said
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slurms_words_are_told_from_the_programs() {
+        let lines = [
+            "error: no lab",
+            "srun: error: h1: task 0: Exited with exit code 4",
+        ];
+        let said = Said::of(lines.map(str::to_owned).into_iter());
+        assert_eq!(said.program, ["error: no lab"]);
+        assert!(said.exited);
+        let lines = ["srun: error: Unable to create step for job 7: Invalid job id specified"];
+        let said = Said::of(lines.map(str::to_owned).into_iter());
+        assert!(said.program.is_empty() && !said.exited);
+    }
+}

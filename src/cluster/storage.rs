@@ -1,0 +1,156 @@
+//! What is in the shared directory: whose an instance is, and which hosts were said to be off.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::config::{Cluster, HostName};
+use crate::files;
+use crate::names::InstanceName;
+use crate::paths::{Paths, SharedPaths};
+use crate::state::lock::{self, Lock};
+
+/// The directory that the hosts of a cluster share.
+#[derive(Debug, Clone)]
+pub struct Shared<'a> {
+    pub paths: SharedPaths,
+    cluster: &'a Cluster,
+}
+
+impl<'a> Shared<'a> {
+    /// That of `cluster`.
+    pub fn new(cluster: &'a Cluster) -> Shared<'a> {
+        Shared {
+            paths: SharedPaths::new(&cluster.shared_dir),
+            cluster,
+        }
+    }
+
+    /// What `host` keeps.
+    pub fn of(&self, host: &HostName) -> Paths {
+        self.paths.of(host)
+    }
+
+    /// The host that has the disk of `name`.
+    pub fn owner(&self, name: &InstanceName) -> Option<&'a HostName> {
+        self.first(|paths| paths.overlay(name))
+    }
+
+    /// The host that has the disk of `name`, or at least a note on it.
+    pub fn trace(&self, name: &InstanceName) -> Option<&'a HostName> {
+        self.owner(name)
+            .or_else(|| self.first(|paths| paths.record(name)))
+            .or_else(|| self.first(|paths| paths.destroying(name)))
+    }
+
+    fn first(&self, file: impl Fn(&Paths) -> PathBuf) -> Option<&'a HostName> {
+        let has = |host: &&HostName| file(&self.of(host)).symlink_metadata().is_ok();
+        self.cluster.hosts.keys().find(has)
+    }
+
+    /// Whether `host` has saved memory of `name`, or may get it with what is left of a move.
+    pub fn has_memory(&self, host: &HostName, name: &InstanceName) -> bool {
+        let files = [
+            self.paths.saved_memory(host, name),
+            self.of(host).arriving(name),
+        ];
+        files.iter().any(|file| file.symlink_metadata().is_ok())
+    }
+
+    /// The instances whose disks `host` has.
+    pub fn instances(&self, host: &HostName) -> Result<Vec<InstanceName>> {
+        let directory = self.of(host).user_instances();
+        names(&directory).with_context(|| format!("failed to look at {}", directory.display()))
+    }
+
+    /// Those of `host` that are to run again when they have left it.
+    pub fn to_resume(&self, host: &HostName) -> Result<Vec<InstanceName>> {
+        let directory = self.paths.draining(host);
+        match directory.try_exists()? {
+            true => Ok(names(&directory)?),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Notes that `name` is to run again when it has left `host`.
+    pub fn note_to_resume(&self, host: &HostName, name: &InstanceName) -> Result<()> {
+        let directory = self.paths.draining(host);
+        files::make_directory(&directory, files::SHARED_DIRECTORY)?;
+        files::replace(&directory.join(name.to_string()), &[], files::SHARED)?;
+        Ok(())
+    }
+
+    /// Forgets that.
+    pub fn forget_to_resume(&self, host: &HostName, name: &InstanceName) -> Result<()> {
+        Ok(files::remove(
+            &self.paths.draining(host).join(name.to_string()),
+        )?)
+    }
+
+    /// Whether somebody said that `host` is off.
+    pub fn is_fenced(&self, host: &HostName) -> bool {
+        self.paths.fenced(host).symlink_metadata().is_ok()
+    }
+
+    /// Notes that somebody says so. That survives a power cut.
+    pub fn fence(&self, host: &HostName) -> Result<()> {
+        let mark = self.paths.fenced(host);
+        if let Some(directory) = mark.parent() {
+            files::make_directory(directory, 0o755)?;
+        }
+        files::replace(&mark, &[], files::SHARED)?;
+        Ok(files::sync_directory_of(&mark)?)
+    }
+
+    /// Forgets that.
+    pub fn unfence(&self, host: &HostName) -> Result<()> {
+        Ok(files::remove(&self.paths.fenced(host))?)
+    }
+
+    /// The lock under which `name` is placed.
+    pub fn lock(&self, name: &InstanceName) -> Result<Lock> {
+        let path = self.paths.placing(name);
+        Lock::take(&path, &name.to_string(), lock::PATIENCE)
+    }
+}
+
+/// The instances of which a directory has a file.
+fn names(directory: &std::path::Path) -> std::io::Result<Vec<InstanceName>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let file = entry?.file_name();
+        // What is being made begins with a dot.
+        let file = file.to_str().filter(|file| !file.starts_with('.'));
+        names.extend(file.and_then(Paths::instance_of));
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_says_whose_an_instance_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = serde_json::json!({
+            "engine": "slurm", "shared_dir": dir.path(), "hosts": {"h1": {}, "h2": {}},
+        });
+        let cluster: Cluster = serde_json::from_value(cluster).unwrap();
+        let (shared, name) = (Shared::new(&cluster), "lab01_user_7".parse().unwrap());
+        assert_eq!(shared.owner(&name), None);
+        let h2: HostName = "h2".parse().unwrap();
+        let overlay = shared.of(&h2).overlay(&name);
+        std::fs::create_dir_all(overlay.parent().unwrap()).unwrap();
+        std::fs::write(&overlay, "").unwrap();
+        std::fs::write(overlay.with_file_name(".lab01_user_8.qcow2.new"), "").unwrap();
+        assert_eq!(shared.owner(&name), Some(&h2));
+        assert_eq!(shared.instances(&h2).unwrap(), [name]);
+        assert!(!shared.is_fenced(&h2));
+        shared.fence(&h2).unwrap();
+        assert!(shared.is_fenced(&h2));
+        shared.unfence(&h2).unwrap();
+        assert!(!shared.is_fenced(&h2));
+    }
+}

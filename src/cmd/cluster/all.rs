@@ -1,0 +1,426 @@
+//! A question to all hosts at once. One that is not answered in time is named, and never left out in
+//! silence: its instances are unknown, and not gone.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::head::{Head, answer, program};
+use super::merged::{Merged, Shown, Unreachable, distance, state, text};
+use crate::cli::{Cleanup, Reap};
+use crate::config::HostName;
+use crate::error::{Fault, Kind};
+use crate::names::{InstanceName, LabId, State, UserId};
+use crate::output::Column;
+use crate::parallel::side_by_side;
+use crate::prometheus::Metric;
+
+/// How long a host may take to answer.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// How long one may take to destroy what is to go.
+const DESTROYING: Duration = Duration::from_secs(600);
+
+/// What the hosts said: documents, and who said nothing.
+pub struct Answers {
+    pub documents: Vec<(HostName, Value)>,
+    pub unreachable: Vec<Unreachable>,
+    /// Hosts that are off, by somebody's word: what is known of their instances is in the files.
+    pub fenced: Vec<HostName>,
+}
+
+/// Asks every host `arguments`.
+pub fn ask(head: &Head, arguments: &[String], limit: Duration) -> Result<Answers> {
+    // Slurm's controller is asked once for all, so that its silence is an error of the command.
+    let leases = head.hosts.slurm.leases(None)?;
+    head.hosts.nodes()?;
+    let all = head.hosts.cluster.hosts.keys();
+    let (fenced, hosts): (Vec<_>, Vec<_>) = all.partition(|it| head.hosts.shared.is_fenced(it));
+    let nodes = head.hosts.nodes()?;
+    let answers = side_by_side(&hosts, hosts.len(), |host| -> Result<Value> {
+        let head = head.beside();
+        let node = nodes.iter().find(|node| node.host == **host);
+        if !node.is_some_and(|node| node.answers()) {
+            head.hosts.answering(host)?;
+        }
+        let door = head.hosts.door_of(host, &leases)?;
+        let step = head.hosts.slurm.step(&door)?;
+        let whole = head.whole(arguments, "json");
+        answer(&step.running(program()?, whole).captured(limit)?, host)
+    });
+    let (mut documents, mut unreachable) = (Vec::new(), Vec::new());
+    for (host, answer) in hosts.into_iter().zip(answers) {
+        let host = host.clone();
+        match answer {
+            Ok(document) => documents.push((host, document)),
+            Err(error) => unreachable.push(Unreachable {
+                host,
+                error: format!("{error:#}"),
+            }),
+        }
+    }
+    Ok(Answers {
+        documents,
+        unreachable,
+        fenced: fenced.into_iter().cloned().collect(),
+    })
+}
+
+impl Answers {
+    /// The lists called `key` of all documents as one, each row with its host.
+    fn rows(&mut self, key: &str) -> Vec<Value> {
+        let mut all = Vec::new();
+        for (host, document) in &mut self.documents {
+            let rows = document.get_mut(key).and_then(Value::as_array_mut);
+            for mut row in rows.map(std::mem::take).unwrap_or_default() {
+                if let Some(fields) = row.as_object_mut() {
+                    fields.insert("host".to_owned(), host.as_str().into());
+                }
+                all.push(row);
+            }
+        }
+        all
+    }
+
+    /// The sum of the numbers called `key`.
+    fn sum(&self, key: &str) -> u64 {
+        let numbers = self
+            .documents
+            .iter()
+            .filter_map(|(_, it)| it.get(key)?.as_u64());
+        numbers.sum()
+    }
+
+    /// Says which hosts could not be asked. That is a failure where there is nobody else.
+    fn tell(&self, head: &Head) -> Result<()> {
+        let output = &head.context.output;
+        for Unreachable { host, error } in &self.unreachable {
+            output.warn(&format!("{host} could not be asked: {error}"));
+        }
+        if self.documents.is_empty() && !self.unreachable.is_empty() {
+            let hint = "see `cyyber host list`";
+            let fault = Fault::new(Kind::Unavailable, "no host could be asked");
+            return Err(fault.hint(hint).into());
+        }
+        Ok(())
+    }
+}
+
+const LIST: &[Shown] = &[
+    (Column::new("INSTANCE"), |row, _| text(row, "instance")),
+    (Column::new("HOST"), |row, _| text(row, "host")),
+    (Column::new("STATE"), state),
+    (Column::new("VNC").spare(4), |row, _| text(row, "vnc_port")),
+    (Column::new("ADDRESS").spare(5), |row, _| text(row, "ip")),
+    (Column::new("ACTIVE").number().spare(1), |row, now| {
+        distance(row, "last_activity", now)
+    }),
+    (Column::new("NEXT").spare(5), |row, _| {
+        text(row, "next_step")
+    }),
+    (Column::new("KEPT").number().spare(7), |row, now| {
+        distance(row, "kept_until", now)
+    }),
+    (Column::new("REASON").cut().spare(2), |row, _| {
+        text(row, "reason")
+    }),
+];
+
+/// `cyyber instance list`
+pub fn list(
+    head: &Head,
+    lab: Option<&LabId>,
+    user: Option<&UserId>,
+    only: Option<State>,
+) -> Result<()> {
+    let mut arguments = vec!["instance".to_owned(), "list".to_owned()];
+    let lab_option = lab.map(|lab| ("--lab", lab.as_str()));
+    let user_option = user.map(|user| ("--user", user.as_str()));
+    let state_option = only.map(|state| ("--state", state.as_str()));
+    for (option, value) in [lab_option, user_option, state_option]
+        .into_iter()
+        .flatten()
+    {
+        arguments.extend([option.to_owned(), value.to_owned()]);
+    }
+    if let Some(lab) = lab {
+        head.context.config.lab(lab)?;
+    }
+    let mut answers = ask(head, &arguments, ANSWER)?;
+    let mut rows = answers.rows("instances");
+    leave_ghosts_out(head, &mut rows);
+    let shared = &head.hosts.shared;
+    let of = |host: &HostName| {
+        let mut names = shared.instances(host).unwrap_or_default();
+        names.retain(|name| {
+            let named = lab.is_none_or(|lab| *lab == name.lab);
+            named && user.is_none_or(|it| *it == name.user) && head.context.scope().covers(name)
+        });
+        names
+    };
+    for Unreachable { host, error } in answers.unreachable.iter().filter(|_| only.is_none()) {
+        rows.extend(
+            of(host)
+                .iter()
+                .map(|name| row(name, host, "unknown", error)),
+        );
+    }
+    for host in &answers.fenced {
+        for name in of(host) {
+            let saved = shared.has_memory(host, &name);
+            let state = if saved { State::Paused } else { State::Stopped };
+            let why = format!("{host} is off: it starts on another host");
+            if only.is_none_or(|only| only == state) {
+                rows.push(row(&name, host, state.as_str(), &why));
+            }
+        }
+    }
+    rows.sort_by(|a, b| a["instance"].as_str().cmp(&b["instance"].as_str()));
+    answer_rows(head, &answers, rows, LIST)
+}
+
+/// What another host has by now is an empty shell where it was.
+fn leave_ghosts_out(head: &Head, rows: &mut Vec<Value>) {
+    rows.retain(|row| {
+        let text = |key: &str| row.get(key).and_then(Value::as_str);
+        let (Some(name), Some(host)) = (text("instance"), text("host")) else {
+            return true;
+        };
+        // libvirt remembers memory that was moved away.
+        let off = match text("state") {
+            Some("stopped" | "crashed") => true,
+            Some("paused") => text("reason").is_some_and(|it| it.starts_with("memory saved")),
+            _ => false,
+        };
+        let Ok(name) = name.parse::<InstanceName>() else {
+            return true;
+        };
+        // One that runs is told, whatever the files say.
+        !off || head
+            .hosts
+            .shared
+            .owner(&name)
+            .is_none_or(|owner| owner.as_str() == host)
+    });
+}
+
+/// One of which its host says nothing.
+fn row(name: &InstanceName, host: &HostName, state: &str, why: &str) -> Value {
+    json!({
+        "instance": name.to_string(), "lab_id": name.lab, "user_id": name.user, "host": host,
+        "state": state, "changed": false, "vnc_host": null, "vnc_port": null,
+        "novnc_port": null, "ip": null, "reason": why,
+    })
+}
+
+fn answer_rows(
+    head: &Head,
+    answers: &Answers,
+    rows: Vec<Value>,
+    columns: &'static [Shown],
+) -> Result<()> {
+    answers.tell(head)?;
+    head.context.output.answer(&Merged {
+        document: Map::from_iter([("instances".to_owned(), Value::Array(rows))]),
+        unreachable: answers.unreachable.clone(),
+        rows: "instances",
+        columns,
+        empty: "no instances",
+        now: head.context.time(),
+    })
+}
+
+const STATS: &[Shown] = &[
+    (Column::new("INSTANCE"), |row, _| text(row, "instance")),
+    (Column::new("HOST"), |row, _| text(row, "host")),
+    (Column::new("STATE"), state),
+    (Column::new("CPU %").number().spare(1), |row, _| {
+        text(row, "cpu_percent")
+    }),
+    (Column::new("VCPUS").number().spare(7), |row, _| {
+        text(row, "cpu_count")
+    }),
+    (Column::new("MEMORY MB").number().spare(5), |row, _| {
+        text(row, "memory_mb")
+    }),
+    (Column::new("USED MB").number().spare(2), |row, _| {
+        text(row, "memory_used_mb")
+    }),
+    (Column::new("DISK MB").number().spare(4), |row, _| {
+        text(row, "disk_used_mb")
+    }),
+];
+
+/// `cyyber instance stats`
+pub fn stats(head: &Head) -> Result<()> {
+    let mut answers = ask(head, &["instance".to_owned(), "stats".to_owned()], ANSWER)?;
+    let mut rows = answers.rows("instances");
+    leave_ghosts_out(head, &mut rows);
+    answer_rows(head, &answers, rows, STATS)
+}
+
+const CLEANUP: &[Shown] = &[
+    (Column::new("INSTANCE"), |row, _| text(row, "instance")),
+    (Column::new("HOST"), |row, _| text(row, "host")),
+    (Column::new("STATE").spare(2), state),
+    (Column::new("FREED MB").number().spare(1), |row, _| {
+        text(row, "freed_mb")
+    }),
+    (Column::new("REASON").cut().spare(3), |row, _| {
+        text(row, "reason")
+    }),
+];
+
+/// `cyyber instance cleanup` of many: each host's own.
+pub fn cleanup(head: &Head, options: &Cleanup) -> Result<()> {
+    let mut arguments = vec!["instance".to_owned(), "cleanup".to_owned()];
+    let mut add = |option: &str, value: Option<String>| {
+        arguments.extend(
+            value
+                .into_iter()
+                .flat_map(|value| [option.to_owned(), value]),
+        );
+    };
+    add("--lab", options.of_lab.as_ref().map(ToString::to_string));
+    add("--user", options.of_user.as_ref().map(ToString::to_string));
+    add("--state", options.state.map(|it| it.to_string()));
+    let inactive = options.inactive_for;
+    add(
+        "--inactive-for",
+        inactive.map(|it| format!("{}s", it.0.as_secs())),
+    );
+    let dry_run: Vec<_> = arguments
+        .iter()
+        .cloned()
+        .chain(["--dry-run".to_owned()])
+        .collect();
+    if options.dry_run {
+        return cleaned(head, ask(head, &dry_run, ANSWER)?, true);
+    }
+    if !options.yes {
+        let mut answers = ask(head, &dry_run, ANSWER)?;
+        let going = answers.rows("destroyed");
+        let line = |row: &Value| {
+            let text = |key: &str| {
+                row.get(key)
+                    .and_then(Value::as_str)
+                    .unwrap_or("-")
+                    .to_owned()
+            };
+            format!(
+                "{} on {}: {}",
+                text("instance"),
+                text("host"),
+                text("reason")
+            )
+        };
+        let lines: Vec<_> = going.iter().map(line).collect();
+        if !lines.is_empty() {
+            let stop = head.context.interrupted()?;
+            head.context
+                .output
+                .confirm(&lines, "Destroy all this?", stop)?;
+        }
+    }
+    arguments.push("--yes".to_owned());
+    cleaned(head, ask(head, &arguments, DESTROYING)?, false)
+}
+
+fn cleaned(head: &Head, mut answers: Answers, dry_run: bool) -> Result<()> {
+    answers.tell(head)?;
+    let freed = answers.sum("freed_mb");
+    let (destroyed, kept) = (answers.rows("destroyed"), answers.rows("kept"));
+    let (failed, builds) = (answers.rows("failed"), answers.rows("builds"));
+    for name in destroyed.iter().filter(|_| !dry_run) {
+        if let Some(Ok(name)) = name["instance"].as_str().map(str::parse::<InstanceName>) {
+            head.give_back_all(&name)?;
+        }
+    }
+    let (problems, all) = (failed.len(), failed.len() + destroyed.len());
+    let document = Map::from_iter([
+        ("destroyed".to_owned(), Value::Array(destroyed)),
+        ("kept".to_owned(), Value::Array(kept)),
+        ("failed".to_owned(), Value::Array(failed)),
+        ("builds".to_owned(), Value::Array(builds)),
+        ("freed_mb".to_owned(), freed.into()),
+        ("dry_run".to_owned(), dry_run.into()),
+    ]);
+    head.context.output.answer(&Merged {
+        document,
+        unreachable: answers.unreachable,
+        rows: "destroyed",
+        columns: CLEANUP,
+        empty: "nothing to destroy",
+        now: head.context.time(),
+    })?;
+    if problems == 0 {
+        return Ok(());
+    }
+    let message = format!("{problems} of {all} instances were not destroyed");
+    Err(Fault::new(Kind::Failed, message).into())
+}
+
+const REAP: &[Shown] = &[
+    (Column::new("INSTANCE"), |row, _| text(row, "instance")),
+    (Column::new("HOST"), |row, _| text(row, "host")),
+    (Column::new("STATE"), state),
+    (Column::new("STEP").spare(2), |row, _| text(row, "step")),
+    (Column::new("NEXT").spare(1), |row, _| text(row, "next_in")),
+    (Column::new("REASON").cut().spare(3), |row, _| {
+        text(row, "reason")
+    }),
+];
+
+/// `cyyber reap --dry-run`: a pass itself is each host's own.
+pub fn reap(head: &Head, options: &Reap) -> Result<()> {
+    if !options.dry_run {
+        return Err(super::elsewhere("passes run on each host"));
+    }
+    let mut answers = ask(head, &["reap".to_owned(), "--dry-run".to_owned()], ANSWER)?;
+    answers.tell(head)?;
+    let checked = answers.sum("checked");
+    let (actions, rows) = (answers.rows("actions"), answers.rows("instances"));
+    let document = Map::from_iter([
+        ("checked".to_owned(), checked.into()),
+        ("actions".to_owned(), Value::Array(actions)),
+        ("failed".to_owned(), 0.into()),
+        ("instances".to_owned(), Value::Array(rows)),
+    ]);
+    head.context.output.answer(&Merged {
+        document,
+        unreachable: answers.unreachable,
+        rows: "instances",
+        columns: REAP,
+        empty: "no instances",
+        now: head.context.time(),
+    })
+}
+
+/// `cyyber metrics`: those of all hosts, each sample with its host.
+pub fn metrics(head: &Head, options: &crate::cli::Metrics) -> Result<()> {
+    let answers = ask(head, &["metrics".to_owned()], ANSWER)?;
+    answers.tell(head)?;
+    let mut up = Metric::new("cyyber_host_up", "Whether the host could be asked.");
+    for Unreachable { host, .. } in &answers.unreachable {
+        up.add([("host", host.as_str())], 0.0);
+    }
+    let mut all: Vec<Metric> = Vec::new();
+    for (host, mut document) in answers.documents {
+        up.add([("host", host.as_str())], 1.0);
+        let metrics = document.get_mut("metrics").map(Value::take);
+        let metrics: Vec<Metric> = serde_json::from_value(metrics.unwrap_or_default())?;
+        for metric in metrics {
+            match all.iter_mut().find(|it| it.name() == metric.name()) {
+                Some(known) => known.take_from(host.as_str(), metric),
+                None => {
+                    let mut new = metric.bare();
+                    new.take_from(host.as_str(), metric);
+                    all.push(new);
+                }
+            }
+        }
+    }
+    all.insert(0, up);
+    crate::cmd::metrics::tell(head.context, options, all)
+}

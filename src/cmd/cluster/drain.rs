@@ -1,0 +1,200 @@
+//! `cyyber host drain`: everything leaves a host. What is to run again is noted before it is paused, so
+//! that the next run finishes what this one could not.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::arguments::errand;
+use super::head::{Head, answer};
+use crate::cli::{Class, Instance as Command, Wait};
+use crate::cmd::instance::many::{self, FailedInstance};
+use crate::config::HostName;
+use crate::error::{Fault, Kind};
+use crate::names::InstanceName;
+use crate::output::{Column, Report, Table};
+
+/// How many instances are on their way at once: each writes its memory to the shared directory.
+const AT_ONCE: usize = 4;
+
+/// An instance that has left.
+#[derive(Serialize)]
+struct Moved {
+    instance: String,
+    from: HostName,
+    host: HostName,
+    /// It ran, and runs again.
+    resumed: bool,
+}
+
+#[derive(Serialize)]
+struct Drained {
+    host: HostName,
+    moved: Vec<Moved>,
+    failed: Vec<FailedInstance>,
+}
+
+const COLUMNS: [Column; 3] = [
+    Column::new("INSTANCE"),
+    Column::new("HOST"),
+    Column::new("RESUMED"),
+];
+
+impl Report for Drained {
+    fn text(&self) -> String {
+        format!("{} has no instances to move", self.host)
+    }
+
+    fn table(&self) -> Option<Table> {
+        let rows = self.moved.iter().map(|it| {
+            let resumed = if it.resumed { "yes" } else { "no" };
+            vec![
+                it.instance.as_str().into(),
+                it.host.as_str().into(),
+                resumed.into(),
+            ]
+        });
+        (!self.moved.is_empty() || !self.failed.is_empty()).then(|| Table::new(&COLUMNS, rows))
+    }
+}
+
+/// Moves everything off `host`.
+pub fn drain(head: &Head, host: &HostName) -> Result<()> {
+    let (context, hosts) = (head.context, &head.hosts);
+    hosts.answering(host)?;
+    // Before nothing more is placed there, which is about commands as well.
+    let door = hosts.door(host)?;
+    hosts.slurm.drain(host, "cyyber host drain")?;
+    let listed = head.act(&door, &["instance", "list"])?;
+    let rows = listed.get("instances").and_then(Value::as_array);
+    let own: BTreeSet<InstanceName> = hosts.shared.instances(host)?.into_iter().collect();
+    let mut all = own.clone();
+    for row in rows.into_iter().flatten() {
+        let state = row.get("state").and_then(Value::as_str).unwrap_or_default();
+        let name = row.get("instance").and_then(Value::as_str);
+        let Some(Ok(name)) = name.map(str::parse::<InstanceName>) else {
+            continue;
+        };
+        if own.contains(&name) && ["starting", "running", "idle"].contains(&state) {
+            hosts.shared.note_to_resume(host, &name)?;
+        }
+    }
+    let marked: BTreeSet<InstanceName> = hosts.shared.to_resume(host)?.into_iter().collect();
+    // Those that an earlier run moved and did not resume.
+    all.extend(marked.iter().cloned());
+    let all: Vec<_> = all.into_iter().collect();
+    let results = many::side_by_side(context, &all, AT_ONCE, |_, name| {
+        let head = head.beside();
+        let moved = head.take_off(host, name, marked.contains(name));
+        if let Ok(moved) = &moved {
+            context
+                .output
+                .detail(&format!("{name}: on {} now", moved.host));
+        }
+        moved
+    })?;
+    let count = all.len();
+    let (moved, failed) = many::apart(all.into_iter().zip(results).collect());
+    let drained = Drained {
+        host: host.clone(),
+        moved,
+        failed,
+    };
+    context.output.answer(&drained)?;
+    many::tell(context, &drained.failed, count)
+}
+
+impl Head<'_> {
+    /// Moves `name` off `host`; it runs again if `runs`.
+    fn take_off(&self, host: &HostName, name: &InstanceName, runs: bool) -> Result<Moved> {
+        let hosts = &self.hosts;
+        let moved = |to: &HostName| Moved {
+            instance: name.to_string(),
+            from: host.clone(),
+            host: to.clone(),
+            resumed: runs,
+        };
+        if let Some(owner) = hosts.shared.owner(name).filter(|owner| *owner != host) {
+            self.resume(name, owner)?;
+            hosts.shared.forget_to_resume(host, name)?;
+            return Ok(moved(owner));
+        }
+        let placing = hosts.shared.lock(name)?;
+        let mut not_on = BTreeSet::from([host.clone()]);
+        not_on.extend(hosts.of_other_kind(host)?);
+        if !runs {
+            let door = hosts.door(&hosts.emptiest(&not_on)?)?;
+            // One that was frozen in RAM goes to disk first.
+            let frozen = hosts.slurm.leases(Some(&name.to_string()))?;
+            if !frozen.is_empty() {
+                self.pause(name, host)?;
+            }
+            self.bring(name, host, &door)?;
+            for lease in &frozen {
+                hosts.slurm.give_back(lease)?;
+            }
+            return Ok(moved(&door.host));
+        }
+        // First the new place: where there is none it runs on.
+        let old = hosts.slurm.leases(Some(&name.to_string()))?;
+        let new = hosts.place(name, self.size(name)?, None, &not_on, true)?;
+        let away = self
+            .pause(name, host)
+            .and_then(|()| self.bring(name, host, &new));
+        if let Err(error) = away {
+            hosts.slurm.give_back(&new)?;
+            drop(placing);
+            // As it was, if it still is there.
+            if hosts.shared.owner(name) == Some(host) {
+                let _ = self.resume(name, host);
+                hosts.shared.forget_to_resume(host, name)?;
+            }
+            return Err(error);
+        }
+        for lease in old.iter().filter(|lease| lease.host == *host) {
+            hosts.slurm.give_back(lease)?;
+        }
+        drop(placing);
+        self.resume(name, &new.host)?;
+        hosts.shared.forget_to_resume(host, name)?;
+        Ok(moved(&new.host))
+    }
+
+    fn pause(&self, name: &InstanceName, host: &HostName) -> Result<()> {
+        let errand = errand(
+            &Command::Pause {
+                class: class(name),
+                keep_memory: false,
+            },
+            name,
+        );
+        let errand = errand.context("no such command")?;
+        let door = self.hosts.door(host)?;
+        answer(&self.step(&door, &errand.arguments, "json")?, host).map(drop)
+    }
+
+    fn resume(&self, name: &InstanceName, host: &HostName) -> Result<()> {
+        let start = Command::Start {
+            class: class(name),
+            wait: Wait { wait: None },
+        };
+        let errand = errand(&start, name).context("no such command")?;
+        let done = self.run(&errand, name, "json")?;
+        answer(&done.ended, &done.host).map(drop).with_context(|| {
+            let message = format!("{name} is on {host}, and was not resumed");
+            let hint = format!("start it: cyyber instance start {}", name.arguments());
+            Fault::new(Kind::Failed, message).hint(hint)
+        })
+    }
+}
+
+fn class(name: &InstanceName) -> Class {
+    Class {
+        lab: name.lab.clone(),
+        user: Some(name.user.clone()),
+        users_from: None,
+        jobs: 1,
+    }
+}

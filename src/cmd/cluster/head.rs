@@ -1,0 +1,320 @@
+//! A verb on one instance: where its memory is or may be, it is brought if need be, and the verb runs
+//! there.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::arguments::{Errand, Needs, errand};
+use super::elsewhere;
+use crate::cli::Instance as Command;
+use crate::cluster::hosts::{Hosts, Size, counting};
+use crate::cluster::slurm::{Ended, Lease};
+use crate::config::{Cluster, HostName};
+use crate::context::Context;
+use crate::error::{Fault, Kind, Passed};
+use crate::names::InstanceName;
+use crate::scope::missing;
+
+/// How long a short step on a host may take.
+pub const SHORT: Duration = Duration::from_secs(30);
+
+/// The head of several hosts.
+pub struct Head<'a> {
+    pub context: &'a Context,
+    pub hosts: Hosts<'a>,
+}
+
+/// Where a verb runs.
+pub struct Spot {
+    pub lease: Lease,
+    /// The lease is the instance's, and was made for this.
+    made: bool,
+}
+
+/// What a verb came to.
+pub struct Done {
+    pub host: HostName,
+    pub ended: Ended,
+}
+
+impl<'a> Head<'a> {
+    pub fn new(context: &'a Context, cluster: &'a Cluster) -> Head<'a> {
+        let hosts = Hosts::new(cluster);
+        Head { context, hosts }
+    }
+
+    /// The same for work beside this, which asks Slurm anew.
+    pub fn beside(&self) -> Head<'a> {
+        Head::new(self.context, self.hosts.cluster)
+    }
+
+    /// Runs `command` for one instance, and hands on its answer.
+    pub fn one(&self, command: &Command, name: &InstanceName) -> Result<()> {
+        let errand = errand(command, name).ok_or_else(|| elsewhere("it has no such command"))?;
+        let format = if self.context.output.is_json() {
+            "json"
+        } else {
+            "table"
+        };
+        let Done { host, ended } = self.run(&errand, name, format)?;
+        let output = &self.context.output;
+        let stdout = match (format, ended.code) {
+            ("json", 0) => with_host(&ended.stdout, &host).unwrap_or(ended.stdout),
+            ("table", 0) if errand.is_about_instance => {
+                let text = String::from_utf8_lossy(&ended.stdout);
+                format!("{}\n  {:<10}{host}\n", text.trim_end(), "host").into_bytes()
+            }
+            _ => ended.stdout,
+        };
+        output.hand_on(None, &stdout, lines(&ended.stderr).as_bytes())?;
+        match ended.code {
+            0 => Ok(()),
+            code => Err(Passed(code).into()),
+        }
+    }
+
+    /// Runs an errand where `name` is or may be. A host that has no room after all is left for another,
+    /// once.
+    pub fn run(&self, errand: &Errand, name: &InstanceName, format: &str) -> Result<Done> {
+        let spot = self.spot(errand.needs, name, &BTreeSet::new())?;
+        let done = self.run_at(&spot, errand, name, format)?;
+        if done.ended.code != Kind::Capacity.exit_code() || !spot.made {
+            return Ok(done);
+        }
+        let text = format!("{} has no room for {name}: trying another", done.host);
+        self.context.output.detail(&text);
+        let not_on = BTreeSet::from([done.host.clone()]);
+        // Where there is no other, what the first one said is told.
+        match self.beside().spot(errand.needs, name, &not_on) {
+            Ok(spot) => self.run_at(&spot, errand, name, format),
+            Err(_) => Ok(done),
+        }
+    }
+
+    /// Runs an errand at its place, and gives the lease back that is not needed any more.
+    fn run_at(
+        &self,
+        spot: &Spot,
+        errand: &Errand,
+        name: &InstanceName,
+        format: &str,
+    ) -> Result<Done> {
+        let ended = self.step(&spot.lease, &errand.arguments, format);
+        match &ended {
+            Ok(ended) if ended.code != 0 => self.give_back_unless_it_runs(spot, name),
+            Ok(_) if errand.frees_memory => self.give_back_all(name)?,
+            Ok(_) => {}
+            Err(_) => self.give_back_unless_it_runs(spot, name),
+        }
+        Ok(Done {
+            ended: ended?,
+            host: spot.lease.host.clone(),
+        })
+    }
+
+    /// Where `name` is, or comes to be, for a verb that needs this.
+    fn spot(&self, needs: Needs, name: &InstanceName, not_on: &BTreeSet<HostName>) -> Result<Spot> {
+        let (hosts, shared) = (&self.hosts, &self.hosts.shared);
+        self.context.scope().check(name)?;
+        // Two commands that begin at once are not to place it twice.
+        let _placing = shared.lock(name)?;
+        let leases = hosts.slurm.leases(Some(&name.to_string()))?;
+        let owner = shared.owner(name);
+        let fenced = owner.is_some_and(|owner| shared.is_fenced(owner));
+        if let Some(owner) = owner.filter(|_| !fenced) {
+            hosts.answering(owner)?;
+        }
+        let there = leases
+            .iter()
+            .filter(|it| !shared.is_fenced(&it.host))
+            .cloned();
+        let there: Vec<_> = there.collect();
+        if let Some(lease) = counting(&there, owner) {
+            hosts.answering(&lease.host)?;
+            if let Some(owner) = owner.filter(|owner| **owner != lease.host) {
+                self.bring(name, owner, lease)?;
+            }
+            let (lease, made) = (lease.clone(), false);
+            return Ok(Spot { lease, made });
+        }
+        let saved = owner.is_some_and(|owner| shared.has_memory(owner, name));
+        if needs == Needs::Memory || needs == Needs::MemoryIfSaved && saved {
+            let size = self.size(name)?;
+            let mut not_on = not_on.clone();
+            if let Some(owner) = owner.filter(|_| saved) {
+                not_on.extend(hosts.of_other_kind(owner)?);
+            }
+            // Slurm may not have noticed yet that what it had on a host which is off has ended.
+            let lease = hosts.place(name, size, owner, &not_on, fenced)?;
+            let spot = Spot { lease, made: true };
+            if let Some(owner) = owner.filter(|owner| **owner != spot.lease.host)
+                && let Err(error) = self.bring(name, owner, &spot.lease)
+            {
+                self.give_back_unless_it_runs(&spot, name);
+                return Err(error);
+            }
+            return Ok(spot);
+        }
+        let host = match shared.trace(name) {
+            Some(host) if !shared.is_fenced(host) => host.clone(),
+            Some(_) => hosts.emptiest(not_on)?,
+            None if needs == Needs::AnyHost => {
+                self.context.config.lab(&name.lab)?;
+                hosts.emptiest(not_on)?
+            }
+            None => {
+                self.context.config.lab(&name.lab)?;
+                return Err(missing(name).into());
+            }
+        };
+        hosts.answering(&host)?;
+        let lease = hosts.door(&host)?;
+        if let Some(owner) = owner.filter(|owner| **owner != host) {
+            self.bring(name, owner, &lease)?;
+        }
+        Ok(Spot { lease, made: false })
+    }
+
+    /// What `name` needs of a host.
+    pub fn size(&self, name: &InstanceName) -> Result<Size> {
+        Size::of(&self.context.config, name)
+    }
+
+    /// Moves `name`, which does not run, from the host `from` to that of `to`.
+    pub fn bring(&self, name: &InstanceName, from: &HostName, to: &Lease) -> Result<()> {
+        let (lab, user) = (name.lab.as_str(), name.user.as_str());
+        let fenced = self.hosts.shared.is_fenced(from);
+        let target = to.host.as_str();
+        let leaves = if fenced {
+            None
+        } else {
+            let door = self.hosts.door(from)?;
+            self.act(&door, &["host", "release", lab, user, "--to", target])?;
+            Some(door)
+        };
+        self.act(to, &["host", "adopt", lab, user, "--from", from.as_str()])?;
+        if let Some(door) = leaves
+            && let Err(error) = self.act(&door, &["host", "forget", lab, user])
+        {
+            // Its next pass does it.
+            self.context.output.detail(&format!("warning: {error:#}"));
+        }
+        Ok(())
+    }
+
+    /// Runs a short command of ours on the host of `lease`, which has to go well.
+    pub fn act(&self, lease: &Lease, arguments: &[&str]) -> Result<Value> {
+        let words: Vec<_> = arguments.iter().map(|&it| it.to_owned()).collect();
+        let step = self.hosts.slurm.step(lease)?;
+        let ended = step
+            .running(program()?, self.whole(&words, "json"))
+            .captured(SHORT)?;
+        answer(&ended, &lease.host)
+    }
+
+    /// Runs a command of ours on the host of `lease`.
+    pub fn step(&self, lease: &Lease, arguments: &[String], format: &str) -> Result<Ended> {
+        let step = self.hosts.slurm.step(lease)?;
+        step.running(program()?, self.whole(arguments, format))
+            .whole()
+    }
+
+    /// The whole command line: what was said here of all commands goes for the host's too, and the
+    /// configuration has the same path there.
+    pub fn whole(&self, arguments: &[String], format: &str) -> Vec<String> {
+        let context = self.context;
+        let config = std::path::absolute(&context.config.path);
+        let config = config.unwrap_or_else(|_| context.config.path.clone());
+        let mut whole = vec![
+            "--config".to_owned(),
+            config.to_string_lossy().into_owned(),
+            "--output".to_owned(),
+            format.to_owned(),
+        ];
+        whole.extend(context.output.said_how_much().map(str::to_owned));
+        if let Some(user) = context.scope().only() {
+            whole.extend(["--as-user".to_owned(), user.to_string()]);
+        }
+        whole.extend_from_slice(arguments);
+        whole
+    }
+
+    /// Gives the lease of an instance back, which uses no memory now.
+    pub fn give_back_all(&self, name: &InstanceName) -> Result<()> {
+        let _placing = self.hosts.shared.lock(name)?;
+        for lease in self.hosts.slurm.leases(Some(&name.to_string()))? {
+            // Another command may have come meanwhile.
+            if self.hosts.slurm.steps(&lease)? == 0 {
+                self.hosts.slurm.give_back(&lease)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the lease back that was made for a verb which failed. The guest may run all the same.
+    fn give_back_unless_it_runs(&self, spot: &Spot, name: &InstanceName) {
+        if !spot.made {
+            return;
+        }
+        let (lab, user) = (name.lab.as_str(), name.user.as_str());
+        let list = ["instance", "list", "--lab", lab, "--user", user];
+        let runs = self.act(&spot.lease, &list).is_ok_and(|answer| {
+            let state = answer.pointer("/instances/0/state").and_then(Value::as_str);
+            state.is_some_and(|state| ["starting", "running", "idle"].contains(&state))
+        });
+        // Where it cannot be told, the host's next pass sees.
+        if !runs && let Err(error) = self.hosts.slurm.give_back(&spot.lease) {
+            self.context.output.detail(&format!("warning: {error:#}"));
+        }
+    }
+}
+
+/// This program, which is at the same path on every host.
+pub fn program() -> Result<std::path::PathBuf> {
+    std::env::current_exe().context("the path of this program is unknown")
+}
+
+/// The answer of a command that was run for a program; where it failed, its error.
+pub fn answer(ended: &Ended, host: &HostName) -> Result<Value> {
+    if ended.code == 0 {
+        return Ok(serde_json::from_slice(&ended.stdout).unwrap_or(Value::Null));
+    }
+    let told = ended.stderr.lines().rev().find_map(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        line.get("error").cloned()
+    });
+    let text = |key: &str| told.as_ref()?.get(key)?.as_str();
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|kind| kind.exit_code() == ended.code);
+    let message = text("message").unwrap_or(ended.stderr.trim());
+    let fault = Fault::new(
+        kind.unwrap_or(Kind::Failed),
+        format!("on {host}: {message}"),
+    );
+    Err(match text("hint") {
+        Some(hint) => fault.hint(hint).into(),
+        None => fault.into(),
+    })
+}
+
+/// The document `json` with its host.
+fn with_host(json: &[u8], host: &HostName) -> Option<Vec<u8>> {
+    let mut document: Value = serde_json::from_slice(json).ok()?;
+    let fields = document.as_object_mut()?;
+    fields.entry("host").or_insert_with(|| host.as_str().into());
+    let mut text = serde_json::to_vec(&document).ok()?;
+    text.push(b'\n');
+    Some(text)
+}
+
+fn lines(text: &str) -> String {
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!("{text}\n")
+    }
+}

@@ -1,0 +1,222 @@
+//! `cyyber host`: the hosts themselves.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::drain::drain;
+use super::head::Head;
+use crate::cli::{Host as Command, Target};
+use crate::cluster::hosts::is_door;
+use crate::cluster::slurm::Node;
+use crate::config::{Cluster, HostName};
+use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::instance::arrival;
+use crate::names::InstanceName;
+use crate::output::{Cell, Column, Report, Table};
+use crate::parallel::side_by_side;
+
+/// Runs a command on hosts.
+pub fn run(context: &Context, command: &Command) -> Result<()> {
+    let cluster = context.config.cluster.as_ref().ok_or_else(|| {
+        let message = "there is one host: the configuration has no `cluster`";
+        let hint = "see `cluster` in `man labs-config.json`";
+        Fault::new(Kind::Config, message).hint(hint)
+    })?;
+    let head = Head::new(context, cluster);
+    let named = |target: &Target| context.instance(&target.lab, &target.user);
+    match command {
+        Command::List => list(&head),
+        Command::Drain { host } => drain(&head, known(cluster, host)?),
+        Command::Resume { host } => resume(&head, known(cluster, host)?),
+        Command::Fence { host, yes } => fence(&head, known(cluster, host)?, *yes),
+        Command::Release { target, to } => {
+            arrival::release(context, &named(target)?, known(cluster, to)?)
+        }
+        Command::Adopt { target, from } => {
+            arrival::adopt(context, &named(target)?, known(cluster, from)?)
+        }
+        Command::Forget { lab, user } => match lab.as_ref().zip(user.as_ref()) {
+            Some((lab, user)) => arrival::forget(context, &context.instance(lab, user)?),
+            None => arrival::forget_all(context),
+        },
+    }
+}
+
+fn known<'a>(cluster: &'a Cluster, host: &HostName) -> Result<&'a HostName> {
+    cluster.hosts.keys().find(|it| *it == host).ok_or_else(|| {
+        let all: Vec<_> = cluster.hosts.keys().map(HostName::as_str).collect();
+        let fault = Fault::new(Kind::NotFound, format!("no host {host} in `cluster.hosts`"));
+        fault
+            .hint(format!("known hosts: {}", all.join(", ")))
+            .into()
+    })
+}
+
+#[derive(Serialize)]
+struct Hosts {
+    hosts: Vec<HostRow>,
+}
+
+/// A host.
+#[derive(Serialize)]
+struct HostRow {
+    host: HostName,
+    /// `up`, `draining`, `drained`, `down`, `fenced`, or `unknown` to Slurm.
+    state: &'static str,
+    reason: Option<String>,
+    cpus: Option<u32>,
+    cpus_free: Option<u32>,
+    memory_mb: Option<u64>,
+    memory_free_mb: Option<u64>,
+    /// Whose disks it has.
+    instances: Option<usize>,
+    /// That hold memory.
+    running: usize,
+    labels: BTreeMap<String, String>,
+}
+
+impl HostRow {
+    fn new(head: &Head, host: &HostName, node: Option<&Node>, running: usize) -> HostRow {
+        let hosts = &head.hosts;
+        let labels = hosts.cluster.hosts.get(host).map(|it| &it.0.labels);
+        let labels = labels.into_iter().flatten();
+        HostRow {
+            host: host.clone(),
+            state: match node {
+                _ if hosts.shared.is_fenced(host) => "fenced",
+                None => "unknown",
+                Some(node) if !node.answers() => "down",
+                Some(node) if node.drains() => match running {
+                    0 => "drained",
+                    _ => "draining",
+                },
+                Some(node) if node.takes() => "up",
+                Some(_) => "down",
+            },
+            reason: node.and_then(|node| node.reason.clone()),
+            cpus: node.map(|node| node.cpus),
+            cpus_free: node.map(|node| node.cpus_free),
+            memory_mb: node.map(|node| node.memory_mb),
+            memory_free_mb: node.map(|node| node.memory_free_mb),
+            instances: hosts.shared.instances(host).ok().map(|all| all.len()),
+            running,
+            labels: labels
+                .map(|(key, value)| (key.clone(), value.to_string()))
+                .collect(),
+        }
+    }
+}
+
+fn list(head: &Head) -> Result<()> {
+    let hosts = &head.hosts;
+    let (nodes, leases) = (hosts.nodes()?, hosts.slurm.leases(None)?);
+    let all: Vec<_> = hosts.cluster.hosts.keys().collect();
+    let rows = side_by_side(&all, all.len(), |host| {
+        let there = leases.iter().filter(|it| it.host == **host && !is_door(it));
+        let node = nodes.iter().find(|node| node.host == **host);
+        HostRow::new(head, host, node, there.count())
+    });
+    head.context.output.answer(&Hosts { hosts: rows })
+}
+
+const COLUMNS: [Column; 9] = [
+    Column::new("HOST"),
+    Column::new("STATE"),
+    Column::new("MEMORY MB").number().spare(3),
+    Column::new("FREE").number(),
+    Column::new("CPUS").number().spare(4),
+    Column::new("FREE").number().spare(4),
+    Column::new("INSTANCES").number(),
+    Column::new("RUNNING").number(),
+    Column::new("REASON").cut().spare(1),
+];
+
+impl Report for Hosts {
+    fn table(&self) -> Option<Table> {
+        let rows = self.hosts.iter().map(|row| {
+            let number = |number: Option<u64>| Cell::from(number.map(|it| it.to_string()));
+            let state = match row.state {
+                "up" => Cell::good(row.state),
+                "draining" | "drained" => Cell::doubtful(row.state),
+                _ => Cell::bad(row.state),
+            };
+            vec![
+                row.host.as_str().into(),
+                state,
+                number(row.memory_mb),
+                number(row.memory_free_mb),
+                number(row.cpus.map(u64::from)),
+                number(row.cpus_free.map(u64::from)),
+                number(row.instances.map(|it| it as u64)),
+                number(Some(row.running as u64)),
+                row.reason.as_deref().into(),
+            ]
+        });
+        Some(Table::new(&COLUMNS, rows))
+    }
+}
+
+/// The host as it is after a command.
+fn answer(head: &Head, host: &HostName) -> Result<()> {
+    let head = head.beside();
+    let nodes = head.hosts.nodes()?;
+    let leases = head.hosts.slurm.leases_on(host)?;
+    let running = leases.iter().filter(|it| !is_door(it)).count();
+    let node = nodes.iter().find(|node| node.host == *host);
+    let row = HostRow::new(&head, host, node, running);
+    head.context.output.answer(&Hosts { hosts: vec![row] })
+}
+
+/// Has a host be used again.
+fn resume(head: &Head, host: &HostName) -> Result<()> {
+    let hosts = &head.hosts;
+    let takes = hosts.answering(host)?.takes();
+    hosts.shared.unfence(host)?;
+    if !takes {
+        hosts.slurm.resume(host)?;
+    }
+    let door = head.beside().hosts.door(host);
+    if let Err(error) = door.and_then(|door| head.act(&door, &["host", "forget"])) {
+        // Its next pass does it.
+        head.context.output.detail(&format!("warning: {error:#}"));
+    }
+    answer(head, host)
+}
+
+/// Notes that a host is off.
+fn fence(head: &Head, host: &HostName, yes: bool) -> Result<()> {
+    let hosts = &head.hosts;
+    if !yes {
+        let count = hosts
+            .shared
+            .instances(host)
+            .map_or(0, |all: Vec<InstanceName>| all.len());
+        let lines = [format!(
+            "{host} has the disks of {count} instances. If it still runs, two VMs will write to one disk"
+        )];
+        let stop = head.context.interrupted()?;
+        head.context
+            .output
+            .confirm(&lines, "Is it off for certain?", stop)?;
+    }
+    let node = hosts.nodes()?.iter().find(|node| node.host == *host);
+    if node.is_some_and(Node::answers) && !hosts.shared.is_fenced(host) {
+        let message = format!("{host} answers, so it is not off");
+        let hint = format!("switch it off first; or move its instances: cyyber host drain {host}");
+        return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
+    }
+    hosts.shared.fence(host)?;
+    // Slurm ends what it had there. Its own opinion of the host is no condition.
+    let told = hosts.slurm.down(host, "cyyber host fence");
+    let leases = hosts.slurm.leases_on(host)?;
+    for lease in &leases {
+        hosts.slurm.give_back(lease)?;
+    }
+    if let Err(error) = told {
+        head.context.output.detail(&format!("warning: {error:#}"));
+    }
+    answer(head, host)
+}

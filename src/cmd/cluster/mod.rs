@@ -1,0 +1,81 @@
+//! The verbs on the head of several hosts: each runs on the host it is about, by the same program, or on
+//! all of them.
+
+mod all;
+mod arguments;
+mod drain;
+mod head;
+mod hosts;
+mod many;
+mod merged;
+
+use anyhow::Result;
+
+use crate::cli::Instance as Command;
+use crate::cluster::Place;
+use crate::context::Context;
+use crate::error::{Fault, Kind};
+use crate::names::InstanceName;
+
+pub use head::Head;
+
+/// The head, if this machine is one.
+pub fn head(context: &Context) -> Option<Head<'_>> {
+    match context.place()? {
+        Place::Head(cluster) => Some(Head::new(context, cluster)),
+        Place::Host(..) => None,
+    }
+}
+
+/// Runs a verb on instances where they are.
+pub fn instance(head: &Head, command: &Command) -> Result<()> {
+    let context = head.context;
+    match command {
+        Command::List { lab, user, state } => all::list(head, lab.as_ref(), user.as_ref(), *state),
+        Command::Stats { watch: Some(_), .. } | Command::Screens { .. } => {
+            Err(elsewhere("this shows the instances of one host"))
+        }
+        Command::Stats { user: None, .. } => all::stats(head),
+        Command::Cleanup(options) if options.user.is_none() => all::cleanup(head, options),
+        _ => match arguments::target(command) {
+            Some((lab, Some(user))) => {
+                let name = context.instance(lab, user)?;
+                confirm(head, command, &name)?;
+                head.one(command, &name)
+            }
+            Some((_, None)) => many::run(head, command),
+            None => Err(elsewhere("files are copied on the host of the instance")),
+        },
+    }
+}
+
+/// Runs what is about the whole host on every one.
+pub use all::{metrics, reap};
+
+/// Runs a command on hosts.
+pub use hosts::run as host;
+
+/// Asks before what is lost by it is lost, as the host would: there is no terminal there.
+fn confirm(head: &Head, command: &Command, name: &InstanceName) -> Result<()> {
+    let (what, question) = match command {
+        Command::Reset { yes: false, .. } => (
+            format!("{name} gets a clean disk on the current base image: everything in it is lost"),
+            "Reset it?",
+        ),
+        Command::Cleanup(options) if !options.yes && !options.dry_run => (
+            format!("{name} and its disk are destroyed: everything in it is lost"),
+            "Destroy it?",
+        ),
+        _ => return Ok(()),
+    };
+    let stop = head.context.interrupted()?;
+    head.context.output.confirm(&[what], question, stop)
+}
+
+/// What is not to be had on a head.
+pub fn elsewhere(what: &str) -> anyhow::Error {
+    let hint = "run it on the host, which `cyyber instance list` names";
+    Fault::new(Kind::Conflict, format!("{what}, and this is the head"))
+        .hint(hint)
+        .into()
+}

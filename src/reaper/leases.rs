@@ -1,0 +1,176 @@
+//! What Slurm has allocated on this host, beside what runs here: at the end of a pass both are the same.
+//! A guest that runs without a lease gets one, or a warning; a lease without a guest is given back, once
+//! two passes have seen it: somebody may just be about to start there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::cluster::Place;
+use crate::cluster::hosts::Size;
+use crate::cluster::slurm::{Lease, Placed, Request, Slurm};
+use crate::cluster::storage::Shared;
+use crate::context::Context;
+use crate::files;
+use crate::hypervisor::Detail;
+use crate::instance::{Instance, arrival};
+use crate::names::InstanceName;
+
+/// For how long a lease may be without its guest.
+const GRACE: SignedDuration = SignedDuration::from_secs(50);
+
+/// What is to be done.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Due {
+    /// Guests that run without a lease.
+    without_lease: Vec<InstanceName>,
+    /// Leases that have been without a guest for too long.
+    without_guest: Vec<Lease>,
+    /// Since when each lease is without a guest, by its number.
+    since: BTreeMap<u64, Timestamp>,
+}
+
+/// Compares what runs with what is allocated. `since` is what the last pass noted.
+fn compare(
+    running: &BTreeSet<InstanceName>,
+    leases: &[Lease],
+    since: &BTreeMap<u64, Timestamp>,
+    now: Timestamp,
+) -> Due {
+    let mut due = Due::default();
+    let mut leased = BTreeSet::new();
+    for lease in leases {
+        // Others' names are none of ours.
+        let Ok(name) = lease.name.parse::<InstanceName>() else {
+            continue;
+        };
+        if running.contains(&name) {
+            leased.insert(name);
+            continue;
+        }
+        let first = since.get(&lease.job).copied().unwrap_or(now);
+        due.since.insert(lease.job, first);
+        if now.duration_since(first) >= GRACE {
+            due.without_guest.push(lease.clone());
+        }
+    }
+    due.without_lease = running.difference(&leased).cloned().collect();
+    due
+}
+
+/// Has libvirt forget what other hosts have by now, so that no pass takes it for an instance.
+pub(super) fn forget_those_that_left(context: &Context) {
+    if let Some(Place::Host(..)) = context.place()
+        && let Err(error) = arrival::forget_all(context)
+    {
+        let text = format!("warning: what left this host was not forgotten: {error:#}");
+        context.output.detail(&text);
+    }
+}
+
+/// Settles it, where this is one of several hosts. What cannot be settled now is told, and no failure of
+/// the pass: the next one comes.
+pub(super) fn settle(context: &Context) {
+    if let Some(Place::Host(cluster, here)) = context.place() {
+        let settled = settled(context, &Slurm::new(cluster), &Shared::new(cluster), here);
+        if let Err(error) = settled {
+            let text = format!("warning: Slurm's allocations were not compared: {error:#}");
+            context.output.detail(&text);
+        }
+    }
+}
+
+fn settled(
+    context: &Context,
+    slurm: &Slurm,
+    shared: &Shared,
+    here: &crate::config::HostName,
+) -> Result<()> {
+    if shared.is_fenced(here) {
+        context.output.warn(&format!(
+            "{here} was said to be off; when it is in order: cyyber host resume {here}"
+        ));
+        return Ok(());
+    }
+    let file = context.paths.leases();
+    let since = files::read(&file).ok();
+    let since = since.and_then(|text| serde_json::from_slice(&text).ok());
+    let since: BTreeMap<u64, Timestamp> = since.unwrap_or_default();
+    // In this order: what begins in between has its lease.
+    let leases = slurm.leases_on(here)?;
+    let all = context.hypervisor()?.survey(Detail::Power)?;
+    let running = all.into_iter().filter(|(_, facts)| facts.id.is_some());
+    let running = running.map(|(name, _)| name).collect();
+    let due = compare(&running, &leases, &since, context.time());
+    for name in &due.without_lease {
+        if let Err(error) = lease(context, slurm, here, name) {
+            let text = format!("{name} runs without an allocation of Slurm's: {error:#}");
+            context.output.warn(&text);
+        }
+    }
+    for lease in &due.without_guest {
+        let name: InstanceName = lease.name.parse()?;
+        // Not while a command is at work on it.
+        if let Some(_alone) = Instance::try_lock(context, &name)
+            && slurm.steps(lease)? == 0
+        {
+            slurm.give_back(lease)?;
+            let text = format!("{name}: its allocation {} was given back", lease.job);
+            context.output.detail(&text);
+        }
+    }
+    files::replace_soon(&file, &serde_json::to_vec(&due.since)?, files::SHARED)?;
+    Ok(())
+}
+
+fn lease(
+    context: &Context,
+    slurm: &Slurm,
+    here: &crate::config::HostName,
+    name: &InstanceName,
+) -> Result<()> {
+    let size = Size::of(&context.config, name)?;
+    let placed = slurm.place(&Request {
+        name: &name.to_string(),
+        memory_mb: size.memory_mb,
+        cpus: size.cpus,
+        on: Some(here),
+        ..Request::default()
+    })?;
+    match placed {
+        Placed::On(_) => Ok(()),
+        Placed::Full(why) => Err(anyhow::anyhow!("{why}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_and_what_is_allocated_become_the_same() {
+        let name = |name: &str| name.parse::<InstanceName>().unwrap();
+        let lease = |job, name: &str| Lease {
+            job,
+            name: name.to_owned(),
+            host: "h1".parse().unwrap(),
+            age: 500,
+        };
+        let running = BTreeSet::from([name("lab01_user_1"), name("lab01_user_2")]);
+        let leases = [
+            lease(1, "lab01_user_1"),
+            lease(3, "lab01_user_3"),
+            lease(4, "lab01_user_4"),
+            lease(5, "cyyber_at_h1"),
+            lease(6, "somebody's"),
+        ];
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let since = BTreeMap::from([(3, at(40)), (9, at(0))]);
+        let due = compare(&running, &leases, &since, at(100));
+        assert_eq!(due.without_lease, [name("lab01_user_2")]);
+        assert_eq!(due.without_guest, [lease(3, "lab01_user_3")]);
+        // A new one is only noted, and one that is gone is forgotten.
+        assert_eq!(due.since, BTreeMap::from([(3, at(40)), (4, at(100))]));
+    }
+}
