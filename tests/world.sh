@@ -128,7 +128,7 @@ inside() {
     mkdir -p /var/lib/libvirt/images
     chmod 711 /var/lib/libvirt/images
     ip link set lo up
-    "$HERE/../templates/host/setup.sh" --no-packages >"$CYYBER_WORLD/setup.log" 2>&1 || {
+    "$HERE/../templates/host/setup.sh" --no-packages --config /etc/cyyber/labs-config.json >"$CYYBER_WORLD/setup.log" 2>&1 || {
         cat "$CYYBER_WORLD/setup.log" >&2
         exit 1
     }

@@ -2,7 +2,8 @@
 # A head and some hosts in a world (../world.sh): each a host of its own with libvirt, QEMU and Slurm,
 # all on one switch. They end with the world.
 #
-#     cluster.sh up HOST...             prepare and start a head and these hosts, wait for Slurm
+#     cluster.sh up HOST...             prepare and start a head and these hosts, wait for Slurm;
+#                                       one called n1, n2 and so on has nothing but Slurm
 #     cluster.sh boot HOST...           start again what was killed
 #     cluster.sh in HOST COMMAND...     run something there
 #     cluster.sh kill HOST              a power cut: QEMU and all ends
@@ -53,7 +54,7 @@ describe() {
     printf '127.0.0.1 localhost\n10.77.0.1 head\n10.77.0.2 head2\n' >"$CLUSTER/hosts"
     for host in "$@"; do
         number=$((number + 1))
-        hosts+=("\"$host\": {}")
+        [[ $host = n* ]] || hosts+=("\"$host\": {}")
         echo "10.77.0.$((100 + number)) $host" >>"$CLUSTER/hosts"
         echo "NodeName=$host CPUs=100 RealMemory=65536 Feature=cpu-test State=UNKNOWN"
     done >"$CLUSTER/shared/slurm/hosts.conf"

@@ -4,6 +4,7 @@
 #     host.sh NAME
 #
 # Makes a world of it (../world.sh), which is prepared as a person would: setup.sh, then setup.sh --join.
+# One called n1, n2 and so on has nothing but Slurm.
 set -euo pipefail
 
 HERE=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -15,6 +16,10 @@ readonly OWN=(/etc/munge /etc/slurm /var/lib/munge /var/log/munge /var/lib/slurm
 main() {
     case $1 in
         --prepared) prepared "$2" ;;
+        n*)
+            alone "$1"
+            slurm_alone
+            ;;
         *)
             alone "$1"
             exec "$HERE/../world.sh" --inside "$HERE/host.sh" --prepared "$1"
@@ -61,12 +66,27 @@ prepared() {
     local setup=$HERE/../../templates/host/setup.sh
     if [[ $1 = head* ]]; then
         ln -sfn "$CLUSTER/shared/labs-config.json" /etc/cyyber/labs-config.json
-        "$setup" --no-packages
+        "$setup" --no-packages --config /etc/cyyber/labs-config.json
     else
         "$setup" --no-packages --join "$CLUSTER/shared"
     fi
     touch "$CYYBER_WORLD/ready"
-    exec sleep infinity
+    # A shell that waits collects what daemons leave behind.
+    sleep infinity &
+    wait
+}
+
+slurm_alone() {
+    mount -t tmpfs -o mode=755 tmpfs /run
+    install -m 400 -o munge -g munge "$CLUSTER/shared/slurm/munge.key" /etc/munge/munge.key
+    echo "include $CLUSTER/shared/slurm/slurm.conf" >/etc/slurm/slurm.conf
+    install -d -o munge -g munge /run/munge
+    setpriv --reuid=munge --regid=munge --clear-groups munged
+    install -d /var/lib/slurm/slurmd
+    slurmd
+    touch "$CYYBER_WORLD/ready"
+    sleep infinity &
+    wait
 }
 
 main "$@"

@@ -25,11 +25,13 @@ cluster_packages() {
 find_cluster() {
     local file
     for file in "$config" labs-config.json /etc/cyyber/labs-config.json; do
-        [[ -n $file && -e $file ]] || continue
-        config=$(realpath -- "$file")
-        # A host that has joined has the same one.
-        ! grep -Eq '"cluster"[[:space:]]*:' "$config" || has_joined || is_head=yes
-        break
+        if [[ -n $file && -e $file ]]; then
+            config=$(realpath -- "$file")
+            # A host that has joined has the same one.
+            ! grep -Eq '"cluster"[[:space:]]*:' "$config" || has_joined || is_head=yes
+            return
+        fi
+        [[ -z $config ]] || return 0
     done
 }
 
@@ -49,6 +51,10 @@ provide_head() {
     name=$(hostname -s)
     shared_dir=$(jq -er '.cluster.shared_dir // empty' "$config") ||
         die "cannot read cluster.shared_dir of $config" 'see man labs-config.json'
+    if jq -e --arg name "$name" '.cluster.hosts | has($name)' "$config" >/dev/null; then
+        leave_to_person "make this one of the hosts: setup.sh --join $shared_dir"
+        return
+    fi
     [[ -d $shared_dir ]] || die "cannot use $shared_dir: it is not there" 'mount it at this path on every host'
     make_shared_folders
     provide_key
@@ -59,9 +65,13 @@ provide_head() {
     fi
     provide_settings
     include_settings
+    # What is built here is for all.
+    provide_mount "$shared_dir/base-images" "$storage_dir/base-images"
     provide_munge
     if [[ -s $shared_dir/slurm/hosts.conf ]]; then
         provide_daemon slurmctld
+        # The hosts, too, are to know of another head.
+        [[ $slurm_stale = no || $check_only = yes ]] || timeout 10 scontrol reconfigure 2>>"$LOG" || true
     else
         leave_to_person "on each host: setup.sh --join $shared_dir; then this again"
     fi
@@ -170,10 +180,11 @@ is_ours() { grep -qx 'include /.*/slurm/slurm.conf' "$SLURM_CONF"; }
 # have paths in them, can move.
 provide_mounts() {
     local own=$shared_dir/hosts/$1
-    make_folder "$own" root 755
+    make_folder "$own" libvirt 2771
     make_folder "$own/user-instances" libvirt 2771
     make_folder "$own/state" libvirt 2770
-    make_folder "$own/save" root 711
+    # libvirt gives it to QEMU's user.
+    [[ -d $own/save ]] || make_folder "$own/save" root 711
     provide_mount "$shared_dir/base-images" "$storage_dir/base-images"
     provide_mount "$own/user-instances" "$storage_dir/user-instances"
     provide_mount "$own/state" "$state_dir"
@@ -209,14 +220,14 @@ provide_munge() {
     fi
     stop_daemon /run/munge/munged.pid
     install -d -m 755 -o munge -g munge /run/munge
-    setpriv --reuid=munge --regid=munge --clear-groups munged --force </dev/null || die 'cannot start munge' \
+    (cd / && setpriv --reuid=munge --regid=munge --clear-groups munged </dev/null 2>>"$LOG") || die 'cannot start munge' \
         'see /var/log/munge/munged.log'
 }
 
 # The controller reads settings when it starts; what is allocated outlives that.
 provide_daemon() {
     local daemon=$1
-    if [[ $daemon = slurmctld && $shared_dir/slurm/hosts.conf -nt /run/slurmctld.pid ]]; then slurm_stale=yes; fi
+    if [[ $daemon = slurmctld ]] && newer_settings; then slurm_stale=yes; fi
     if [[ $slurm_stale = no ]] && is_running "$daemon"; then return; fi
     change "start $daemon" || return 0
     if [[ -d /run/systemd/system ]]; then
@@ -229,7 +240,16 @@ provide_daemon() {
     fi
     stop_daemon "/run/$daemon.pid"
     install -d -m 755 /var/lib/slurm/slurmd
-    "$daemon" </dev/null || die "cannot start $daemon" "see /var/log/slurm/$daemon.log"
+    # What it finds strange is in its log as well.
+    "$daemon" </dev/null 2>>"$LOG" || die "cannot start $daemon" "see /var/log/slurm/$daemon.log"
+}
+
+newer_settings() {
+    local file
+    for file in "$shared_dir"/slurm/*.conf; do
+        [[ ! $file -nt /run/slurmctld.pid ]] || return 0
+    done
+    return 1
 }
 
 stop_daemon() {
