@@ -1,5 +1,6 @@
 //! `cyyber doctor`: is this host ready? It checks, and changes nothing.
 
+mod cluster;
 mod confinement;
 mod directories;
 mod finding;
@@ -39,8 +40,9 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
     findings.extend(images::check(context, options.verify));
     findings.push(reaper::check(context));
     findings.extend(gateway::check(context));
+    findings.extend(cluster::check(context));
 
-    let report = Findings::of(findings);
+    let report = Findings::of(findings, context.time());
     context.output.answer(&report)?;
     if report.ready {
         return Ok(());

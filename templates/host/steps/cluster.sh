@@ -55,6 +55,7 @@ provide_head() {
         leave_to_person "make this one of the hosts: setup.sh --join $shared_dir"
         return
     fi
+    shared_dir=$(realpath -ms -- "$shared_dir")
     [[ -d $shared_dir ]] || die "cannot use $shared_dir: it is not there" 'mount it at this path on every host'
     make_shared_folders
     provide_key
