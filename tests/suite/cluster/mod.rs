@@ -7,8 +7,8 @@ use crate::common;
 
 use common::cluster::Cluster;
 use common::world::own_world;
-use common::{Run, run, wait_until};
-use serde_json::json;
+use common::{Run, run, text, wait_until};
+use serde_json::{Value, json};
 
 /// What Slurm has of something, on the head.
 fn slurm(cluster: &Cluster, command: &str) -> String {
@@ -92,4 +92,39 @@ fn hosts_are_prepared_repeatedly_and_leave_and_slurm_survives_its_head() {
     let mounts = run(&mut cluster.on("h2", ["cat", "/proc/mounts", "/etc/fstab"]));
     assert!(!mounts.contains("/user-instances "), "{mounts}");
     assert!(cluster.shared("hosts/h2/user-instances").exists());
+}
+
+#[test]
+#[ignore = "needs root, Slurm and QEMU: run by `make test`"]
+fn doctor_on_the_head_looks_at_every_host() {
+    own_world!();
+    let Some(cluster) = Cluster::up(&["h1", "h2"], &json!({})) else {
+        return;
+    };
+    let findings = || {
+        let run = cluster.cyyber(&["-o", "json", "doctor"]);
+        let answer: Value = serde_json::from_str(&run.stdout).unwrap();
+        let all = answer["findings"].as_array().unwrap().clone();
+        let of_cluster = all.into_iter().filter(|it| it["check"] == "cluster");
+        let told = of_cluster.map(|it| format!("{} {}", text(&it["status"]), text(&it["message"])));
+        told.collect::<Vec<_>>().join("\n")
+    };
+    let said = findings();
+    for wanted in [
+        "ok h1 has cyyber",
+        "ok h2 has cyyber",
+        "ok the clock of h2 is right",
+        "ok all hosts have processors of one kind",
+    ] {
+        assert!(said.contains(wanted), "wanted: {wanted}\n{said}");
+    }
+    // What is not as it should be there is told here; so is a host that cannot be asked.
+    run(&mut cluster.on("h1", ["umount", "/var/lib/cyyber"]));
+    cluster.kill("h2");
+    let said = findings();
+    assert!(
+        said.contains("failed h1: cluster: /var/lib/cyyber"),
+        "{said}"
+    );
+    assert!(said.contains("failed h2 does not answer"), "{said}");
 }
