@@ -87,6 +87,8 @@ remove() {
         kill -KILL "$child" 2>/dev/null || true
         wait "$child" 2>/dev/null || true
     fi
+    # The control groups of hosts in there, which are empty a moment after the last process.
+    find /sys/fs/cgroup -depth -type d -path "*/${world##*/}-*" -exec rmdir {} + 2>/dev/null || true
     # Base images are immutable.
     chattr -R -f -i "$world" || true
     rm -rf --one-file-system -- "$world"
@@ -95,7 +97,7 @@ remove() {
 inside() {
     local directory place
     # The network cards of in here, with the control groups of the host.
-    mkdir "$CYYBER_WORLD/cgroup"
+    mkdir -p "$CYYBER_WORLD/cgroup"
     mount --rbind /sys/fs/cgroup "$CYYBER_WORLD/cgroup"
     mount -t sysfs sysfs /sys
     mount --rbind "$CYYBER_WORLD/cgroup" /sys/fs/cgroup
@@ -121,10 +123,12 @@ inside() {
         chown --reference="$directory" "$place"
         mount --bind "$place" "$directory"
     done
+    # What one of several hosts (cluster/) mounts when it starts.
+    [[ -z ${CYYBER_FSTAB-} ]] || mount --fstab "$CYYBER_FSTAB" --all
     mkdir -p /var/lib/libvirt/images
     chmod 711 /var/lib/libvirt/images
     ip link set lo up
-    "$HERE/../templates/host/setup.sh" --no-packages >"$CYYBER_WORLD/setup.log" 2>&1 || {
+    "$HERE/../templates/host/setup.sh" --no-packages --config /etc/cyyber/labs-config.json >"$CYYBER_WORLD/setup.log" 2>&1 || {
         cat "$CYYBER_WORLD/setup.log" >&2
         exit 1
     }

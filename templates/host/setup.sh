@@ -21,6 +21,9 @@ packages_only=no
 no_packages=no
 with_tests=no
 remove=no
+join=no
+shared_dir=
+config=${CYYBER_CONFIG-}
 need_packer=no
 accept_packer=no
 [[ -z ${CYYBER_ACCEPT_PACKER_LICENSE-} ]] || accept_packer=yes
@@ -37,8 +40,10 @@ main() {
         ((${#left_to_do[@]} == 0)) || die "${left_to_do[0]}"
         remove_table
         dismiss_instances
+        remove_cluster
         return
     fi
+    find_cluster
     if [[ $no_packages = no ]]; then
         install_packages
         provide_plugin
@@ -50,6 +55,7 @@ main() {
         confine_qemu
         admit_instances
         make_folders
+        provide_cluster
         admit_caller
         provide_table
         provide_networks
@@ -65,6 +71,7 @@ main() {
 . "$HERE/steps/folders.sh"
 . "$HERE/steps/networks.sh"
 . "$HERE/steps/table.sh"
+. "$HERE/steps/cluster.sh"
 
 usage() {
     cat <<EOF
@@ -75,8 +82,12 @@ Running it again is safe, quick, and repairs what is missing.
 
   --check            change nothing; say what would be changed, exit 1 if anything
   --with-tests       also install what the tests need
-  --remove           remove the lab networks, their firewall, and the access of
-                     instances to this host; nothing else
+  --join DIR         make this one of several hosts, which share DIR (cluster.shared_dir
+                     of the configuration); on the head run this without it before
+  --config FILE      the configuration that says whether this is a head (\$CYYBER_CONFIG,
+                     else ./labs-config.json, else /etc/cyyber/labs-config.json)
+  --remove           remove the lab networks, their firewall, the access of instances
+                     to this host, and it from its cluster; nothing else
   --need-packer      fail at once if Packer cannot be installed
   --yes              if no archive of this host has Packer, install it from
                      HashiCorp's ($PACKER_ARCHIVE), whose
@@ -104,12 +115,18 @@ parse_arguments() {
             --yes) accept_packer=yes ;;
             --packages-only) packages_only=yes ;;
             --no-packages) no_packages=yes ;;
-            --storage-dir | --state-dir)
+            --storage-dir | --state-dir | --join)
                 (($# > 1)) || bad_arguments "$1 needs a folder"
                 set_folder "$1" "$2"
                 shift
                 ;;
-            --storage-dir=* | --state-dir=*) set_folder "${1%%=*}" "${1#*=}" ;;
+            --storage-dir=* | --state-dir=* | --join=*) set_folder "${1%%=*}" "${1#*=}" ;;
+            --config)
+                (($# > 1)) || bad_arguments "$1 needs a file"
+                config=$2
+                shift
+                ;;
+            --config=*) config=${1#*=} ;;
             -h | --help)
                 usage
                 exit
@@ -125,6 +142,10 @@ parse_arguments() {
 set_folder() {
     [[ $2 = /?* ]] || bad_arguments "$1 needs an absolute path, not '$2'"
     local name=${1#--}
+    if [[ $name = join ]]; then
+        join=yes
+        name=shared-dir
+    fi
     printf -v "${name/-/_}" %s "$(realpath -ms -- "$2")"
 }
 
@@ -139,6 +160,7 @@ become_root() {
     command -v sudo >/dev/null ||
         die 'cannot set up this host: root is required, and sudo is not installed' 'run it as root'
     [[ $accept_packer = no ]] || options+=(--yes)
+    [[ -z $config ]] || options+=(--config "$config")
     exec sudo -- bash "$HERE/setup.sh" "${options[@]}" \
         --storage-dir "$storage_dir" --state-dir "$state_dir"
 }

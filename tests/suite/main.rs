@@ -17,6 +17,7 @@ mod build;
 mod class;
 mod cleanup;
 mod cli;
+mod cluster;
 mod completions;
 mod daemon;
 mod doctor;

@@ -1,6 +1,7 @@
 //! One finding, and the answer made of all findings.
 
 use anyhow::Result;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::error::hint_of;
@@ -76,12 +77,22 @@ impl Check {
 pub struct Findings {
     pub ready: bool,
     pub findings: Vec<Finding>,
+    /// Of this program.
+    pub version: &'static str,
+    /// By the clock of this host.
+    pub time: Timestamp,
 }
 
 impl Findings {
-    pub fn of(findings: Vec<Finding>) -> Findings {
+    pub fn of(findings: Vec<Finding>, time: Timestamp) -> Findings {
         let ready = !findings.iter().any(|it| it.status == Status::Failed);
-        Findings { ready, findings }
+        let version = env!("CARGO_PKG_VERSION");
+        Findings {
+            ready,
+            findings,
+            version,
+            time,
+        }
     }
 
     /// How many are failures.
@@ -125,8 +136,9 @@ mod tests {
     fn a_warning_does_not_keep_a_host_from_being_ready() {
         let ok = || Check("packer").ok("Packer 1.6.6");
         let warning = || Check("kvm").warning("emulation", "enable it");
-        assert!(Findings::of(vec![ok(), warning()]).ready);
-        let report = Findings::of(vec![ok(), Check("libvirt").failed("away", "start it")]);
+        let of = |findings| Findings::of(findings, Timestamp::UNIX_EPOCH);
+        assert!(of(vec![ok(), warning()]).ready);
+        let report = of(vec![ok(), Check("libvirt").failed("away", "start it")]);
         assert!(!report.ready);
         assert_eq!(
             report.table().unwrap().draw(Page::PLAIN),

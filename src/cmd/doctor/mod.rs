@@ -1,5 +1,6 @@
 //! `cyyber doctor`: is this host ready? It checks, and changes nothing.
 
+mod cluster;
 mod confinement;
 mod directories;
 mod finding;
@@ -14,6 +15,7 @@ use anyhow::Result;
 
 use crate::cli::{Doctor, Global};
 use crate::clock::Moment;
+use crate::cluster::Place;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::output::Output;
@@ -37,10 +39,14 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
     findings.extend(machine::room(context));
     findings.extend(machine::merging(context));
     findings.extend(images::check(context, options.verify));
-    findings.push(reaper::check(context));
+    // A head has no instances, and each host its own passes.
+    if !matches!(context.place(), Some(Place::Head(_))) {
+        findings.push(reaper::check(context));
+    }
     findings.extend(gateway::check(context));
+    findings.extend(cluster::check(context));
 
-    let report = Findings::of(findings);
+    let report = Findings::of(findings, context.time());
     context.output.answer(&report)?;
     if report.ready {
         return Ok(());

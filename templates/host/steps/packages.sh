@@ -17,8 +17,10 @@ readonly TEST_PACKAGES=(
     mandoc shellcheck logrotate zsh fish mount procps gpg-agent
     python3-fastapi python3-uvicorn python3-itsdangerous # a web backend, and in
     novnc chromium chromium-driver                       # a browser what it serves
-    prometheus                                           # what reads metrics
 )
+# Whose daemons tests start by themselves, on hosts of their own: what reads metrics, and what places
+# instances on several hosts.
+readonly TEST_DAEMONS=(prometheus slurmctld slurmd slurm-client munge jq)
 # Not in every release: Ubuntu 24.04 has no Packer, and Chromium as a snap only.
 readonly NOT_EVERYWHERE=(packer chromium chromium-driver)
 
@@ -26,6 +28,7 @@ refresh_trouble= # what went wrong when the lists of packages were refreshed
 
 install_packages() {
     local wanted=("${RUN_PACKAGES[@]}" "${BUILD_PACKAGES[@]}") missing absent
+    mapfile -t -O "${#wanted[@]}" wanted < <(cluster_packages)
     command -v apt-get >/dev/null ||
         die 'cannot install packages: there is no apt-get' 'cyyber is made for Debian and Ubuntu hosts'
     [[ $with_tests = no ]] || wanted+=("${TEST_PACKAGES[@]}")
@@ -43,12 +46,31 @@ install_packages() {
         do_without "${absent[@]}"
         mapfile -t missing < <(printf '%s\n' "${missing[@]}" | grep -vxFf <(printf '%s\n' "${absent[@]}") || true)
         apt_install "${missing[@]}"
-        # Tests start one of their own.
-        [[ " ${missing[*]} " != *' prometheus '* || ! -d /run/systemd/system ]] ||
-            systemctl --quiet disable --now prometheus
     else
         do_without "${absent[@]}"
     fi
+    [[ $with_tests = no ]] || install_test_daemons
+}
+
+# Such a daemon runs neither now nor after a reboot, unless its package was here before: then it is used.
+install_test_daemons() {
+    local missing policy=/usr/sbin/policy-rc.d ours=no
+    mapfile -t missing < <(missing_packages "${TEST_DAEMONS[@]}")
+    ((${#missing[@]})) || return 0
+    change "install packages, whose daemons stay off: ${missing[*]} (log: $LOG)" || return 0
+    # What Debian's packages ask before they start something. In a container it is often there.
+    if [[ ! -e $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        ours=yes
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    apt_install "${missing[@]}"
+    if [[ $ours = yes ]]; then
+        rm -f "$policy"
+        trap - EXIT
+    fi
+    [[ ! -d /run/systemd/system ]] || systemctl --quiet disable "${missing[@]}" 2>>"$LOG" || true
 }
 
 # A packer put there by hand is as good as the package.

@@ -5,6 +5,7 @@
 //! takes away what it made when it is dropped, also after a failed assertion.
 
 pub mod builder;
+pub mod cluster;
 pub mod guest;
 pub mod host;
 pub mod shape;
