@@ -50,7 +50,8 @@ ioctl $random, 0x5207, 0 or die "no new seed: $!\n";
 
 # Not by systemd-machine-id-setup: that takes the id of the virtual machine, which is the other one's.
 my ($id) = lines('/proc/sys/kernel/random/uuid');
-put('/etc/machine-id', 0444, ($id =~ tr/-//dr) . "\n");
+$id =~ tr/-//d;
+put('/etc/machine-id', 0444, "$id\n");
 
 # Those of the image, and no others.
 my @slow;
@@ -70,11 +71,13 @@ for my $key (lines("$aside/keys")) {
 }
 
 # The journal of the other one is of no use here. This one's is begun by another journald, which systemd
-# starts when this one ends.
-unlink glob '/run/log/journal/*/*';
-rmdir for glob '/run/log/journal/*';
+# starts when this one is gone; asked to end, it would write on under the other machine-id until then.
 put('/run/systemd/journal/flushed', 0644, '') if -d '/var/log/journal';
-kill 'TERM', $_ for grep { /^[1-9]\d*$/ } lines("$aside/journald");
+kill 'KILL', $_ for grep { /^[1-9]\d*$/ } lines("$aside/journald");
+for my $other (grep { $_ ne "/run/log/journal/$id" } glob '/run/log/journal/*') {
+    unlink glob "$other/*";
+    rmdir $other;
+}
 # What sets up the network card. It was stopped, as it had read the other machine-id.
 my @network = lines("$aside/network");
 system 'systemctl', '--no-block', 'start', @network if @network;

@@ -528,7 +528,7 @@ fn commands(class: &Class) {
     assert_eq!((code, &result["exit_code"]), (Some(124), &json!(124)));
     assert_eq!(result["stdout"], "begun\n");
     assert!(text(&result["error"]).contains("was killed"), "{result}");
-    assert_eq!(json("pgrep -x sleep", &[]).0, Some(1), "it goes on");
+    assert_eq!(json("pgrep -fx 'sleep 600'", &[]).0, Some(1), "it goes on");
 
     // Of a class: each line with its user, and who did not run.
     let all = class.run("table", "exec", ALL, &["--", "sh", "-c", "echo 1; echo 2"]);
