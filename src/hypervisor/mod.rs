@@ -237,13 +237,22 @@ impl Hypervisor {
     pub fn memory_of_running(&self) -> Result<Vec<RunningGuest>> {
         let all = usage::memory_of_all(&self.pool, &self.conn)?;
         let running = all.into_iter().filter(|facts| facts.id.is_some());
-        Ok(running
-            .map(|facts| RunningGuest {
-                memory: facts.usage().memory_bytes.unwrap_or(0),
+        let guests = running.map(|facts| {
+            let memory = match facts.usage().memory_bytes {
+                Some(bytes) => bytes,
+                // Not every driver tells it of all at once.
+                None => match self.look_up(&facts.name)? {
+                    Some((_, domain)) => domain.memory()?,
+                    None => 0,
+                },
+            };
+            Ok(RunningGuest {
+                memory,
                 resident: facts.usage().resident_bytes,
                 name: facts.name,
             })
-            .collect())
+        });
+        guests.collect()
     }
 
     /// The domain of an instance, if there is one. A domain of that name that is not ours is a

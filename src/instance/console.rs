@@ -51,12 +51,18 @@ impl Instance<'_> {
         Ok(())
     }
 
-    /// Where its console is, while it runs. An error where that is an address on which the configuration
-    /// does not want it, as with a guest that was started or saved under another one: as long as nobody
+    /// Where its console is, if it runs and has one.
+    pub(super) fn find_console(&self) -> Result<Option<Console>> {
+        Console::from_xml(&self.domain()?.xml()?)
+    }
+
+    /// The same, for somebody who gets access. An error where that is an address on which the
+    /// configuration does not want it, as with a guest that was started or saved under another one: as long as nobody
     /// has a password for it, nobody gets in.
     pub(super) fn console(&self) -> Result<Console> {
-        let console = Console::from_xml(&self.domain()?.xml()?)?;
-        let console = console.context("the running domain has no VNC console")?;
+        let console = self
+            .find_console()?
+            .context("the running domain has no VNC console")?;
         let wanted = self.context.config.host.vnc_listen;
         let allowed = |ip: IpAddr| ip == wanted || ip.is_loopback();
         if console.host.parse().is_ok_and(allowed) {

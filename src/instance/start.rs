@@ -22,11 +22,23 @@ struct Start {
     room: Option<Reservation>,
     /// Saved memory that cannot be restored is an error, and not set aside.
     as_it_was: bool,
+    /// Nobody is about to look: its console is opened to nobody.
+    unattended: bool,
 }
 
 impl Instance<'_> {
-    /// Has it run, from whatever state it is in; makes it where it is missing.
+    /// Has it run, from whatever state it is in; makes it where it is missing. Gives access to its
+    /// console.
     pub fn start(&self) -> Result<Outcome> {
+        self.start_for(false)
+    }
+
+    /// The same where nobody is about to look, so that nobody is given access.
+    pub fn start_unattended(&self) -> Result<Outcome> {
+        self.start_for(true)
+    }
+
+    fn start_for(&self, unattended: bool) -> Result<Outcome> {
         let room = match self.find()? {
             Some(_) => None,
             None => {
@@ -40,6 +52,7 @@ impl Instance<'_> {
             changed,
             room,
             as_it_was: false,
+            unattended,
         })
     }
 
@@ -58,8 +71,9 @@ impl Instance<'_> {
         })
     }
 
-    /// Brings it to run, from whatever state it is in, and gives access to its console.
-    fn power_on(&self, start: Start) -> Result<Outcome> {
+    /// Brings it to run, from whatever state it is in, and gives access to its console, unless it is
+    /// unattended.
+    fn power_on(&self, mut start: Start) -> Result<Outcome> {
         self.stay()?;
         if self.is_half_forked()? {
             self.undo_fork()
@@ -87,18 +101,15 @@ impl Instance<'_> {
         }
         // Before anything changes, so that a state directory that cannot be written stops it here.
         self.touch_activity()?;
-        let room = match start.room {
+        let room = match start.room.take() {
             None => self.room_for(&before)?,
             made => made,
         };
-        let done = self.up(before.clone(), unusable, start.changed, way);
+        let done = self.up(before.clone(), unusable, &start, way);
         drop(room);
         match done {
             // Its QEMU had died, and libvirt did not know that yet.
-            Err(_) if before.id.is_some() && self.settled()?.id.is_none() => self.power_on(Start {
-                room: None,
-                ..start
-            }),
+            Err(_) if before.id.is_some() && self.settled()?.id.is_none() => self.power_on(start),
             done => done,
         }
     }
@@ -107,14 +118,14 @@ impl Instance<'_> {
         &self,
         mut before: Facts,
         unusable: Option<String>,
-        changed: bool,
+        start: &Start,
         way: Way,
     ) -> Result<Outcome> {
         if let Some(why) = unusable {
             self.set_memory_aside(&why)?;
             before.saved = false;
         }
-        let was = if changed {
+        let was = if start.changed {
             Was::Absent
         } else {
             self.was(&before)
@@ -123,10 +134,15 @@ impl Instance<'_> {
             Way::Fork(warm) => self.fork_or_boot(&warm)?,
             Way::Boot(why) => (self.wake(&before)?, why),
         };
-        let console = self.console()?;
-        let was_idle = self.note_run(woken, &self.facts()?, &console);
-        let access = self.grant_access(&console)?;
-        let changed = changed || woken != Woken::Already || was_idle;
+        let console = match start.unattended {
+            true => self.find_console()?,
+            false => Some(self.console()?),
+        };
+        let was_idle = self.note_run(woken, &self.facts()?, console.as_ref());
+        let wanted = console.filter(|_| !start.unattended);
+        let access = wanted.map(|console| self.grant_access(&console));
+        let access = access.transpose()?.unwrap_or_default();
+        let changed = start.changed || woken != Woken::Already || was_idle;
         self.context.warn_of_no_reaper(&self.name.lab);
         let mut outcome = self.outcome(changed, None)?.with(access).after(was);
         if let Some(why) = why_booted {

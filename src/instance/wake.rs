@@ -120,7 +120,7 @@ impl Instance<'_> {
     }
 
     /// Notes the run that it was woken to, for listings; whether it was noted as idle.
-    pub(super) fn note_run(&self, woken: Woken, after: &Facts, console: &Console) -> bool {
+    pub(super) fn note_run(&self, woken: Woken, after: &Facts, console: Option<&Console>) -> bool {
         let Some(run) = after.id.map(Run::current) else {
             return false;
         };
@@ -156,7 +156,7 @@ impl Instance<'_> {
                 ready,
                 ready_by,
                 started_by,
-                console: Some(console.clone()),
+                console: console.cloned(),
                 idle: None,
             });
             (record.saved, record.why) = (None, None);

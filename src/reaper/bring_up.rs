@@ -210,7 +210,7 @@ fn start(context: &Context, one: &Wanted) -> Done {
     let verb = || -> Result<Outcome> {
         let vm = Instance::try_lock(context, name);
         let busy = || Fault::new(Kind::Busy, "another command is working on it");
-        vm.with_context(busy)?.start()
+        vm.with_context(busy)?.start_unattended()
     };
     match pressure::with_room(context, name, verb) {
         Ok(outcome) => {

@@ -262,6 +262,19 @@ mod tests {
 
     proptest! {
         #[test]
+        fn never_one_that_works_for_as_long_as_it_may(
+            now in -60..220_i64,
+            // Below `policy.max_busy`, which is four hours.
+            ago in 0..240_i64,
+            ready in prop::option::of(-10..90_i64),
+            rung in prop_oneof![Just(Rung::Running), Just(Rung::Idle)],
+        ) {
+            let known = evidence(rung, now - ago, class(now, ready));
+            let decision = decided(now, &at_work(known, now));
+            prop_assert!(decision.step.is_none_or(|step| step == Rung::Running), "{decision:?}");
+        }
+
+        #[test]
         fn never_a_kept_one_never_one_that_is_used_in_class(
             now in -60..220_i64,
             ago in 0..200_i64,

@@ -13,7 +13,7 @@ pub(crate) mod observer;
 mod pass;
 pub mod passes;
 pub mod policy;
-pub(crate) mod pressure;
+pub mod pressure;
 pub(crate) mod report;
 pub mod signals;
 mod step;

@@ -44,6 +44,7 @@ mod pressure;
 mod ready;
 mod reaper;
 mod reaper_day;
+mod reaper_week;
 mod reference;
 mod report;
 mod saved_memory;
