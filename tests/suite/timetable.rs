@@ -10,8 +10,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-/// A configuration with these courses, whose lab is the sandbox's.
-fn configure(sandbox: &Sandbox, courses: &[Value]) {
+/// A configuration with a lab, that of the sandbox, with these settings, and these courses of it.
+pub fn configure(sandbox: &Sandbox, settings: &Value, courses: &[Value]) {
     let courses: Vec<_> = courses
         .iter()
         .map(|course| {
@@ -21,18 +21,22 @@ fn configure(sandbox: &Sandbox, courses: &[Value]) {
             whole
         })
         .collect();
-    let policy = json!({"policy": {"boot_timeout": "0s"}});
-    let config = json!({"labs": [lab(&sandbox.lab, &policy)], "timetable": courses,
+    let config = json!({"labs": [lab(&sandbox.lab, settings)], "timetable": courses,
                         "host": {"accelerator": "tcg"}});
     sandbox.write_config(&config.to_string());
 }
 
-fn roster(sandbox: &Sandbox, users: &[String]) {
+/// For guests of firmware, whose agents never answer.
+fn without_boot() -> Value {
+    json!({"policy": {"boot_timeout": "0s"}})
+}
+
+pub fn roster(sandbox: &Sandbox, users: &[String]) {
     fs::write(sandbox.path("7b.txt"), users.join("\n")).unwrap();
 }
 
 /// A lesson from so many minutes after now to so many, by the clock of UTC.
-fn lesson(from: i64, to: i64) -> Value {
+pub fn lesson(from: i64, to: i64) -> Value {
     let at = |minutes: i64| {
         let at = Timestamp::now() + SignedDuration::from_mins(minutes);
         TimeZone::UTC.to_datetime(at)
@@ -41,7 +45,7 @@ fn lesson(from: i64, to: i64) -> Value {
            "from": at(from).strftime("%H:%M").to_string(), "to": at(to).strftime("%H:%M").to_string()})
 }
 
-fn unused(sandbox: &Sandbox, user: &str, minutes: u64) {
+pub fn unused(sandbox: &Sandbox, user: &str, minutes: u64) {
     let name = sandbox.instance_name(user);
     let file = File::options()
         .write(true)
@@ -100,7 +104,7 @@ fn what_is_wrong_with_a_course_is_told_with_its_place() {
             "except[0]: bad date",
         ),
     ] {
-        configure(&sandbox, &[course]);
+        configure(&sandbox, &without_boot(), &[course]);
         sandbox.cyyber(["timetable"]).says(3, wanted);
     }
 }
@@ -111,6 +115,7 @@ fn the_week_is_shown_with_what_it_takes() {
     roster(&sandbox, &["anna".to_owned(), "ben".to_owned()]);
     configure(
         &sandbox,
+        &without_boot(),
         &[
             lesson(60, 120),
             lesson(90, 150),
@@ -131,7 +136,7 @@ fn the_week_is_shown_with_what_it_takes() {
     assert!(table.contains("Most at once: 4 instances and"), "{table}");
     let table = sandbox.cyyber(["timetable", "--ahead", "70m"]).ok().stdout;
     assert!(table.contains("Most at once: 2 instances and"), "{table}");
-    configure(&sandbox, &[]);
+    configure(&sandbox, &without_boot(), &[]);
     let none = sandbox.cyyber(["timetable"]).ok().stdout;
     assert_eq!(none, "no lessons in this time\n");
     sandbox
@@ -151,7 +156,7 @@ fn a_lesson_finds_ten_ready_and_leaves_them_paused() {
         users.iter().filter(count).count()
     };
     // Long before, there is only something to come.
-    configure(&sandbox, &[lesson(30, 90)]);
+    configure(&sandbox, &without_boot(), &[lesson(30, 90)]);
     sandbox.instance("create", "u0", &[]).ok();
     assert_eq!(actions(&sandbox, &[]), []);
     let listed = sandbox.listed("u0");
@@ -161,7 +166,7 @@ fn a_lesson_finds_ten_ready_and_leaves_them_paused() {
     assert!((18..=20).contains(&minutes), "{listed:#}");
 
     // Nine minutes before the bell.
-    configure(&sandbox, &[lesson(9, 90)]);
+    configure(&sandbox, &without_boot(), &[lesson(9, 90)]);
     let plan = actions(&sandbox, &["--dry-run"]);
     assert_eq!(plan.len(), 10, "{plan:#?}");
     assert!(
@@ -195,7 +200,7 @@ fn a_lesson_finds_ten_ready_and_leaves_them_paused() {
     assert_eq!(journal.lines().filter(by_pass).count(), 10, "{journal}");
 
     // The lesson was over a while ago, and nobody used theirs since but one.
-    configure(&sandbox, &[lesson(-60, -6)]);
+    configure(&sandbox, &without_boot(), &[lesson(-60, -6)]);
     users.iter().for_each(|user| unused(&sandbox, user, 7));
     unused(&sandbox, "u3", 1);
     let plan = actions(&sandbox, &["--dry-run"]);
@@ -226,7 +231,7 @@ fn a_roster_that_changed_is_followed_and_one_that_cannot_be_read_hurts_nobody() 
     let sandbox = Sandbox::with_guests(3);
     sandbox.base(&sandbox.lab);
     roster(&sandbox, &["u0".to_owned()]);
-    configure(&sandbox, &[lesson(-30, 60)]);
+    configure(&sandbox, &without_boot(), &[lesson(-30, 60)]);
     // The host was off when the lesson began: the first pass catches up.
     let done = actions(&sandbox, &[]);
     assert_eq!(done[0].0, sandbox.instance_name("u0"), "{done:#?}");

@@ -1,6 +1,6 @@
 //! Instances that begin with the memory of a guest that has booted.
 
-use crate::{common, daemon};
+use crate::{common, daemon, timetable};
 
 use std::collections::HashSet;
 use std::fs;
@@ -32,10 +32,14 @@ fn sandbox() -> Sandbox {
 }
 
 fn configure(sandbox: &Sandbox, memory: u32, instant: bool) {
-    sandbox.configure(&json!({
+    sandbox.configure(&lab_with(memory, instant));
+}
+
+fn lab_with(memory: u32, instant: bool) -> Value {
+    json!({
         "memory_mb": memory, "disk_size": "4G", "instant": instant,
         "image": {"url": guest::QUICK_IMAGE}, "policy": {"boot_timeout": "15m"},
-    }));
+    })
 }
 
 fn build(sandbox: &Sandbox) -> Value {
@@ -454,4 +458,39 @@ fn a_warm_image_is_renewed_alone(sandbox: &Sandbox) {
     let doomed =
         Run::of(&mut sandbox.command(["-o", "json", "instance", "cleanup", "--dry-run"])).json();
     assert_eq!(doomed["builds"].as_array().unwrap().len(), 1, "{doomed}");
+}
+
+#[test]
+#[ignore = "needs root and QEMU, takes minutes: run by `make test-all`"]
+fn a_class_is_forked_for_its_lesson_and_paused_after_it() {
+    let sandbox = sandbox();
+    build(&sandbox);
+    sandbox.all_have_booted();
+    let users: Vec<_> = (0..10).map(|number| format!("u{number}")).collect();
+    timetable::roster(&sandbox, &users);
+    let lab = lab_with(256, true);
+    timetable::configure(&sandbox, &lab, &[timetable::lesson(9, 90)]);
+    let began = Instant::now();
+    let all_are = |state: &str| users.iter().all(|user| sandbox.state(user) == state);
+    while !all_are("running") {
+        let told = "they are not ready at the bell";
+        assert!(began.elapsed() < Duration::from_secs(9 * 60), "{told}");
+        sandbox.cyyber(["reap"]).ok();
+    }
+    println!("ten forks were ready after {:.1?}", began.elapsed());
+    for user in &users {
+        assert_eq!(sandbox.listed(user)["started_by"], "fork", "{user}");
+    }
+
+    timetable::configure(&sandbox, &lab, &[timetable::lesson(-60, -6)]);
+    for user in &users {
+        timetable::unused(&sandbox, user, 7);
+    }
+    let began = Instant::now();
+    while !all_are("paused") {
+        let told = "they are not paused after the lesson";
+        assert!(began.elapsed() < Duration::from_secs(9 * 60), "{told}");
+        sandbox.cyyber(["reap"]).ok();
+    }
+    println!("they were paused after {:.1?}", began.elapsed());
 }
