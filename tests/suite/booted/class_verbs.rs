@@ -116,7 +116,7 @@ fn told_of_a_pause(class: &Class) {
 fn killed(class: &Class) {
     let sandbox = &class.sandbox;
     let name = sandbox.instance_name("on");
-    let moments: u64 = if is_thorough() { 50 } else { 4 };
+    let moments: u64 = if is_thorough() { 50 } else { 2 };
     let data = fs::read(sandbox.path("work/deep/data")).unwrap();
     let verb = |verb: &str, rest: &[&str]| {
         let began = Instant::now();

@@ -235,7 +235,9 @@ fn forks_are_themselves_and_instances_like_any_other() {
     sandbox.instance("stop", "a", &["--force"]).ok();
 
     no_two_of_a_class_are_the_same(&sandbox);
-    it_makes_keys_by_itself_where_the_host_cannot(&sandbox);
+    if is_thorough() {
+        it_makes_keys_by_itself_where_the_host_cannot(&sandbox);
+    }
     killed_at_any_moment(&sandbox);
     libvirtd_is_killed_meanwhile(&sandbox);
     // Another boot.
@@ -361,7 +363,7 @@ fn it_makes_keys_by_itself_where_the_host_cannot(sandbox: &Sandbox) {
 
 /// What runs on, and what the daemon forgets, is no obstacle to another try.
 fn libvirtd_is_killed_meanwhile(sandbox: &Sandbox) {
-    for round in 0..rounds("CYYBER_TEST_DAEMON_KILLS", 1, 10) {
+    for round in 0..rounds("CYYBER_TEST_DAEMON_KILLS", 0, 10) {
         let mut child = sandbox.instance_command("start", "d", &[]).spawn().unwrap();
         let after = Duration::from_millis(700 + 1300 * round as u64);
         sleep(after);
@@ -394,7 +396,7 @@ fn libvirtd_is_killed_meanwhile(sandbox: &Sandbox) {
 
 /// Kills starts, and starts again: what comes up is an instance, and nothing is left.
 fn killed_at_any_moment(sandbox: &Sandbox) {
-    let rounds = rounds("CYYBER_TEST_FORK_KILLS", 2, 100) as u64;
+    let rounds = rounds("CYYBER_TEST_FORK_KILLS", 1, 100) as u64;
     for round in 0..rounds {
         let mut child = sandbox.instance_command("start", "k", &[]).spawn().unwrap();
         let most = if rounds > 3 {
