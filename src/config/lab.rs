@@ -241,6 +241,8 @@ pub enum Desktop {
     None,
     /// XFCE.
     Xfce,
+    /// GNOME. Never built and looked at as a whole.
+    Gnome,
 }
 
 impl Desktop {
@@ -249,6 +251,7 @@ impl Desktop {
         match self {
             Desktop::None => "none",
             Desktop::Xfce => "xfce",
+            Desktop::Gnome => "gnome",
         }
     }
 }

@@ -153,7 +153,7 @@ fn errors_name_the_place_and_what_is_allowed() {
         ),
         (
             file(r#", "desktop": "kde""#, ""),
-            "labs[0].desktop: unknown variant `kde`, expected `none` or `xfce`",
+            "labs[0].desktop: unknown variant `kde`, expected one of `none`, `xfce`, `gnome`",
         ),
         (
             file(

@@ -117,8 +117,11 @@ impl Templates {
 
 /// Whether it is only for other desktops than this one.
 fn is_for_other(name: &str, desktop: Desktop) -> bool {
-    let of_desktops = ["guest/files/desktop/", "guest/files/xfce/"];
-    desktop == Desktop::None && of_desktops.iter().any(|files| name.starts_with(files))
+    let of_desktop = |other: Desktop| name.starts_with(&format!("guest/files/{}/", other.name()));
+    let of_any = name.starts_with("guest/files/desktop/");
+    let mut others = [Desktop::Xfce, Desktop::Gnome].into_iter();
+    let of_other = others.any(|other| other != desktop && of_desktop(other));
+    of_other || of_any && desktop == Desktop::None
 }
 
 /// Every file below `directory` by its path in it, without hidden ones.
@@ -195,5 +198,6 @@ mod tests {
         assert!(!none.contains(&"guest/install.sh") && !xfce.contains(&"guest/install.sh"));
         let name = "guest/files/xfce/x";
         assert!(!none.contains(&name) && xfce.contains(&name));
+        assert!(!of_stages(Desktop::Gnome).contains(&name));
     }
 }

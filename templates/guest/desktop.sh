@@ -10,6 +10,10 @@ install_desktop() {
             provide_display_driver
             install_xfce
             ;;
+        gnome)
+            provide_display_driver
+            install_gnome
+            ;;
         *) fail "no such desktop: $(cat "$here/desktop")" ;;
     esac
 }
@@ -55,6 +59,20 @@ install_xfce() {
     # Programs that ask for "a terminal" get this one.
     update-alternatives --set x-terminal-emulator /usr/bin/xfce4-terminal.wrapper
     log_in_without_password lightdm
+    systemctl set-default graphical.target
+}
+
+install_gnome() {
+    stage "Installing GNOME"
+    apt install --no-install-recommends -- \
+        gdm3 gnome-session gnome-shell gnome-terminal nautilus gnome-control-center xwayland \
+        dconf-cli xdg-user-dirs polkitd
+    please_the_eye fonts-inter fonts-jetbrains-mono
+    lay_over desktop
+    lay_over gnome
+    chmod 755 /usr/local/bin/cyyber-lab
+    dconf update
+    log_in_without_password gdm-password
     systemctl set-default graphical.target
 }
 

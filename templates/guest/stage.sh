@@ -3,11 +3,11 @@
 # inside the guest. What is wanted is in the files beside this script, one thing a file; none of it
 # is ever read as shell:
 #
-#   desktop    the graphical desktop: none or xfce
+#   desktop    the graphical desktop: none, xfce or gnome
 #   branding/  logo.png, wallpaper.jpg, login.png and the GRUB theme in grub/
 #
 # In files/ beside this script is what goes into the image as it is: every/ into each, desktop/ into
-# those with a desktop, xfce/ into those with that one.
+# those with a desktop, xfce/ and gnome/ into those with that one.
 set -eu
 # shellcheck source=common.sh
 . /var/tmp/cyyber/common.sh

@@ -30,7 +30,7 @@ ensure_network_by_hotplug() {
 
 wait_for_desktop() {
     systemctl --quiet is-active display-manager || return 0
-    until cat /proc/[0-9]*/comm 2>/dev/null | grep -qx xfce4-panel; do sleep 1; done
+    until cat /proc/[0-9]*/comm 2>/dev/null | grep -qxE 'xfce4-panel|gnome-shell'; do sleep 1; done
 }
 
 # All time of all processors, and that which they were idle, in ticks.

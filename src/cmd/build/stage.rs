@@ -132,6 +132,6 @@ impl Common<'_> {
 fn memory_mb(desktop: Desktop) -> u32 {
     match desktop {
         Desktop::None => MEMORY,
-        Desktop::Xfce => MEMORY_FOR_DESKTOP,
+        Desktop::Xfce | Desktop::Gnome => MEMORY_FOR_DESKTOP,
     }
 }
