@@ -202,9 +202,7 @@ impl<'a> Appliance<'a> {
         most: u64,
         until: Instant,
     ) -> Result<()> {
-        let command = format!("tar-out {} {}", quoted(path), self.quoted_pipe());
-        self.exchange(&command, Some(Sink { file, most }), until)
-            .map(drop)
+        self.copy("tar-out", path, Sink { file, most }, until)
     }
 
     /// Writes the file at `path` to `file`.
@@ -215,13 +213,14 @@ impl<'a> Appliance<'a> {
         most: u64,
         until: Instant,
     ) -> Result<()> {
-        let command = format!("download {} {}", quoted(path), self.quoted_pipe());
-        self.exchange(&command, Some(Sink { file, most }), until)
-            .map(drop)
+        self.copy("download", path, Sink { file, most }, until)
     }
 
-    fn quoted_pipe(&self) -> String {
-        quoted(&self.pipe.to_string_lossy())
+    /// Has what a command writes of `path` come through the pipe.
+    fn copy(&mut self, command: &str, path: &str, sink: Sink, until: Instant) -> Result<()> {
+        let pipe = quoted(&self.pipe.to_string_lossy());
+        let command = format!("{command} {} {pipe}", quoted(path));
+        self.exchange(&command, Some(sink), until).map(drop)
     }
 
     /// The lines that it says to `command`; an error is its last words.

@@ -124,17 +124,23 @@ impl School {
         let file = File::options().write(true).open(path);
         file.unwrap().set_modified(time).unwrap();
     }
+}
 
-    /// How many run.
-    fn running(&self) -> usize {
-        let all = self.door.hypervisor().unwrap();
-        let all = all.survey(cyyber::hypervisor::Detail::Power).unwrap();
-        all.iter().filter(|(_, facts)| facts.id.is_some()).count()
-    }
+/// How many run.
+pub fn running(door: &Context) -> usize {
+    let all = door.hypervisor().unwrap();
+    let all = all.survey(cyyber::hypervisor::Detail::Power).unwrap();
+    all.iter().filter(|(_, facts)| facts.id.is_some()).count()
 }
 
 /// What the program stands on in the given minute of the day.
 fn context(sandbox: &Sandbox, minute: i64) -> Context {
+    let uptime = SignedDuration::from_mins(minute + 1000);
+    context_at(sandbox, MIDNIGHT + minute * 60, uptime)
+}
+
+/// What the program stands on in this second since 1970.
+pub fn context_at(sandbox: &Sandbox, second: i64, uptime: SignedDuration) -> Context {
     let global = Global {
         config: Some(sandbox.path("labs-config.json")),
         connect: Some(TEST_DRIVER.parse().unwrap()),
@@ -144,8 +150,8 @@ fn context(sandbox: &Sandbox, minute: i64) -> Context {
         verbose: false,
     };
     let now = Moment {
-        time: Timestamp::from_second(MIDNIGHT + minute * 60).unwrap(),
-        uptime: SignedDuration::from_mins(minute + 1000),
+        time: Timestamp::from_second(second).unwrap(),
+        uptime,
     };
     Context::new(&global, Output::new(Format::Table, true, false), now).unwrap()
 }
@@ -178,7 +184,7 @@ fn a_day_of_a_hundred_students() {
             timeout: "60s".parse().unwrap(),
         };
         cmd::reap::run(&context(&school.sandbox, minute), &reap).unwrap();
-        let running = school.running();
+        let running = running(&school.door);
         with += running;
         without += next.iter().filter(|next| **next > 0).count();
         peak = peak.max(running);

@@ -6,20 +6,19 @@
 //! works is paused at the end of a lesson is shown in `src/reaper/in_class.rs`, of the policy alone.
 
 use crate::common;
+use crate::reaper_day::{context_at, running};
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Sandbox, TEST_DRIVER, is_thorough, lab};
-use cyyber::cli::{Global, Reap};
-use cyyber::clock::Moment;
+use common::{Sandbox, is_thorough, lab};
+use cyyber::cli::Reap;
 use cyyber::cmd;
 use cyyber::context::Context;
 use cyyber::instance::Instance;
 use cyyber::names::InstanceName;
-use cyyber::output::{Format, Output};
 use cyyber::reaper::pressure;
 use jiff::{SignedDuration, Timestamp};
 use rand::rngs::StdRng;
@@ -219,29 +218,12 @@ impl School {
             .unwrap();
         (true, !runs)
     }
-
-    fn running(&self) -> usize {
-        let all = self.door.hypervisor().unwrap();
-        let all = all.survey(cyyber::hypervisor::Detail::Power).unwrap();
-        all.iter().filter(|(_, facts)| facts.id.is_some()).count()
-    }
 }
 
 /// What the program stands on in the given second of the week.
 fn context(sandbox: &Sandbox, second: i64) -> Context {
-    let global = Global {
-        config: Some(sandbox.path("labs-config.json")),
-        connect: Some(TEST_DRIVER.parse().unwrap()),
-        output: None,
-        as_user: None,
-        quiet: true,
-        verbose: false,
-    };
-    let now = Moment {
-        time: Timestamp::from_second(MONDAY + second).unwrap(),
-        uptime: SignedDuration::from_secs(second + 100 * HOUR),
-    };
-    Context::new(&global, Output::new(Format::Table, true, false), now).unwrap()
+    let uptime = SignedDuration::from_secs(second + 100 * HOUR);
+    context_at(sandbox, MONDAY + second, uptime)
 }
 
 /// When there are passes: often by day, and at night as often as it takes to leave no gap.
@@ -288,7 +270,7 @@ fn simulate(with_timetable: bool) -> Week {
             timeout: "60s".parse().unwrap(),
         };
         cmd::reap::run(&context(&school.sandbox, second), &reap).unwrap();
-        let running = school.running();
+        let running = running(&school.door);
         let minutes = usize::try_from((second - last) / 60).unwrap();
         last = second;
         week.minutes += running * minutes;

@@ -324,16 +324,7 @@ fn assert_left_alone(sandbox: &Sandbox, found: &str) -> String {
         assert!(message.contains(found), "{verb}: {error:#}");
         hint = text(&error["hint"]);
     }
-    let cleanup = [
-        "-o",
-        "json",
-        "instance",
-        "cleanup",
-        &sandbox.lab,
-        "7",
-        "--yes",
-    ];
-    let cleanup = sandbox.cyyber(cleanup);
+    let cleanup = sandbox.instance("cleanup", "7", &["--yes"]);
     assert_ne!(cleanup.code, Some(0), "{cleanup:#?}");
     let said = format!("{}{}", cleanup.stdout, cleanup.stderr);
     assert!(said.contains(found), "{cleanup:#?}");

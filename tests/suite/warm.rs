@@ -62,16 +62,7 @@ fn boots(sandbox: &Sandbox, user: &str, why: &str) {
     let below = run_qemu_img_info(&sandbox.overlay(user));
     assert!(below.contains("-base."), "{below}");
     sandbox.instance("stop", user, &["--force"]).ok();
-    let gone = sandbox.cyyber([
-        "-o",
-        "json",
-        "instance",
-        "cleanup",
-        &sandbox.lab,
-        user,
-        "--yes",
-    ]);
-    gone.ok();
+    sandbox.instance("cleanup", user, &["--yes"]).ok();
 }
 
 fn names_in(directory: &Path) -> Vec<String> {
@@ -164,16 +155,7 @@ fn on_a_full_disk_nothing_is_lost_of_what_was_to_be_forked() {
     let started = sandbox.instance("start", "7", &[]).json();
     assert_eq!(started["started_by"], "boot", "{started}");
     sandbox.instance("stop", "7", &["--force"]).ok();
-    let gone = [
-        "-o",
-        "json",
-        "instance",
-        "cleanup",
-        &sandbox.lab,
-        "7",
-        "--yes",
-    ];
-    sandbox.cyyber(gone).ok();
+    sandbox.instance("cleanup", "7", &["--yes"]).ok();
 }
 
 #[test]

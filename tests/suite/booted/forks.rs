@@ -329,16 +329,7 @@ fn no_two_of_a_class_are_the_same(sandbox: &Sandbox) {
     assert_eq!(seen.len(), 6 * all);
     for user in 0..all {
         let user = format!("c{user}");
-        let gone = [
-            "-o",
-            "json",
-            "instance",
-            "cleanup",
-            &sandbox.lab,
-            &user,
-            "--yes",
-        ];
-        sandbox.cyyber(gone).json();
+        sandbox.instance("cleanup", &user, &["--yes"]).ok();
     }
 }
 
@@ -380,16 +371,7 @@ fn libvirtd_is_killed_meanwhile(sandbox: &Sandbox) {
         assert!(!forked_memory(sandbox, "d").exists());
         let id = guest::shell(&sandbox.instance_name("d"), "cat /etc/machine-id");
         assert_eq!(id.trim().len(), 32, "{id}");
-        let gone = [
-            "-o",
-            "json",
-            "instance",
-            "cleanup",
-            &sandbox.lab,
-            "d",
-            "--yes",
-        ];
-        let gone = sandbox.cyyber(gone).json();
+        let gone = sandbox.instance("cleanup", "d", &["--yes"]).json();
         assert_eq!(gone["destroyed"].as_array().unwrap().len(), 1, "{gone}");
     }
 }
@@ -420,17 +402,7 @@ fn killed_at_any_moment(sandbox: &Sandbox) {
         assert!(!forked_memory(sandbox, "k").exists());
         let id = guest::shell(&sandbox.instance_name("k"), "cat /etc/machine-id");
         assert_eq!(id.trim().len(), 32, "{id}");
-        let all = sandbox
-            .cyyber([
-                "-o",
-                "json",
-                "instance",
-                "cleanup",
-                &sandbox.lab,
-                "k",
-                "--yes",
-            ])
-            .json();
+        let all = sandbox.instance("cleanup", "k", &["--yes"]).json();
         assert_eq!(
             all["destroyed"][0]["instance"],
             sandbox.instance_name("k").as_str()
