@@ -307,17 +307,17 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
     let services = Services::new();
     let (lab, other) = (sandbox.lab.clone(), sandbox.other_lab());
     let small = json!({
-        "memory_mb": 384, "disk_size": "3G", "network": "nat", "policy": {"boot_timeout": "15m"},
+        "memory_mb": 256, "disk_size": "4G", "network": "nat", "policy": {"boot_timeout": "15m"},
         "limits": {"overlay_size": "700M", "disk_bytes_per_second": "60M"},
     });
     let isolated = json!({
-        "memory_mb": 384, "disk_size": "3G", "network": "isolated", "policy": {"boot_timeout": "15m"},
+        "memory_mb": 256, "disk_size": "4G", "network": "isolated", "policy": {"boot_timeout": "15m"},
     });
     let labs = [common::lab(&lab, &small), common::lab(&other, &isolated)];
-    sandbox.write_config(&json!({ "labs": labs }).to_string());
-    let link = |lab: &str| sandbox.path(format!("storage/base-images/{lab}-base.qcow2"));
-    fs::copy(guest::QUICK_IMAGE, link(&lab)).unwrap();
-    fs::copy(guest::QUICK_IMAGE, link(&other)).unwrap();
+    sandbox.configure_labs(&labs);
+    guest::warm_base(&sandbox, &lab);
+    let link = sandbox.path(format!("storage/base-images/{other}-base.qcow2"));
+    fs::copy(guest::QUICK_IMAGE, link).unwrap();
     let all = [(lab.as_str(), "anna"), (&lab, "ben"), (&other, "carl")];
     let began = Instant::now();
     let start = |(lab, user): (&str, &str)| {

@@ -1,16 +1,22 @@
 //! Looking into a booted guest, by its agent, and at its screen; and a guest whose agent lies.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use cyyber::images::base;
+use cyyber::images::warm::Draft;
+use cyyber::instance::warm;
+use cyyber::units::MIB;
 use serde_json::{Value, json};
 
-use super::{run, tool, virsh};
+use super::world::slots;
+use super::{QEMU, Sandbox, run, tool, virsh};
 
 /// A disk that boots quickly, with an agent that runs from the start: it can do without a build. Made
 /// by `tests/quick-guest.sh`.
@@ -104,6 +110,45 @@ pub fn be(domain: &str, kind: &str) {
         assert!(began.elapsed() < BOOTING, "it does not hear");
         sleep(Duration::from_secs(1));
     }
+}
+
+/// Puts the quick image in the place of the base of `lab`, with a warm image, so that its guests are
+/// forked. The first test that asks for it boots the guest; the others copy what that one saved, if
+/// their labs have the same machine.
+pub fn warm_base(sandbox: &Sandbox, lab: &str) {
+    let link = sandbox.path(format!("storage/base-images/{lab}-base.qcow2"));
+    fs::copy(QUICK_IMAGE, link).unwrap();
+    let context = sandbox.context(QEMU);
+    let lab = context.config.lab(&lab.parse().unwrap()).unwrap();
+    let base = base::current(&context.paths, &lab.lab_id).unwrap();
+    let kept = slots().join(format!(
+        "warm-{}-{}-{}",
+        lab.memory_mb, lab.vcpus, lab.disk_size
+    ));
+    fs::create_dir_all(&kept).unwrap();
+    let (layer, memory, whole) = (kept.join("layer"), kept.join("memory"), kept.join("whole"));
+    let lock = File::create(kept.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let began = Instant::now();
+    if whole.exists() {
+        let (paths, now) = (&context.paths, context.time());
+        let size = u64::from(lab.memory_mb) * MIB;
+        let draft = Draft::begin(paths, &lab.lab_id, &base, lab.disk_size, size, now).unwrap();
+        fs::copy(&layer, draft.disk()).unwrap();
+        run(tool("qemu-img")
+            .args(["rebase", "-u", "-F", "qcow2", "-b"])
+            .args([&base.path, draft.disk()]));
+        fs::copy(&memory, draft.memory()).unwrap();
+        let fits = warm::fits(&context, lab).unwrap();
+        draft.finish(fits, now).unwrap();
+    } else {
+        let stop = AtomicBool::new(false);
+        let made = warm::make(&context, lab, &base, &stop, |_| {}).unwrap();
+        fs::copy(&made.path, layer).unwrap();
+        fs::copy(made.memory(), memory).unwrap();
+        File::create(whole).unwrap();
+    }
+    println!("there is a warm image after {:.1?}", began.elapsed());
 }
 
 /// Width and height of what is on a guest's screen just now.

@@ -69,9 +69,9 @@ pub fn rounds(variable: &str, usually: usize, thoroughly: usize) -> usize {
 /// Long enough for anything that is going to happen on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Nothing that ends takes longer, not even the build of a lab: what does is killed, so that the
-/// test fails and the others go on.
-const LONGEST: Duration = Duration::from_secs(20 * 60);
+/// Nothing that ends takes longer, not even the build of a lab beside other tests: what does is killed,
+/// so that the test fails and the others go on.
+const LONGEST: Duration = Duration::from_secs(40 * 60);
 
 /// Directories, a configuration and a libvirt for one test.
 #[derive(Debug)]
@@ -158,6 +158,11 @@ impl Sandbox {
 
     /// Writes a configuration with one small lab, on which `extra` keys are laid.
     pub fn configure(&self, extra: &Value) {
+        self.configure_labs(&[lab(&self.lab, extra)]);
+    }
+
+    /// Writes a configuration with these labs.
+    pub fn configure_labs(&self, labs: &[Value]) {
         let config = json!({
             // As in the environment of `command`, for tests that call into the program.
             "host": {
@@ -166,7 +171,7 @@ impl Sandbox {
                 "output_dir": self.path("output"),
                 "accelerator": "tcg",
             },
-            "labs": [lab(&self.lab, extra)],
+            "labs": labs,
         });
         self.write_config(&config.to_string());
     }

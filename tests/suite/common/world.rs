@@ -82,6 +82,14 @@ fn script() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/world.sh")
 }
 
+/// Where the tests of all worlds keep what they share.
+pub fn slots() -> PathBuf {
+    match std::env::var_os("CYYBER_SLOTS") {
+        Some(directory) => PathBuf::from(directory),
+        None => std::env::temp_dir().join("cyyber-test-slots"),
+    }
+}
+
 /// The command with the network of the real host, for what needs the package mirrors.
 pub fn outside(command: &Command) -> Command {
     let mut outside = tool("nsenter");
@@ -124,10 +132,7 @@ impl Guests {
         if count == 0 {
             return Guests(Vec::new());
         }
-        let directory = match std::env::var_os("CYYBER_SLOTS") {
-            Some(directory) => PathBuf::from(directory),
-            None => std::env::temp_dir().join("cyyber-test-slots"),
-        };
+        let directory = slots();
         fs::create_dir_all(&directory).unwrap();
         let file = |name: String| {
             let path = directory.join(name);
