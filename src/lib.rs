@@ -1,47 +1,48 @@
 //! cyyber: branded lab VMs for cyber-security teaching.
 //!
-//! A map of the code. Arrows point one way: `main` → [`cmd`] → [`reaper`] → [`instance`] → the rooms for
-//! outside things → the pure modules.
+//! A map of the code. Dependencies point one way: `main` → [`cmd`] → [`reaper`] → [`instance`] →
+//! modules for outside things → pure modules.
 //!
 //! | where | what |
 //! |---|---|
 //! | [`cli`] | the command line, clap types only |
-//! | [`cmd`] | the verbs: each calls the engine and hands the answer to `output`; what Tab offers is in `cmd/complete.rs` |
-//! | [`gateway`] | the one door to all consoles: a room beside `cmd`, which like it uses the engine |
-//! | [`reaper`] | the idle policy: what is known of the use of instances, the step that is due, and a pass over all |
-//! | [`instance`] | the engine: the states of an instance, and what is done to one |
-//! | [`context`] | what every verb stands on: configuration, paths, hypervisor, time |
-//! | [`hypervisor`] | libvirt, and its XML both ways; the only room that names the `virt` crate |
+//! | [`cmd`] | the commands: each calls the engine and passes the answer to `output`; shell completion is in `cmd/complete.rs` |
+//! | [`gateway`] | the service in front of all consoles; like `cmd`, it uses the engine |
+//! | [`reaper`] | the idle policy: signs of use, the step that is due, and a pass over all instances |
+//! | [`instance`] | the engine: the states of an instance and all operations on it |
+//! | [`context`] | what every command needs: configuration, paths, hypervisor, time |
+//! | [`hypervisor`] | libvirt and its XML; the only module that uses the `virt` crate |
 //! | [`images`] | stages, base builds, warm images and overlays |
 //! | [`packer`] | building a lab's image |
-//! | [`cluster`] | several hosts: where we are, what they share, and what Slurm is asked |
-//! | [`journal`] | one line for every change of state, every build and every failure |
-//! | [`ledger`] | what the journal adds up to: memory freed, wakes, failures, builds, hours of use |
+//! | [`cluster`] | several hosts: the role of this machine, the shared directory, and all calls to Slurm |
+//! | [`journal`] | one line for every state change, build and failure |
+//! | [`ledger`] | figures computed from the journal: memory freed, wakes, failures, builds, hours of use |
 //! | [`state`] | activity, exemptions, locks and tokens in the state directory |
-//! | [`files`] | files written as a whole and read with care |
+//! | [`files`] | atomic writes and careful reads of files |
 //! | [`process`] | starting outside programs |
-//! | [`appliance`] | libguestfs: what is on disks of VMs that do not run |
-//! | [`parallel`] | several things at once, but not too many |
-//! | [`host`] | what memory the host has left, and how busy it is |
-//! | [`sharing`] | equal pages of guests' memory, which the kernel can merge |
-//! | [`firewall`] | whether the firewall of the lab networks stands as it was loaded |
-//! | [`interrupt`] | signals that ask us to end |
-//! | [`output`] | what reaches the terminal |
-//! | [`env`](mod@env) | what is read from the environment |
+//! | [`appliance`] | libguestfs: reads the disks of VMs that do not run |
+//! | [`parallel`] | bounded parallel work |
+//! | [`host`] | the host's available memory and load |
+//! | [`sharing`] | merging equal pages of guests' memory by the kernel (KSM) |
+//! | [`firewall`] | checks whether the firewall of the lab networks is unchanged |
+//! | [`interrupt`] | SIGINT and SIGTERM |
+//! | [`output`] | everything printed to the terminal |
+//! | [`env`](mod@env) | environment variables |
 //! | [`config`] | `labs-config.json` |
 //! | [`paths`] | every path |
 //! | [`accelerator`] | hardware virtualisation or software emulation |
-//! | [`network`] | the cards of the lab networks, with their addresses and ports; pure |
-//! | [`inputs`] | what an image is made from, and what of it changed; pure |
+//! | [`network`] | MAC addresses, IP addresses and ports of the lab networks; pure |
+//! | [`inputs`] | the inputs of an image, and which of them changed; pure |
 //! | [`prometheus`] | the text format of metrics; pure |
-//! | [`scope`] | whose instances a command can reach; pure |
+//! | [`scope`] | the user whose instances a command may act on; pure |
 //! | [`roster`] | lists of users from a file; pure |
-//! | [`timetable`] | when there are lessons, and what that makes of an instance; pure |
-//! | [`text`] | text of files, in whatever encoding, and bytes as digits; pure |
-//! | [`nearest`] | what was meant by a name that is not there; pure |
-//! | [`checked`] | strings that are checked when they are read, each with its pattern; pure |
-//! | [`secret`] | what is not to be seen by accident; pure |
-//! | [`names`], [`units`], [`error`] | pure: names and states, sizes and durations, failures |
+//! | [`timetable`] | lessons, and what they mean for an instance; pure |
+//! | [`text`] | decoding text files, and bytes as digits; pure |
+//! | [`nearest`] | suggestions for misspelt names; pure |
+//! | [`checked`] | strings that are checked against a pattern when they are read; pure |
+//! | [`secret`] | values that must not be printed by accident; pure |
+//! | [`names`], [`units`], [`error`] | names and states, sizes and durations, failures; pure |
+//! | [`clock`] | the current time and the time since boot |
 
 pub mod accelerator;
 pub mod appliance;
