@@ -82,8 +82,8 @@ pub enum Command {
     /// build of the lab's base image in the storage directory. Existing instances keep the build
     /// that they were created from.
     ///
-    /// A lab is built if any input of its image changed. What labs have in common, the stage image,
-    /// is built once and shared. If one lab fails, the others are still built.
+    /// A lab is built if any input of its image changed. The stage image, which has everything that
+    /// labs share, is built once. If one lab fails, the others are still built.
     Build(Build),
     /// Create, start, stop and manage students' VMs
     ///
@@ -114,62 +114,63 @@ pub enum Command {
     Reap(Reap),
     /// Show what the labs used and what the idle policy saved
     ///
-    /// Adds up the journal, including the files that logrotate made of it: memory used and freed, the
-    /// steps of the idle policy, how long starts, resumes and builds took, which starts failed, how many
-    /// instances were woken within 5 minutes after the policy took them down, and the hours of use by
+    /// Summarises the journal and its rotated files: memory used and freed, the steps of the idle
+    /// policy, how long starts, resumes and builds took, which starts failed, how many instances
+    /// were woken within 5 minutes after the policy paused or stopped them, and the hours of use by
     /// lab, weekday and hour.
     ///
-    /// With --html the report is written as one page with plots, which needs no network. The file is
-    /// replaced atomically.
+    /// With --html the report is written as one page with plots, which loads nothing from the
+    /// network. The file is replaced atomically.
     Report(Report),
-    /// Show the lessons to come and what they take
+    /// Show the coming lessons and the memory they need
     ///
-    /// Lists the lessons of the timetable in labs-config.json, with how many attend and the memory that
-    /// their instances need, and compares the most that is needed at once with what the host has. Says
-    /// which rosters and calendars cannot be read. It changes nothing.
+    /// Lists the lessons of the timetable in labs-config.json, with the number of users and the
+    /// memory of their instances, and compares the highest total at any time with the memory of the
+    /// host. Reports rosters and calendars that cannot be read. Changes nothing.
     Timetable(Timetable),
-    /// Serve all consoles to browsers, through one port
+    /// Serve all consoles to browsers on one port
     ///
-    /// A browser connects with the console_path that `start`, `resume` and `console` return, by
-    /// WebSocket. A paused or stopped instance is started while the browser waits. The gateway logs in
-    /// to QEMU itself: no VNC password reaches the browser. Keyboard and pointer input counts as use of
-    /// the instance.
+    /// A browser opens a WebSocket with the console_path that `start`, `resume` and `console`
+    /// return. A paused or stopped instance is started while the browser waits. The gateway
+    /// authenticates to QEMU itself: no VNC password reaches the browser. Keyboard and pointer
+    /// input counts as use of the instance.
     ///
-    /// Runs until SIGTERM or SIGINT. All sessions and paths end with it; instances are not affected. It
-    /// is optional: without it, browsers connect to the port of each instance.
+    /// Runs until SIGTERM or SIGINT, which ends all sessions and makes all paths invalid; instances
+    /// are not affected. The gateway is optional: without it, browsers connect to the port of each
+    /// instance.
     Gateway(Gateway),
-    /// Show and manage the hosts, where there are several
+    /// Show and manage hosts, if there are several
     ///
-    /// With `cluster` in labs-config.json, Slurm places instances on several hosts, and every command
-    /// works from the head as on one host. These commands are about the hosts themselves.
+    /// With `cluster` in labs-config.json, Slurm places instances on several hosts, and every
+    /// command works on the head as on a single host. These commands manage the hosts themselves.
     #[command(
         subcommand,
         after_help = "Examples:
-  cyyber host list         what each host has and carries
+  cyyber host list         resources and instances of each host
   cyyber host drain h3     move everything off h3
-  cyyber host fence h3     h3 is off: its instances may start elsewhere"
+  cyyber host fence h3     declare h3 off: its instances may start elsewhere"
     )]
     Host(Host),
     /// Print metrics of the host and its instances, for Prometheus
     ///
-    /// Prints the host's memory, CPU and disk, the number of instances by state, the CPU, memory, disk
-    /// and network use of each, what pausing and shared base images save, the last reaper pass, and what
-    /// the journal adds up to (see cyyber report) as counters and histograms, in Prometheus' text
-    /// format. Guests are not queried; values that are not recorded yet are left out.
+    /// Prints in Prometheus' text format: the host's memory, CPU and disk, the number of instances
+    /// by state, the CPU, memory, disk and network use of each, what pausing and shared base images
+    /// save, the last reaper pass, and the figures of `cyyber report` as counters and histograms.
+    /// Guests are not queried; values that are not recorded yet are left out.
     ///
     /// With --textfile the metrics are written to a file for the textfile collector of the node
-    /// exporter, which reads files whose names end in .prom. The file is replaced atomically. If the
-    /// command fails, the file is left unchanged.
+    /// exporter, which reads files with names in .prom. The file is replaced atomically, and left
+    /// unchanged if the command fails.
     Metrics(Metrics),
     /// Check whether this host is ready, and how to fix what is not
     ///
     /// Checks hardware virtualisation, libvirt and the user that QEMU runs as, the lab networks and
     /// their firewall, required programs, directories and their permissions, memory and disk, the
-    /// configuration, the base images, whether `cyyber reap` is called regularly, and the gateway if
-    /// there is one. It changes nothing.
+    /// configuration, the base images, whether `cyyber reap` runs regularly, and the gateway if
+    /// there is one. Changes nothing.
     ///
-    /// A warning is about something that works, but not as well or as safely as it could. Only a
-    /// failure makes the command fail, with exit status 1.
+    /// A warning means that something works, but not as well or as safely as it could. Failures,
+    /// not warnings, make the command fail, with exit status 1.
     Doctor(Doctor),
     /// Print a shell completion script
     ///
@@ -240,7 +241,7 @@ pub enum Instance {
     /// password for a running instance, start it again.
     #[command(after_help = "Examples:
   cyyber instance start lab01 7          state, ports and password as text
-  cyyber instance start lab01 7 --wait   the same when its guest is ready
+  cyyber instance start lab01 7 --wait   the same, once its guest is ready
   cyyber -o json instance start lab01 7  the same as JSON, for a web backend
   cyyber instance start lab01 --users-from class.txt")]
     Start {
@@ -275,7 +276,7 @@ pub enum Instance {
     /// cannot be resumed; use `start`.
     #[command(after_help = "Examples:
   cyyber instance resume lab01 7          state, ports and password as text
-  cyyber instance resume lab01 7 --wait   the same when its guest answers
+  cyyber instance resume lab01 7 --wait   the same, once its guest answers
   cyyber -o json instance resume lab01 7  the same as JSON, for a web backend
   cyyber instance resume lab01 --users-from class.txt")]
     Resume {
@@ -340,7 +341,7 @@ pub enum Instance {
     /// one. Sessions that are open stay open.
     ///
     /// If `cyyber gateway` runs, the answer also has a path for a browser, valid for 60 seconds and
-    /// for one connection. Connecting by it wakes the instance.
+    /// for one connection. Connecting with it starts or resumes the instance.
     #[command(after_help = "Examples:
   cyyber instance console lab01 7          ports and password as text
   cyyber -o json instance console lab01 7  the same as JSON, for a web backend
@@ -349,12 +350,12 @@ pub enum Instance {
         /// Whose instance of which lab
         #[command(flatten)]
         target: Target,
-        /// Get only the path through the gateway; the instance may also be paused or stopped, and is
-        /// started when the browser connects
+        /// Return only the path through the gateway; the instance may also be paused or stopped,
+        /// and is started when the browser connects
         #[arg(long)]
         path_only: bool,
-        /// Get only a path to watch: its session sends no input, does not count as use, and does not
-        /// start the instance
+        /// Return only a path to watch: its session sends no input, does not count as use, and does
+        /// not start the instance
         #[arg(long)]
         view: bool,
     },
@@ -385,10 +386,10 @@ pub enum Instance {
     },
     /// Run a command in the guest
     ///
-    /// Runs the command through the guest agent as root, without a shell and without input, and
-    /// hands on its output and its exit status. It is no sign of use. For many users each line of
-    /// output begins with the user's id. An instance that is not running is reported, unless --wake
-    /// starts it.
+    /// Runs the command through the guest agent as root, without a shell and with empty standard
+    /// input, and returns its output and exit status. This does not count as use. With --users-from
+    /// each line of output begins with the user's id. An instance that is not running is reported,
+    /// unless --wake starts it.
     #[command(after_help = "Examples:
   cyyber instance exec lab01 7 -- systemctl is-active ssh
   cyyber instance exec lab01 7 --wake -- sh -c 'df -h / | tail -1'
@@ -401,7 +402,7 @@ pub enum Instance {
         /// Start instances that do not run, and wait for their guest agents
         #[arg(long)]
         wake: bool,
-        /// How long the command may take, for example 90s or 10m; it is then killed
+        /// Kill the command after this long, for example 90s or 10m
         #[arg(long, value_name = "DURATION", default_value = "60s")]
         timeout: Duration,
         /// The command and its arguments
@@ -410,9 +411,9 @@ pub enum Instance {
     },
     /// Copy files into the guest
     ///
-    /// Files and directories of this host are copied into the guest through its agent, each as a
-    /// whole or not at all. They belong to the owner of the directory they come into. Nothing that
-    /// is there is replaced without --replace. The instance must be running.
+    /// Copies files and directories of this host into the guest through its agent, each completely
+    /// or not at all. They get the owner of their target directory. Existing files are not replaced
+    /// without --replace. The instance must be running.
     #[command(
         override_usage = "cyyber instance push [OPTIONS] LAB USER SOURCE... TARGET\n       \
                           cyyber instance push [OPTIONS] LAB --users-from FILE SOURCE... TARGET",
@@ -424,8 +425,8 @@ pub enum Instance {
     Push {
         /// The lab's id, as in labs-config.json
         lab: LabId,
-        /// The user's id, unless --users-from is given; files and directories of this host; and where
-        /// they go in the guest: into that directory, or for a single one also under that name
+        /// The user's id, unless --users-from is given; files and directories of this host; and the
+        /// target in the guest: a directory, or for a single source also a new name
         #[arg(required = true, num_args = 2.., value_name = "USER SOURCE... TARGET")]
         paths: Vec<String>,
         /// Act on every user in this file, one id per line; - is standard input
@@ -434,11 +435,11 @@ pub enum Instance {
         /// How many users to work on in parallel
         #[arg(long, value_name = "N", default_value_t = 4, requires = "users_from", value_parser = clap::value_parser!(u8).range(1..=32))]
         jobs: u8,
-        /// Whose they are to be, by names of the guest [default: the owner of the directory that they
-        /// come into]
+        /// The owner of the copied files, as named in the guest [default: the owner of the target
+        /// directory]
         #[arg(long, value_name = "USER[:GROUP]")]
         owner: Option<GuestOwner>,
-        /// Replace files and directories of the same name that are there
+        /// Replace existing files and directories of the same name
         #[arg(long)]
         replace: bool,
         /// How much, and for how long
@@ -447,10 +448,10 @@ pub enum Instance {
     },
     /// Copy files out of the guest
     ///
-    /// Copies a file or a directory of the guest into DIR/USER, as a whole or not at all. Files are
-    /// for you alone there, and keep their times. Links that lead out of what is collected, devices,
-    /// and names that are not plain text are left out and reported. Nothing that is there is
-    /// replaced.
+    /// Copies a file or a directory of the guest into DIR/USER, completely or not at all. Only you
+    /// can read the copies, which keep their modification times. Links that lead out of the
+    /// collected directory, devices, and names that are not plain text are left out and reported.
+    /// Existing files are not replaced.
     #[command(after_help = "Examples:
   cyyber instance collect lab01 7 --from /home/student/report.txt --to handed-in
   cyyber instance collect lab01 --users-from class.txt --from /home/student/work --to handed-in")]
@@ -461,7 +462,8 @@ pub enum Instance {
         /// The file or directory in the guest
         #[arg(long, value_name = "PATH")]
         from: GuestPath,
-        /// The directory on this host in which each user gets one; made if it is missing
+        /// The directory on this host in which each user gets a subdirectory; created if it is
+        /// missing
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
         /// How much, and for how long
@@ -492,24 +494,24 @@ pub enum Instance {
     },
     /// Write a page with the screens of all running instances
     ///
-    /// Takes a picture of each screen and writes DIR/index.html, which a browser refreshes by
-    /// itself. Taking pictures is no sign of use. Only you can read the files: to show the page to
-    /// others, open it in a browser of yours.
+    /// Takes a screenshot of each instance and writes DIR/index.html, which browsers refresh by
+    /// themselves. This does not count as use. Only you can read the files: to show the page to
+    /// others, open it in your own browser.
     #[command(after_help = "Examples:
   cyyber instance screens --html wall               once, of all labs
   cyyber instance screens lab01 --html wall --watch  every 10 seconds, until Ctrl-C")]
     Screens {
         /// The lab's id [default: all labs]
         lab: Option<LabId>,
-        /// The directory for the page and its pictures; made if it is missing
+        /// The directory for the page and its pictures; created if it is missing
         #[arg(long, value_name = "DIR", required = true)]
         html: PathBuf,
         /// Repeat every SECONDS, from 1 to 3600, until Ctrl-C; put LAB before this option
         /// [default: 10]
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10")]
         watch: Option<Interval>,
-        /// The address of noVNC's page, as https://labs.example.org/novnc/vnc.html: each picture
-        /// links to it, to watch that screen through the gateway
+        /// The address of noVNC's page, for example https://labs.example.org/novnc/vnc.html: each
+        /// picture links to it, to watch that screen through the gateway
         #[arg(long, value_name = "URL")]
         viewer: Option<String>,
     },
@@ -541,38 +543,40 @@ pub enum Instance {
 pub enum Host {
     /// List the hosts, with their state, memory, CPUs and instances
     ///
-    /// MEMORY and CPUS are what Slurm may give to instances, FREE is what it has left. INSTANCES counts
-    /// those whose disks the host has, RUNNING those that hold memory.
+    /// MEMORY and CPUS are what Slurm may allocate to instances, FREE is what is not allocated.
+    /// INSTANCES counts the instances whose disks are on the host, RUNNING those that use memory.
     #[command(after_help = "Examples:
   cyyber host list           as a table
   cyyber -o json host list   for a program")]
     List,
     /// Move all instances off a host, so that it can be maintained
     ///
-    /// Nothing more is placed on the host. Its instances go to other hosts: those that run are paused,
-    /// moved and resumed, the others moved as they are. One for which no other host has room is left
-    /// running and reported. Can be interrupted, and run again.
+    /// Slurm places no more instances on the host. Its instances move to other hosts: running ones
+    /// are paused, moved and resumed, the others are moved as they are. If no other host has room
+    /// for an instance, it stays where it is, and this is reported. You can interrupt the command
+    /// and run it again.
     #[command(after_help = "Examples:
-  cyyber host drain h3   before its power goes off
+  cyyber host drain h3   before you switch it off
   cyyber host resume h3  when it is back")]
     Drain {
         /// The host's name, as in `cluster.hosts`
         host: HostName,
     },
-    /// Use a host again that was drained, fenced or down
+    /// Return a drained, fenced or failed host to service
     #[command(after_help = "Examples:
   cyyber host resume h3")]
     Resume {
         /// The host's name, as in `cluster.hosts`
         host: HostName,
     },
-    /// State that a host is off, so that its instances can start elsewhere
+    /// Declare that a host is off, so that its instances can start elsewhere
     ///
-    /// Make sure of it first: pull its plug. If it still runs, two VMs write to one disk. Nothing
-    /// restarts by itself: the next start of each instance is on another host, from its disk.
+    /// First make sure that it is off: pull its plug. If it still runs, two VMs will write to one
+    /// disk. Nothing restarts by itself: the next start of each instance boots it on another host,
+    /// from its disk.
     ///
-    /// Asks for confirmation at a terminal; elsewhere --yes is required. A host that still answers is
-    /// refused.
+    /// Asks for confirmation at a terminal; elsewhere --yes is required. Fails if the host still
+    /// answers.
     #[command(after_help = "Examples:
   cyyber host fence h3        asks first
   cyyber host fence h3 --yes  for a script that has switched it off")]
@@ -583,13 +587,13 @@ pub enum Host {
         #[arg(long)]
         yes: bool,
     },
-    /// Used by the head: have an instance be ready to leave this host
+    /// Used by the head: prepare an instance to leave this host
     #[command(hide = true)]
     Release {
         /// Whose instance of which lab
         #[command(flatten)]
         target: Target,
-        /// The host that it goes to
+        /// The host that it moves to
         #[arg(long)]
         to: HostName,
     },
@@ -599,7 +603,7 @@ pub enum Host {
         /// Whose instance of which lab
         #[command(flatten)]
         target: Target,
-        /// The host that it leaves
+        /// The host that it comes from
         #[arg(long)]
         from: HostName,
     },
@@ -671,7 +675,7 @@ pub struct Reap {
 #[command(after_help = "Examples:
   cyyber report                           the last 7 days
   cyyber report --since 30d --lab lab01   one lab, the last 30 days
-  cyyber report --html report.html        a page with plots, for a browser or for print
+  cyyber report --html report.html        a page with plots, to view or print
   cyyber -o json report                   for a program")]
 pub struct Report {
     /// How far to look back, for example 24h or 30d
@@ -712,7 +716,7 @@ pub struct Gateway {
     /// A PEM file with the private key of the certificate
     #[arg(long, value_name = "FILE", requires = "certificate")]
     pub key: Option<PathBuf>,
-    /// How many sessions there may be in all
+    /// The maximum number of sessions
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub sessions: u16,
 }
@@ -742,13 +746,13 @@ pub struct Doctor {
     pub verify: bool,
 }
 
-/// How much is copied, and for how long.
+/// Limits on size and time of a copy.
 #[derive(Debug, Args)]
 pub struct Bounds {
-    /// How much may be copied for each user, for example 500M or 4G
+    /// The maximum to copy for each user, for example 500M or 4G
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     pub max_size: ByteSize,
-    /// How long it may take for each user, for example 90s or 10m
+    /// The time limit for each user, for example 90s or 10m
     #[arg(long, value_name = "DURATION", default_value = "5m")]
     pub timeout: Duration,
 }
