@@ -1,5 +1,5 @@
-//! The hosts as the head sees them: which of them answer, where an instance has its place, and by what a
-//! command gets there.
+//! The hosts as seen from the head: which of them answer, on which host an instance is or should be
+//! placed, and how commands reach it.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -14,11 +14,11 @@ use crate::instance::admission::memory;
 use crate::names::InstanceName;
 use crate::units::MIB;
 
-/// What the lease of a host's own has before the host's name: commands run in it that need no memory of
-/// an instance. No instance has such a name.
+/// Prefix of the name of a host's service lease, before the host's name. Commands that need no
+/// instance's memory run in it. No instance has such a name.
 const DOOR: &str = "cyyber_at_";
 
-/// How much memory such commands need, in MiB.
+/// The memory that such commands need, in MiB.
 const DOOR_MEMORY: u64 = 64;
 
 /// The hosts of a cluster.
@@ -30,7 +30,7 @@ pub struct Hosts<'a> {
     nodes: OnceLock<Vec<Node>>,
 }
 
-/// What an instance needs of a host.
+/// The resources that an instance needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub memory_mb: u64,
@@ -38,7 +38,7 @@ pub struct Size {
 }
 
 impl<'a> Hosts<'a> {
-    /// Those of `cluster`.
+    /// The hosts of `cluster`.
     pub fn new(cluster: &'a Cluster) -> Hosts<'a> {
         Hosts {
             cluster,
@@ -48,7 +48,7 @@ impl<'a> Hosts<'a> {
         }
     }
 
-    /// The hosts, as Slurm saw them when it was first asked.
+    /// The hosts as Slurm reported them when first asked; cached.
     pub fn nodes(&self) -> Result<&[Node]> {
         if let Some(nodes) = self.nodes.get() {
             return Ok(nodes);
@@ -70,24 +70,25 @@ impl<'a> Hosts<'a> {
         }
         let message = format!("the host {host} does not answer");
         let hint = format!(
-            "bring it back; or, if it is off for certain: cyyber host fence {host}; its instances then \
+            "bring it back; or, if it is certainly off: cyyber host fence {host}; its instances then \
              start elsewhere, from their disks"
         );
         Err(Fault::new(Kind::Unavailable, message).hint(hint).into())
     }
 
-    /// The name under which Slurm knows the lease by which commands reach `host`.
+    /// The name of the service lease of `host`.
     fn door_name(host: &HostName) -> String {
         format!("{DOOR}{host}")
     }
 
-    /// A lease in which a command can run on `host`, whatever that has left: the host's own, which is made
-    /// where it is missing, or else that of any instance there.
+    /// A lease in which a command can run on `host`, even if the host has no free memory: the
+    /// host's service lease, which is created if it is missing, or else the lease of any instance
+    /// there.
     pub fn door(&self, host: &HostName) -> Result<Lease> {
         self.door_of(host, &self.slurm.leases_on(host)?)
     }
 
-    /// The same, of `leases`, which were listed before.
+    /// The same, chosen from `leases`, which were listed before.
     pub fn door_of(&self, host: &HostName, leases: &[Lease]) -> Result<Lease> {
         let own = Hosts::door_name(host);
         let mut there = leases.iter().filter(|lease| lease.host == *host).cloned();
@@ -105,15 +106,15 @@ impl<'a> Hosts<'a> {
         match (made, there.into_iter().next()) {
             (Placed::On(lease), _) | (Placed::Full(_), Some(lease)) => Ok(lease),
             (Placed::Full(why), None) => {
-                let message = format!("Slurm lets no command run on {host}: {why}");
+                let message = format!("Slurm cannot run a command on {host}: {why}");
                 let hint = format!("see `scontrol show node {host}`");
                 Err(Fault::new(Kind::Unavailable, message).hint(hint).into())
             }
         }
     }
 
-    /// A lease for `name`: on `owner`, which has its disk, if there is room, and else on any host but those
-    /// of `not_on`.
+    /// A lease for `name`: on `owner`, which has its disk, if there is room, else on any host
+    /// except `not_on`.
     pub fn place(
         &self,
         name: &InstanceName,
@@ -125,7 +126,7 @@ impl<'a> Hosts<'a> {
         let called = name.to_string();
         let mut out: BTreeSet<HostName> = self.unusable()?.into_iter().collect();
         out.extend(not_on.iter().cloned());
-        // Slurm would wait a moment for one that has no room.
+        // Slurm would wait a moment if the host has no room.
         let small = self
             .nodes()?
             .iter()
@@ -156,30 +157,30 @@ impl<'a> Hosts<'a> {
                 self.slurm.give_back(&lease)?;
                 let host = &lease.host;
                 let message = format!("Slurm chose {host}, which is not one of `cluster.hosts`");
-                let hint = "give cyyber a partition of its own, and name it in `cluster.partition`";
+                let hint = "create a partition for cyyber, and name it in `cluster.partition`";
                 Err(Fault::new(Kind::Unavailable, message).hint(hint).into())
             }
             Placed::Full(why) => Err(self.full(name, size, Some(&why))),
         }
     }
 
-    /// The hosts on which nothing can begin now. A dead one that Slurm still thinks well of would be
-    /// waited for.
+    /// The hosts on which nothing can start now. Without this, Slurm would wait for a dead host
+    /// that it still considers up.
     fn unusable(&self) -> Result<Vec<HostName>> {
         let nodes = self.nodes()?;
         let usable = |host: &HostName| {
             let node = nodes.iter().find(|node| node.host == *host);
             node.is_some_and(|node| node.takes() && node.answers()) && !self.shared.is_fenced(host)
         };
-        // At once: each dead one costs its second.
+        // In parallel: each dead host takes its timeout of a second.
         let all: Vec<_> = self.cluster.hosts.keys().collect();
         let usable = crate::parallel::side_by_side(&all, all.len(), |host| usable(host));
         let unusable = all.into_iter().zip(usable).filter(|(_, usable)| !usable);
         Ok(unusable.map(|(host, _)| host.clone()).collect())
     }
 
-    /// The host with the most memory left of those that can be used, but for those of `not_on`: for what
-    /// takes none now.
+    /// The usable host with the most free memory, except `not_on`: for commands that need no memory
+    /// now.
     pub fn emptiest(&self, not_on: &BTreeSet<HostName>) -> Result<HostName> {
         let unusable = self.unusable()?;
         let free = self
@@ -194,7 +195,7 @@ impl<'a> Hosts<'a> {
         })
     }
 
-    /// The hosts on which memory that was saved on `host` cannot be restored.
+    /// The hosts that cannot restore memory that was saved on `host`.
     pub fn of_other_kind(&self, host: &HostName) -> Result<Vec<HostName>> {
         let nodes = self.nodes()?;
         let own = nodes.iter().find(|node| node.host == *host);
@@ -214,7 +215,7 @@ impl<'a> Hosts<'a> {
         let free: Vec<_> = free.collect();
         let why = why.map(|why| format!(": {why}")).unwrap_or_default();
         let message = format!(
-            "no host has room for {name}, which needs {} MiB and {} CPUs: left are {}{why}",
+            "no host has room for {name}, which needs {} MiB and {} CPUs; free: {}{why}",
             size.memory_mb,
             size.cpus,
             free.join(", ")
@@ -225,7 +226,7 @@ impl<'a> Hosts<'a> {
 }
 
 impl Size {
-    /// That of `name`: what admission on its host counts.
+    /// The resources that `name` needs, as admission on its host counts them.
     pub fn of(config: &Config, name: &InstanceName) -> Result<Size> {
         let lab = config.lab(&name.lab)?;
         let bytes = memory::need(u64::from(lab.memory_mb) * MIB);
@@ -245,12 +246,12 @@ impl Size {
     }
 }
 
-/// Whether a lease is a host's own.
+/// Whether this is a host's service lease.
 pub fn is_door(lease: &Lease) -> bool {
     lease.name.starts_with(DOOR)
 }
 
-/// The one of `leases` of an instance that counts: that on the host which has its disk.
+/// The valid one among the `leases` of an instance: the one on the host that has its disk.
 pub fn counting<'l>(leases: &'l [Lease], owner: Option<&HostName>) -> Option<&'l Lease> {
     let on_owner = leases.iter().find(|lease| Some(&lease.host) == owner);
     on_owner.or_else(|| leases.first())

@@ -1,10 +1,11 @@
-//! Several hosts that carry instances together: where this program is, what it shares with the others,
-//! and what Slurm is asked.
+//! Several hosts that run instances together: the role of this machine, what the hosts share, and
+//! all calls to Slurm.
 //!
-//! A host carries out commands on its own instances as if it was alone. The head has none of its own: it
-//! finds or has Slurm choose the host of an instance, and runs the same command there. Slurm's allocation
-//! for an instance, its lease, has the instance's name, and goes with its memory. Where its disk is says
-//! whose it is: the one `rename` of the overlay from one host's directory to another's changes that.
+//! A host runs commands on its own instances as if it were alone. The head has no instances: it
+//! looks up the host of an instance, or lets Slurm choose one, and runs the same command there.
+//! Slurm's allocation for an instance, called its lease, has the name of the instance and lasts
+//! while the instance uses memory. The host whose directory contains the disk owns the instance:
+//! one `rename` of the overlay from one host's directory to another's moves it.
 
 pub(crate) mod hosts;
 pub(crate) mod slurm;
@@ -12,17 +13,17 @@ pub(crate) mod storage;
 
 use crate::config::{Cluster, HostName};
 
-/// What this machine is among several.
+/// The role of this machine.
 #[derive(Debug, Clone, Copy)]
 pub enum Place<'a> {
-    /// It carries instances.
+    /// It runs instances.
     Host(&'a Cluster, &'a HostName),
-    /// It commands the hosts.
+    /// It controls the hosts.
     Head(&'a Cluster),
 }
 
 impl<'a> Place<'a> {
-    /// That of the machine that this runs on.
+    /// The role of the machine that this runs on.
     pub fn here(cluster: &'a Cluster) -> Place<'a> {
         let names = rustix::system::uname();
         let host = cluster.named(&names.nodename().to_string_lossy());

@@ -1,4 +1,4 @@
-//! What is in the shared directory: whose an instance is, and which hosts were said to be off.
+//! The shared directory: which host owns an instance, and which hosts are fenced.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    /// That of `cluster`.
+    /// The shared directory of `cluster`.
     pub fn new(cluster: &'a Cluster) -> Shared<'a> {
         Shared {
             paths: SharedPaths::new(&cluster.shared_dir),
@@ -26,7 +26,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// What `host` keeps.
+    /// The directories of `host`.
     pub fn of(&self, host: &HostName) -> Paths {
         self.paths.of(host)
     }
@@ -36,7 +36,7 @@ impl<'a> Shared<'a> {
         self.first(|paths| paths.overlay(name))
     }
 
-    /// The host that has the disk of `name`, or at least a note on it.
+    /// The host that has the disk of `name`, or at least its record.
     pub fn trace(&self, name: &InstanceName) -> Option<&'a HostName> {
         self.owner(name)
             .or_else(|| self.first(|paths| paths.record(name)))
@@ -48,7 +48,8 @@ impl<'a> Shared<'a> {
         self.cluster.hosts.keys().find(has)
     }
 
-    /// Whether `host` has saved memory of `name`, or may get it with what is left of a move.
+    /// Whether `host` has saved memory of `name`, or may still get it when an interrupted move is
+    /// completed.
     pub fn has_memory(&self, host: &HostName, name: &InstanceName) -> bool {
         let files = [
             self.paths.saved_memory(host, name),
@@ -63,7 +64,7 @@ impl<'a> Shared<'a> {
         names(&directory).with_context(|| format!("failed to look at {}", directory.display()))
     }
 
-    /// Those of `host` that are to run again when they have left it.
+    /// The instances of `host` that are to run again after their move.
     pub fn to_resume(&self, host: &HostName) -> Result<Vec<InstanceName>> {
         let directory = self.paths.draining(host);
         match directory.try_exists()? {
@@ -72,7 +73,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Notes that `name` is to run again when it has left `host`.
+    /// Marks `name` to run again after it has moved away from `host`.
     pub fn note_to_resume(&self, host: &HostName, name: &InstanceName) -> Result<()> {
         let directory = self.paths.draining(host);
         files::make_directory(&directory, files::SHARED_DIRECTORY)?;
@@ -80,19 +81,19 @@ impl<'a> Shared<'a> {
         Ok(())
     }
 
-    /// Forgets that.
+    /// Removes the mark.
     pub fn forget_to_resume(&self, host: &HostName, name: &InstanceName) -> Result<()> {
         Ok(files::remove(
             &self.paths.draining(host).join(name.to_string()),
         )?)
     }
 
-    /// Whether somebody said that `host` is off.
+    /// Whether `host` is fenced.
     pub fn is_fenced(&self, host: &HostName) -> bool {
         self.paths.fenced(host).symlink_metadata().is_ok()
     }
 
-    /// Notes that somebody says so. That survives a power cut.
+    /// Records that `host` is fenced. This survives a power cut.
     pub fn fence(&self, host: &HostName) -> Result<()> {
         let mark = self.paths.fenced(host);
         if let Some(directory) = mark.parent() {
@@ -102,24 +103,24 @@ impl<'a> Shared<'a> {
         Ok(files::sync_directory_of(&mark)?)
     }
 
-    /// Forgets that.
+    /// Removes the fence.
     pub fn unfence(&self, host: &HostName) -> Result<()> {
         Ok(files::remove(&self.paths.fenced(host))?)
     }
 
-    /// The lock under which `name` is placed.
+    /// The lock that is held while `name` is placed on a host.
     pub fn lock(&self, name: &InstanceName) -> Result<Lock> {
         let path = self.paths.placing(name);
         Lock::take(&path, &name.to_string(), lock::PATIENCE)
     }
 }
 
-/// The instances of which a directory has a file.
+/// The instances that have a file in a directory.
 fn names(directory: &std::path::Path) -> std::io::Result<Vec<InstanceName>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let file = entry?.file_name();
-        // What is being made begins with a dot.
+        // Incomplete files begin with a dot.
         let file = file.to_str().filter(|file| !file.starts_with('.'));
         names.extend(file.and_then(Paths::instance_of));
     }

@@ -1,14 +1,15 @@
-//! How a session ends: what a page learns of it by the WebSocket's close event, and may show. Pure.
+//! How a session ends: the code and reason of the WebSocket's close event, which the page may show.
+//! Pure.
 //!
-//! Codes are 4000 and the HTTP status that the backend's document has for the same failure. Details stay
-//! in the log: they have paths of the server.
+//! Codes are 4000 plus the HTTP status that man/backend.md has for the same failure. Details go to
+//! the log only: they contain paths of the server.
 
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::error::Kind;
 
-/// Why a session ends. The reason fits into a close frame: 123 bytes.
+/// Why a session ends. The reason must fit into a close frame: 123 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closing {
     /// The code of the close event.
@@ -24,25 +25,25 @@ const fn closing(code: u16, reason: &'static str) -> Closing {
 impl Closing {
     /// The client has left.
     pub const LEFT: Closing = closing(1000, "bye");
-    /// The gateway was asked to end.
+    /// The gateway is shutting down.
     pub const RESTART: Closing = closing(1001, "the server's gateway is restarting: connect again");
     /// The client does not speak VNC.
     pub const PROTOCOL: Closing = closing(1002, "the browser sent a malformed message");
-    /// The token is no good.
+    /// The token is invalid.
     pub const TOKEN: Closing = closing(
         4401,
         "this link is not valid, has expired or was used before: connect again",
     );
-    /// The client has not said or read anything for long.
+    /// The client has not sent or read anything for too long.
     pub const SILENT: Closing = closing(4408, "the connection was too slow or did not answer");
-    /// A token for watching, and nothing to watch.
+    /// A token for watching, but the instance does not run.
     pub const ASLEEP: Closing = closing(4409, "the VM is not running");
     /// QEMU has closed the console.
     pub const OVER: Closing = closing(4410, "the VM was paused, stopped or restarted");
     /// The user has opened more sessions than allowed: the oldest ends.
     pub const DISPLACED: Closing =
         closing(4412, "too many windows: a newer one has replaced this one");
-    /// There are as many sessions as allowed.
+    /// The maximum number of sessions is reached.
     pub const CROWDED: Closing = closing(
         4429,
         "too many screens are open on this server: try again later",
@@ -50,10 +51,10 @@ impl Closing {
     /// The console does not answer.
     pub const UNREACHABLE: Closing = closing(4503, "the VM's screen cannot be reached: try again");
 
-    /// The end of a session whose VM could not be had.
+    /// The closing of a session whose VM could not be opened.
     pub const fn of(kind: Kind) -> Closing {
         match kind {
-            Kind::NotFound => closing(4404, "there is no such VM any more"),
+            Kind::NotFound => closing(4404, "this VM no longer exists"),
             Kind::Conflict => closing(4409, "the VM's state does not allow this"),
             Kind::Busy => closing(4423, "another command is working on the VM: try again"),
             Kind::Capacity => closing(4507, "the server is full: try again later"),
@@ -65,7 +66,7 @@ impl Closing {
         }
     }
 
-    /// As it is sent.
+    /// The close frame.
     pub fn frame(self) -> CloseFrame {
         CloseFrame {
             code: CloseCode::from(self.code),

@@ -1,5 +1,5 @@
-//! What the gateway has the engine do. Each is a command of its own: it reads the configuration anew,
-//! has a connection of its own to libvirt, and takes the same locks as what is typed at a terminal.
+//! The gateway's calls to the engine. Each is like a command: it reads the configuration again, has
+//! its own connection to libvirt, and takes the same locks as a command at a terminal.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -21,14 +21,14 @@ use crate::state::token::{Access, Token};
 
 use super::closing::Closing;
 
-/// What commands are given.
+/// The global options for these calls.
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub global: Global,
     pub output: Output,
 }
 
-/// Where a console is, and what opens it.
+/// The address and the password of a console.
 #[derive(Debug)]
 pub struct Console {
     pub address: SocketAddr,
@@ -41,14 +41,14 @@ impl Engine {
         Ok(context.acting_as("gateway"))
     }
 
-    /// Opens the console of a token. Who may control the instance wakes it; who may view it does not,
-    /// and is no sign of use.
+    /// Opens the console for a token. A token to control starts or resumes the instance; one to
+    /// view does not, and does not count as use.
     pub fn open(&self, token: &Token) -> Result<Console, Closing> {
         let began = Instant::now();
         let opened = self.context().and_then(|context| {
             let open = || -> Result<Outcome> {
                 let vm = Instance::lock(&context, &token.name)?;
-                // It may have been destroyed since, and is not made again.
+                // It may have been destroyed since then, and is not created again.
                 if vm.find()?.is_none() {
                     return Err(missing(&token.name).into());
                 }
@@ -78,14 +78,14 @@ impl Engine {
         })
     }
 
-    /// Notes that an instance is in use. One that is throttled gets all of its CPU time again.
+    /// Records that an instance is in use. A throttled instance gets its full CPU time back.
     pub fn touch(&self, name: &InstanceName) -> Result<()> {
         let context = self.context()?;
         noted(&context, "touch", name, || touch(&context, name)).map(drop)
     }
 }
 
-/// Where the console is that `outcome` gives access to. One that listens on all addresses is on ours.
+/// The console in `outcome`. A console that listens on all addresses is reached on loopback.
 fn console(outcome: Outcome) -> Result<Console> {
     let status = outcome.status;
     let place = status

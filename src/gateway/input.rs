@@ -1,24 +1,26 @@
-//! What a browser sends to a VNC server: which of it goes through, and whether it is a sign of use. Pure.
+//! Filters what a browser sends to a VNC server: what is passed on, and whether it is a sign of
+//! use. Pure.
 //!
-//! Messages are those of RFC 6143 and of the extensions that QEMU and noVNC have in common. A message is
-//! known by its first bytes, which say how long it is, so that no more than those are ever kept.
+//! Messages are those of RFC 6143 and of the extensions that QEMU and noVNC share. The first bytes
+//! of a message tell its type and length, so no more than these are ever buffered.
 #![deny(clippy::arithmetic_side_effects)]
 
 use crate::state::token::Access;
 
-/// The longest clipboard, in bytes.
+/// The maximum size of the clipboard, in bytes.
 const CLIPBOARD: u32 = 256 << 10;
 
-/// The most kinds of encoding that a client may know.
+/// The maximum number of encodings that a client may list.
 const ENCODINGS: u16 = 256;
 
-/// An extension that makes pointer events longer. A client that is not told of it does not use it.
+/// An extension that makes pointer events longer. It is removed from the client's list, so that it
+/// is not used.
 const EXTENDED_MOUSE_BUTTONS: i32 = -316;
 
-/// An extension by which both sides talk about the clipboard.
+/// The extended clipboard.
 const EXTENDED_CLIPBOARD: i32 = 0xC0A1_E5CE_u32.cast_signed();
 
-/// Long enough for the beginning of every message.
+/// Enough for the first bytes of every message.
 const HEAD: usize = 12;
 
 /// Why a stream is refused.
@@ -26,30 +28,30 @@ const HEAD: usize = 12;
 pub enum Malformed {
     /// No such message.
     Unknown,
-    /// A message that is longer than any honest one.
+    /// A message that is longer than allowed.
     TooLong,
 }
 
 /// A kind of message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// How the picture is to be sent, and that it is wanted.
+    /// Settings and requests for the picture.
     Picture,
-    /// The encodings that the client knows.
+    /// The encodings that the client supports.
     Encodings,
     /// Keys and pointer.
     Input,
-    /// What else changes something: clipboard, the screen's size, sound.
+    /// Anything else that has an effect: clipboard, screen size, sound.
     Other,
 }
 
-/// A message, as far as its first bytes tell: its kind and its length with them.
+/// A message as told by its first bytes: its kind and its total length.
 struct Message {
     kind: Kind,
     length: u32,
 }
 
-/// What the first bytes of a message say; `None` for too few of them.
+/// Parses the first bytes of a message; `None` if there are too few.
 fn message(head: &[u8]) -> Result<Option<Message>, Malformed> {
     told(head).transpose()
 }
@@ -61,7 +63,7 @@ fn told(head: &[u8]) -> Option<Result<Message, Malformed>> {
         let bytes = head.get(at..)?.first_chunk()?;
         Some(u16::from_be_bytes(*bytes))
     };
-    // So many things of a size, behind so many bytes.
+    // The length of `count` items of a size after a header.
     let list =
         |count: u32, size: u32, before: u32| count.saturating_mul(size).saturating_add(before);
     Some(match byte(0)? {
@@ -106,15 +108,15 @@ fn told(head: &[u8]) -> Option<Result<Message, Malformed>> {
 #[derive(Debug)]
 pub struct Input {
     access: Access,
-    /// The beginning of a message of which not enough has come to know it, or one of encodings.
+    /// The first bytes of a message while too few have arrived, or a message with encodings.
     head: Vec<u8>,
-    /// What is still to come of the present message, in bytes, and whether that goes through.
+    /// How many bytes of the current message are still to come, and whether they are passed on.
     rest: u32,
     passes: bool,
 }
 
 impl Input {
-    /// The stream of somebody who has this `access`.
+    /// The stream of a client with this `access`.
     pub fn new(access: Access) -> Input {
         Input {
             access,
@@ -124,8 +126,8 @@ impl Input {
         }
     }
 
-    /// Takes what the client has sent, and adds to `out` what of it the server is to get. Returns whether
-    /// somebody used keyboard or pointer.
+    /// Processes data from the client, and appends to `out` what the server gets of it. Returns
+    /// whether keyboard or pointer were used.
     pub fn take(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
         let mut used = false;
         while let Some((first, after)) = bytes.split_first() {
@@ -167,8 +169,7 @@ impl Input {
         Ok(used)
     }
 
-    /// The message with the encodings, which is there as a whole, without those that are not for this
-    /// client.
+    /// The complete message with the encodings, without those that this client must not use.
     fn encodings(&self) -> Vec<u8> {
         let (words, _) = self.head.as_chunks::<4>();
         let known = words.iter().skip(1).filter(|word| {

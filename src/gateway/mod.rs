@@ -1,10 +1,11 @@
-//! `cyyber gateway`: the one door to all consoles. A room beside `cmd`, which like it uses the engine.
+//! `cyyber gateway`: one port in front of all consoles. Like `cmd`, this module uses the engine.
 //!
-//! A browser comes with a [token](crate::state::token). The [session](session) has the [engine] open the
-//! console, which may wake the instance, gets in [by VNC](vnc), and passes on what both sides say; of what
-//! the browser says, [what its token allows](input). How a session ends is a [closing].
+//! A browser presents a [token](crate::state::token). The [session](session) opens the console
+//! through the [engine], which may start the instance, logs in [by VNC](vnc), and forwards data in
+//! both directions; from the browser, only [what its token allows](input). How a session ends is a
+//! [closing].
 //!
-//! Everything here is on tokio, and the engine, whose calls block, on threads of their own.
+//! Everything here runs on tokio; the engine, whose calls block, runs on separate threads.
 
 mod closing;
 mod engine;
@@ -45,13 +46,13 @@ use tls::Tls;
 /// How many consoles the engine opens at once.
 const AT_ONCE: usize = 4;
 
-/// How many connections may be about to ask for a console.
+/// How many connections may be open without a session.
 const ASKING: usize = 256;
 
-/// How often its status is written, and certificates are looked at.
+/// How often the status is written and certificates are checked for changes.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// How long sessions may take to end, and how long the engine may, when the gateway is to end.
+/// Time limits at shutdown for sessions and for the engine.
 const SESSIONS_END: Duration = Duration::from_secs(10);
 const ENGINE_ENDS: Duration = Duration::from_secs(90);
 
@@ -64,11 +65,11 @@ pub struct Gateway {
     engine: Engine,
     sessions: Arc<Sessions>,
     tally: Tally,
-    /// The turns of those who wait for the engine.
+    /// Limits the number of calls to the engine.
     turns: Arc<Semaphore>,
 }
 
-/// Runs until it is asked to end.
+/// Runs until it is told to stop.
 pub fn run(context: &Context, global: &Global, options: &Options) -> Result<()> {
     let tls = options.certificate.as_ref().zip(options.key.as_ref());
     let tls = tls
@@ -82,7 +83,7 @@ pub fn run(context: &Context, global: &Global, options: &Options) -> Result<()> 
     }
     let what = "the gateway of this host";
     let _lock = Lock::take(&context.paths.gateway_lock(), what, Duration::from_secs(2))?;
-    // Two are enough for what a class sees; more would only hold memory.
+    // Two threads are enough for a class; more would only use memory.
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -108,11 +109,11 @@ async fn serve(
     let paths = &context.paths;
     let mut ends = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     let [Ok(terminated), Ok(interrupted)] = &mut ends else {
-        anyhow::bail!("failed to prepare for being interrupted");
+        anyhow::bail!("failed to handle SIGTERM and SIGINT");
     };
     let mut reload = signal(SignalKind::hangup())?;
     let gateway = Arc::new(Gateway {
-        key: Key::renew(&paths.gateway_key()).context("failed to make the gateway's key")?,
+        key: Key::renew(&paths.gateway_key()).context("failed to create the gateway's key")?,
         paths: paths.clone(),
         output: output.clone(),
         engine: Engine {
@@ -135,10 +136,10 @@ async fn serve(
                     let (gateway, acceptor) = (Arc::clone(&gateway), tls.as_ref().map(Tls::acceptor));
                     tokio::spawn(take(gateway, stream, acceptor, place));
                 }
-                // Nobody waits behind those who do not get on.
+                // Slow connections must not delay others.
                 (Ok(_), Err(_)) => {}
                 (Err(error), _) => {
-                    output.warn(&format!("a connection was not accepted: {error}"));
+                    output.warn(&format!("failed to accept a connection: {error}"));
                     sleep(Duration::from_millis(100)).await;
                 }
             },
@@ -156,14 +157,14 @@ async fn serve(
         }
     }
     drop(listener);
-    // No command gives access by a gateway that is gone.
+    // Commands must not return paths of a gateway that has ended.
     let gone = [paths.gateway_key(), paths.gateway_status()].map(|path| files::remove(&path));
     drain(&gateway).await;
     gone.into_iter().collect::<io::Result<()>>()?;
     Ok(())
 }
 
-/// Takes a connection, by TLS if there is an acceptor.
+/// Serves a connection, with TLS if there is an acceptor.
 async fn take(
     gateway: Arc<Gateway>,
     stream: TcpStream,
@@ -187,8 +188,8 @@ fn note_status(gateway: &Gateway, listen: SocketAddr, tls: bool) {
     }
 }
 
-/// Has all sessions end, and waits for what the engine is doing: it could be ended at any moment, but
-/// what it has begun is better finished.
+/// Ends all sessions and waits for calls to the engine: they could be aborted at any moment, but it
+/// is better to let them finish.
 async fn drain(gateway: &Gateway) {
     gateway.sessions.end_all(Closing::RESTART);
     let sessions = async {

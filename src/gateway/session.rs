@@ -1,4 +1,4 @@
-//! One browser at one console.
+//! One browser connected to one console.
 
 use std::convert::Infallible;
 use std::io;
@@ -31,35 +31,36 @@ use crate::reaper::viewers::WATCHER;
 use crate::state::activity;
 use crate::state::token::{Access, CONSOLE, Token};
 
-/// How long a browser may take to ask for a console.
+/// How long a browser may take to request a console.
 pub const ASKING: Duration = Duration::from_secs(10);
 
-/// How long each part of the beginning of VNC may take.
+/// The time limit for each step of the VNC handshake.
 const GREETING: Duration = Duration::from_secs(20);
 
-/// How often a browser is asked whether it is there.
+/// How often a browser is pinged.
 const PING: Duration = Duration::from_secs(30);
 
-/// How long a browser may be silent, and how long it or QEMU may take nothing of what is sent to it.
+/// How long a browser may be silent, and how long it or QEMU may not read what is sent to it.
 const SILENCE: Duration = Duration::from_secs(90);
 
-/// How often input is noted as use.
+/// How often input is recorded as use.
 const NOTED: Duration = Duration::from_secs(15);
 
-/// Who was away for longer may have been throttled meanwhile.
+/// After a longer pause, the instance may have been throttled.
 const AWAY: Duration = Duration::from_secs(60);
 
-/// How often a console is tried. Its password is a new one each time, and somebody else may have asked
-/// for one in the same moment.
+/// How often connecting to a console is tried. Each try gets a new password, which another command
+/// may replace at the same moment.
 const ATTEMPTS: usize = 3;
 
-/// How much of a picture is sent at once, in bytes.
+/// The size of the chunks in which a picture is sent, in bytes.
 const PIECE: usize = 64 << 10;
 
 /// The largest message from a browser, in bytes: a clipboard.
 const MESSAGE: usize = 288 << 10;
 
-/// Serves one connection to its end. Its place among those that are about to ask is `asking`.
+/// Serves one connection until it ends. `asking` is its place among the connections without a
+/// session.
 pub async fn serve<S>(gateway: Arc<Gateway>, stream: S, asking: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
@@ -74,7 +75,7 @@ where
         let (place, ends) = gateway.sessions.enter(&token, now)?;
         Ok((token, place, ends))
     });
-    // Its place is taken until the last word is said.
+    // It keeps its place until the close frame is sent.
     let mut taken = None;
     let closing = match entered {
         Err(closing) => closing,
@@ -93,14 +94,15 @@ where
     gateway.tally.closed(closing);
     let farewell = async {
         let _ = browser.close(Some(closing.frame())).await;
-        // What it has sent meanwhile would otherwise have the kernel throw away our last words.
+        // Read what it has sent in the meantime; otherwise the kernel would discard the close
+        // frame.
         while let Some(Ok(_)) = browser.next().await {}
     };
     let _ = timeout(Duration::from_secs(5), farewell).await;
     drop(taken);
 }
 
-/// Takes a WebSocket; with it the path that was asked for.
+/// Accepts a WebSocket; returns it with the requested path.
 async fn accept<S>(stream: S) -> Option<(WebSocketStream<S>, String)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -135,7 +137,7 @@ where
     Some((browser.ok()?, path))
 }
 
-/// What a session is, once a browser was let in.
+/// The session of an admitted browser.
 async fn converse<S>(
     gateway: &Arc<Gateway>,
     token: &Token,
@@ -144,8 +146,8 @@ async fn converse<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    // It is greeted while its instance wakes: QEMU draws for a client that has just come, and less and less
-    // often for one that waits.
+    // Do the handshake while the instance starts: QEMU draws for a client that has just connected,
+    // but less and less often for one that waits.
     let greeting = async {
         let greeted = timeout(GREETING, greet(browser)).await;
         greeted.unwrap_or(Err(Closing::SILENT))
@@ -170,7 +172,7 @@ where
     }
 }
 
-/// Opens the console, which wakes its instance if the token may do that, and gets in.
+/// Opens the console, which starts the instance if the token permits it, and logs in.
 async fn connect(gateway: &Arc<Gateway>, token: &Token) -> Result<TcpStream, Closing> {
     for _ in 0..ATTEMPTS {
         let console = open(gateway, token).await?;
@@ -186,7 +188,7 @@ async fn connect(gateway: &Arc<Gateway>, token: &Token) -> Result<TcpStream, Clo
             Err(_) => io::ErrorKind::TimedOut.into(),
         };
         let refused = error.kind() == io::ErrorKind::PermissionDenied;
-        let failed = format!("{}: its console was not entered: {error}", token.name);
+        let failed = format!("{}: failed to log in to its console: {error}", token.name);
         gateway.output.warn(&failed);
         if !refused {
             break;
@@ -195,7 +197,8 @@ async fn connect(gateway: &Arc<Gateway>, token: &Token) -> Result<TcpStream, Clo
     Err(Closing::UNREACHABLE)
 }
 
-/// Has the engine open the console, when it is its turn. That goes on if the browser leaves.
+/// Opens the console through the engine, when there is a free place. This continues if the browser
+/// leaves.
 async fn open(gateway: &Arc<Gateway>, token: &Token) -> Result<Console, Closing> {
     let turn = Arc::clone(&gateway.turns).acquire_owned().await;
     let turn = turn.map_err(|_| Closing::RESTART)?;
@@ -209,7 +212,7 @@ async fn open(gateway: &Arc<Gateway>, token: &Token) -> Result<Console, Closing>
         .unwrap_or(Err(Closing::of(crate::error::Kind::Failed)))
 }
 
-/// Connects to a console. Who only watches comes from an address by which the reaper knows that.
+/// Connects to a console. Watchers connect from a source address that the reaper recognises.
 async fn dial(address: SocketAddr, access: Access) -> io::Result<TcpStream> {
     let socket = match address.ip() {
         IpAddr::V4(_) => TcpSocket::new_v4()?,
@@ -221,8 +224,8 @@ async fn dial(address: SocketAddr, access: Access) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-/// Greets a browser, which is let in without a password: its token did that. Returns what it has sent
-/// since.
+/// The VNC handshake with a browser, which needs no password: its token was checked. Returns what
+/// it has sent after that.
 async fn greet<S>(browser: &mut WebSocketStream<S>) -> Result<Vec<u8>, Closing>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -231,7 +234,7 @@ where
     for (ours, expected) in [
         (&vnc::VERSION[..], Some(&vnc::VERSION[..])),
         (&[1, vnc::NONE], Some(&[vnc::NONE][..])),
-        // Let in. Whether it wants to be alone is not asked: QEMU would send others away.
+        // Admitted. The request for exclusive access is ignored: QEMU would disconnect others.
         (&[0; 4], None),
     ] {
         let sent = browser
@@ -252,7 +255,7 @@ where
     Ok(said)
 }
 
-/// The VNC in a message.
+/// The VNC data of a message.
 fn heard(message: Result<Message, Error>) -> Result<Bytes, Closing> {
     match message {
         Ok(Message::Binary(bytes)) => Ok(bytes),
@@ -270,7 +273,7 @@ struct Up<'a> {
     token: &'a Token,
     input: Input,
     server: OwnedWriteHalf,
-    /// When input was last noted, and the work of that.
+    /// When input was last recorded, and the task that records it.
     noted: Option<(Instant, JoinHandle<()>)>,
 }
 
@@ -306,7 +309,7 @@ impl Up<'_> {
             .map_err(|_| Closing::OVER)
     }
 
-    /// Notes that somebody uses the instance, unless that was noted a moment ago.
+    /// Records that the instance is in use, unless that was recorded recently.
     fn note_use(&mut self) {
         let now = Instant::now();
         let noted = self.noted.as_ref();
@@ -326,15 +329,15 @@ impl Up<'_> {
             if let Err(error) = noted {
                 gateway
                     .output
-                    .warn(&format!("failed to note that {name} is in use: {error:#}"));
+                    .warn(&format!("failed to record that {name} is in use: {error:#}"));
             }
         });
         self.noted = Some((now, work));
     }
 }
 
-/// From QEMU to a browser. A browser that takes nothing has QEMU wait as well, which then skips what
-/// would be drawn over.
+/// From QEMU to a browser. If a browser does not read, QEMU waits as well, and then skips outdated
+/// updates.
 async fn down<S>(
     gateway: &Gateway,
     server: OwnedReadHalf,
@@ -352,7 +355,7 @@ where
             }
             Ok(Err(_)) => return Err(Closing::OVER),
             Ok(Ok(())) => {
-                // Not kept while nothing comes: most screens stand still most of the time.
+                // Not held while no data arrives: most screens do not change most of the time.
                 let mut piece = Vec::with_capacity(PIECE);
                 match server.try_read_buf(&mut piece) {
                     Ok(0) => return Err(Closing::OVER),

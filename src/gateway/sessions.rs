@@ -1,4 +1,4 @@
-//! Who is connected, within bounds, and which tokens were used.
+//! The open sessions, with limits, and the tokens that were used.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,11 +23,11 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Inner {
     next: u64,
-    /// By their age.
+    /// Oldest first.
     open: BTreeMap<u64, Open>,
     /// The tokens that were used and have not expired.
     used: HashMap<u128, Timestamp>,
-    /// No more are let in, for this reason.
+    /// No more sessions are admitted, for this reason.
     ended: Option<Closing>,
 }
 
@@ -38,7 +38,7 @@ struct Open {
     end: oneshot::Sender<Closing>,
 }
 
-/// A session: it counts for as long as this is there.
+/// A session, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Place {
     sessions: Arc<Sessions>,
@@ -46,7 +46,7 @@ pub struct Place {
 }
 
 impl Sessions {
-    /// At most so many at once.
+    /// At most `limit` sessions at once.
     pub fn new(most: usize) -> Arc<Sessions> {
         Arc::new(Sessions {
             most,
@@ -58,8 +58,8 @@ impl Sessions {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the bearer of `token` in, which is used up by that. What is returned with the place says when
-    /// the session is to end.
+    /// Admits the bearer of `token` and marks the token as used. The returned receiver says when
+    /// the session must end.
     pub fn enter(
         self: &Arc<Self>,
         token: &Token,
@@ -95,7 +95,7 @@ impl Sessions {
         Ok((Place { sessions, number }, ends))
     }
 
-    /// Ends all, and lets nobody in any more.
+    /// Ends all sessions and admits no more.
     pub fn end_all(&self, closing: Closing) {
         let mut inner = self.inner();
         inner.ended = Some(closing);
@@ -104,7 +104,7 @@ impl Sessions {
         }
     }
 
-    /// How many there are with this access.
+    /// The number of sessions with this access.
     pub fn count(&self, access: Access) -> usize {
         let inner = self.inner();
         let open = inner.open.values();
@@ -143,7 +143,7 @@ mod tests {
         drop(place);
         assert_eq!(enter(&sessions, &token).unwrap_err(), Closing::TOKEN);
         assert_eq!(sessions.inner().used.len(), 1);
-        // What has expired is not remembered.
+        // Expired tokens need not be remembered.
         let later = Timestamp::from_second(61).unwrap();
         drop(sessions.enter(&self::token("ben", Access::View), later));
         assert_eq!(sessions.inner().used.len(), 1);

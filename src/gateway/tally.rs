@@ -1,4 +1,4 @@
-//! What the gateway has done: counted while it runs, written down for `cyyber metrics` and
+//! Statistics of the gateway: counted while it runs, written to a file for `cyyber metrics` and
 //! `cyyber doctor`.
 
 use std::collections::BTreeMap;
@@ -18,9 +18,9 @@ use crate::state::token::Access;
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Sessions that could use what they saw.
+    /// Sessions with access to control.
     pub controlled: AtomicU64,
-    /// Sessions that only saw it.
+    /// Sessions with access to view.
     pub viewed: AtomicU64,
     /// Bytes to browsers.
     pub sent: AtomicU64,
@@ -46,22 +46,22 @@ impl Tally {
     }
 }
 
-/// How a gateway stands.
+/// The status of a gateway.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Where it listens.
+    /// The address that it listens on.
     pub listen: String,
     /// Whether it does TLS itself.
     pub tls: bool,
-    /// Sessions of those who may use what they see.
+    /// Open sessions that control.
     pub controlling: u64,
-    /// Sessions of those who only see it.
+    /// Open sessions that view.
     pub viewing: u64,
-    /// All sessions that there were of those who may use it.
+    /// Total number of sessions that control.
     pub controlled: u64,
-    /// All sessions that there were of those who may see it.
+    /// Total number of sessions that view.
     pub viewed: u64,
-    /// How many ended, or were refused, by their codes.
+    /// Number of ended or refused sessions by close code.
     pub closed: BTreeMap<u16, u64>,
     /// Bytes to browsers.
     pub sent_bytes: u64,
@@ -70,7 +70,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// That of the gateway that listens on `listen`.
+    /// The status of the gateway that listens on `listen`.
     pub fn new(listen: String, tls: bool, tally: &Tally, sessions: &Sessions) -> Status {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let closed = tally.closed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,14 +87,14 @@ impl Status {
         }
     }
 
-    /// Writes it down.
+    /// Writes it to its file.
     pub fn write(&self, paths: &Paths) -> io::Result<()> {
         let text = serde_json::to_vec(self)?;
         files::replace_soon(&paths.gateway_status(), &text, files::SHARED)
     }
 
-    /// How the gateway of this host stood some seconds ago; `None` where none was started, or where the
-    /// last one ended as it should.
+    /// The status of this host's gateway some seconds ago; `None` if none was started, or if the
+    /// last one shut down cleanly.
     pub fn read(paths: &Paths) -> io::Result<Option<Status>> {
         let text = files::read_if_there(&paths.gateway_status())?;
         Ok(text.map(|text| serde_json::from_slice(&text)).transpose()?)

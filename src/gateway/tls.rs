@@ -1,4 +1,4 @@
-//! The gateway's own TLS, where no web server is in front of it.
+//! The gateway's own TLS, for use without a web server in front.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ pub struct Tls {
     acceptor: TlsAcceptor,
 }
 
-/// When each of the files was last written to. A certificate is often a link to the newest one.
+/// The modification time of each file. A certificate is often a link to the newest one.
 type Seen = [Option<std::time::SystemTime>; 2];
 
 impl Tls {
@@ -32,13 +32,13 @@ impl Tls {
         })
     }
 
-    /// For a connection that comes in now.
+    /// The acceptor for new connections.
     pub fn acceptor(&self) -> TlsAcceptor {
         self.acceptor.clone()
     }
 
-    /// Reads the files again if they have changed, or if that is `asked` for. With those that cannot be
-    /// used the old certificate stays.
+    /// Reads the files again if they have changed or if `asked`. If they cannot be used, the old
+    /// certificate stays in use.
     pub fn reload(&mut self, asked: bool, output: &Output) {
         let now = seen(&self.files);
         if now == self.seen && !asked {
@@ -51,7 +51,7 @@ impl Tls {
                 output.note("the certificate was read again");
             }
             Err(error) => output.warn(&format!(
-                "{error:#}; the certificate from before stays in use"
+                "{error:#}; the previous certificate stays in use"
             )),
         }
     }
@@ -71,7 +71,7 @@ fn acceptor([certificate, key]: &[PathBuf; 2]) -> Result<TlsAcceptor> {
             .with_context(|| named(certificate))?;
         ensure!(
             !chain.is_empty(),
-            "there is no certificate in {}",
+            "{} contains no certificate",
             named(certificate)
         );
         let key = PrivateKeyDer::from_pem_file(key).with_context(|| named(key))?;
@@ -80,7 +80,7 @@ fn acceptor([certificate, key]: &[PathBuf; 2]) -> Result<TlsAcceptor> {
     };
     let config = read().with_context(|| {
         Fault::new(Kind::Failed, "failed to use the TLS certificate")
-            .hint("--certificate and --key are PEM files that belong together")
+            .hint("--certificate and --key must be PEM files that match each other")
     })?;
     Ok(TlsAcceptor::from(std::sync::Arc::new(config)))
 }

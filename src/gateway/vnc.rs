@@ -1,4 +1,4 @@
-//! The beginning of VNC (RFC 6143, section 7): with QEMU, which asks for a password.
+//! The VNC handshake (RFC 6143, section 7) with QEMU, which requires a password.
 
 use std::io;
 
@@ -6,17 +6,17 @@ use des::Des;
 use des::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// The only version that QEMU and browsers speak.
+/// The only version that QEMU and browsers use.
 pub const VERSION: &[u8; 12] = b"RFB 003.008\n";
 
-/// No password is asked for. What a browser is offered: its token has let it in.
+/// No password is required. This is offered to browsers: their token was checked.
 pub const NONE: u8 = 1;
 
-/// A password is asked for.
+/// A password is required.
 const PASSWORD: u8 = 2;
 
-/// Gets in with `password`, as one of several clients. What comes next is the server's greeting. An error
-/// of the kind "permission denied" is of the password.
+/// Logs in with `password`, as one of several clients. The server's greeting follows. An error of
+/// the kind "permission denied" means that the password is wrong.
 pub async fn enter<S>(server: &mut S, password: &str) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -24,13 +24,13 @@ where
     let mut version = [0; VERSION.len()];
     server.read_exact(&mut version).await?;
     if !version.starts_with(b"RFB 003.") {
-        return Err(io::Error::other("it is no VNC server"));
+        return Err(io::Error::other("it is not a VNC server"));
     }
     server.write_all(VERSION).await?;
     let mut kinds = vec![0; server.read_u8().await?.into()];
     server.read_exact(&mut kinds).await?;
     if !kinds.contains(&PASSWORD) {
-        return Err(io::Error::other("it does not ask for a password"));
+        return Err(io::Error::other("it does not require a password"));
     }
     server.write_u8(PASSWORD).await?;
     let mut challenge = [0; 16];
@@ -42,7 +42,8 @@ where
     }
 }
 
-/// The answer to a challenge: DES with the password as the key, each byte of it mirrored.
+/// The answer to a challenge: DES with the password as the key, with the bits of each byte
+/// mirrored.
 fn answer(password: &str, mut challenge: [u8; 16]) -> [u8; 16] {
     let mut key = [0; 8];
     for (key, byte) in key.iter_mut().zip(password.bytes()) {

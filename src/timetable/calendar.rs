@@ -1,7 +1,7 @@
-//! Lessons from an iCalendar file (RFC 5545), as the systems of schools export it.
+//! Lessons from an iCalendar file (RFC 5545), as exported by school systems.
 //!
-//! Events that last all day, as holidays do, are no lessons. What is not understood of an event that is
-//! one is an error with its line.
+//! All-day events, such as holidays, are not lessons. Any unsupported property of another event is
+//! an error with its line.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,15 +13,15 @@ use jiff::{SignedDuration, Timestamp};
 use super::Lesson;
 use super::recurrence::Rule;
 
-/// No lesson is longer.
+/// The maximum length of a lesson.
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
 
-/// A time as a calendar has it.
+/// A time in a calendar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Moment {
     /// In UTC.
     Utc(Timestamp),
-    /// By the clocks of some time zone.
+    /// Local time of some time zone.
     Local(DateTime),
     /// All day.
     Day(Date),
@@ -47,12 +47,12 @@ pub fn moment(text: &str) -> Option<Moment> {
     }
 }
 
-/// What a calendar is read for.
+/// Which lessons to read from a calendar.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// Only events with this in their summary.
+    /// Only events whose summary contains this.
     pub summary: Option<&'a str>,
-    /// Where a time has no zone, or one that is not known.
+    /// The zone for times without a zone or with an unknown one.
     pub own_zone: Option<&'a TimeZone>,
     /// This host's.
     pub host_zone: &'a TimeZone,
@@ -76,7 +76,7 @@ pub fn lessons(text: &str, wanted: &Wanted) -> Result<Vec<Lesson>, String> {
         .enumerate()
         .map(|(number, component)| Event { number, component })
         .collect();
-    // The parser is content with less.
+    // The parser accepts less.
     let text = text.trim();
     let is_whole = text.starts_with("BEGIN:VCALENDAR") && text.ends_with("END:VCALENDAR");
     if !is_whole || events.len() != lines.events() {
@@ -87,7 +87,7 @@ pub fn lessons(text: &str, wanted: &Wanted) -> Result<Vec<Lesson>, String> {
         format!("line {line}: {property}: {why}")
     };
 
-    // What replaces single ones of a series, by the series and the time that it had.
+    // Events that replace single events of a series, by the series and their original time.
     let mut moved: HashMap<&str, HashSet<Timestamp>> = HashMap::new();
     for event in &events {
         let replaced = event.replaces(wanted).map_err(|why| blame(event, why))?;
@@ -113,10 +113,10 @@ pub fn lessons(text: &str, wanted: &Wanted) -> Result<Vec<Lesson>, String> {
     Ok(all)
 }
 
-/// A property, and what is wrong with it.
+/// A property and its error.
 type Wrong = (&'static str, String);
 
-/// One event, which is the `number`th of its calendar.
+/// One event, the `number`th of its calendar.
 struct Event<'a> {
     number: usize,
     component: &'a Component<'a>,
@@ -150,13 +150,13 @@ impl Event<'_> {
         self.get("RECURRENCE-ID").is_some()
     }
 
-    /// The time of the one in a series that it is in the place of.
+    /// The original time of the event in a series that this one replaces.
     fn replaces(&self, wanted: &Wanted) -> Result<Option<Timestamp>, Wrong> {
         let Some(property) = self.get("RECURRENCE-ID") else {
             return Ok(None);
         };
         if parameter(property, "RANGE").is_some() {
-            let why = "a change of all that follow (RANGE) is not understood";
+            let why = "changing all following events (RANGE) is not supported";
             return Err(("RECURRENCE-ID", why.to_owned()));
         }
         match when(property, wanted).map_err(|why| ("RECURRENCE-ID", why))? {
@@ -186,7 +186,7 @@ impl Event<'_> {
             }
         };
         if self.all("RRULE").count() > 1 || self.get("EXRULE").is_some() {
-            let why = "more than one rule is not understood";
+            let why = "more than one rule is not supported";
             return Err(("RRULE", why.to_owned()));
         }
         starts.extend(self.times("RDATE", wanted)?.0);
@@ -216,13 +216,13 @@ impl Event<'_> {
             (None, None) => return Err(("DTSTART", "an event without an end".to_owned())),
         };
         if length <= SignedDuration::ZERO || length > LONGEST {
-            let why = "a lesson ends after it begins, and lasts 24 hours at most";
+            let why = "a lesson must end after it begins and last at most 24 hours";
             return Err((name, why.to_owned()));
         }
         Ok(length)
     }
 
-    /// The times, and the days, that a list names.
+    /// The times and the days in a list.
     fn times(
         &self,
         name: &'static str,
@@ -244,7 +244,7 @@ impl Event<'_> {
     }
 }
 
-/// The time of a property, and the zone that it is in.
+/// The time of a property and its zone.
 fn when(property: &Property, wanted: &Wanted) -> Result<(Moment, TimeZone), String> {
     let text = property.val.as_str();
     let moment = moment(text.trim());
@@ -263,7 +263,7 @@ fn in_zone(moment: Moment, zone: &TimeZone) -> Result<Timestamp, String> {
             let at = zone.to_ambiguous_timestamp(local).compatible();
             at.map_err(|error| error.to_string())
         }
-        Moment::Day(_) => Err("a day without a time is not understood here".to_owned()),
+        Moment::Day(_) => Err("a date without a time is not allowed here".to_owned()),
     }
 }
 
@@ -288,7 +288,7 @@ fn zone_of(property: &Property, wanted: &Wanted) -> Result<TimeZone, String> {
     }
 }
 
-/// Where in its file what is.
+/// Line numbers in the file.
 struct Lines<'a> {
     lines: Vec<&'a str>,
 }
@@ -305,13 +305,13 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// How many events there are.
+    /// The number of events.
     fn events(&self) -> usize {
         let lines = self.lines.iter();
         lines.filter(|line| is(line, "BEGIN:VEVENT")).count()
     }
 
-    /// The line of a property of the `number`th event, or else the one in which that begins.
+    /// The line of a property of the `number`th event, or else the line where that event begins.
     fn of(&self, number: usize, property: &str) -> usize {
         let begins = self.lines.iter().enumerate();
         let mut begins = begins.filter(|(_, line)| is(line, "BEGIN:VEVENT"));

@@ -1,8 +1,8 @@
-//! When there are lessons, and what that makes of an instance. Pure.
+//! When there are lessons, and what they mean for an instance. Pure.
 //!
-//! A course is a lab, a roster and its lessons, by rules of the configuration ([`weekly`]) or by the
-//! events of a calendar ([`calendar`]). What cannot be read is not guessed at: whoever may be in class
-//! counts as in class.
+//! A course is a lab, a roster and its lessons, given by rules in the configuration ([`weekly`]) or
+//! by the events of a calendar ([`calendar`]). Nothing is guessed if one of them cannot be read:
+//! users who may be in class count as in class.
 
 pub mod calendar;
 mod recurrence;
@@ -15,13 +15,13 @@ use jiff::{SignedDuration, Timestamp};
 use crate::names::{InstanceName, LabId, UserId};
 use crate::units::Patience;
 
-/// For how long it counts that a lesson is over.
+/// How long the end of a lesson is taken into account.
 pub const OVER: SignedDuration = SignedDuration::from_hours(2);
 
 /// How long an instance must be unused at the end of a lesson to be paused.
 pub const GRACE: SignedDuration = SignedDuration::from_mins(3);
 
-/// From when to when there is a lesson.
+/// A lesson.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lesson {
     /// It begins.
@@ -31,22 +31,22 @@ pub struct Lesson {
 }
 
 impl Lesson {
-    /// Whether some of it is between `begin` and `end`.
+    /// Whether it overlaps `begin` to `end`.
     pub fn overlaps(&self, begin: Timestamp, end: Timestamp) -> bool {
         self.from < end && self.to > begin
     }
 }
 
-/// A course as it was read: what could not be is an error, in words.
+/// A course as it was read; what could not be read is an error message.
 #[derive(Debug, Clone)]
 pub struct Taught {
     /// Its lab.
     pub lab: LabId,
-    /// Its lessons around now, in order.
+    /// Its past, present and next lessons near the current time, in order.
     pub lessons: Result<Vec<Lesson>, String>,
-    /// Who attends, in the order of the roster.
+    /// The users, in the order of the roster.
     pub users: Result<Vec<UserId>, String>,
-    /// The same, to be found.
+    /// The same as a set.
     attend: HashSet<UserId>,
 }
 
@@ -71,25 +71,25 @@ impl Taught {
     }
 }
 
-/// What the timetable makes of an instance.
+/// What the timetable says about an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Class {
-    /// The lessons that it is in or is made ready for, as one where there is no break between them.
+    /// The present lesson, from its preparation on; lessons without a break in between are one.
     pub now: Option<Attendance>,
-    /// When its last lesson ended, if that was lately.
+    /// When its last lesson ended, if that was recently.
     pub over: Option<Timestamp>,
-    /// When it is made ready for its next one.
+    /// When it will be prepared for its next lesson.
     pub next: Option<Timestamp>,
-    /// Why it cannot be told that it is not in class.
+    /// Why it may be in class although that is unknown.
     pub uncertain: Option<String>,
-    /// When a pass had made it ready.
+    /// When a pass had prepared it.
     pub ready: Option<Timestamp>,
 }
 
-/// A user's lessons without a break.
+/// One or more lessons of a user without a break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attendance {
-    /// From then on the instance is made ready.
+    /// When preparation of the instance begins.
     pub prepare: Timestamp,
     /// The lesson begins.
     pub from: Timestamp,
@@ -98,7 +98,7 @@ pub struct Attendance {
 }
 
 impl Class {
-    /// Whether it is in class, or made ready for it, as far as can be told.
+    /// Whether it is, or may be, in class or in preparation.
     pub fn is_in(&self) -> bool {
         self.now.is_some() || self.uncertain.is_some()
     }
@@ -117,8 +117,8 @@ pub struct Timetable {
 }
 
 impl Timetable {
-    /// What it makes of `name` at the time `now`, where instances are made ready for as long before a
-    /// lesson as `prewarm` says.
+    /// What the timetable says about `name` at the time `now`. Instances are prepared `prewarm`
+    /// before a lesson.
     pub fn class(&self, name: &InstanceName, now: Timestamp, prewarm: Patience) -> Class {
         let mut class = Class::default();
         let mut lessons = Vec::new();
@@ -150,8 +150,8 @@ impl Timetable {
     }
 }
 
-/// Lessons, which are in order, as attendances: one that is made ready for before the last one is over
-/// belongs to that.
+/// Combines lessons, which are in order, into attendances: a lesson whose preparation begins before
+/// the previous lesson ends is part of the same attendance.
 pub fn attendances(lessons: Vec<Lesson>, prewarm: Patience) -> Vec<Attendance> {
     let before = match prewarm {
         Patience::Never => SignedDuration::ZERO,

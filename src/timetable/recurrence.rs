@@ -1,5 +1,5 @@
-//! The recurrence rules of iCalendar (RFC 5545, 3.3.10) that schools export: daily and weekly ones. What
-//! else a rule says is refused, for half a rule is another one.
+//! The recurrence rules of iCalendar (RFC 5545, 3.3.10) that schools export: daily and weekly ones.
+//! A rule with any other part is refused, since ignoring a part would change its meaning.
 
 use jiff::civil::{Date, DateTime, Weekday};
 use jiff::tz::TimeZone;
@@ -8,10 +8,10 @@ use jiff::{Timestamp, ToSpan};
 use super::calendar::{Moment, moment};
 use super::weekly::week;
 
-/// A rule is not followed over more days than this: half a century.
+/// The maximum number of days that a rule is evaluated for: half a century.
 const MOST_DAYS: usize = 50 * 366;
 
-/// A rule that is understood.
+/// A supported rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     weekly: bool,
@@ -55,12 +55,12 @@ impl Rule {
         }
         rule.weekly = weekly.ok_or("a rule without FREQ is not understood")?;
         if rule.count.is_some() && rule.until.is_some() {
-            return Err("a rule with both COUNT and UNTIL is not understood".to_owned());
+            return Err("a rule must not have both COUNT and UNTIL".to_owned());
         }
         Ok(rule)
     }
 
-    /// When what began at `start` in `zone` takes place, up to `end`.
+    /// The occurrences up to `end` of an event that began at `start` in `zone`.
     pub fn starts(
         &self,
         start: DateTime,
@@ -72,7 +72,7 @@ impl Rule {
         let dates = start.date().series(1.day());
         for (day, date) in dates.take_while(|date| *date <= last).enumerate() {
             if day > MOST_DAYS {
-                return Err("a rule that began more than 50 years ago is not followed".to_owned());
+                return Err("a rule that began more than 50 years ago is not supported".to_owned());
             }
             if !self.is_on(start.date(), date) {
                 continue;
@@ -95,7 +95,7 @@ impl Rule {
         Ok(starts)
     }
 
-    /// Whether it takes place on `date`; it does on the `first` one.
+    /// Whether there is an occurrence on `date`; the `first` date always has one.
     fn is_on(&self, first: Date, date: Date) -> bool {
         if date == first {
             return true;

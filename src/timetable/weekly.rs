@@ -1,4 +1,4 @@
-//! Lessons by the rules of the configuration.
+//! Lessons from the rules in the configuration.
 
 use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
@@ -8,7 +8,7 @@ use super::Lesson;
 use crate::config::Course;
 use crate::units::latest;
 
-/// The lessons of `course` of which some is between `begin` and `end`. `zone` is that of the host.
+/// The lessons of `course` that overlap `begin` to `end`. `zone` is the host's.
 pub fn lessons(
     course: &Course,
     zone: &TimeZone,
@@ -17,7 +17,7 @@ pub fn lessons(
 ) -> Result<Vec<Lesson>, String> {
     let zone = course.timezone.as_ref().map_or(zone, |zone| &zone.0);
     let date_of = |at: Timestamp| zone.to_datetime(at).date();
-    // One that began the day before may go on.
+    // A lesson that began the day before may still last.
     let first = date_of(begin).yesterday().unwrap_or(Date::MIN);
     let dates = first.series(1.day());
     let dates = dates.take_while(|date| *date <= date_of(end));
@@ -46,7 +46,7 @@ fn is_weekly(course: &Course, date: Date) -> bool {
     days.any(|day| Weekday::from(*day) == date.weekday()) && weeks.rem_euclid(every) == 0
 }
 
-/// The number of the week that `date` is in, where weeks begin with `first`.
+/// The number of the week of `date`, where weeks begin on `first`.
 pub fn week(date: Date, first: Weekday) -> i64 {
     let days = SignedDuration::as_hours(&date.duration_since(Date::MIN)) / 24;
     let into = date.weekday().since(first);
@@ -65,8 +65,8 @@ fn lesson(course: &Course, zone: &TimeZone, date: Date) -> Result<Option<Lesson>
     let (begins, ends) = (date.to_datetime(from.0), last.to_datetime(to.0));
     let from = zone.to_ambiguous_timestamp(begins).compatible();
     let from = from.map_err(|error| error.to_string())?;
-    // Where clocks are set back it lasts until the later of the two; where they are set forward over
-    // all of it, it has its length.
+    // If clocks are set back, it lasts until the later of the two times; if they are set forward
+    // over the whole lesson, it keeps its length.
     let to = match latest(ends, zone)? {
         to if to > from => to,
         _ => from + ends.duration_since(begins),

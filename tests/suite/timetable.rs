@@ -138,7 +138,7 @@ fn the_week_is_shown_with_what_it_takes() {
     assert!(table.contains("Most at once: 2 instances and"), "{table}");
     configure(&sandbox, &without_boot(), &[]);
     let none = sandbox.cyyber(["timetable"]).ok().stdout;
-    assert_eq!(none, "no lessons in this time\n");
+    assert_eq!(none, "no lessons in this period\n");
     sandbox
         .cyyber(["--as-user", "anna", "timetable"])
         .says(4, "for anna alone");

@@ -1,5 +1,5 @@
-//! Slurm: the one place that names its programs. Each of them has a limit in time: one whose controller is
-//! dead or whose host does not answer would be waited for.
+//! Slurm: the only module that calls its programs. Each call has a time limit, because a program
+//! whose controller is dead or whose host does not answer would wait.
 
 mod parse;
 mod step;
@@ -17,24 +17,24 @@ use crate::config::{Cluster, HostName};
 use crate::error::{Fault, Kind};
 use crate::process::{self, Program};
 
-/// How long a question to the controller may take. One that is dead is not waited for longer, so that
-/// whoever calls knows within ten seconds.
+/// Time limit of a query to the controller. It is short, so that a user learns within ten seconds
+/// that the controller is dead.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long Slurm may look for a place, in seconds; and we for its program.
+/// How long Slurm may look for a host, in seconds, and the time limit of its program.
 const PLACING: &str = "--immediate=2";
 const PLACED: Duration = Duration::from_secs(6);
 
 /// How long a host may take to accept a connection.
 const KNOCK: Duration = Duration::from_secs(1);
 
-/// Slurm, as this configuration uses it.
+/// Slurm with the settings of this configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Slurm<'a> {
     cluster: &'a Cluster,
 }
 
-/// What is asked of Slurm for an instance.
+/// A request for a lease.
 #[derive(Debug, Clone, Default)]
 pub struct Request<'a> {
     /// The name of the lease.
@@ -42,30 +42,30 @@ pub struct Request<'a> {
     /// In MiB.
     pub memory_mb: u64,
     pub cpus: u32,
-    /// There and nowhere else.
+    /// On this host only.
     pub on: Option<&'a HostName>,
-    /// Not there.
+    /// Not on these hosts.
     pub not_on: Vec<&'a HostName>,
-    /// Also where there is another lease with this name.
+    /// Even if a lease with this name exists.
     pub beside: bool,
 }
 
-/// What came of it.
+/// The result of a request.
 #[derive(Debug)]
 pub enum Placed {
     /// The lease.
     On(Lease),
-    /// There is no room, in Slurm's words.
+    /// No room; the reason in Slurm's words.
     Full(String),
 }
 
 impl<'a> Slurm<'a> {
-    /// That of `cluster`.
+    /// Slurm as configured in `cluster`.
     pub fn new(cluster: &'a Cluster) -> Slurm<'a> {
         Slurm { cluster }
     }
 
-    /// Our leases; of one name, where that is given.
+    /// Our leases; only those called `name`, if it is given.
     pub fn leases(&self, name: Option<&str>) -> Result<Vec<Lease>> {
         let mut squeue = program("squeue")?;
         squeue.args(["--noheader", "--me", "--states=RUNNING,CONFIGURING"]);
@@ -84,7 +84,7 @@ impl<'a> Slurm<'a> {
         Ok(parse::leases(&ask(squeue)?))
     }
 
-    /// How many steps run in a lease.
+    /// The number of steps that run in a lease.
     pub fn steps(&self, lease: &Lease) -> Result<usize> {
         let mut squeue = program("squeue")?;
         squeue.args(["--noheader", "--steps", "--format=%i"]);
@@ -92,7 +92,7 @@ impl<'a> Slurm<'a> {
         Ok(parse::steps(&ask(squeue)?))
     }
 
-    /// The hosts of this configuration, as far as Slurm knows them.
+    /// The hosts of this configuration that Slurm knows.
     pub fn nodes(&self) -> Result<Vec<Node>> {
         let mut sinfo = program("sinfo")?;
         sinfo.args(["--noheader", "--Node", "--Format", Node::FORMAT]);
@@ -104,7 +104,7 @@ impl<'a> Slurm<'a> {
         Ok(nodes)
     }
 
-    /// Has Slurm make a lease.
+    /// Requests a lease.
     pub fn place(&self, request: &Request) -> Result<Placed> {
         let mut salloc = program("salloc")?;
         salloc.args([
@@ -157,24 +157,24 @@ impl<'a> Slurm<'a> {
         Ok(Placed::On(lease))
     }
 
-    /// Gives a lease back. One that is gone is no error.
+    /// Releases a lease. It is no error if the lease is gone.
     pub fn give_back(&self, lease: &Lease) -> Result<()> {
         let mut scancel = program("scancel")?;
         scancel.args(["--quiet", &lease.job.to_string()]);
         ask(scancel).map(drop)
     }
 
-    /// Has nothing more placed on a host.
+    /// Drains a host: Slurm places nothing more on it.
     pub fn drain(&self, host: &HostName, why: &str) -> Result<()> {
         self.update(host, "DRAIN", Some(why))
     }
 
-    /// Says that a host is off.
+    /// Tells Slurm that a host is off.
     pub fn down(&self, host: &HostName, why: &str) -> Result<()> {
         self.update(host, "DOWN", Some(why))
     }
 
-    /// Has a host be used again.
+    /// Returns a host to service.
     pub fn resume(&self, host: &HostName) -> Result<()> {
         self.update(host, "RESUME", None)
     }
@@ -192,7 +192,7 @@ impl<'a> Slurm<'a> {
         ask(scontrol).map(drop)
     }
 
-    /// The begin of a step in a lease: `program` with `arguments` on the lease's host.
+    /// A step in a lease: `program` with `arguments` on the lease's host.
     pub fn step(&self, lease: &Lease) -> Result<Step> {
         Ok(Step::new(program("srun")?, lease))
     }
@@ -203,7 +203,7 @@ impl Node {
     pub fn answers(&self) -> bool {
         let addresses = (self.address.as_str(), self.port).to_socket_addrs();
         let mut addresses = addresses.into_iter().flatten();
-        // What Slurm thinks of it may be old.
+        // Slurm's own status may be out of date.
         addresses.any(|it| TcpStream::connect_timeout(&it, KNOCK).is_ok())
     }
 }
@@ -212,7 +212,7 @@ fn program(name: &str) -> Result<Command> {
     Ok(Program::find(name, "slurm-client")?.command())
 }
 
-/// What a program that asks the controller printed.
+/// Runs a program that queries the controller, and returns its output.
 fn ask(mut command: Command) -> Result<String> {
     let output = bounded(&mut command, ANSWER)?;
     if output.status.success() {

@@ -1,21 +1,21 @@
-//! What Slurm's programs print. Pure.
+//! Parses the output of Slurm's programs. Pure.
 
 use crate::config::HostName;
 
-/// An allocation that has the name of an instance, or of what it is for.
+/// An allocation, named after its instance or its purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Slurm's number of it.
+    /// Its job number.
     pub job: u64,
     pub name: String,
-    /// Where it is.
+    /// Its host.
     pub host: HostName,
-    /// For how long it has been, in seconds.
+    /// Its age in seconds.
     pub age: u64,
 }
 
 impl Lease {
-    /// What `squeue` is asked to print.
+    /// The output format for `squeue`.
     pub const FORMAT: &str = "%A|%j|%N|%M";
 }
 
@@ -23,47 +23,47 @@ impl Lease {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub host: HostName,
-    /// Where its daemon listens.
+    /// The address of its daemon.
     pub address: String,
     pub port: u16,
-    /// In Slurm's words.
+    /// Its state in Slurm's words.
     pub state: String,
-    /// It answered Slurm of late.
+    /// It answered Slurm recently.
     pub responds: bool,
     pub cpus: u32,
     pub cpus_free: u32,
     pub memory_mb: u64,
     pub memory_free_mb: u64,
-    /// What is said of it in slurm.conf.
+    /// Its features in slurm.conf.
     pub features: Vec<String>,
-    /// Why it is in this state, where somebody said so.
+    /// The reason that somebody gave for this state.
     pub reason: Option<String>,
 }
 
 impl Node {
-    /// What `sinfo` is asked to print: words, and the reason last, which may have blanks.
+    /// The output format for `sinfo`: words, with the reason last because it may contain blanks.
     pub const FORMAT: &str = "NodeList:70,NodeAddr:260,Port:8,StateLong:40,CPUsState:50,Memory:20,AllocMem:20,Features:300,Reason:300";
 
-    /// Whether Slurm places something on it.
+    /// Whether Slurm places jobs on it.
     pub fn takes(&self) -> bool {
         let taken = ["idle", "mixed", "allocated", "completing", "planned"];
         self.responds && taken.contains(&self.state.as_str())
     }
 
-    /// The kind of its processors, as setup.sh --join has it among the features. Memory that was saved on
-    /// one can be restored on another of the same kind.
+    /// Its CPU model, which setup.sh --join adds to the features. Memory saved on a host can be
+    /// restored on any host with the same CPU model.
     pub fn processors(&self) -> Option<&str> {
         let kind = self.features.iter().find(|it| it.starts_with("cpu-"));
         kind.map(String::as_str)
     }
 
-    /// Whether nothing new is to be placed on it, by somebody's word.
+    /// Whether somebody has drained it.
     pub fn drains(&self) -> bool {
         self.state.starts_with("drain")
     }
 }
 
-/// The leases that `squeue` printed. What is not one of ours is left out.
+/// The leases in the output of `squeue`. Other allocations are left out.
 pub fn leases(text: &str) -> Vec<Lease> {
     let lease = |line: &str| {
         let mut fields = line.trim().split('|');
@@ -77,7 +77,7 @@ pub fn leases(text: &str) -> Vec<Lease> {
     text.lines().filter_map(lease).collect()
 }
 
-/// A length of time as Slurm writes it: `[days-[hours:]]minutes:seconds`.
+/// A duration in Slurm's format: `[days-[hours:]]minutes:seconds`.
 fn seconds(text: &str) -> Option<u64> {
     let (days, rest) = text.split_once('-').unwrap_or(("0", text));
     let mut parts = rest.split(':').map(|part| part.parse::<u64>().ok());
@@ -88,7 +88,8 @@ fn seconds(text: &str) -> Option<u64> {
         .checked_add(rest)
 }
 
-/// How many steps `squeue --steps` printed that a program runs in: that of the allocation itself is none.
+/// The number of steps in the output of `squeue --steps` that run a program. The step of the
+/// allocation itself does not count.
 pub fn steps(text: &str) -> usize {
     let step = |line: &&str| {
         let number = line.trim().rsplit('.').next();
@@ -97,7 +98,7 @@ pub fn steps(text: &str) -> usize {
     text.lines().filter(step).count()
 }
 
-/// The hosts that `sinfo` printed, each once.
+/// The hosts in the output of `sinfo`, each once.
 pub fn nodes(text: &str) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for node in text.lines().filter_map(node) {
@@ -140,7 +141,7 @@ fn node(line: &str) -> Option<Node> {
     })
 }
 
-/// The number of the allocation that `salloc` tells.
+/// The job number in the output of `salloc`.
 pub fn granted(said: &str) -> Option<u64> {
     said.lines().find_map(|line| {
         let number = line.split_once("Granted job allocation ")?.1;
@@ -148,7 +149,7 @@ pub fn granted(said: &str) -> Option<u64> {
     })
 }
 
-/// Why there is no place, where that is what `salloc` says.
+/// The reason, if `salloc` failed because no host has room.
 pub fn refusal(said: &str) -> Option<String> {
     let full = [
         "Requested nodes are busy",
@@ -164,7 +165,7 @@ pub fn refusal(said: &str) -> Option<String> {
     said.lines().find(is_full).map(words)
 }
 
-/// What a program of Slurm's said, in short and without its name before each line.
+/// The message of a Slurm program, shortened and without its name at the start of each line.
 pub fn words(said: &str) -> String {
     let lines = said.lines().map(|line| {
         let line = line.trim();

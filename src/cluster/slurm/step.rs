@@ -1,4 +1,4 @@
-//! A program that runs on a host, within a lease.
+//! A program that runs on a host in a lease.
 
 use std::ffi::OsStr;
 use std::io::BufRead;
@@ -12,10 +12,10 @@ use crate::cluster::slurm::Lease;
 use crate::config::HostName;
 use crate::process;
 
-/// Where programs are, on every host.
+/// The PATH on every host.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A step that is not begun yet.
+/// A step that has not started yet.
 #[derive(Debug)]
 pub struct Step {
     srun: Command,
@@ -29,7 +29,7 @@ pub struct Ended {
     pub code: u8,
     /// What it wrote to standard output.
     pub stdout: Vec<u8>,
-    /// What it wrote to standard error, without Slurm's own words.
+    /// What it wrote to standard error, without Slurm's own messages.
     pub stderr: String,
 }
 
@@ -42,9 +42,9 @@ impl Step {
             "--ntasks=1",
             "--chdir=/",
         ]);
-        // One interrupt is enough, and nothing is to be read from us.
+        // One interrupt is enough, and the step must not read our standard input.
         srun.args(["--input=none", "--quit-on-interrupt", "--mpi=none"]);
-        // What is set here is about this machine.
+        // Our environment describes this machine, not the host.
         srun.arg(format!("--export=PATH={PATH},LANG=C.UTF-8"));
         srun.arg(format!("--jobid={}", lease.job));
         srun.stdin(Stdio::null());
@@ -54,7 +54,7 @@ impl Step {
         }
     }
 
-    /// Has it run `program` with `arguments`.
+    /// Sets the program and its arguments.
     #[must_use]
     pub fn running<S: AsRef<OsStr>>(
         mut self,
@@ -65,7 +65,7 @@ impl Step {
         self
     }
 
-    /// Runs it to its end, which is to come within `limit`.
+    /// Runs it, for at most `limit`.
     pub fn captured(mut self, limit: Duration) -> Result<Ended> {
         let output = process::within(&mut self.srun, limit)?.ok_or_else(|| {
             let (host, limit) = (&self.host, limit.as_secs());
@@ -75,7 +75,7 @@ impl Step {
         self.ended(output.status.code(), output.stdout, said)
     }
 
-    /// Runs it to its end, however long that takes. Who interrupts us interrupts it.
+    /// Runs it without a time limit. An interrupt that reaches us reaches it too.
     pub fn whole(mut self) -> Result<Ended> {
         let output = self.srun.output();
         let line = process::line(&self.srun);
@@ -87,7 +87,7 @@ impl Step {
     fn ended(self, code: Option<i32>, stdout: Vec<u8>, said: Said) -> Result<Ended> {
         let code = code.and_then(|code| u8::try_from(code).ok());
         match code {
-            // Slurm tells of a program's failure, and of its own in other words.
+            // Slurm reports the failure of a program and its own failures in different words.
             Some(code) if code == 0 || said.exited => Ok(Ended {
                 code,
                 stdout,
@@ -104,12 +104,12 @@ impl Step {
     }
 }
 
-/// Standard error of a step, with Slurm's words apart.
+/// The standard error of a step, separated from Slurm's messages.
 #[derive(Debug, Default)]
 struct Said {
     program: Vec<String>,
     slurm: Vec<String>,
-    /// The program ended with an exit code of its own.
+    /// The program itself ended with an exit code.
     exited: bool,
 }
 

@@ -1,5 +1,5 @@
-//! A question to all hosts at once. One that is not answered in time is named, and never left out in
-//! silence: its instances are unknown, and not gone.
+//! Queries all hosts at once. A host that does not answer in time is reported, never silently left
+//! out: the state of its instances is unknown, but they still exist.
 
 use std::time::Duration;
 
@@ -16,23 +16,24 @@ use crate::output::Column;
 use crate::parallel::side_by_side;
 use crate::prometheus::Metric;
 
-/// How long a host may take to answer.
+/// The time limit for an answer of a host.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// How long one may take to destroy what is to go.
+/// The time limit for destroying instances on a host.
 const DESTROYING: Duration = Duration::from_secs(600);
 
-/// What the hosts said: documents, and who said nothing.
+/// The answers of the hosts, and the hosts that did not answer.
 pub struct Answers {
     pub documents: Vec<(HostName, Value)>,
     pub unreachable: Vec<Unreachable>,
-    /// Hosts that are off, by somebody's word: what is known of their instances is in the files.
+    /// Fenced hosts: their instances are only known from files.
     pub fenced: Vec<HostName>,
 }
 
-/// Asks every host `arguments`.
+/// Runs `arguments` on every host.
 pub fn ask(head: &Head, arguments: &[String], limit: Duration) -> Result<Answers> {
-    // Slurm's controller is asked once for all, so that its silence is an error of the command.
+    // The leases are listed once for all hosts, so that a dead controller is an error of the
+    // command.
     let leases = head.hosts.slurm.leases(None)?;
     head.hosts.nodes()?;
     let all = head.hosts.cluster.hosts.keys();
@@ -68,7 +69,7 @@ pub fn ask(head: &Head, arguments: &[String], limit: Duration) -> Result<Answers
 }
 
 impl Answers {
-    /// The lists called `key` of all documents as one, each row with its host.
+    /// The lists called `key` of all documents, joined, with the host in each row.
     fn rows(&mut self, key: &str) -> Vec<Value> {
         let mut all = Vec::new();
         for (host, document) in &mut self.documents {
@@ -92,15 +93,15 @@ impl Answers {
         numbers.sum()
     }
 
-    /// Says which hosts could not be asked. That is a failure where there is nobody else.
+    /// Warns about the hosts that did not answer. If no host answered, this is an error.
     fn tell(&self, head: &Head) -> Result<()> {
         let output = &head.context.output;
         for Unreachable { host, error } in &self.unreachable {
-            output.warn(&format!("{host} could not be asked: {error}"));
+            output.warn(&format!("failed to query {host}: {error}"));
         }
         if self.documents.is_empty() && !self.unreachable.is_empty() {
             let hint = "see `cyyber host list`";
-            let fault = Fault::new(Kind::Unavailable, "no host could be asked");
+            let fault = Fault::new(Kind::Unavailable, "no host answered");
             return Err(fault.hint(hint).into());
         }
         Ok(())
@@ -180,14 +181,14 @@ pub fn list(
     answer_rows(head, &answers, rows, LIST)
 }
 
-/// What another host has by now is an empty shell where it was.
+/// A host that an instance has left may still have its empty domain definition.
 fn leave_ghosts_out(head: &Head, rows: &mut Vec<Value>) {
     rows.retain(|row| {
         let text = |key: &str| row.get(key).and_then(Value::as_str);
         let (Some(name), Some(host)) = (text("instance"), text("host")) else {
             return true;
         };
-        // libvirt remembers memory that was moved away.
+        // libvirt still reports saved memory that was moved away.
         let off = match text("state") {
             Some("stopped" | "crashed") => true,
             Some("paused") => text("reason").is_some_and(|it| it.starts_with("memory saved")),
@@ -196,7 +197,7 @@ fn leave_ghosts_out(head: &Head, rows: &mut Vec<Value>) {
         let Ok(name) = name.parse::<InstanceName>() else {
             return true;
         };
-        // One that runs is told, whatever the files say.
+        // A running instance is listed, whatever the files say.
         !off || head
             .hosts
             .shared
@@ -205,7 +206,7 @@ fn leave_ghosts_out(head: &Head, rows: &mut Vec<Value>) {
     });
 }
 
-/// One of which its host says nothing.
+/// An instance that its host did not report.
 fn row(name: &InstanceName, host: &HostName, state: &str, why: &str) -> Value {
     json!({
         "instance": name.to_string(), "lab_id": name.lab, "user_id": name.user, "host": host,
@@ -272,7 +273,7 @@ const CLEANUP: &[Shown] = &[
     }),
 ];
 
-/// `cyyber instance cleanup` of many: each host's own.
+/// `cyyber instance cleanup` of many instances: each host destroys its own.
 pub fn cleanup(head: &Head, options: &Cleanup) -> Result<()> {
     let mut arguments = vec!["instance".to_owned(), "cleanup".to_owned()];
     let mut add = |option: &str, value: Option<String>| {
@@ -372,7 +373,7 @@ const REAP: &[Shown] = &[
     }),
 ];
 
-/// `cyyber reap --dry-run`: a pass itself is each host's own.
+/// `cyyber reap --dry-run`: real passes run on each host.
 pub fn reap(head: &Head, options: &Reap) -> Result<()> {
     if !options.dry_run {
         return Err(super::elsewhere("passes run on each host"));
@@ -397,11 +398,11 @@ pub fn reap(head: &Head, options: &Reap) -> Result<()> {
     })
 }
 
-/// `cyyber metrics`: those of all hosts, each sample with its host.
+/// `cyyber metrics` of all hosts, with the host in each sample.
 pub fn metrics(head: &Head, options: &crate::cli::Metrics) -> Result<()> {
     let answers = ask(head, &["metrics".to_owned()], ANSWER)?;
     answers.tell(head)?;
-    let mut up = Metric::new("cyyber_host_up", "Whether the host could be asked.");
+    let mut up = Metric::new("cyyber_host_up", "Whether the host answered.");
     for Unreachable { host, .. } in &answers.unreachable {
         up.add([("host", host.as_str())], 0.0);
     }

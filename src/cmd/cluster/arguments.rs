@@ -1,34 +1,34 @@
-//! The command line of a verb for one instance, as it is run on the instance's host. Pure.
+//! The command line of a command for one instance, as it runs on the instance's host. Pure.
 
 use crate::cli::{Class, Cleanup, Instance as Command, Target, Wait};
 use crate::names::{InstanceName, LabId, UserId};
 use crate::units::{Duration, Until};
 
-/// What a verb needs of the host where it runs.
+/// What a command needs from the host that it runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// The memory of the instance, which it makes where there is none.
+    /// The memory of the instance, which it creates if it is missing.
     Memory,
-    /// The same, where its memory is saved: it goes on from there first.
+    /// The same, but only if its memory is saved: it is resumed first.
     MemoryIfSaved,
-    /// Nothing, and where there is no instance it makes one.
+    /// Nothing; a missing instance is created.
     AnyHost,
-    /// Nothing of what it has not.
+    /// Nothing beyond what the instance already uses on its host.
     ItsHost,
 }
 
-/// A verb on one instance.
+/// A command on one instance.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Errand {
     pub arguments: Vec<String>,
     pub needs: Needs,
-    /// When it went well, the instance uses no memory.
+    /// If it succeeds, the instance uses no memory afterwards.
     pub frees_memory: bool,
     /// Its answer is an instance object.
     pub is_about_instance: bool,
 }
 
-/// The lab and the user that a verb is about: no user where it is about many. `None` for a verb that is not
+/// The lab and the user of a command; no user if it is about many. `None` for a command that is not
 /// about instances of one lab.
 pub fn target(command: &Command) -> Option<(&LabId, Option<&UserId>)> {
     Some(match command {
@@ -52,7 +52,7 @@ pub fn target(command: &Command) -> Option<(&LabId, Option<&UserId>)> {
     })
 }
 
-/// The list of users that a verb on many is about, and how many of them at once.
+/// The users of a command on many instances, and how many of them run in parallel.
 pub fn class(command: &Command) -> Option<&Class> {
     match command {
         Command::Create { class, .. }
@@ -65,7 +65,7 @@ pub fn class(command: &Command) -> Option<&Class> {
     }
 }
 
-/// What is to be run for `name`. What asks for confirmation has it by now.
+/// The command to run for `name`. If it asks for confirmation, that has been given.
 pub fn errand(command: &Command, name: &InstanceName) -> Option<Errand> {
     let on = |verb: &str| words([verb, name.lab.as_str(), name.user.as_str()]);
     let (mut arguments, needs, frees_memory) = match command {
@@ -149,7 +149,7 @@ fn cleanup(mut arguments: Vec<String>, options: &Cleanup) -> (Vec<String>, Needs
     } else {
         "--yes"
     };
-    // With a condition it may have stayed as it was.
+    // With a condition, the instance may not have been destroyed.
     let all = options.state.is_none() && options.inactive_for.is_none();
     (
         flag(arguments, true, rest),

@@ -1,5 +1,5 @@
-//! `cyyber host drain`: everything leaves a host. What is to run again is noted before it is paused, so
-//! that the next run finishes what this one could not.
+//! `cyyber host drain`: all instances leave a host. Running ones are marked before they are paused,
+//! so that the next run completes an interrupted one.
 
 use std::collections::BTreeSet;
 
@@ -16,16 +16,16 @@ use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
 use crate::output::{Column, Report, Table};
 
-/// How many instances are on their way at once: each writes its memory to the shared directory.
+/// How many instances move at once: each writes its memory to the shared directory.
 const AT_ONCE: usize = 4;
 
-/// An instance that has left.
+/// An instance that has moved.
 #[derive(Serialize)]
 struct Moved {
     instance: String,
     from: HostName,
     host: HostName,
-    /// It ran, and runs again.
+    /// It was running before, and is again.
     resumed: bool,
 }
 
@@ -64,7 +64,7 @@ impl Report for Drained {
 pub fn drain(head: &Head, host: &HostName) -> Result<()> {
     let (context, hosts) = (head.context, &head.hosts);
     hosts.answering(host)?;
-    // Before nothing more is placed there, which is about commands as well.
+    // Get this lease first: a drained host accepts no new ones.
     let door = hosts.door(host)?;
     hosts.slurm.drain(host, "cyyber host drain")?;
     let listed = head.act(&door, &["instance", "list"])?;
@@ -82,7 +82,7 @@ pub fn drain(head: &Head, host: &HostName) -> Result<()> {
         }
     }
     let marked: BTreeSet<InstanceName> = hosts.shared.to_resume(host)?.into_iter().collect();
-    // Those that an earlier run moved and did not resume.
+    // Instances that an earlier run moved but did not resume.
     all.extend(marked.iter().cloned());
     let all: Vec<_> = all.into_iter().collect();
     let results = many::side_by_side(context, &all, AT_ONCE, |_, name| {
@@ -91,7 +91,7 @@ pub fn drain(head: &Head, host: &HostName) -> Result<()> {
         if let Ok(moved) = &moved {
             context
                 .output
-                .detail(&format!("{name}: on {} now", moved.host));
+                .detail(&format!("{name}: now on {}", moved.host));
         }
         moved
     })?;
@@ -107,7 +107,7 @@ pub fn drain(head: &Head, host: &HostName) -> Result<()> {
 }
 
 impl Head<'_> {
-    /// Moves `name` off `host`; it runs again if `runs`.
+    /// Moves `name` off `host`, and resumes it there if `runs`.
     fn take_off(&self, host: &HostName, name: &InstanceName, runs: bool) -> Result<Moved> {
         let hosts = &self.hosts;
         let moved = |to: &HostName| Moved {
@@ -126,7 +126,7 @@ impl Head<'_> {
         not_on.extend(hosts.of_other_kind(host)?);
         if !runs {
             let door = hosts.door(&hosts.emptiest(&not_on)?)?;
-            // One that was frozen in RAM goes to disk first.
+            // An instance that is frozen in RAM is first saved to disk.
             let frozen = hosts.slurm.leases(Some(&name.to_string()))?;
             if !frozen.is_empty() {
                 self.pause(name, host)?;
@@ -137,7 +137,7 @@ impl Head<'_> {
             }
             return Ok(moved(&door.host));
         }
-        // First the new place: where there is none it runs on.
+        // Reserve the new place first: without one, the instance keeps running.
         let old = hosts.slurm.leases(Some(&name.to_string()))?;
         let new = hosts.place(name, self.size(name)?, None, &not_on, true)?;
         let away = self
@@ -146,7 +146,7 @@ impl Head<'_> {
         if let Err(error) = away {
             hosts.slurm.give_back(&new)?;
             drop(placing);
-            // As it was, if it still is there.
+            // If it is still here, resume it.
             if hosts.shared.owner(name) == Some(host) {
                 let _ = self.resume(name, host);
                 hosts.shared.forget_to_resume(host, name)?;
@@ -183,7 +183,7 @@ impl Head<'_> {
         let errand = errand(&start, name).context("no such command")?;
         let done = self.run(&errand, name, "json")?;
         answer(&done.ended, &done.host).map(drop).with_context(|| {
-            let message = format!("{name} is on {host}, and was not resumed");
+            let message = format!("{name} was moved to {host} but not resumed");
             let hint = format!("start it: cyyber instance start {}", name.arguments());
             Fault::new(Kind::Failed, message).hint(hint)
         })

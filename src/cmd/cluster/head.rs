@@ -1,5 +1,5 @@
-//! A verb on one instance: where its memory is or may be, it is brought if need be, and the verb runs
-//! there.
+//! A command on one instance: it runs on the host that has, or will have, the memory of the
+//! instance. The instance is moved there first if necessary.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::error::{Fault, Kind, Passed};
 use crate::names::InstanceName;
 use crate::scope::missing;
 
-/// How long a short step on a host may take.
+/// The time limit for a short step on a host.
 pub const SHORT: Duration = Duration::from_secs(30);
 
 /// The head of several hosts.
@@ -27,14 +27,14 @@ pub struct Head<'a> {
     pub hosts: Hosts<'a>,
 }
 
-/// Where a verb runs.
+/// Where a command runs.
 pub struct Spot {
     pub lease: Lease,
-    /// The lease is the instance's, and was made for this.
+    /// The lease was created for this command.
     made: bool,
 }
 
-/// What a verb came to.
+/// The result of a command.
 pub struct Done {
     pub host: HostName,
     pub ended: Ended,
@@ -46,12 +46,12 @@ impl<'a> Head<'a> {
         Head { context, hosts }
     }
 
-    /// The same for work beside this, which asks Slurm anew.
+    /// A copy for parallel work, which queries Slurm again.
     pub fn beside(&self) -> Head<'a> {
         Head::new(self.context, self.hosts.cluster)
     }
 
-    /// Runs `command` for one instance, and hands on its answer.
+    /// Runs `command` for one instance, and prints its answer.
     pub fn one(&self, command: &Command, name: &InstanceName) -> Result<()> {
         let errand = errand(command, name).ok_or_else(|| elsewhere("it has no such command"))?;
         let format = if self.context.output.is_json() {
@@ -76,8 +76,8 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Runs an errand where `name` is or may be. A host that has no room after all is left for another,
-    /// once.
+    /// Runs an errand on the host of `name`. If the host turns out to have no room, another one is
+    /// tried, once.
     pub fn run(&self, errand: &Errand, name: &InstanceName, format: &str) -> Result<Done> {
         let spot = self.spot(errand.needs, name, &BTreeSet::new())?;
         let done = self.run_at(&spot, errand, name, format)?;
@@ -87,14 +87,14 @@ impl<'a> Head<'a> {
         let text = format!("{} has no room for {name}: trying another", done.host);
         self.context.output.detail(&text);
         let not_on = BTreeSet::from([done.host.clone()]);
-        // Where there is no other, what the first one said is told.
+        // If there is no other host, the first answer is reported.
         match self.beside().spot(errand.needs, name, &not_on) {
             Ok(spot) => self.run_at(&spot, errand, name, format),
             Err(_) => Ok(done),
         }
     }
 
-    /// Runs an errand at its place, and gives the lease back that is not needed any more.
+    /// Runs an errand at its place, and releases leases that are no longer needed.
     fn run_at(
         &self,
         spot: &Spot,
@@ -115,11 +115,11 @@ impl<'a> Head<'a> {
         })
     }
 
-    /// Where `name` is, or comes to be, for a verb that needs this.
+    /// The place for `name` that satisfies `needs`, moving the instance if necessary.
     fn spot(&self, needs: Needs, name: &InstanceName, not_on: &BTreeSet<HostName>) -> Result<Spot> {
         let (hosts, shared) = (&self.hosts, &self.hosts.shared);
         self.context.scope().check(name)?;
-        // Two commands that begin at once are not to place it twice.
+        // Two commands that start at the same time must not place it twice.
         let _placing = shared.lock(name)?;
         let leases = hosts.slurm.leases(Some(&name.to_string()))?;
         let owner = shared.owner(name);
@@ -147,7 +147,7 @@ impl<'a> Head<'a> {
             if let Some(owner) = owner.filter(|_| saved) {
                 not_on.extend(hosts.of_other_kind(owner)?);
             }
-            // Slurm may not have noticed yet that what it had on a host which is off has ended.
+            // Slurm may not have noticed yet that a lease on a dead host has ended.
             let lease = hosts.place(name, size, owner, &not_on, fenced)?;
             let spot = Spot { lease, made: true };
             if let Some(owner) = owner.filter(|owner| **owner != spot.lease.host)
@@ -178,12 +178,12 @@ impl<'a> Head<'a> {
         Ok(Spot { lease, made: false })
     }
 
-    /// What `name` needs of a host.
+    /// The resources that `name` needs.
     pub fn size(&self, name: &InstanceName) -> Result<Size> {
         Size::of(&self.context.config, name)
     }
 
-    /// Moves `name`, which does not run, from the host `from` to that of `to`.
+    /// Moves `name`, which is not running, from the host `from` to the host of `to`.
     pub fn bring(&self, name: &InstanceName, from: &HostName, to: &Lease) -> Result<()> {
         let (lab, user) = (name.lab.as_str(), name.user.as_str());
         let fenced = self.hosts.shared.is_fenced(from);
@@ -199,13 +199,13 @@ impl<'a> Head<'a> {
         if let Some(door) = leaves
             && let Err(error) = self.act(&door, &["host", "forget", lab, user])
         {
-            // Its next pass does it.
+            // The next pass does it otherwise.
             self.context.output.detail(&format!("warning: {error:#}"));
         }
         Ok(())
     }
 
-    /// Runs a short command of ours on the host of `lease`, which has to go well.
+    /// Runs a short internal command on the host of `lease`; failure is an error.
     pub fn act(&self, lease: &Lease, arguments: &[&str]) -> Result<Value> {
         let words: Vec<_> = arguments.iter().map(|&it| it.to_owned()).collect();
         let step = self.hosts.slurm.step(lease)?;
@@ -215,14 +215,14 @@ impl<'a> Head<'a> {
         answer(&ended, &lease.host)
     }
 
-    /// Runs a command of ours on the host of `lease`.
+    /// Runs a command of cyyber on the host of `lease`.
     pub fn step(&self, lease: &Lease, arguments: &[String], format: &str) -> Result<Ended> {
         let step = self.hosts.slurm.step(lease)?;
         step.running(program()?, self.whole(arguments, format))
             .whole()
     }
 
-    /// The whole command line: what was said here of all commands goes for the host's too, and the
+    /// The complete command line: global options given here also apply on the host, and the
     /// configuration has the same path there.
     pub fn whole(&self, arguments: &[String], format: &str) -> Vec<String> {
         let context = self.context;
@@ -242,11 +242,11 @@ impl<'a> Head<'a> {
         whole
     }
 
-    /// Gives the lease of an instance back, which uses no memory now.
+    /// Releases the lease of an instance that uses no memory any more.
     pub fn give_back_all(&self, name: &InstanceName) -> Result<()> {
         let _placing = self.hosts.shared.lock(name)?;
         for lease in self.hosts.slurm.leases(Some(&name.to_string()))? {
-            // Another command may have come meanwhile.
+            // Another command may have started it in the meantime.
             if self.hosts.slurm.steps(&lease)? == 0 {
                 self.hosts.slurm.give_back(&lease)?;
             }
@@ -254,7 +254,8 @@ impl<'a> Head<'a> {
         Ok(())
     }
 
-    /// Gives the lease back that was made for a verb which failed. The guest may run all the same.
+    /// Releases a lease that was created for a command that failed, unless the guest runs all the
+    /// same.
     fn give_back_unless_it_runs(&self, spot: &Spot, name: &InstanceName) {
         if !spot.made {
             return;
@@ -265,7 +266,7 @@ impl<'a> Head<'a> {
             let state = answer.pointer("/instances/0/state").and_then(Value::as_str);
             state.is_some_and(|state| ["starting", "running", "idle"].contains(&state))
         });
-        // Where it cannot be told, the host's next pass sees.
+        // If that is unknown, the host's next pass settles it.
         if !runs && let Err(error) = self.hosts.slurm.give_back(&spot.lease) {
             self.context.output.detail(&format!("warning: {error:#}"));
         }
@@ -274,10 +275,10 @@ impl<'a> Head<'a> {
 
 /// This program, which is at the same path on every host.
 pub fn program() -> Result<std::path::PathBuf> {
-    std::env::current_exe().context("the path of this program is unknown")
+    std::env::current_exe().context("failed to find the path of this program")
 }
 
-/// The answer of a command that was run for a program; where it failed, its error.
+/// The JSON answer of a command; if it failed, its error.
 pub fn answer(ended: &Ended, host: &HostName) -> Result<Value> {
     if ended.code == 0 {
         return Ok(serde_json::from_slice(&ended.stdout).unwrap_or(Value::Null));
@@ -301,7 +302,7 @@ pub fn answer(ended: &Ended, host: &HostName) -> Result<Value> {
     })
 }
 
-/// The document `json` with its host.
+/// The document `json` with a `host` field.
 fn with_host(json: &[u8], host: &HostName) -> Option<Vec<u8>> {
     let mut document: Value = serde_json::from_slice(json).ok()?;
     let fields = document.as_object_mut()?;

@@ -71,9 +71,9 @@ struct HostRow {
     cpus_free: Option<u32>,
     memory_mb: Option<u64>,
     memory_free_mb: Option<u64>,
-    /// Whose disks it has.
+    /// The number of instances whose disks it has.
     instances: Option<usize>,
-    /// That hold memory.
+    /// The number of instances that use memory.
     running: usize,
     labels: BTreeMap<String, String>,
 }
@@ -159,7 +159,7 @@ impl Report for Hosts {
     }
 }
 
-/// The host as it is after a command.
+/// The host after a command.
 fn answer(head: &Head, host: &HostName) -> Result<()> {
     let head = head.beside();
     let nodes = head.hosts.nodes()?;
@@ -170,7 +170,7 @@ fn answer(head: &Head, host: &HostName) -> Result<()> {
     head.context.output.answer(&Hosts { hosts: vec![row] })
 }
 
-/// Has a host be used again.
+/// Returns a host to service.
 fn resume(head: &Head, host: &HostName) -> Result<()> {
     let hosts = &head.hosts;
     let takes = hosts.answering(host)?.takes();
@@ -180,13 +180,13 @@ fn resume(head: &Head, host: &HostName) -> Result<()> {
     }
     let door = head.beside().hosts.door(host);
     if let Err(error) = door.and_then(|door| head.act(&door, &["host", "forget"])) {
-        // Its next pass does it.
+        // The host's next pass does it otherwise.
         head.context.output.detail(&format!("warning: {error:#}"));
     }
     answer(head, host)
 }
 
-/// Notes that a host is off.
+/// Fences a host.
 fn fence(head: &Head, host: &HostName, yes: bool) -> Result<()> {
     let hosts = &head.hosts;
     if !yes {
@@ -200,16 +200,16 @@ fn fence(head: &Head, host: &HostName, yes: bool) -> Result<()> {
         let stop = head.context.interrupted()?;
         head.context
             .output
-            .confirm(&lines, "Is it off for certain?", stop)?;
+            .confirm(&lines, "Are you sure that it is off?", stop)?;
     }
     let node = hosts.nodes()?.iter().find(|node| node.host == *host);
     if node.is_some_and(Node::answers) && !hosts.shared.is_fenced(host) {
-        let message = format!("{host} answers, so it is not off");
-        let hint = format!("switch it off first; or move its instances: cyyber host drain {host}");
+        let message = format!("{host} still answers: it is not off");
+        let hint = format!("switch it off first, or move its instances: cyyber host drain {host}");
         return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
     }
     hosts.shared.fence(host)?;
-    // Slurm ends what it had there. Its own opinion of the host is no condition.
+    // Slurm ends its jobs there. It does not matter whether Slurm considers the host up or down.
     let told = hosts.slurm.down(host, "cyyber host fence");
     let leases = hosts.slurm.leases_on(host)?;
     for lease in &leases {

@@ -1,4 +1,4 @@
-//! A verb on the instances of a whole class, each where it is.
+//! A command on the instances of a whole class, each on its own host.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
@@ -49,7 +49,7 @@ pub fn run(head: &Head, command: &Command) -> Result<()> {
         let head = head.beside();
         let errand = errand(command, name).ok_or_else(|| elsewhere("it has no such command"))?;
         let done = head.run(&errand, name, "json")?;
-        // A command in a guest that failed has an answer too.
+        // A failed command in a guest has an answer too.
         let mut document = match serde_json::from_slice(&done.ended.stdout) {
             Ok(document @ Value::Object(_)) => document,
             _ => answer(&done.ended, &done.host)?,

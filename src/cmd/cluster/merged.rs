@@ -1,5 +1,5 @@
-//! What several hosts answered, as one answer. Each row says its host, and the hosts that could not be
-//! asked are named.
+//! The answers of several hosts, merged into one. Each row names its host, and the hosts that did
+//! not answer are listed.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -10,18 +10,18 @@ use crate::names::State;
 use crate::output::{Cell, Column, Report, Table};
 use crate::units::age;
 
-/// A column, and what stands in it.
+/// A column and its content.
 pub type Shown = (Column, fn(&Value, Timestamp) -> Cell);
 
-/// A list that several hosts have parts of.
+/// A list with rows from several hosts.
 #[derive(Serialize)]
 pub struct Merged {
     /// The document.
     #[serde(flatten)]
     pub document: Map<String, Value>,
-    /// The hosts of which nothing is known now.
+    /// The hosts that did not answer.
     pub unreachable: Vec<Unreachable>,
-    /// Which list in it the table shows.
+    /// The key of the list that the table shows.
     #[serde(skip)]
     pub rows: &'static str,
     #[serde(skip)]
@@ -32,7 +32,7 @@ pub struct Merged {
     pub now: Timestamp,
 }
 
-/// A host that could not be asked.
+/// A host that did not answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Unreachable {
     pub host: HostName,
@@ -73,7 +73,7 @@ pub fn state(row: &Value, _: Timestamp) -> Cell {
     }
 }
 
-/// How long ago, or in how long, a time of a row is.
+/// The time until or since a time in a row.
 pub fn distance(row: &Value, key: &str, now: Timestamp) -> Cell {
     let at = row.get(key).and_then(Value::as_str);
     let at = at.and_then(|at| at.parse::<Timestamp>().ok());

@@ -1,5 +1,5 @@
-//! The verbs on the head of several hosts: each runs on the host it is about, by the same program, or on
-//! all of them.
+//! Commands on the head: each runs on the host of its instance, by the same program there, or on
+//! all hosts.
 
 mod all;
 mod arguments;
@@ -19,7 +19,7 @@ use crate::names::InstanceName;
 
 pub use head::Head;
 
-/// The head, if this machine is one.
+/// The head, if this machine is a head.
 pub fn head(context: &Context) -> Option<Head<'_>> {
     match context.place()? {
         Place::Head(cluster) => Some(Head::new(context, cluster)),
@@ -27,13 +27,13 @@ pub fn head(context: &Context) -> Option<Head<'_>> {
     }
 }
 
-/// Runs a verb on instances where they are.
+/// Runs a command on the hosts of its instances.
 pub fn instance(head: &Head, command: &Command) -> Result<()> {
     let context = head.context;
     match command {
         Command::List { lab, user, state } => all::list(head, lab.as_ref(), user.as_ref(), *state),
         Command::Stats { watch: Some(_), .. } | Command::Screens { .. } => {
-            Err(elsewhere("this shows the instances of one host"))
+            Err(elsewhere("this command shows the instances of one host"))
         }
         Command::Stats { user: None, .. } => all::stats(head),
         Command::Cleanup(options) if options.user.is_none() => all::cleanup(head, options),
@@ -44,18 +44,18 @@ pub fn instance(head: &Head, command: &Command) -> Result<()> {
                 head.one(command, &name)
             }
             Some((_, None)) => many::run(head, command),
-            None => Err(elsewhere("files are copied on the host of the instance")),
+            None => Err(elsewhere("files can only be copied on the host of the instance")),
         },
     }
 }
 
-/// Runs what is about the whole host on every one.
+/// Runs a command that is about whole hosts on every host.
 pub use all::{metrics, reap};
 
 /// Runs a command on hosts.
 pub use hosts::run as host;
 
-/// Asks before what is lost by it is lost, as the host would: there is no terminal there.
+/// Asks for confirmation as the host would: there is no terminal there.
 fn confirm(head: &Head, command: &Command, name: &InstanceName) -> Result<()> {
     let (what, question) = match command {
         Command::Reset { yes: false, .. } => (
@@ -72,7 +72,7 @@ fn confirm(head: &Head, command: &Command, name: &InstanceName) -> Result<()> {
     head.context.output.confirm(&[what], question, stop)
 }
 
-/// What is not to be had on a head.
+/// The error for what a head cannot do.
 pub fn elsewhere(what: &str) -> anyhow::Error {
     let hint = "run it on the host, which `cyyber instance list` names";
     Fault::new(Kind::Conflict, format!("{what}, and this is the head"))

@@ -15,7 +15,7 @@ use crate::reaper::lessons;
 use crate::timetable::Taught;
 use crate::units::{MIB, Patience};
 
-/// The lessons to come.
+/// The coming lessons.
 pub fn run(context: &Context, options: &Options) -> Result<()> {
     let schedule = Schedule::read(context, options.ahead.0)?;
     for trouble in &schedule.troubles {
@@ -24,14 +24,14 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
     context.output.answer(&schedule)
 }
 
-/// What there is of lessons in some time, and what it takes.
+/// The lessons in a period, and the memory that they need.
 #[derive(Debug, Serialize)]
 pub struct Schedule {
     since: Timestamp,
     until: Timestamp,
     lessons: Vec<Row>,
     peak: Option<Peak>,
-    /// What instances can have of this host.
+    /// The memory that instances can use on this host.
     host_memory_mb: Option<u64>,
     /// What could not be read.
     pub troubles: Vec<String>,
@@ -43,16 +43,16 @@ struct Row {
     lab_id: LabId,
     from: Timestamp,
     to: Timestamp,
-    /// When its instances are brought up, if they are.
+    /// When its instances are started, if they are.
     prewarm_at: Option<Timestamp>,
     roster: String,
-    /// How many attend; `None` where the roster cannot be read.
+    /// The number of users; `None` if the roster cannot be read.
     users: Option<usize>,
-    /// What their instances need together.
+    /// The memory of all their instances.
     memory_mb: Option<u64>,
 }
 
-/// When lessons take most memory at once.
+/// When lessons need the most memory.
 #[derive(Debug, Serialize)]
 struct Peak {
     at: Timestamp,
@@ -61,7 +61,7 @@ struct Peak {
 }
 
 impl Schedule {
-    /// The lessons of now and those that begin in this time.
+    /// The present lessons and those that begin in this period.
     pub fn read(context: &Context, ahead: SignedDuration) -> Result<Schedule> {
         let now = context.time();
         let until = now.saturating_add(ahead)?;
@@ -105,7 +105,7 @@ fn rows(context: &Context, taught: &Taught, roster: &str) -> Vec<Row> {
     all.map(row).collect()
 }
 
-/// The time, among the beginnings of lessons, at which those that are made ready or held take most.
+/// The beginning of a lesson at which the instances that are up for lessons need the most memory.
 fn peak(rows: &[Row]) -> Option<Peak> {
     let begins = |row: &Row| row.prewarm_at.unwrap_or(row.from);
     let at_once = |at: Timestamp| {
@@ -122,7 +122,7 @@ fn peak(rows: &[Row]) -> Option<Peak> {
     };
     let mut most: Option<Peak> = None;
     for peak in rows.iter().map(|row| at_once(begins(row))) {
-        // Of equal ones the first.
+        // The first of equal maxima.
         if most.as_ref().is_none_or(|it| peak.memory_mb > it.memory_mb) {
             most = Some(peak);
         }
@@ -130,7 +130,7 @@ fn peak(rows: &[Row]) -> Option<Peak> {
     most
 }
 
-/// What instances can have of this host's memory, in MiB.
+/// The memory that instances can use on this host, in MiB.
 fn available(context: &Context) -> Option<u64> {
     let is_local = |context: &Context| Some(context.hypervisor().ok()?.is_local());
     let limit = context.config.host.max_memory.map(|most| most.0);

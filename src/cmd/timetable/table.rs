@@ -1,4 +1,4 @@
-//! The timetable for people at a terminal.
+//! The timetable as text.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -11,7 +11,7 @@ use crate::units::{MIB, size};
 impl Report for Schedule {
     fn on(&self, page: Page) -> String {
         if self.lessons.is_empty() {
-            return "no lessons in this time".to_owned();
+            return "no lessons in this period".to_owned();
         }
         let zone = env::time_zone().unwrap_or(TimeZone::UTC);
         let columns = [
@@ -38,14 +38,14 @@ impl Report for Schedule {
 }
 
 impl Schedule {
-    /// What is needed at once, beside what there is.
+    /// The highest memory need, compared with what is available.
     fn most(&self, zone: &TimeZone) -> String {
         let Some(peak) = &self.peak else {
             return String::new();
         };
         let at = local(peak.at, zone, "%a %F %H:%M");
         let (instances, need) = (peak.instances, size(peak.memory_mb * MIB));
-        let most = format!("Most at once: {instances} instances and {need}, {at}");
+        let most = format!("Peak: {instances} instances and {need}, {at}");
         match self.host_memory_mb {
             None => most,
             Some(mb) if mb < peak.memory_mb => format!(
@@ -56,7 +56,7 @@ impl Schedule {
         }
     }
 
-    /// The lessons of now and the next ones in a few words each.
+    /// The present and the next lessons, in a few words each.
     pub fn headline(&self, most: usize) -> Vec<String> {
         let zone = env::time_zone().unwrap_or(TimeZone::UTC);
         let words = |row: &Row| {
