@@ -1,5 +1,5 @@
-//! The card of an instance in its lab's network, and the address that is its alone for as long as it
-//! exists: one file for each host part that is taken, with the name of the instance in it.
+//! The network interface of an instance in its lab's network, and its reserved address. There is
+//! one file per address in use, named after the host part, which contains the name of the instance.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -20,7 +20,7 @@ use crate::names::InstanceName;
 use crate::network::{HostPart, Mac};
 
 impl Instance<'_> {
-    /// Its network card in `network`, which is the `preferred` one where that can be.
+    /// Its network interface in `network`, with the `preferred` address if possible.
     pub(super) fn reserve_address(
         &self,
         network: &str,
@@ -45,7 +45,7 @@ impl Instance<'_> {
                 })?
             }
         };
-        // Without such a network nothing can be powered on either.
+        // Without such a network, nothing can be powered on either.
         if let Some(subnet) = context.hypervisor()?.subnet(network)? {
             subnet.address(part).with_context(|| {
                 format!("the network {network} has no address that ends with {part}")
@@ -54,7 +54,7 @@ impl Instance<'_> {
         Ok(part)
     }
 
-    /// Sees to it that its `card` is its alone.
+    /// Makes sure that no other instance has its `card`.
     pub(super) fn hold_address(&self, card: &Interface) -> Result<()> {
         let part = card.mac.of_instance();
         let part = part.with_context(|| {
@@ -70,7 +70,7 @@ impl Instance<'_> {
         Ok(())
     }
 
-    /// Gives its address back.
+    /// Releases its address.
     pub(super) fn release_address(&self) -> Result<()> {
         if arrival::owner_elsewhere(self.context, self.name).is_some() {
             return Ok(());
@@ -80,9 +80,9 @@ impl Instance<'_> {
         Ok(())
     }
 
-    /// Makes sure that its network card is its alone while it runs; otherwise it is frozen. What it may
-    /// send and get is not settled here: at its own port the firewall sees to that, and at another one
-    /// it has no network.
+    /// Makes sure that no other instance has its network interface while it runs; otherwise freezes
+    /// it. The firewall filters its traffic at its own port; at any other port it has no network
+    /// access.
     pub(super) fn confine(&self) -> Result<()> {
         let domain = self.domain()?;
         let attempt = || self.hold_address(&Interface::from_xml(&domain.xml()?)?);
@@ -94,7 +94,7 @@ impl Instance<'_> {
         })
     }
 
-    /// Fails where nothing would stand between the guests of this host and their networks.
+    /// Fails if no firewall separates the guests of this host from their networks.
     pub(super) fn ensure_guarded(&self) -> Result<()> {
         if self.context.hypervisor()?.is_local() {
             firewall::ensure_loaded()?;
@@ -108,10 +108,10 @@ fn addresses(context: &Context) -> Result<Addresses> {
         .context("failed to read the reservations of addresses")
 }
 
-/// The addresses that guests have from the DHCP servers of the lab networks, by the names of their
-/// instances. Those of guests that are off by now are among them for a while.
+/// The addresses that the DHCP servers of the lab networks gave to guests, by instance name. Guests
+/// that were powered off recently may still be included.
 pub(crate) fn leased(context: &Context) -> Result<HashMap<String, IpAddr>> {
-    // None was ever reserved.
+    // No address was ever reserved.
     let Ok(directory) = Directory::open(&context.paths.addresses()) else {
         return Ok(HashMap::new());
     };
@@ -119,7 +119,7 @@ pub(crate) fn leased(context: &Context) -> Result<HashMap<String, IpAddr>> {
     for mode in NetworkMode::ALL {
         leases.append(&mut context.hypervisor()?.leases(mode.network())?);
     }
-    // Of one that was in both networks the newer counts.
+    // If it was in both networks, the newer lease counts.
     leases.sort_by_key(|lease| lease.expires);
     let addresses = Addresses(directory);
     let owned = leases.iter().filter_map(|lease| {
@@ -129,10 +129,10 @@ pub(crate) fn leased(context: &Context) -> Result<HashMap<String, IpAddr>> {
     Ok(owned.collect())
 }
 
-/// Releases what is reserved for instances that were removed by other means.
+/// Releases the addresses of instances that were removed by other means.
 fn release_lost(context: &Context, addresses: &Addresses) -> Result<()> {
     let definitions = context.hypervisor()?.definitions()?;
-    // A domain that is not ours may have no card, or more than one.
+    // A foreign domain may have no interface, or several.
     let interfaces = definitions
         .iter()
         .filter_map(|(_, xml)| Interface::from_xml(xml).ok()?.mac.of_instance());
@@ -141,12 +141,13 @@ fn release_lost(context: &Context, addresses: &Addresses) -> Result<()> {
         let name = owner.parse();
         name.is_ok_and(|name| arrival::owner_elsewhere(context, &name).is_some())
     };
-    // One that is being made just now loses its address, and gets another one when it is started.
+    // An instance that is being created just now loses its address, and gets another one when it is
+    // started.
     addresses.release(|part, owner| !used.contains(&part) && !is_elsewhere(owner))?;
     Ok(())
 }
 
-/// Mode of the files that say who has which address.
+/// The mode of the files that record the owners of addresses.
 const MODE: u32 = 0o640;
 
 /// The addresses of a state directory.
@@ -154,20 +155,20 @@ const MODE: u32 = 0o640;
 pub struct Addresses(Directory);
 
 impl Addresses {
-    /// Those in `directory`, which is made where it is missing.
+    /// The addresses in `directory`, which is created if it is missing.
     pub fn open(directory: &Path) -> io::Result<Addresses> {
         files::make_directory(directory, files::SHARED_DIRECTORY)?;
         Ok(Addresses(Directory::open(directory)?))
     }
 
-    /// Has `part` be that of the instance `name`; `false` where it is another one's.
+    /// Reserves `part` for the instance `name`; `false` if another instance has it.
     pub fn hold(&self, name: &InstanceName, part: HostPart) -> io::Result<bool> {
         let (file, name) = (part.to_string(), name.to_string());
         Ok(self.0.put_new(file.as_ref(), name.as_bytes(), MODE)? || self.owner(part) == Some(name))
     }
 
-    /// The one that the instance `name` has, or else one for it: `preferred`, if nobody has it.
-    /// `None` when all are taken.
+    /// The address of the instance `name`. If it has none, reserves one: `preferred` if it is free.
+    /// `None` if all are in use.
     pub fn reserve(
         &self,
         name: &InstanceName,
@@ -184,7 +185,7 @@ impl Addresses {
             return Ok(Some(*part));
         }
         let (first, last) = HostPart::OF_INSTANCES.into_inner();
-        // Where nobody else has it by now, an instance gets the address that it had before.
+        // If no other instance has it now, the instance gets its previous address back.
         let [a, b, ..]: [u8; 32] = Sha256::digest(&own).into();
         let middle = first + u16::from_be_bytes([a, b]) % (last - first + 1);
         let all = (middle..=last).chain(first..middle);
@@ -192,7 +193,7 @@ impl Addresses {
             .filter_map(HostPart::of_instance)
             .filter(|part| !taken.iter().any(|(other, _)| other == part));
         for part in free {
-            // Another command may have taken it meanwhile.
+            // Another command may have reserved it in the meantime.
             if self.hold(name, part)? {
                 return Ok(Some(part));
             }
@@ -200,7 +201,7 @@ impl Addresses {
         Ok(None)
     }
 
-    /// Gives back each of which `gone` says so, told its owner's name.
+    /// Releases every address for whose owner `gone` returns true.
     pub fn release(&self, gone: impl Fn(HostPart, &str) -> bool) -> io::Result<()> {
         for (part, owner) in self.taken()? {
             if gone(part, &owner) {
@@ -215,7 +216,7 @@ impl Addresses {
         let parts = self.0.names()?.into_iter();
         Ok(parts
             .filter_map(|name| part(name.to_str()?))
-            // What is unreadable is somebody's.
+            // An unreadable file may belong to an instance.
             .map(|part| (part, self.owner(part).unwrap_or_default()))
             .collect())
     }
@@ -258,7 +259,7 @@ mod tests {
     fn all_of_them_are_given_out_once_and_then_no_more() {
         let directory = tempfile::tempdir().unwrap();
         let addresses = Addresses::open(directory.path()).unwrap();
-        // Two that cannot be told whose they are.
+        // Two files with unknown owners.
         std::fs::write(directory.path().join("16"), b"\xff").unwrap();
         std::os::unix::fs::symlink("lab01_user_0", directory.path().join("17")).unwrap();
         let count = HostPart::OF_INSTANCES.len() - 2;

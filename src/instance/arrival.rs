@@ -1,12 +1,14 @@
-//! An instance that changes hosts. The one rename of its overlay, from the directory of the host that it
-//! leaves to that of the host that it comes to, is the moment of change. Each step before and after it can
-//! be the last: what is noted where it comes to is finished, or withdrawn, by the next command there.
+//! Moves an instance to another host. The `rename` of its overlay from the directory of one host to
+//! that of the other is the moment at which its owner changes. Every step before and after it may
+//! be the last one to run: the next command on the new host completes or cancels the move,
+//! according to a note there.
 //!
-//! 1. [`release`], where it leaves: it is off, and is marked. A start there removes the mark.
-//! 2. [`adopt`], where it comes to: under the locks of both, and only with the mark, unless the other host
-//!    was said to be off. What it is goes into a note; then the overlay is renamed; then [`arrive`] brings
-//!    the rest.
-//! 3. [`forget`], where it was: libvirt's definition goes, which is an empty shell by now.
+//! 1. [`release`], on the old host: the instance is off and gets marked. A start there removes the
+//!    mark.
+//! 2. [`adopt`], on the new host: under the locks of both hosts, and only with the mark, unless the
+//!    old host is fenced. The facts about the instance are written to a note; then the overlay is
+//!    renamed; then [`arrive`] moves the rest.
+//! 3. [`forget`], on the old host: removes libvirt's definition, which has no disk any more.
 //!
 //! [`arrive`]: Instance::arrive
 
@@ -36,20 +38,20 @@ use crate::names::InstanceName;
 use crate::paths::Paths;
 use crate::state::lock::{self, Lock};
 
-/// What is noted of an instance before it comes.
+/// The note about an instance that is about to move here.
 #[derive(Debug, Serialize, Deserialize)]
 struct Arrival {
-    /// The host that it leaves.
+    /// The host that it comes from.
     from: String,
-    /// What was noted of it there.
+    /// Its record there.
     record: Option<Record>,
-    /// Its saved memory was whole, and as it was noted.
+    /// Its saved memory was complete and matched its record.
     memory: bool,
     /// It was never powered on.
     unused: bool,
 }
 
-/// Where this is, which has to be one of several hosts.
+/// The name of this host, which must be one of `cluster.hosts`.
 fn here(context: &Context) -> Result<(&Cluster, &HostName)> {
     match context.place() {
         Some(Place::Host(cluster, host)) => Ok((cluster, host)),
@@ -60,7 +62,7 @@ fn here(context: &Context) -> Result<(&Cluster, &HostName)> {
     }
 }
 
-/// The other host that has the disk of `name`, where this one has not.
+/// The other host that has the disk of `name`, if this one does not.
 pub fn owner_elsewhere(context: &Context, name: &InstanceName) -> Option<HostName> {
     let Some(Place::Host(cluster, here)) = context.place() else {
         return None;
@@ -69,14 +71,14 @@ pub fn owner_elsewhere(context: &Context, name: &InstanceName) -> Option<HostNam
     (owner != here).then(|| owner.clone())
 }
 
-/// Marks `name`, which is off, as about to move to the host `to`.
+/// Marks `name`, which is off, for its move to the host `to`.
 pub fn release(context: &Context, name: &InstanceName, to: &HostName) -> Result<()> {
     here(context)?;
     let instance = Instance::lock(context, name)?;
     if instance.find()?.is_some() {
         anyhow::ensure!(
             instance.settled()?.id.is_none(),
-            Fault::new(Kind::Conflict, format!("{name} runs, and cannot move")).hint(format!(
+            Fault::new(Kind::Conflict, format!("{name} is running and cannot be moved")).hint(format!(
                 "pause it: cyyber instance pause {}",
                 name.arguments()
             ))
@@ -90,10 +92,10 @@ pub fn release(context: &Context, name: &InstanceName, to: &HostName) -> Result<
         files::make_directory(directory, files::SHARED_DIRECTORY)?;
     }
     files::replace(&mark, to.as_str().as_bytes(), files::SHARED)
-        .with_context(|| format!("failed to mark {name} as leaving"))
+        .with_context(|| format!("failed to mark {name} for its move"))
 }
 
-/// Brings `name` here from the host `from`, where it does not run.
+/// Moves `name` here from the host `from`, where it is not running.
 pub fn adopt(context: &Context, name: &InstanceName, from: &HostName) -> Result<()> {
     let (cluster, here) = here(context)?;
     let shared = Shared::new(cluster);
@@ -103,7 +105,7 @@ pub fn adopt(context: &Context, name: &InstanceName, from: &HostName) -> Result<
         return Ok(());
     }
     let fenced = shared.is_fenced(from);
-    // The lock of one that is off may be nobody's to give.
+    // If that host is off, nobody may be able to release its lock.
     let _theirs = match fenced {
         true => None,
         false => {
@@ -115,7 +117,7 @@ pub fn adopt(context: &Context, name: &InstanceName, from: &HostName) -> Result<
     anyhow::ensure!(
         fenced || marked,
         Fault::new(Kind::Busy, format!("{name} is in use on {from} again"))
-            .hint("try again; what runs is found where it is")
+            .hint("try again: commands find a running instance on its host")
     );
     instance.remove_shell()?;
     let arrival = Arrival::of(name, &there, &shared.paths.saved_memory(from, name), from)?;
@@ -133,7 +135,7 @@ pub fn adopt(context: &Context, name: &InstanceName, from: &HostName) -> Result<
     instance.arrive()
 }
 
-/// Has libvirt forget `name`, whose disk another host has by now.
+/// Removes the domain definition of `name`, whose disk is on another host by now.
 pub fn forget(context: &Context, name: &InstanceName) -> Result<()> {
     here(context)?;
     if owner_elsewhere(context, name).is_none() {
@@ -142,7 +144,7 @@ pub fn forget(context: &Context, name: &InstanceName) -> Result<()> {
     Instance::lock(context, name)?.remove_shell()
 }
 
-/// The same of all that are left here. Of one that cannot be forgotten a warning says so.
+/// The same for all instances that left this host. Failures are warnings.
 pub fn forget_all(context: &Context) -> Result<()> {
     here(context)?;
     for (name, _) in context.hypervisor()?.survey(Detail::Power)? {
@@ -154,7 +156,8 @@ pub fn forget_all(context: &Context) -> Result<()> {
 }
 
 impl Arrival {
-    /// What `name` is on the host `from`, whose paths are `there`, with its saved memory in `memory`.
+    /// The facts about `name` on the host `from`, whose paths are `there`, with its saved memory in
+    /// `memory`.
     fn of(name: &InstanceName, there: &Paths, memory: &Path, from: &HostName) -> Result<Arrival> {
         let overlay = there.overlay(name);
         let record = record::read_any(&there.record(name));
@@ -166,7 +169,7 @@ impl Arrival {
                 let now = Saved {
                     file,
                     disk: disk_at(name, &overlay)?,
-                    // They are common to all hosts.
+                    // All hosts share them.
                     others: others
                         .filter_map(|(path, _)| Some((path.clone(), disk_at(name, path).ok()?)))
                         .collect(),
@@ -186,15 +189,15 @@ impl Arrival {
 }
 
 impl Instance<'_> {
-    /// Fails where it is not to be started here: another host has its disk, or this one was said to be off.
-    /// One that was about to move stays.
+    /// Fails if it must not be started here: because another host has its disk, or because this
+    /// host is fenced. If it was marked for a move, the mark is removed.
     pub(super) fn stay(&self) -> Result<()> {
         let context = self.context;
         let Some(Place::Host(cluster, here)) = context.place() else {
             return Ok(());
         };
         if Shared::new(cluster).is_fenced(here) {
-            let message = format!("{here} was said to be off, and starts nothing");
+            let message = format!("{here} is fenced and starts no instances");
             let hint = format!("on the head: cyyber host resume {here}");
             return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
         }
@@ -202,20 +205,20 @@ impl Instance<'_> {
         Ok(files::remove(&context.paths.leaving(self.name))?)
     }
 
-    /// Fails where another host has its disk.
+    /// Fails if another host has its disk.
     pub(super) fn ensure_nowhere_else(&self) -> Result<()> {
         let name = self.name;
         match owner_elsewhere(self.context, name) {
             None => Ok(()),
             Some(host) => {
                 let message = format!("the disk of {name} is on the host {host}");
-                let hint = "use it there, or from the head, which finds it";
+                let hint = "run the command there, or on the head, which finds the instance";
                 Err(Fault::new(Kind::Conflict, message).hint(hint).into())
             }
         }
     }
 
-    /// Finishes what was begun to bring it here: nothing, as a rule.
+    /// Completes an interrupted move to this host; usually there is none.
     pub(super) fn arrive(&self) -> Result<()> {
         let (context, name) = (self.context, self.name);
         let Some(Place::Host(cluster, here)) = context.place() else {
@@ -229,7 +232,7 @@ impl Instance<'_> {
             Err(error) => return Err(error.into()),
         };
         let overlay = context.paths.overlay(name);
-        // It never came.
+        // It never arrived.
         if !overlay.try_exists()? {
             return Ok(files::remove(&note)?);
         }
@@ -241,7 +244,7 @@ impl Instance<'_> {
         follow(&there.activity(name), &own.activity(name))?;
         follow(&there.keep(name), &own.keep(name))?;
         let record = arrival.record.map(|record| Record {
-            // Runs are counted by each host for itself.
+            // Each host numbers runs separately.
             boot: None,
             unused: arrival.unused.then(|| exact(&overlay)).flatten(),
             saved: record.saved.clone().map(|saved| Saved {
@@ -253,7 +256,7 @@ impl Instance<'_> {
         if self.find()?.is_none() {
             let saved = memory.try_exists()?.then_some((&*memory, arrival.memory));
             self.define_again(record.as_ref(), saved)
-                .with_context(|| format!("failed to define {name} here, where its disk is now"))?;
+                .with_context(|| format!("failed to define {name} on this host, where its disk is now"))?;
         }
         for file in [there.record(name), there.leaving(name), note] {
             files::remove(&file)?;
@@ -261,14 +264,15 @@ impl Instance<'_> {
         Ok(())
     }
 
-    /// Defines its domain as it was where it came from: by what its saved memory has of it, where that is
-    /// to be trusted, or else by the configuration. `memory` is its file, and whether it is whole.
+    /// Defines its domain as it was on the old host: from its saved memory, if that can be trusted,
+    /// or else from the configuration. `memory` is the file with the memory, and whether it is
+    /// complete.
     fn define_again(&self, record: Option<&Record>, memory: Option<(&Path, bool)>) -> Result<()> {
         let (context, name) = (self.context, self.name);
         let overlay = context.paths.overlay(name);
         let restored = match (record, memory) {
             (Some(record), Some((file, true))) => self.definition_saved(record, file),
-            (_, Some(_)) => Err(anyhow::anyhow!("it is not as it was noted")),
+            (_, Some(_)) => Err(anyhow::anyhow!("it does not match its record")),
             (_, None) => Ok(String::new()),
         };
         let xml = match (restored, record) {
@@ -313,8 +317,8 @@ impl Instance<'_> {
         qemu_user::put_into(context, card.mac, xml)
     }
 
-    /// Removes the definition of an instance whose disk is not here, and what is noted of it. Memory that is
-    /// still here is another matter: it is kept.
+    /// Removes the definition and the record of an instance whose disk is not here. Saved memory
+    /// that is still here is kept.
     fn remove_shell(&mut self) -> Result<()> {
         let (context, name) = (self.context, self.name);
         let (cluster, here) = here(context)?;
@@ -322,7 +326,7 @@ impl Instance<'_> {
         if context.paths.overlay(name).try_exists()? {
             return Ok(());
         }
-        // What is not yet where the disk is comes from here.
+        // The host with the disk still needs these files from here.
         if let Some(owner) = shared.owner(name)
             && shared.of(owner).arriving(name).try_exists()?
         {
@@ -333,9 +337,9 @@ impl Instance<'_> {
                 self.settled()?.id.is_none(),
                 Fault::new(
                     Kind::Conflict,
-                    format!("{name} runs on {here}, which does not have its disk")
+                    format!("{name} is running on {here}, which does not have its disk")
                 )
-                .hint(format!("end it there: virsh destroy {name}"))
+                .hint(format!("power it off there: virsh destroy {name}"))
             );
             let memory = shared.paths.saved_memory(here, name);
             if memory.try_exists()? {
@@ -356,7 +360,7 @@ impl Instance<'_> {
     }
 }
 
-/// Moves a file, if it is still where it was.
+/// Moves a file, if it still exists.
 fn follow(from: &Path, to: &Path) -> Result<()> {
     if let Some(directory) = to.parent() {
         files::make_directory(directory, files::SHARED_DIRECTORY)?;

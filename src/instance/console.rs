@@ -1,4 +1,4 @@
-//! Access to the console of an instance: a password that is good for a short while.
+//! Access to the console of an instance: a password that is valid for a short time.
 
 use std::net::IpAddr;
 
@@ -15,19 +15,19 @@ use crate::names::InstanceName;
 use crate::secret::Secret;
 use crate::state::token::{Access, Key, Token};
 
-/// How long a new password opens new sessions. Sessions that are open stay open.
+/// How long a new password is valid for new sessions. Open sessions stay open.
 const VALID_FOR: SignedDuration = SignedDuration::from_secs(60);
 
 impl Instance<'_> {
     /// Gives access to its console. It must run.
     pub fn open_console(&self) -> Result<Outcome> {
         self.must_run()?;
-        // Whoever asks is about to look.
+        // A user who requests a password is about to use the instance.
         self.touch_activity()?;
         self.watch_console()
     }
 
-    /// The same for somebody who only watches, which is no use of it.
+    /// The same for somebody who only watches, which does not count as use.
     pub fn watch_console(&self) -> Result<Outcome> {
         self.must_run()?;
         let access = self.grant_access(&self.console()?)?;
@@ -43,7 +43,7 @@ impl Instance<'_> {
                 .into());
         }
         if self.record()?.is_some_and(|record| record.forking) {
-            let message = format!("{name} was interrupted while it was being started");
+            let message = format!("the start of {name} was interrupted");
             return Err(Fault::new(Kind::Conflict, message)
                 .hint(name.start_it())
                 .into());
@@ -51,14 +51,14 @@ impl Instance<'_> {
         Ok(())
     }
 
-    /// Where its console is, if it runs and has one.
+    /// The address of its console, if it runs and has one.
     pub(super) fn find_console(&self) -> Result<Option<Console>> {
         Console::from_xml(&self.domain()?.xml()?)
     }
 
-    /// The same, for somebody who gets access. An error where that is an address on which the
-    /// configuration does not want it, as with a guest that was started or saved under another one: as long as nobody
-    /// has a password for it, nobody gets in.
+    /// The same, for granting access. An error if the console listens on an address other than the
+    /// configured one, as with a guest that was started or saved under another configuration: as
+    /// long as nobody has a password, nobody can log in.
     pub(super) fn console(&self) -> Result<Console> {
         let console = self
             .find_console()?
@@ -75,7 +75,7 @@ impl Instance<'_> {
         Err(Fault::new(Kind::Conflict, message).hint(hint).into())
     }
 
-    /// Gives its console a fresh password. The one before opens no more sessions.
+    /// Sets a new password for its console. The previous one opens no more sessions.
     pub(super) fn grant_access(&self, console: &Console) -> Result<ConsoleAccess> {
         let host = console.host.parse::<IpAddr>();
         if host.is_ok_and(|ip| !ip.is_loopback()) {
@@ -93,12 +93,12 @@ impl Instance<'_> {
     }
 }
 
-/// Gives access to the console of `name` by the gateway alone, whatever state it is in.
+/// Grants access to the console of `name` through the gateway only, in any state.
 pub fn console_path(context: &Context, name: &InstanceName, access: Access) -> Result<Outcome> {
     let domain = existing(context, name)?;
     let path = path(context, name, access).ok_or_else(|| {
         let message = "no gateway runs on this host, or its key cannot be read";
-        let hint = "start it: systemctl start cyyber-gateway; and run this as the same user";
+        let hint = "start it: systemctl start cyyber-gateway; and run this command as the same user";
         Fault::new(Kind::Unavailable, message).hint(hint)
     })?;
     let access = ConsoleAccess {
@@ -108,7 +108,8 @@ pub fn console_path(context: &Context, name: &InstanceName, access: Access) -> R
     Ok(Outcome::new(context, name, &domain, false, None)?.with(access))
 }
 
-/// A path of the gateway by which the console of `name` can be watched for a minute, if there is a gateway.
+/// A path of the gateway for watching the console of `name`, valid for a minute, if there is a
+/// gateway.
 pub(crate) fn watch_path(context: &Context, name: &InstanceName) -> Option<Secret> {
     Some(path(context, name, Access::View)?.0)
 }
@@ -117,7 +118,7 @@ pub(crate) fn watch_path(context: &Context, name: &InstanceName) -> Option<Secre
 fn path(context: &Context, name: &InstanceName, access: Access) -> Option<(Secret, Timestamp)> {
     let key = Key::read(&context.paths.gateway_key());
     let key = key.unwrap_or_else(|error| {
-        let text = format!("no path of the gateway can be given: {error}");
+        let text = format!("failed to create a path of the gateway: {error}");
         context.output.detail(&text);
         None
     })?;

@@ -1,4 +1,4 @@
-//! Making an instance: its disk on the current base image, and its domain.
+//! Creates an instance: its disk on the current base image, and its domain.
 
 use std::path::Path;
 
@@ -13,16 +13,16 @@ use crate::images::header::Header;
 use crate::images::{builds, overlay};
 
 impl Instance<'_> {
-    /// Makes it, if it is missing.
+    /// Creates it, if it is missing.
     pub fn create(&self) -> Result<Outcome> {
         let made = self.ensure()?;
         Ok(self.outcome(made, None)?.after(Was::Absent))
     }
 
-    /// Makes its domain where there is none; whether it did.
+    /// Defines its domain if there is none; returns whether it did.
     ///
-    /// A disk that is there without a domain is somebody's work, left by an interrupted command or by
-    /// hand: it gets its domain back.
+    /// A disk without a domain, left by an interrupted command or by hand, may hold somebody's
+    /// work: it gets a new domain.
     pub(super) fn ensure(&self) -> Result<bool> {
         let (context, name) = (self.context, self.name);
         context.config.lab(&name.lab)?;
@@ -32,7 +32,7 @@ impl Instance<'_> {
             .with_context(|| format!("failed to look for the disk of {name}"))?;
         if let Some(domain) = self.find()? {
             if !overlay_exists {
-                // It may be elsewhere.
+                // It may be on another host.
                 self.ensure_own_disk(&domain.stored_xml()?)?;
                 let message = format!("the disk of {name} is missing: {}", overlay.display());
                 let hint = format!(
@@ -56,7 +56,7 @@ impl Instance<'_> {
         let size = self.disk_size(&base)?;
         let overlay = overlay::create(&context.paths, name, &base, size)?;
         self.define(&overlay, &base, true).inspect_err(|_| {
-            // libvirt may have made the domain all the same, before the connection to it was lost.
+            // libvirt may have defined the domain before its connection was lost.
             if matches!(self.find(), Ok(None)) {
                 overlay::discard(&overlay);
             }
@@ -64,7 +64,7 @@ impl Instance<'_> {
         Ok(true)
     }
 
-    /// The base build that its overlay says it stands on.
+    /// The base build that is the backing file of its overlay.
     pub(super) fn base_of(&self, overlay: &Path) -> Result<Base> {
         let backing = Header::of(overlay)?.backing_file;
         let backing = backing.as_deref().and_then(Path::to_str);

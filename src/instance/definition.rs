@@ -1,5 +1,5 @@
-//! The definition of an instance's domain: made once, and brought up to date with the configuration
-//! before each power-on.
+//! The definition of an instance's domain: created once, and updated from the configuration before
+//! each power-on.
 
 use std::path::Path;
 
@@ -19,8 +19,8 @@ use crate::network::Mac;
 use crate::text;
 
 impl Instance<'_> {
-    /// Defines its domain, of which there is none, on its disk `overlay`, which is based on `base`, and
-    /// was made just now if it is `new`.
+    /// Defines its domain, which must be missing, with its disk `overlay`, which is based on `base`
+    /// and was just created if it is `new`.
     pub(super) fn define(&self, overlay: &Path, base: &Base, new: bool) -> Result<()> {
         let (context, name) = (self.context, self.name);
         context.warn_of_emulation();
@@ -28,22 +28,22 @@ impl Instance<'_> {
         let mut record = Record::new(domain::new_uuid(), base.build.clone(), disk, context.time());
         let xml = self.definition(overlay, &base.path, &record, None)?;
         record.unused = new.then(|| exact(overlay)).flatten();
-        // Before the domain exists, so that it is never seen without a sign of life.
+        // Before the domain exists, so that no pass finds it without a sign of use.
         self.touch_activity()?;
         let domain = context.hypervisor()?.define(&xml)?;
         let _ = self.domain.set(domain);
         if let Err(error) = record::write(&context.paths.record(name), &record) {
-            // libvirt has the same facts; a listing is merely slower without the note.
+            // libvirt has the same facts; without the record, listings are only slower.
             let failed = format!("failed to record the creation of {name}: {error}");
             context.output.warn(&failed);
         }
         Ok(())
     }
 
-    /// Makes its definition, while it is off, what the configuration says by now. Its disk and its
-    /// address stay. Where its lab is no longer configured the whole definition does, but for the port
-    /// of its network card. Fails where its disks are not those that it was given: what it wrote would
-    /// be out of sight.
+    /// Updates its definition, while it is off, from the present configuration. Its disk and its
+    /// address do not change. If its lab is no longer configured, only the port of its network
+    /// interface is updated. Fails if its disks were changed by other means: a guest that boots
+    /// from them could lose data.
     pub(super) fn renew(&self) -> Result<()> {
         let (context, name, domain) = (self.context, self.name, self.domain()?);
         let xml = domain.stored_xml()?;
@@ -63,8 +63,8 @@ impl Instance<'_> {
         context.hypervisor()?.define(&xml).map(drop)
     }
 
-    /// Its whole stored definition, with its card at the card's own port and with a user of its own:
-    /// one that an earlier version made has neither.
+    /// Its complete stored definition, with its own port and its own user: definitions of an
+    /// earlier version have neither.
     pub(super) fn kept_definition(&self) -> Result<String> {
         let xml = self.domain()?.whole_xml()?;
         let card = Interface::from_xml(&xml)?;
@@ -106,7 +106,7 @@ impl Instance<'_> {
     }
 }
 
-/// The file at `path`, told from any other and from itself at another time.
+/// The identity and the state of the file at `path`, to recognise a replaced or changed file.
 pub(super) fn exact(path: &Path) -> Option<Exact> {
     Exact::try_from(&path.symlink_metadata().ok()?).ok()
 }

@@ -1,6 +1,6 @@
-//! Whether the disk of an instance is still the one that it was given: other clients of libvirt make
-//! snapshots, attach disks and move them. Nothing is done over such changes, for what a student
-//! wrote may be in them.
+//! Checks that the disk of an instance is still the one that it was given: other clients of libvirt
+//! make snapshots, attach disks and move them. Such disks are never overwritten, because they may
+//! contain a student's work.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -19,12 +19,12 @@ use crate::names::{InstanceName, LabId};
 use crate::units::ByteSize;
 
 impl Instance<'_> {
-    /// Fails where the disks in its definition `xml` are not its overlay alone.
+    /// Fails if the disks in its definition `xml` are anything but its overlay.
     pub(super) fn ensure_own_disk(&self, xml: &str) -> Result<()> {
         ensure_own(self.context, self.name, xml)
     }
 
-    /// The size of a new disk on `base`, as its lab wants it. Says where that cannot be.
+    /// The size of a new disk on `base` according to its lab. Says so if that is not possible.
     pub(super) fn disk_size(&self, base: &Base) -> Result<ByteSize> {
         static SAID: Once = Once::new();
         let wanted = self.context.config.lab(&self.name.lab)?.disk_size;
@@ -35,8 +35,8 @@ impl Instance<'_> {
     }
 }
 
-/// Fails where the disks in the definition `xml` of `name` are not its overlay alone, on the base
-/// build that it was made from.
+/// Fails if the disks in the definition `xml` of `name` are anything but its overlay, on the base
+/// build that it was created from.
 pub fn ensure_own(context: &Context, name: &InstanceName, xml: &str) -> Result<()> {
     let own = context.paths.overlay(name);
     let disks = domain::disks(xml)?;
@@ -58,7 +58,7 @@ pub fn ensure_own(context: &Context, name: &InstanceName, xml: &str) -> Result<(
     }
     let build = Origin::from_xml(xml)?.map(|origin| origin.build);
     let base = build.map(|build| context.paths.base_build(&name.lab, &build));
-    // By their names: with `storage_dir` the directory moves.
+    // Compare file names only: the directory changes if `storage_dir` is moved.
     let below = disk.files.iter().skip(1).map(|it| it.file_name());
     let below: Vec<_> = match base.as_deref().and_then(Path::file_name) {
         // The disk of a warm image may be in between.
@@ -83,8 +83,8 @@ fn is_layer_on(file: Option<&OsStr>, base: &OsStr) -> bool {
     layer.is_some_and(|layer| base == &*layer.base_name())
 }
 
-/// Fails where the disk `own` of `name` is itself based on another image than `base`, or than the disk
-/// of a warm image of that.
+/// Fails if the backing file of the disk `own` of `name` is neither `base` nor the disk of a warm
+/// image of it.
 pub fn ensure_stands_on(name: &InstanceName, own: &Path, base: &Path) -> Result<()> {
     let below = Header::of(own)?.backing_file;
     let file = below.as_deref().and_then(Path::file_name);
@@ -99,7 +99,7 @@ pub fn ensure_stands_on(name: &InstanceName, own: &Path, base: &Path) -> Result<
     Err(strange(name, &found, hint))
 }
 
-/// Says that a disk on `base` is larger than `wanted`, if it is.
+/// Warns if a disk on `base` is larger than `wanted`.
 pub fn too_large(lab: &LabId, base: &Base, wanted: ByteSize) -> Result<Option<String>> {
     let size = ByteSize(Header::of(&base.path)?.disk_size);
     let why = format!(
@@ -108,7 +108,7 @@ pub fn too_large(lab: &LabId, base: &Base, wanted: ByteSize) -> Result<Option<St
     Ok((size > wanted).then_some(why))
 }
 
-/// Whether both are the same file, be it that `storage_dir` was moved with what is in it.
+/// Whether both are the same file, even if `storage_dir` was moved with its content.
 pub fn is_same(file: &Path, own: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().ok();
     let moved = || {

@@ -1,5 +1,5 @@
-//! Running a command in the guest of an instance. Its lock is not held meanwhile: a student's click
-//! must not wait for it.
+//! Runs a command in the guest of an instance. Its lock is not held in the meantime: a student's
+//! click must not have to wait for it.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,20 +12,20 @@ use crate::error::{Fault, Kind};
 use crate::hypervisor::{Domain, Facts, Patience, Power, Ran};
 use crate::names::InstanceName;
 
-/// How much of each stream is kept, in bytes. Both go in one answer of the agent.
+/// How much of each stream is kept, in bytes. Both fit into one answer of the agent.
 pub const LARGEST_OUTPUT: usize = 1 << 20;
 
-/// What the exit status is of a command that took too long, as of timeout(1).
+/// The exit status of a command that took too long, as of timeout(1).
 const TIMED_OUT: u8 = 124;
 
-/// What is waited for beyond the time that a command has: its guest may be busy.
+/// Extra time to wait after a command's time limit: its guest may be busy.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// How long an agent may take to come up after a start, at least.
+/// The minimum time for an agent to come up after a start.
 const COMING_UP: Duration = Duration::from_secs(60);
 
-/// Runs a command for so many seconds at most, and lets only so many bytes of each stream pass: of
-/// the rest the command does not notice.
+/// Runs a command for at most a number of seconds, and passes on at most a number of bytes of each
+/// stream, without the command noticing.
 const RUN: &str = r#"
 limit=$1 seconds=$2
 shift 2
@@ -36,7 +36,7 @@ code=$({ { { "$@" 3>&- 4>&- 5>&- 6>&-; echo "$?" >&5; } 2>&6 | cut >&3; } 6>&1 |
 exit "$code"
 "#;
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Done {
     pub ran: Ran,
@@ -99,7 +99,7 @@ pub fn exec(
         until: began + limit + GRACE,
         stop: context.interrupted()?,
     };
-    // One more than is kept tells that there was more.
+    // Read one byte more than is kept, to know whether there was more.
     let (most, seconds) = (
         (LARGEST_OUTPUT + 1).to_string(),
         limit.as_secs().to_string(),

@@ -1,10 +1,11 @@
-//! Starting an instance whose disk was never used from the warm image of its base, in place of a boot:
-//! a disk on the warm one, the same memory under a definition of its own, and then, before it gets its
-//! network card, an identity.
+//! Starts an instance whose disk was never used from the warm image of its base instead of booting
+//! it: with a disk on the warm image's disk, the same memory, a definition of its own, and then,
+//! before its network card is connected, a new identity.
 //!
-//! Until that is done what runs is not yet the instance, and nobody gets in: its console has no valid
-//! password, and it has no network. A mark in the record says so. Killed at any moment, the next start
-//! throws away what there is and begins anew; what boots from such a disk makes an identity by itself.
+//! Until that is done, the running guest is not yet the instance, and nobody can reach it: its
+//! console has no valid password, and it has no network. A mark in the record says so. If this is
+//! killed at any moment, the next start discards what exists and starts over; a guest that boots
+//! from such a disk creates its own identity.
 
 use std::fs::File;
 use std::sync::atomic::AtomicBool;
@@ -29,10 +30,10 @@ use crate::secret::Secret;
 use crate::text::hex;
 use crate::units::MIB;
 
-/// Gives a fork an identity of its own. Run in the guest.
+/// Script that gives a fork its own identity. Runs in the guest.
 const IDENTITY: &str = include_str!("../../templates/warm/identity.pl");
 
-/// How long the guest may take for that. Otherwise it is booted.
+/// How long the guest may take for that before it is booted instead.
 const PATIENCE: Duration = Duration::from_secs(150);
 
 /// How an instance that is off is to be started.
@@ -40,12 +41,12 @@ const PATIENCE: Duration = Duration::from_secs(150);
 pub(super) enum Way {
     /// From this warm image.
     Fork(Box<Warm>),
-    /// From its disk. With it why it is not forked, where its lab wants that and it might be.
+    /// From its disk; with the reason why it is not forked, if its lab permits forks.
     Boot(Option<String>),
 }
 
 impl Instance<'_> {
-    /// How it is to be started. It is off and has no saved memory. What cannot be told means a boot.
+    /// How to start it. It is off and has no saved memory. When in doubt, it is booted.
     pub(super) fn way_to_start(&self) -> Way {
         let way = self.way();
         way.unwrap_or_else(|error| Way::Boot(Some(format!("{error:#}"))))
@@ -78,12 +79,12 @@ impl Instance<'_> {
         if let Some(why) = misfit {
             return Ok(Way::Boot(Some(why)));
         }
-        // Not everybody who may use libvirt can read it.
+        // Not every user of libvirt can read it.
         File::open(warm.memory()).context("failed to open the memory of the warm image")?;
         Ok(Way::Fork(Box::new(warm)))
     }
 
-    /// Starts it from `warm`. Where that fails there may be some of it, to be undone.
+    /// Starts it from `warm`. If that fails, parts of the fork may exist and must be undone.
     pub(super) fn fork(&self, warm: &Warm) -> Result<()> {
         let (context, name) = (self.context, self.name);
         let paths = &context.paths;
@@ -91,7 +92,7 @@ impl Instance<'_> {
         require_room(&paths.user_instances(), memory_size + 64 * MIB, "a fork")?;
         let mut steps = Steps::default();
         let host = render::hostname(context.config.lab(&name.lab)?);
-        // In a guest under software emulation they would take longer than everything else.
+        // In a guest under software emulation, this would take longer than everything else.
         let keys = std::thread::spawn(move || host_keys::make(&host));
         self.put_on(warm)?;
         steps.done("disk");
@@ -108,16 +109,16 @@ impl Instance<'_> {
             .context("failed to copy the memory of the warm image");
         steps.done("memory");
         let restored = copied.and_then(|()| domain.restore_from(&memory, &definition));
-        // It holds the password of the console.
+        // It contains the password of the console.
         files::remove(&memory)?;
         restored?;
         steps.done("restore");
 
         let made = keys
             .join()
-            .unwrap_or_else(|_| bail!("making them panicked"));
+            .unwrap_or_else(|_| bail!("generating them panicked"));
         let keys = made.unwrap_or_else(|error| {
-            let note = format!("{name}: makes its SSH host keys by itself: {error:#}");
+            let note = format!("{name}: the guest generates its own SSH host keys: {error:#}");
             context.output.detail(&note);
             Vec::new()
         });
@@ -139,7 +140,7 @@ impl Instance<'_> {
         Ok(())
     }
 
-    /// Puts it on a new disk above that of `warm`.
+    /// Gives it a new disk on the disk of `warm`.
     fn put_on(&self, warm: &Warm) -> Result<()> {
         let _held = builds::hold(&self.context.paths, &self.name.lab)?;
         self.mark_as_forking(true)?;
@@ -163,18 +164,18 @@ impl Instance<'_> {
         let record = self.record()?;
         ensure!(
             record.is_some_and(|record| record.forking == forking),
-            "it cannot be recorded that it is being forked"
+            "failed to record that it is being forked"
         );
         Ok(())
     }
 
-    /// Whether a command was killed that was forking it.
+    /// Whether a command was killed while it forked the instance.
     pub(super) fn is_half_forked(&self) -> Result<bool> {
         Ok(self.record()?.is_some_and(|record| record.forking))
     }
 
-    /// Undoes what there is of a fork: a clean disk on its base, and nothing that runs. Nobody was in
-    /// there.
+    /// Undoes an incomplete fork: powers it off and gives it a clean disk on its base. Nobody has
+    /// used it.
     pub(super) fn undo_fork(&self) -> Result<()> {
         let (context, name) = (self.context, self.name);
         let domain = self.domain()?;
@@ -196,7 +197,7 @@ impl Instance<'_> {
     }
 }
 
-/// What the steps of a fork took.
+/// The duration of each step of a fork.
 struct Steps {
     at: Instant,
     told: Vec<String>,
@@ -219,7 +220,7 @@ impl Steps {
     }
 }
 
-/// What the script is told that gives a fork its identity.
+/// The input of the script that gives a fork its identity.
 fn identity(now: Timestamp, keys: &[HostKey]) -> Secret {
     let seed: [u8; 64] = rand::random();
     let seed = hex(&seed);

@@ -1,8 +1,8 @@
-//! SSH host keys for a fork: made on this host while the memory of its guest is restored, which takes a
-//! moment here and, under software emulation, half a minute there.
+//! SSH host keys for a fork, generated on this host while the memory of its guest is restored. That
+//! takes a moment here, but half a minute in a guest under software emulation.
 //!
-//! They are never on a disk of this host. A command that is killed may leave one where only root reads,
-//! until the next boot: nobody has been given it.
+//! They are never on a disk of this host. A killed command may leave one where only root can read
+//! it, until the next boot; no guest uses it.
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
@@ -11,10 +11,10 @@ use crate::paths::VOLATILE;
 use crate::process::Program;
 use crate::secret::Secret;
 
-/// What OpenSSH makes by itself.
+/// The key types that OpenSSH generates by default.
 const KINDS: [&str; 3] = ["ed25519", "ecdsa", "rsa"];
 
-/// What `statfs` calls a file system in memory (`linux/magic.h`).
+/// The type of a file system in memory in `statfs` (`linux/magic.h`).
 const TMPFS: u64 = 0x0102_1994;
 
 /// A file with a host key, or with the public part of one.
@@ -22,15 +22,15 @@ const TMPFS: u64 = 0x0102_1994;
 pub(super) struct HostKey {
     /// Its name in `/etc/ssh`.
     pub file: String,
-    /// What is in it.
+    /// Its content.
     pub content: Secret,
 }
 
-/// Makes the keys of a guest with the hostname `host`.
+/// Generates the keys of a guest with the hostname `host`.
 pub(super) fn make(host: &str) -> Result<Vec<HostKey>> {
     let program = Program::find("ssh-keygen", "openssh-client")?;
     let place = VOLATILE.into_iter().find(|place| is_in_memory(place));
-    let place = place.with_context(|| format!("neither of {VOLATILE:?} is in memory"))?;
+    let place = place.with_context(|| format!("none of {VOLATILE:?} is a file system in memory"))?;
     // Nobody else may enter it.
     let directory = TempDir::with_prefix_in(".cyyber-keys-", place)?;
     let mut made = Vec::new();

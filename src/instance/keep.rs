@@ -1,4 +1,4 @@
-//! Exempting an instance from the idle policy for a time.
+//! Exempts an instance from the idle policy for a time.
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -11,7 +11,8 @@ use crate::names::State;
 use crate::state::keep::{self, Keep};
 
 impl Instance<'_> {
-    /// Exempts it until then, or no longer. One that is throttled gets all of its CPU time again.
+    /// Exempts it until the given time, or ends its exemption. A throttled instance gets its full
+    /// CPU time back.
     pub fn keep(&self, until: Option<Timestamp>) -> Result<Outcome> {
         let (context, name, facts) = (self.context, self.name, self.facts()?);
         let path = context.paths.keep(name);

@@ -1,4 +1,4 @@
-//! The engine: what an instance is, and what is done to one.
+//! The engine: the states of an instance, and all operations on it.
 //!
 //! ```text
 //!            create            start            the agent answers            throttle
@@ -13,14 +13,15 @@
 //!                                                               pause
 //! ```
 //!
-//! From any state `stop` leads to `stopped`, `reset` to `stopped` with a clean disk, and `destroy` to
-//! nothing. A guest that does not answer is `running` as well, once `boot_timeout` is over. `crashed` is
-//! what libvirt says of one that ended by a fault: `start` and `stop` lead out of it. Which of these an
-//! instance is in is never noted: [`state`] tells it from what libvirt says and from the [`record`] of
-//! its present run.
+//! From any state `stop` leads to `stopped`, `reset` to `stopped` with a clean disk, and `destroy`
+//! to nothing. A guest whose agent does not answer is `running` as well, once `boot_timeout` has
+//! passed. `crashed` is what libvirt reports for a guest that ended by a fault: `start` and `stop`
+//! lead out of it. The state is never stored: [`state`] derives it from what libvirt reports and
+//! from the [`record`] of the present run.
 //!
-//! An [`Instance`] is one under its lock. Each of its verbs reads it afresh, decides, acts, notes what it
-//! did, and returns an [`Outcome`](outcome::Outcome). Commands and the reaper use the same verbs.
+//! An [`Instance`] is a handle that holds the instance's lock. Each operation reads the state
+//! again, decides, acts, records what it did, and returns an [`Outcome`](outcome::Outcome).
+//! Commands and the reaper use the same operations.
 
 pub mod address;
 pub mod admission;
@@ -72,19 +73,19 @@ pub(crate) use reset::resettable;
 pub(crate) use suggest::{absent, unknown};
 pub(crate) use touch::touch;
 
-/// An instance under its lock, which everything that changes one holds. It may be missing.
+/// A locked instance: everything that changes an instance needs this handle. The instance may be
+/// missing.
 #[derive(Debug)]
 pub struct Instance<'a> {
     context: &'a Context,
     name: &'a InstanceName,
-    /// Looked up when it is first needed.
+    /// Looked up when first needed.
     domain: OnceCell<Domain>,
     _lock: Lock,
 }
 
 impl<'a> Instance<'a> {
-    /// Locks `name`, waiting for a command that is at work on it. One that is out of reach has no
-    /// lock.
+    /// Locks `name`, waiting for a command that holds the lock. Fails if `name` is out of scope.
     pub fn lock(context: &'a Context, name: &'a InstanceName) -> Result<Instance<'a>> {
         context.scope().check(name)?;
         let path = context.paths.instance_lock(name);
@@ -124,12 +125,12 @@ impl<'a> Instance<'a> {
         Ok(self.domain.get())
     }
 
-    /// Takes note of its domain, which was just defined.
+    /// Keeps its domain, which was just defined.
     fn keep_domain(&self, domain: Domain) {
         let _ = self.domain.set(domain);
     }
 
-    /// Its domain, which must be there.
+    /// Its domain, which must exist.
     pub fn domain(&self) -> Result<&Domain> {
         match self.find()? {
             Some(domain) => Ok(domain),
@@ -142,17 +143,17 @@ impl<'a> Instance<'a> {
         facts(self.domain()?, self.name)
     }
 
-    /// Its state, as far as `facts` and its record tell.
+    /// Its state according to `facts` and its record.
     fn state(&self, facts: &Facts) -> State {
         status::state(self.context, self.name, facts)
     }
 
-    /// What was noted of it, or else what libvirt keeps in its domain's metadata.
+    /// Its record, or else the facts in its domain's metadata.
     fn record(&self) -> Result<Option<Record>> {
         status::noted(self.context, self.name, self.domain()?.uuid()?)
     }
 
-    /// Changes its record: the one way to do so. Where nothing is known of it there is none to change.
+    /// Changes its record; there is no other way to do so. Does nothing if there is no record.
     pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<()> {
         let Some(before) = self.record()? else {
             return Ok(());
@@ -165,23 +166,23 @@ impl<'a> Instance<'a> {
         Ok(())
     }
 
-    /// Notes that it is in use.
+    /// Records that it is in use.
     fn touch_activity(&self) -> Result<()> {
         touch_activity(self.context, self.name)
     }
 
-    /// What a verb made of it: how it is now, whether the verb `changed` it, and why it is so.
+    /// The outcome of an operation: its present state, whether the operation `changed` it, and why.
     fn outcome(&self, changed: bool, reason: Option<String>) -> Result<Outcome> {
         Outcome::new(self.context, self.name, self.domain()?, changed, reason)
     }
 
-    /// What it was before a verb.
+    /// Its state before an operation.
     fn was(&self, facts: &Facts) -> Was {
         Was::In(self.state(facts))
     }
 }
 
-/// Notes that `name` is in use.
+/// Records that `name` is in use.
 fn touch_activity(context: &Context, name: &InstanceName) -> Result<()> {
     activity::touch(&context.paths.activity(name))
         .with_context(|| format!("failed to record the activity of {name}"))
@@ -193,7 +194,7 @@ pub(crate) fn existing(context: &Context, name: &InstanceName) -> Result<Domain>
     domain.ok_or_else(|| absent(context, name))
 }
 
-/// Where the console of `name` is, if it runs and has one.
+/// The address of the console of `name`, if it runs and has one.
 pub(crate) fn console_of(context: &Context, name: &InstanceName) -> Result<Option<Console>> {
     match context.hypervisor()?.find(name)? {
         Some(domain) => Console::from_xml(&domain.xml()?),
@@ -201,7 +202,7 @@ pub(crate) fn console_of(context: &Context, name: &InstanceName) -> Result<Optio
     }
 }
 
-/// Facts about a domain that was there a moment ago.
+/// Facts about a domain that existed a moment ago.
 fn facts(domain: &Domain, name: &InstanceName) -> Result<Facts> {
     let facts = domain.facts(Detail::Power)?;
     facts.ok_or_else(|| missing(name).into())

@@ -24,15 +24,16 @@ pub struct Outcome {
     /// Which instances were paused to make room for it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub displaced: Vec<String>,
-    /// By which a browser gets to the console through the gateway, once; `None` where none runs.
+    /// The path with which a browser can connect to the console through the gateway, once; `None`
+    /// if no gateway runs.
     pub console_path: Option<Secret>,
     pub console_expires: Option<Timestamp>,
-    /// What it was before, where the verb may have changed that.
+    /// Its previous state, if the operation may have changed it.
     #[serde(skip)]
     pub was: Option<Was>,
 }
 
-/// What gives access to a console: each with the time until which it opens new sessions.
+/// Access to a console: each kind with its expiry.
 #[derive(Debug, Default)]
 pub struct ConsoleAccess {
     /// A password for QEMU.
@@ -41,18 +42,18 @@ pub struct ConsoleAccess {
     pub path: Option<(Secret, Timestamp)>,
 }
 
-/// What an instance was before a verb.
+/// The state of an instance before an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Was {
-    /// Not there.
+    /// Missing.
     Absent,
     /// In this state.
     In(State),
 }
 
 impl Outcome {
-    /// What a verb made of `name`, whose domain is `domain`: how it is now, whether the verb `changed` it,
-    /// and why it is so.
+    /// The outcome of an operation on `name`, whose domain is `domain`: its present state, whether
+    /// the operation `changed` it, and why.
     pub fn new(
         context: &Context,
         name: &InstanceName,
@@ -80,7 +81,7 @@ impl Outcome {
         })
     }
 
-    /// The same of a verb that found the instance as it `was`.
+    /// The same, with the previous state of the instance, `was`.
     #[must_use]
     pub fn after(self, was: Was) -> Outcome {
         Outcome {
@@ -103,7 +104,7 @@ impl Outcome {
         }
     }
 
-    /// What the verb changed, if it did: the states before and after, and the reason.
+    /// The change, if there was one: the states before and after, and the reason.
     pub fn change(&self) -> Option<(Option<State>, State, &str)> {
         let from = match self.was.filter(|_| self.status.changed)? {
             Was::Absent => None,
@@ -113,7 +114,7 @@ impl Outcome {
     }
 }
 
-/// Runs the verb `action` on an instance, and writes down what it changed, or that it failed.
+/// Runs the operation `action` on an instance, and writes its change or its failure to the journal.
 pub(crate) fn noted(
     context: &Context,
     action: &str,
@@ -128,7 +129,7 @@ pub(crate) fn noted(
     Ok(done)
 }
 
-/// Does `action` to an instance, and writes down that it failed, if it did.
+/// Runs `action` on an instance, and writes its failure, if any, to the journal.
 pub(crate) fn noted_failure<T>(
     context: &Context,
     action: &str,

@@ -1,4 +1,4 @@
-//! Pausing an instance: its memory goes to disk, or stays in RAM.
+//! Pauses an instance: its memory is saved to disk, or stays in RAM.
 
 use anyhow::{Context as _, Result, anyhow};
 
@@ -9,7 +9,7 @@ use crate::hypervisor::{Facts, Power};
 use crate::images;
 
 impl Instance<'_> {
-    /// Pauses it: its memory is saved to disk, or stays in RAM by `keep_memory`.
+    /// Pauses it: its memory is saved to disk, or stays in RAM with `keep_memory`.
     pub fn pause(&self, keep_memory: bool) -> Result<Outcome> {
         let before = self.settled()?;
         let was = self.was(&before);
@@ -17,7 +17,7 @@ impl Instance<'_> {
             Power::Off | Power::Crashed if before.saved => false,
             Power::Off | Power::Crashed => {
                 let message = format!("{} is not running: nothing to pause", self.name);
-                let hint = "it uses no memory now; `start` powers it on";
+                let hint = "it uses no memory now; power it on with `start`";
                 return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
             }
             Power::Frozen | Power::StuckOnDisk if keep_memory => false,
@@ -33,7 +33,7 @@ impl Instance<'_> {
         Ok(self.outcome(changed, None)?.after(was))
     }
 
-    /// Saves its memory, as it runs or is frozen. When that fails it is as it was before.
+    /// Saves its memory, whether it runs or is frozen. If that fails, its state does not change.
     fn save(&self, before: &Facts) -> Result<()> {
         let (context, name, domain) = (self.context, self.name, self.domain()?);
         let goes_on = match before.power {
@@ -50,8 +50,8 @@ impl Instance<'_> {
         let saved = domain.save_memory(stop);
         spinner.finish_and_clear();
 
-        // What libvirt says of the save is not the truth: it may have finished one whose client it
-        // lost, and leave half a file when it was ended itself.
+        // Do not trust libvirt's answer: it may have completed a save whose client it lost, and
+        // leave an incomplete file when it was killed itself.
         let after = match self.settled() {
             Ok(after) => after,
             Err(error) => return Err(saved.err().unwrap_or(error)),
@@ -60,13 +60,13 @@ impl Instance<'_> {
         match (after.id, after.saved) {
             (None, true) => {
                 if let Err(error) = self.note_memory() {
-                    // Restoring it is checked less closely then.
+                    // Without the record, fewer checks are made when it is restored.
                     let failed = format!("failed to record the saved memory of {name}: {error:#}");
                     context.output.warn(&failed);
                 }
                 Ok(())
             }
-            (None, false) => Err(failed("it stopped meanwhile")
+            (None, false) => Err(failed("it stopped in the meantime")
                 .context(format!("{name} was not paused and is off now"))),
             (Some(_), _) => {
                 if before.power == Power::On && after.power == Power::Frozen {
@@ -77,7 +77,7 @@ impl Instance<'_> {
         }
     }
 
-    /// A save that runs out of disk is refused by libvirt only after it has filled it.
+    /// libvirt only detects that the disk is too small for a save when it is full.
     fn require_room_to_save(&self) -> Result<()> {
         let Some(directory) = self.context.hypervisor()?.saved_memory_directory() else {
             return Ok(());

@@ -1,8 +1,9 @@
-//! The user and the group that an instance's QEMU has for itself, by the host part of its network
-//! card's address: that is its alone for as long as it exists, and is released with it.
+//! The user and the group of an instance's QEMU, derived from the host part of its address: like
+//! the address, they belong to the instance while it exists and are released with it.
 //!
-//! libvirt has one user for all QEMUs. Who breaks out of one is every other one then: it reads and
-//! writes their disks and memory, and owns libvirt's directory of saved memory.
+//! By default, libvirt runs all QEMUs as one user. An attacker who breaks out of one could then
+//! read and write the disks and the memory of all others, and owns libvirt's directory of saved
+//! memory.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -17,9 +18,10 @@ use crate::context::Context;
 use crate::hypervisor::xml::domain::with_owner;
 use crate::network::{HostPart, Mac};
 
-/// What is added to a host part. Between the users that systemd gives to containers, which end at
-/// 1879048191, and its "foreign" ones from 2147352576 on (systemd.io/UIDS-GIDS), above what SSSD
-/// gives to users of a directory service (up to 2000200000) and below 2^31.
+/// The number that is added to a host part. The range lies between the users that systemd gives to
+/// containers, which end at 1879048191, and its "foreign" ones from 2147352576 on
+/// (systemd.io/UIDS-GIDS), above the users that SSSD creates for a directory service (up to
+/// 2000200000), and below 2^31.
 const BASE: u32 = 2_100_000_000;
 
 /// The user of one instance's QEMU. Its group has the same number.
@@ -27,16 +29,16 @@ const BASE: u32 = 2_100_000_000;
 pub struct QemuUser(u32);
 
 impl QemuUser {
-    /// The numbers of all that there may be.
+    /// The range of all such ids.
     pub const NUMBERS: RangeInclusive<u32> =
         BASE + *HostPart::OF_INSTANCES.start() as u32..=BASE + *HostPart::OF_INSTANCES.end() as u32;
 
-    /// That of the instance whose card has this host part.
+    /// The user of the instance whose address has this host part.
     pub fn with_host_part(part: HostPart) -> QemuUser {
         QemuUser(BASE + u32::from(part.number()))
     }
 
-    /// Whether a label of libvirt's names one of these.
+    /// Whether a libvirt label contains one of these ids.
     pub fn is_label(label: &str) -> bool {
         let user = label.strip_prefix('+').and_then(|it| it.split_once(":+"));
         user.is_some_and(|(user, group)| {
@@ -52,9 +54,9 @@ impl fmt::Display for QemuUser {
     }
 }
 
-/// The first of `numbers` that a list of users, groups or ranges of them has. Their fields are
-/// separated by colons; the number is in the field `number`, and how many follow it in `count`, where
-/// there is such a field.
+/// The first of `numbers` that occurs in a list of users, groups or id ranges. Fields are separated
+/// by colons; the id is in the field `number`, and the size of a range in the field `count`, if
+/// there is one.
 pub fn taken(
     list: &str,
     number: usize,
@@ -70,14 +72,14 @@ pub fn taken(
     })
 }
 
-/// What QEMU opens by name besides its disks: the directory where libvirt makes one for each domain,
-/// to be passed through, and KVM. QEMU has no group but its own, so that others must have the right.
-/// As packages of Debian and Ubuntu make them, neither may be used by others.
+/// What QEMU opens by path besides its disks: the directory in which libvirt creates one for each
+/// domain, which needs search permission, and KVM. QEMU has no other group, so "others" need
+/// access. The packages of Debian and Ubuntu give others no access to either.
 const DIRECTORY: &str = "/var/lib/libvirt/qemu";
 const KVM: &str = "/dev/kvm";
 
-/// The user for the instance with this network card; `None` where it shares libvirt's with all
-/// others, which is said once.
+/// The user for the instance with this network interface; `None` if all instances share libvirt's
+/// user, which is reported once.
 fn own_user(context: &Context, mac: Mac) -> Option<QemuUser> {
     static SAID: Once = Once::new();
     if !context.hypervisor().ok()?.is_system() {
@@ -95,7 +97,7 @@ fn own_user(context: &Context, mac: Mac) -> Option<QemuUser> {
     mac.of_instance().map(QemuUser::with_host_part)
 }
 
-/// The definition `xml` with the user for the instance with this network card, where it has one.
+/// The definition `xml` with the instance's own user, if it has one.
 pub(super) fn put_into(context: &Context, mac: Mac, xml: String) -> Result<String> {
     match own_user(context, mac) {
         Some(user) => with_owner(&xml, &user.to_string()),
@@ -103,7 +105,7 @@ pub(super) fn put_into(context: &Context, mac: Mac, xml: String) -> Result<Strin
     }
 }
 
-/// Why the QEMU of an instance cannot have a user for itself on this host; `None` where it can.
+/// Why the QEMU of an instance cannot run as a separate user on this host; `None` if it can.
 pub fn obstacle(context: &Context) -> Option<String> {
     let kvm = matches!(context.accelerator(), Ok(Accelerator::Kvm));
     let needed = [Some((DIRECTORY, 0o001)), kvm.then_some((KVM, 0o006))];
@@ -132,7 +134,7 @@ mod tests {
         let plain = format!("<domain type='kvm'>{disk}\n</domain>");
         let own = with_owner(&plain, &user(16).to_string()).unwrap();
         assert!(own.ends_with(label) && own.contains(disk), "{own}");
-        // Whatever was there before, an other model's apart.
+        // Replace what was there before, except labels of another security model.
         for other in [
             "<seclabel type='none' model='dac'/>",
             "<seclabel type='static' model='dac'><label>+0:+0</label></seclabel>",

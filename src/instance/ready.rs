@@ -1,6 +1,6 @@
-//! Waiting until the guest of an instance is ready, which is when its agent answers.
+//! Waits until the guest of an instance is ready, which is when its agent answers.
 //!
-//! That may take minutes, in which others may act on the instance: nobody holds its lock meanwhile.
+//! That may take minutes, so the lock is not held: other commands may act on the instance.
 
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
@@ -17,17 +17,17 @@ use crate::hypervisor::{Facts, Ping, Power};
 use crate::names::InstanceName;
 use crate::units::age;
 
-/// How often it is looked whether there is an agent by now.
+/// How often to check whether the agent has started.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long an agent may take to answer, at least, also where the limit is over before.
+/// The minimum time for an agent to answer, even if the limit is reached before.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// How long it may take before it is asked again. libvirt itself waits for 5 s.
+/// The time after which the agent is asked again. libvirt itself waits for 5 s.
 const PATIENCE: Duration = Duration::from_secs(6);
 
-/// Waits for at most `limit` until the guest of `name` is ready, which was `started`. Its console then
-/// has a new password: after a slow boot that of the start has expired.
+/// Waits for at most `limit` until the guest of `name`, which was `started`, is ready. Its console
+/// then gets a new password: after a slow boot, the first one has expired.
 pub(crate) fn wait(
     context: &Context,
     name: &InstanceName,
@@ -48,7 +48,7 @@ pub(crate) fn wait(
     Ok(vm.outcome(started.status.changed, None)?.with(access))
 }
 
-/// Returns once the agent has answered; tells each `phase` until then.
+/// Returns once the agent has answered; reports each `phase` until then.
 fn until_ready(
     context: &Context,
     name: &InstanceName,
@@ -88,7 +88,7 @@ fn until_ready(
     }
 }
 
-/// That it no longer runs.
+/// The error that it no longer runs.
 fn ended(context: &Context, name: &InstanceName, now: &Facts) -> anyhow::Error {
     let kind = match now.power {
         Power::Crashed => Kind::Failed,
@@ -100,7 +100,7 @@ fn ended(context: &Context, name: &InstanceName, now: &Facts) -> anyhow::Error {
 }
 
 impl Instance<'_> {
-    /// Notes that its guest, which runs as `now` says, has answered.
+    /// Records that the agent of its guest, whose facts are `now`, has answered.
     fn note_ready(&self, now: &Facts) -> Result<()> {
         let (run, at) = (now.id.map(Run::current), self.context.time());
         self.update(|record| {

@@ -1,8 +1,8 @@
-//! What the program noted about an instance, so that a listing of a thousand needs no call for
-//! each.
+//! The program's record of an instance, which makes listing a thousand fast, without a call to
+//! libvirt for each.
 //!
-//! A record is a note and never the truth: it counts only for the domain, and the run of that
-//! domain, that it was written for. Without it the same facts are asked of libvirt.
+//! A record is only a cache: it is valid only for the domain and the run that it was written for.
+//! Without it, libvirt is asked for the same facts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::files::{self, Directory, Exact};
 use crate::hypervisor::xml::domain::Console;
 use crate::names::State;
 
-/// A note on one instance.
+/// The record of one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The domain that this is about.
@@ -32,23 +32,23 @@ pub struct Record {
     pub created: Timestamp,
     /// Its last run, if it was started by this program.
     pub boot: Option<Boot>,
-    /// Its overlay as it was made, for as long as it was not powered on.
+    /// The new overlay, until the instance is powered on.
     #[serde(default)]
     pub unused: Option<Exact>,
-    /// It is being forked from a warm image, or a command was killed that did so: what runs then is not
-    /// yet its own.
+    /// It is being forked from a warm image, or a command was killed while doing so: what runs is
+    /// not yet the instance.
     #[serde(default)]
     pub forking: bool,
     /// Its saved memory, if it was saved by this program.
     #[serde(default)]
     pub saved: Option<Saved>,
-    /// Why it is in the state that it was last brought to, if that was not simply asked for.
+    /// Why it is in its last recorded state, if not simply by request.
     #[serde(default)]
     pub why: Option<Cause>,
 }
 
 impl Record {
-    /// On an instance that was just made, or of which nothing else is known.
+    /// The record of an instance that was just created, or of which nothing else is known.
     pub fn new(uuid: Uuid, build: String, disk: Option<PathBuf>, created: Timestamp) -> Record {
         Record {
             uuid,
@@ -63,23 +63,23 @@ impl Record {
         }
     }
 
-    /// The note on the present run of its domain, to which libvirt gave the number `id`.
+    /// The note about the present run of its domain, which has the number `id` in libvirt.
     pub fn boot_of(&self, id: Option<u32>) -> Option<Boot> {
         let run = Run::current(id?);
         self.boot.clone().filter(|boot| boot.run == run)
     }
 }
 
-/// A note on why an instance is in a state.
+/// Why an instance is in a state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
-    /// The state that it was brought to. In another one this tells nothing.
+    /// The state that this is about. In any other state, this does not apply.
     pub state: State,
     /// The reason, for people.
     pub reason: String,
 }
 
-/// A note on one run of a domain, from power-on to power-off.
+/// A note about one run of a domain, from power-on to power-off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
     /// Which run this is.
@@ -88,20 +88,20 @@ pub struct Boot {
     pub powered_on: Timestamp,
     /// When the guest was first known to be up.
     pub ready: Option<Timestamp>,
-    /// How that was learned.
+    /// How this became known.
     #[serde(default)]
     pub ready_by: ReadyBy,
-    /// What it began with; none in a note by an earlier version, or where something else started it.
+    /// How it was started; none in the note of an earlier version, or if something else started it.
     #[serde(default)]
     pub started_by: Option<StartedBy>,
-    /// Where its console is.
+    /// The address of its console.
     pub console: Option<Console>,
-    /// That nobody uses it, and what was done about that.
+    /// Set while it is idle.
     #[serde(default)]
     pub idle: Option<Idle>,
 }
 
-/// What a run of an instance began with.
+/// How a run of an instance was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartedBy {
@@ -109,34 +109,33 @@ pub enum StartedBy {
     Fork,
     /// Its disk.
     Boot,
-    /// Its own memory, from before a pause.
+    /// Its own saved memory.
     Memory,
 }
 
-/// How it was learned that a guest is up.
+/// How it became known that a guest is up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadyBy {
     /// Its agent answered.
     #[default]
     Agent,
-    /// It was paused, and of its start nothing is noted.
+    /// It was paused, and its start is not recorded.
     Pause,
-    /// It ran, and of its start nothing is noted.
+    /// It was running, and its start is not recorded.
     Found,
 }
 
-/// A note on a run that nobody uses.
+/// A note about an idle run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idle {
-    /// Since when it counts as idle.
+    /// Since when it is idle.
     pub since: Timestamp,
-    /// Whether its CPU time is limited: not every hypervisor can.
+    /// Whether its CPU time is limited; not every hypervisor can do that.
     pub capped: bool,
 }
 
-/// Tells one run of a domain from all others: libvirt counts runs, and begins again when the host
-/// boots.
+/// Identifies one run of a domain: libvirt numbers runs, and starts again when the host boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// The kernel's id of the host's present boot.
@@ -164,7 +163,7 @@ pub fn host_boot() -> &'static str {
     &HOST_BOOT
 }
 
-/// The record at `path` if it is whole and about the domain `uuid`.
+/// The record at `path` if it is complete and about the domain `uuid`.
 pub fn read(path: &Path, uuid: Uuid) -> Option<Record> {
     let directory = Directory::open(path.parent()?).ok()?;
     read_in(&directory, path.file_name()?, uuid)
@@ -181,8 +180,8 @@ pub fn read_in(directory: &Directory, name: impl Arg, uuid: Uuid) -> Option<Reco
     (record.uuid == uuid).then_some(record)
 }
 
-/// Replaces the record at `path`. The disk is not waited for: right after a guest's memory was saved
-/// that would be a wait for all of it, and a note that a power cut took is asked of libvirt.
+/// Replaces the record at `path`. Does not wait for the disk: right after a guest's memory was
+/// saved, that would wait for all of it. If a power cut loses the record, libvirt is asked instead.
 pub fn write(path: &Path, record: &Record) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         files::make_directory(directory, files::SHARED_DIRECTORY)?;

@@ -1,5 +1,5 @@
-//! Which images are stood on, and by whom. Images are known by their file names: where the same
-//! directory is reached by two paths, that errs on the safe side.
+//! Which images are used as backing files, and by which images and domains. Images are identified
+//! by file name: if the same directory is reached by two paths, that errs on the safe side.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -16,11 +16,11 @@ use crate::images::layer::Layer;
 use crate::names::InstanceName;
 use crate::paths::{Paths, SharedPaths};
 
-/// Image files that domains and other images refer to. Each is found out once, when it is needed:
-/// it takes a look at every domain and every overlay.
+/// Image files that domains and other images refer to. Computed once, when needed: it reads every
+/// domain and every overlay.
 pub struct References<'a> {
     context: &'a Context,
-    /// By file name, the domain.
+    /// File name to domain.
     by_domains: OnceLock<HashMap<OsString, String>>,
 }
 
@@ -32,8 +32,8 @@ impl<'a> References<'a> {
         }
     }
 
-    /// Fails where a domain, or an image beside it, is based on the disk `overlay`, whose own domain is
-    /// gone.
+    /// Fails if a domain, or an image beside it, is based on the disk `overlay`, whose own domain
+    /// is gone.
     pub fn ensure_free(&self, overlay: &Path) -> Result<()> {
         let file = overlay.file_name().unwrap_or_default();
         if let Some(above) = standing_on(overlay)? {
@@ -51,13 +51,12 @@ impl<'a> References<'a> {
             Some(_) => "another VM".to_owned(),
         };
         let message = format!("the disk {} is in use by {holder}", overlay.display());
-        let hint = "it was renamed, or was not made by cyyber: rename or remove it with virsh";
+        let hint = "it was renamed, or not created by cyyber: rename or remove it with virsh";
         Err(Fault::new(Kind::Conflict, message).hint(hint).into())
     }
 
-    /// The file names of all images that a domain or an overlay refers to, and of the bases of warm images
-    /// among them; those of the instances
-    /// that `goes` accepts do not count.
+    /// The file names of all images that a domain or an overlay refers to, and of the base images
+    /// of the warm images among them, without those of the instances that `goes` accepts.
     pub fn used(&self, goes: impl Fn(&InstanceName) -> bool) -> Result<Vec<OsString>> {
         let counts = |name: Option<InstanceName>| !name.is_some_and(|name| goes(&name));
         let domains = self.by_domains()?.iter();
@@ -76,7 +75,7 @@ impl<'a> References<'a> {
         Ok(used)
     }
 
-    /// Where overlays are: of all hosts that share the base images.
+    /// The directories with overlays: of all hosts that share the base images.
     fn directories(&self) -> Vec<PathBuf> {
         let cluster = self.context.config.cluster.iter();
         let others = cluster.flat_map(|cluster| {
@@ -107,7 +106,8 @@ impl<'a> References<'a> {
     }
 }
 
-/// The file names of the images that those in `directory` stand on, as far as their instances count.
+/// The file names of the backing files of the images in `directory`, except those of ignored
+/// instances.
 fn used_in(
     directory: &Path,
     counts: &impl Fn(Option<InstanceName>) -> bool,
@@ -131,7 +131,7 @@ fn used_in(
     Ok(used)
 }
 
-/// An image beside `overlay` that would be spoiled if `overlay` was written to.
+/// An image beside `overlay` that would be corrupted if `overlay` were written to.
 fn standing_on(overlay: &Path) -> Result<Option<PathBuf>> {
     let directory = overlay.parent().unwrap_or(Path::new("/"));
     for entry in fs_err::read_dir(directory)? {

@@ -1,4 +1,4 @@
-//! All that there is of an instance on this host, also where its VM or its disk is missing.
+//! Everything that belongs to an instance on this host, even if its VM or its disk is missing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::names::InstanceName;
 use crate::paths::Paths;
 use crate::state::activity;
 
-/// What is there of an instance.
+/// What exists of an instance.
 #[derive(Debug)]
 pub struct Remains {
     pub name: InstanceName,
@@ -25,22 +25,22 @@ pub struct Remains {
     pub facts: Option<Facts>,
     /// Its disk.
     pub overlay: bool,
-    /// Files with saved memory, of the domain or left of one.
+    /// Files with saved memory, of the domain or of a former one.
     pub memory: Vec<PathBuf>,
     /// Other files left by an interrupted command.
     pub rest: Vec<PathBuf>,
-    /// An earlier cleanup began to destroy it, and it was not used since.
+    /// An earlier cleanup began to destroy it, and it was not used since then.
     pub half_destroyed: bool,
 }
 
 impl Remains {
-    /// What is there of `name`; `None` when there is nothing.
+    /// What exists of `name`; `None` if nothing does.
     pub fn find(context: &Context, name: &InstanceName) -> Result<Option<Remains>> {
         if !context.scope().covers(name) {
             return Ok(None);
         }
         let hypervisor = context.hypervisor()?;
-        // A domain of somebody else is no trace, and an error where the remains are acted on.
+        // A foreign domain does not count; it is an error when the remains are acted on.
         let facts = match hypervisor.find(name) {
             Ok(Some(domain)) => domain.facts(Detail::Power)?,
             _ => None,
@@ -50,10 +50,11 @@ impl Remains {
         Ok((!remains.is_empty()).then_some(remains))
     }
 
-    /// The remains of all instances within reach, by name.
+    /// The remains of all instances in scope, by name.
     pub fn all(context: &Context) -> Result<Vec<Remains>> {
         let paths = &context.paths;
-        // Whoever may not use libvirt is told that, and not which directory is closed as well.
+        // Report first if the user may not use libvirt, rather than which directory is unreadable
+        // as well.
         let hypervisor = context.hypervisor()?;
         let mut facts: BTreeMap<InstanceName, Option<Facts>> = BTreeMap::new();
         for directory in [paths.user_instances(), paths.records(), paths.marks()] {
@@ -107,7 +108,7 @@ impl Remains {
         self.facts.is_none() && !self.overlay && self.memory.is_empty() && self.rest.is_empty()
     }
 
-    /// What is left, where there is no VM any more.
+    /// What is left, if there is no VM any more.
     pub fn leftover(&self) -> &'static str {
         match (self.overlay, self.memory.is_empty()) {
             (true, _) => "a disk without a VM",
@@ -116,19 +117,19 @@ impl Remains {
         }
     }
 
-    /// The space that goes with it, in bytes.
+    /// The space that destroying it frees, in bytes.
     pub fn bytes(&self, paths: &Paths) -> u64 {
         let overlay = paths.overlay(&self.name);
         let files = self.memory.iter().chain(&self.rest).chain([&overlay]);
         files.filter_map(|file| images::allocated(file)).sum()
     }
 
-    /// Fails where what is here is, or may be, somebody else's.
+    /// Fails if any of it belongs, or may belong, to something else.
     pub fn ensure_ours(&self, context: &Context, references: &References) -> Result<()> {
         let (name, overlay) = (&self.name, context.paths.overlay(&self.name));
         let hypervisor = context.hypervisor()?;
         if let Some(domain) = hypervisor.find(name)? {
-            // It may run with others than it will be started with.
+            // Its running definition may have other disks than its stored one.
             return [domain.xml()?, domain.stored_xml()?]
                 .iter()
                 .try_for_each(|xml| disk::ensure_own(context, name, xml));
@@ -142,7 +143,7 @@ impl Remains {
                 let file = file.display();
                 let message =
                     format!("it is unclear which instance the saved memory {file} belongs to");
-                let hint = "check that file, and remove it by hand";
+                let hint = "check that file and remove it by hand";
                 return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
             }
         }
@@ -150,13 +151,13 @@ impl Remains {
     }
 }
 
-/// Files with saved memory by the instance whose name they have.
+/// Files with saved memory, by the instance that they are named after.
 fn memory_files(hypervisor: &Hypervisor) -> Result<BTreeMap<InstanceName, Vec<PathBuf>>> {
     let mut files: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let Some(directory) = hypervisor.saved_memory_directory() else {
         return Ok(files);
     };
-    // Only root may look into it; libvirt removes what belongs to a domain by itself.
+    // Only root can read this directory; libvirt itself removes the file of a domain.
     for file in names_in(&directory).unwrap_or_default() {
         if let Some(name) = Hypervisor::saved_memory_name(&file).and_then(|name| name.parse().ok())
         {
@@ -175,7 +176,7 @@ fn names_in(directory: &Path) -> Result<Vec<String>> {
         .with_context(|| format!("failed to read {}", directory.display()))?;
     let mut names = Vec::new();
     for entry in entries {
-        // What is not Unicode is not of ours.
+        // Our names are always Unicode.
         names.extend(entry?.file_name().into_string().ok());
     }
     Ok(names)

@@ -1,4 +1,4 @@
-//! A clean disk for an instance, on the current base image.
+//! Gives an instance a clean disk on the current base image.
 
 use anyhow::{Context as _, Result};
 
@@ -13,7 +13,7 @@ use crate::images::{base, builds, overlay};
 use crate::names::InstanceName;
 
 impl Instance<'_> {
-    /// Gives it a clean disk. What was in the old one, and saved memory, is lost.
+    /// Gives it a clean disk. The content of the old one and saved memory are lost.
     pub fn reset(mut self) -> Result<Outcome> {
         let (context, name) = (self.context, self.name);
         let remains = resettable(context, name)?;
@@ -22,14 +22,14 @@ impl Instance<'_> {
         let _held = builds::hold(&context.paths, &name.lab)?;
         let base = base::current(&context.paths, &name.lab)?;
         let size = self.disk_size(&base)?;
-        // Ready before anything is given up, so that a full disk costs nothing.
+        // Create the new disk before anything is deleted, so that a full disk loses nothing.
         let new = overlay::prepare(&context.paths, name, &base, size)?;
         let replaced = self
             .give_up_old(&remains)
             .and_then(|()| overlay::replace(&context.paths, name, &new))
             .inspect_err(|_| overlay::discard(&new))
             .with_context(|| format!("failed to reset {name}"))?;
-        // Under a new UUID: memory that was saved before can never wake up on this disk.
+        // Use a new UUID, so that previously saved memory can never be restored with this disk.
         self.define(&replaced, &base, true)?;
         let reason = format!("reset to build {}", base.build);
         Ok(self.outcome(true, Some(reason))?.after(was))
@@ -45,11 +45,11 @@ impl Instance<'_> {
     }
 }
 
-/// What there is of `name`, which must be there, at least its disk, and be ours.
+/// What exists of `name`: at least its disk must, and it must be ours.
 pub fn resettable(context: &Context, name: &InstanceName) -> Result<Remains> {
     let remains =
         Remains::find(context, name)?.filter(|there| there.facts.is_some() || there.overlay);
-    // A domain of somebody else's is an error rather than nothing.
+    // A foreign domain is an error, not a missing instance.
     context.hypervisor()?.find(name)?;
     let remains = remains.ok_or_else(|| suggest::unknown(context, name))?;
     remains.ensure_ours(context, &References::new(context))?;

@@ -1,4 +1,4 @@
-//! Powering an instance on, or having it go on.
+//! Powers an instance on, or resumes it.
 
 use anyhow::{Context as _, Result};
 
@@ -13,27 +13,27 @@ use crate::hypervisor::{Facts, Power};
 use crate::images::warm::Warm;
 use crate::units::MIB;
 
-/// What a command that powers an instance on did before, and what it wants.
+/// What a command that powers an instance on has done so far, and its options.
 #[derive(Debug, Default)]
 struct Start {
     /// It changed something.
     changed: bool,
     /// It made room for the guest.
     room: Option<Reservation>,
-    /// Saved memory that cannot be restored is an error, and not set aside.
+    /// Saved memory that cannot be restored is an error, instead of being set aside.
     as_it_was: bool,
-    /// Nobody is about to look: its console is opened to nobody.
+    /// No user is waiting: no console access is created.
     unattended: bool,
 }
 
 impl Instance<'_> {
-    /// Has it run, from whatever state it is in; makes it where it is missing. Gives access to its
+    /// Starts or resumes it from any state; creates it if it is missing. Grants access to its
     /// console.
     pub fn start(&self) -> Result<Outcome> {
         self.start_for(false)
     }
 
-    /// The same where nobody is about to look, so that nobody is given access.
+    /// The same without a waiting user, so without console access.
     pub fn start_unattended(&self) -> Result<Outcome> {
         self.start_for(true)
     }
@@ -42,7 +42,7 @@ impl Instance<'_> {
         let room = match self.find()? {
             Some(_) => None,
             None => {
-                // Refused before anything is made for it.
+                // Refuse before anything is created for it.
                 let lab = self.context.config.lab(&self.name.lab)?;
                 self.admit(u64::from(lab.memory_mb) * MIB)?
             }
@@ -56,7 +56,7 @@ impl Instance<'_> {
         })
     }
 
-    /// Has it go on from a pause.
+    /// Resumes it from a pause.
     pub fn resume(&self) -> Result<Outcome> {
         let before = self.settled()?;
         if matches!(before.power, Power::Off | Power::Crashed) && !before.saved {
@@ -71,13 +71,12 @@ impl Instance<'_> {
         })
     }
 
-    /// Brings it to run, from whatever state it is in, and gives access to its console, unless it is
-    /// unattended.
+    /// Makes it run, from any state, and grants access to its console, unless it is unattended.
     fn power_on(&self, mut start: Start) -> Result<Outcome> {
         self.stay()?;
         if self.is_half_forked()? {
             self.undo_fork()
-                .with_context(|| format!("failed to start {} anew", self.name))?;
+                .with_context(|| format!("failed to start {} again", self.name))?;
         }
         let before = self.settled()?;
         let unusable = if before.saved {
@@ -99,7 +98,7 @@ impl Instance<'_> {
         if boots && !start.changed && matches!(way, Way::Boot(_)) {
             self.renew()?;
         }
-        // Before anything changes, so that a state directory that cannot be written stops it here.
+        // Before anything changes, so that an unwritable state directory makes this fail here.
         self.touch_activity()?;
         let room = match start.room.take() {
             None => self.room_for(&before)?,
@@ -108,7 +107,7 @@ impl Instance<'_> {
         let done = self.up(before.clone(), unusable, &start, way);
         drop(room);
         match done {
-            // Its QEMU had died, and libvirt did not know that yet.
+            // Its QEMU had died, and libvirt had not noticed yet.
             Err(_) if before.id.is_some() && self.settled()?.id.is_none() => self.power_on(start),
             done => done,
         }
@@ -148,13 +147,13 @@ impl Instance<'_> {
         if let Some(why) = why_booted {
             let status = &mut outcome.status;
             status.reason = format!("{}; booted: {why}", status.reason);
-            let note = format!("{}: booted and not forked: {why}", self.name);
+            let note = format!("{}: booted instead of forked: {why}", self.name);
             self.context.output.detail(&note);
         }
         Ok(outcome)
     }
 
-    /// Forks it from `warm`; where that fails it is booted, and why is told.
+    /// Forks it from `warm`; if that fails, boots it and reports why.
     fn fork_or_boot(&self, warm: &Warm) -> Result<(Woken, Option<String>)> {
         match self.fork(warm).and_then(|()| self.confine()) {
             Ok(()) => Ok((Woken::Forked, None)),
@@ -165,7 +164,7 @@ impl Instance<'_> {
                 };
                 undone.with_context(|| {
                     format!(
-                        "failed to start {} from its disk, as its fork failed: {error:#}",
+                        "failed to boot {} after its fork failed: {error:#}",
                         self.name
                     )
                 })?;

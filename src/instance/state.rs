@@ -1,4 +1,4 @@
-//! From what the hypervisor says and what was noted to the one state an instance is in, and why.
+//! Derives the state of an instance, and the reason, from the hypervisor's facts and the record.
 //! Pure.
 
 use jiff::Timestamp;
@@ -10,8 +10,8 @@ use crate::units::{Duration, age};
 
 /// The state of an instance and the reason for it.
 ///
-/// `boot` is the note on the domain's present run, if there is one. A guest that somebody else
-/// powered on has none; when that was is unknown, and it counts as running.
+/// `boot` is the note about the domain's present run, if there is one. A guest that something else
+/// powered on has none; its power-on time is unknown, and it counts as running.
 pub fn observe(
     facts: &Facts,
     boot: Option<&Boot>,
@@ -36,7 +36,7 @@ pub fn observe(
     (state, reason.to_owned())
 }
 
-/// The same of a guest that runs, by the note on its present run.
+/// The same for a running guest, with the note about its present run.
 fn running(boot: &Boot, boot_timeout: Duration, now: Timestamp) -> (State, String) {
     if let Some(idle) = &boot.idle {
         let since = age(now.duration_since(idle.since));
@@ -60,7 +60,7 @@ fn running(boot: &Boot, boot_timeout: Duration, now: Timestamp) -> (State, Strin
     (State::Running, reason)
 }
 
-/// That a guest is up, by how that was learned.
+/// The reason that a guest is up, by how that became known.
 fn up(by: ReadyBy) -> &'static str {
     match by {
         ReadyBy::Agent => "the guest agent answered",

@@ -1,4 +1,4 @@
-//! One instance as the contract shows it, assembled from what libvirt says and what was noted.
+//! The instance object of the JSON output, assembled from libvirt's facts and the record.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -25,21 +25,21 @@ use crate::paths::Paths;
 use crate::state::activity;
 use crate::state::keep::{self, Keep};
 
-/// How many guests may fail to answer until the rest of a listing asks no more: some hundred that
-/// are mute must not hold it up.
+/// After how many guests without an answer a listing stops asking: a hundred silent guests must not
+/// delay it.
 const MOST_MUTE: u8 = 2;
 
-/// How long a guest that is starting may take to answer; asked once for each listing.
+/// How long a starting guest may take to answer; asked once per listing.
 const PING: Duration = Duration::from_secs(1);
 
-/// The instance object of the contract, without secrets.
+/// The instance object of the JSON output, without secrets.
 #[derive(Debug, Serialize)]
 pub struct InstanceStatus {
     pub instance: String,
     pub lab_id: LabId,
     pub user_id: UserId,
     pub state: State,
-    /// While it runs, where that is known.
+    /// Known only while it runs.
     pub started_by: Option<StartedBy>,
     pub changed: bool,
     pub vnc_host: Option<String>,
@@ -52,7 +52,7 @@ pub struct InstanceStatus {
     pub created: Option<Timestamp>,
     pub last_activity: Option<Timestamp>,
     pub kept_until: Option<Timestamp>,
-    /// What the idle policy does to it next if nobody uses it. The reaper's to say.
+    /// The next step of the idle policy if nobody uses it. Filled in by the reaper.
     pub next_step: Option<Rung>,
     pub next_step_at: Option<Timestamp>,
     pub reason: String,
@@ -60,7 +60,7 @@ pub struct InstanceStatus {
     pub basis: Basis,
 }
 
-/// What its next step follows from, beside what is shown.
+/// What its next step depends on, besides the shown fields.
 #[derive(Debug)]
 pub struct Basis {
     pub uuid: Uuid,
@@ -69,10 +69,10 @@ pub struct Basis {
     pub keep: Keep,
 }
 
-/// Assembles statuses; what instances of one lab share is looked up once.
+/// Assembles statuses; facts that instances of a lab share are looked up once.
 pub struct StatusReader<'a> {
     context: &'a Context,
-    /// `None` while nothing was ever written there.
+    /// `None` if nothing was ever written there.
     records: Option<Directory>,
     activities: Option<Directory>,
     keeps: Option<Directory>,
@@ -146,13 +146,13 @@ impl<'a> StatusReader<'a> {
         let disk = record.as_ref().and_then(|record| record.disk.clone());
         let foreign = disk.filter(|disk| !is_same(disk, &own_disk));
         if foreign.is_some() {
-            let where_from = "made under a configuration with another storage_dir";
+            let where_from = "created under a configuration with another storage_dir";
             reason = match (facts.power, &boot) {
                 (Power::On, None) => where_from.to_owned(),
                 _ => format!("{reason}; {where_from}"),
             };
         }
-        // The base builds that are known are those of this configuration.
+        // Only base builds of this configuration are known.
         let build = match foreign {
             Some(_) => None,
             None => record.as_ref().map(|record| record.build.clone()),
@@ -198,8 +198,8 @@ impl<'a> StatusReader<'a> {
         })
     }
 
-    /// What could be learned of an instance. One that cannot be read, or that is gone by now, must
-    /// not keep the others from being listed.
+    /// What could be found out about an instance. If one cannot be read, or is gone by now, the
+    /// others must still be listed.
     fn known<T>(&self, name: &InstanceName, learned: Result<T>) -> Option<T> {
         let warn = |error: &_| format!("warning: {name}: {error:#}");
         learned
@@ -212,15 +212,15 @@ impl<'a> StatusReader<'a> {
         let domain = self.known(name, hypervisor.and_then(|it| it.find(name)));
         let began = Instant::now();
         let answers = domain.flatten().is_some_and(|it| it.agent_answers(PING));
-        // Where there is no agent, libvirt says so at once.
+        // If there is no agent, libvirt says so at once.
         if !answers && began.elapsed() >= PING / 2 {
             self.mute = self.mute.saturating_add(1);
         }
         answers
     }
 
-    /// Notes that the guest is ready, unless a command is working on the instance: that one knows
-    /// better, and the next listing finds out again.
+    /// Records that the guest is ready, unless a command holds the instance: that command knows
+    /// better, and the next listing will find out again.
     fn note(&self, name: &InstanceName, ready: &Boot) {
         let Some(vm) = Instance::try_lock(self.context, name) else {
             return;
@@ -246,20 +246,20 @@ impl<'a> StatusReader<'a> {
     }
 }
 
-/// That an instance has used up its disk, if it has: it cannot go on then, whatever the host has
-/// left.
+/// The reason that an instance has reached its disk limit, if it has: it cannot continue then,
+/// however much space the host has.
 pub fn full_disk(context: &Context, name: &InstanceName) -> Option<String> {
     let limit = context.config.lab(&name.lab).ok()?.limits.overlay_size?;
     overlay::is_full(&context.paths.overlay(name), limit)
         .then(|| format!("its disk has grown to its limits.overlay_size of {limit}"))
 }
 
-/// How many workers assemble the statuses of a listing. Most of the time goes by in waiting: for the
-/// file system, and for guests that are starting and do not answer.
+/// How many workers assemble the statuses of a listing. They mostly wait for the file system and
+/// for starting guests that do not answer.
 const WORKERS: usize = 4;
 
-/// The statuses of many instances, in their order. Guests that are starting are asked whether they are
-/// up if that `asks` for it; otherwise it goes by what is known of them.
+/// The statuses of many instances, in their order. If `asks` is set, starting guests are asked
+/// whether they are up; otherwise only known facts are used.
 pub fn statuses(
     context: &Context,
     instances: &[(InstanceName, Facts)],
@@ -272,7 +272,7 @@ pub fn statuses(
             asks,
             ..StatusReader::new(context)
         };
-        // Of what may fail `collect` knows no size, and moves a thousand while it grows.
+        // `collect` of fallible items knows no size, and moves a thousand while it grows.
         let mut statuses = Vec::with_capacity(share.len());
         for (name, facts) in *share {
             statuses.push(reader.status(name, facts)?);
@@ -286,14 +286,14 @@ pub fn statuses(
     Ok(all)
 }
 
-/// Why what runs is not the instance itself yet, if that is so.
+/// Why the running guest is not the instance yet, if that is so.
 fn unfinished(record: &Record, facts: &Facts) -> Option<&'static str> {
     (record.forking && facts.id.is_some()).then_some(
         "it is being forked from its lab's warm image; if no command is doing that, start it again",
     )
 }
 
-/// The state of the instance `name`, as far as `facts` and the notes tell.
+/// The state of the instance `name` according to `facts` and the record.
 pub fn state(context: &Context, name: &InstanceName, facts: &Facts) -> State {
     let record = record::read(&context.paths.record(name), facts.uuid);
     if record
@@ -307,7 +307,7 @@ pub fn state(context: &Context, name: &InstanceName, facts: &Facts) -> State {
     observe(facts, boot.as_ref(), boot_timeout, context.time()).0
 }
 
-/// What was noted about an instance, or else what libvirt keeps in its domain's metadata.
+/// The record of an instance, or else the facts in its domain's metadata.
 pub fn noted(context: &Context, name: &InstanceName, uuid: Uuid) -> Result<Option<Record>> {
     match record::read(&context.paths.record(name), uuid) {
         Some(record) => Ok(Some(record)),

@@ -1,4 +1,4 @@
-//! Shutting an instance down, or cutting its power.
+//! Shuts an instance down or powers it off.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,25 +10,25 @@ use super::outcome::Outcome;
 use crate::hypervisor::Power;
 use crate::units::{self, age};
 
-/// How long the guest's agent may take to answer. One that does not is asked by ACPI instead.
+/// How long the guest's agent may take to answer. If it does not, ACPI is used instead.
 const AGENT: Duration = Duration::from_secs(2);
 
-/// How often a guest that was asked to shut down is looked at.
+/// How often a guest that is shutting down is checked.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// How a guest came to be off, in words.
+/// How a guest was stopped.
 #[derive(Debug)]
 pub enum Down {
     /// It was off.
     Already(String),
-    /// As it should.
+    /// It shut down.
     Clean(String),
-    /// It would not, and its power was cut.
+    /// It did not shut down, and was powered off.
     Cut(String),
 }
 
 impl Down {
-    /// The words.
+    /// As text.
     pub fn reason(self) -> String {
         match self {
             Down::Already(reason) | Down::Clean(reason) | Down::Cut(reason) => reason,
@@ -37,7 +37,7 @@ impl Down {
 }
 
 impl Instance<'_> {
-    /// Shuts it down, or cuts its power at once by `force`.
+    /// Shuts it down, or powers it off at once with `force`.
     pub fn stop(&self, timeout: units::Duration, force: bool) -> Result<Outcome> {
         let was = self.was(&self.facts()?);
         let (changed, reason) = if force {
@@ -54,7 +54,7 @@ impl Instance<'_> {
         Ok(self.outcome(changed, Some(reason))?.after(was))
     }
 
-    /// Shuts it down; how that went.
+    /// Shuts it down; returns how.
     pub fn shut_down(&self, timeout: units::Duration) -> Result<Down> {
         let deadline = Instant::now() + timeout.std();
         let before = self.settled()?;
@@ -73,7 +73,7 @@ impl Instance<'_> {
             let reason = "its saved memory could not be restored";
             return Ok(Down::Clean(reason.to_owned()));
         }
-        // Only a guest that runs can shut down cleanly.
+        // Only a running guest can shut down cleanly.
         if before.power != Power::On {
             self.stay()?;
             let _room = self.room_for(&before)?;
@@ -89,9 +89,9 @@ impl Instance<'_> {
         Ok(Down::Cut(reason))
     }
 
-    /// Powers it off at once, and drops its saved memory, saying what is lost.
+    /// Powers it off at once and drops its saved memory, with a warning about what is lost.
     fn cut_power(&self) -> Result<(bool, String)> {
-        // Not the settled facts: one that hangs is what this is for.
+        // Do not wait for libvirt's jobs: this is for guests that hang.
         let before = self.facts()?;
         let runs = before.id.is_some();
         if runs {
@@ -100,7 +100,7 @@ impl Instance<'_> {
         if self.facts()?.saved {
             if !runs {
                 let name = self.name;
-                let lost = format!("{name}: dropping its saved memory and what was unsaved in it");
+                let lost = format!("{name}: dropping its saved memory and unsaved data in it");
                 self.context.output.warn(&lost);
             }
             self.domain()?.drop_saved_memory()?;
@@ -113,10 +113,10 @@ impl Instance<'_> {
         })
     }
 
-    /// Asks the guest to shut down; whether it did so by the deadline.
+    /// Asks the guest to shut down; returns whether it did before the deadline.
     ///
-    /// Its agent is asked first: a guest without logind ignores the power button. The button comes at
-    /// once where no agent answers, and at half time where the agent's request led to nothing.
+    /// Ask its agent first: a guest without logind ignores the power button. Press the power button
+    /// at once if no agent answers, or at half time if the agent's request had no effect.
     fn ask_to_shut_down(&self, deadline: Instant) -> Result<bool> {
         let domain = self.domain()?;
         let left = deadline.saturating_duration_since(Instant::now());

@@ -1,4 +1,4 @@
-//! What to say to somebody who names an instance that is not there.
+//! Errors and suggestions for an instance that does not exist.
 
 use crate::context::Context;
 use crate::error::Fault;
@@ -7,8 +7,8 @@ use crate::names::InstanceName;
 use crate::nearest::nearest;
 use crate::scope::missing;
 
-/// Why there is no instance `name`. Of a lab that is no longer configured there may be instances; of
-/// none there is not, and the lab's name is likely mistyped.
+/// Why there is no instance `name`. Instances of a lab that is no longer configured may exist; if
+/// none does, the lab's name is probably mistyped.
 pub fn absent(context: &Context, name: &InstanceName) -> anyhow::Error {
     match context.config.lab(&name.lab) {
         Ok(_) => unknown(context, name).into(),
@@ -16,11 +16,11 @@ pub fn absent(context: &Context, name: &InstanceName) -> anyhow::Error {
     }
 }
 
-/// That there is no instance `name`, and which one may have been meant. Only what a listing shows
-/// is ever named.
+/// The error that there is no instance `name`, with the one that was probably meant. Only instances
+/// that a listing shows are suggested.
 pub fn unknown(context: &Context, name: &InstanceName) -> Fault {
     let fault = missing(name);
-    // Where no listing can be had, the error is no less true.
+    // If the listing fails, the error is still true.
     let all = context
         .hypervisor()
         .and_then(|hypervisor| hypervisor.survey(Detail::Power))
@@ -37,7 +37,7 @@ pub fn unknown(context: &Context, name: &InstanceName) -> Fault {
     }
 }
 
-/// A slip in the user's id comes before one in the lab's.
+/// A typo in the user's id is more likely than one in the lab's.
 fn meant<'a>(name: &'a InstanceName, there: &'a [InstanceName]) -> Option<(&'a str, &'a str)> {
     let (lab, user) = (name.lab.as_str(), name.user.as_str());
     let users = there.iter().filter(|other| other.lab == name.lab);

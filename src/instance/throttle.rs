@@ -1,5 +1,5 @@
-//! Throttling an instance that nobody uses, and lifting that again. No verb of its own: it is a step
-//! of the idle policy, undone by `start`, `resume` and `touch`.
+//! Throttles an unused instance, and undoes that. This is not a command: it is a step of the idle
+//! policy, undone by `start`, `resume` and `touch`.
 
 use anyhow::{Context as _, Result};
 
@@ -9,11 +9,11 @@ use super::record::{Boot, Idle, ReadyBy, Run};
 use crate::error::{Fault, Kind};
 use crate::hypervisor::Power;
 
-/// What is left to an idle instance of the CPU time that it is entitled to, in percent.
+/// The share of its CPU time that an idle instance keeps, in percent.
 const SHARE: u8 = 50;
 
 impl Instance<'_> {
-    /// Makes it idle, which must run: its CPU time is limited, where the hypervisor can.
+    /// Makes a running instance idle: limits its CPU time, if the hypervisor can.
     pub fn throttle(&self) -> Result<Outcome> {
         let (context, name) = (self.context, self.name);
         let before = self.settled()?;
@@ -45,13 +45,13 @@ impl Instance<'_> {
         });
         let idle = Some(Idle { since: now, capped });
         self.update(|record| record.boot = Some(Boot { idle, ..boot }))
-            // Nobody would know of the limit.
+            // Otherwise nothing would know of the limit.
             .inspect_err(|_| drop(domain.lift_cpu_cap()))
             .with_context(|| format!("failed to record that {name} is idle"))?;
         Ok(self.outcome(true, None)?.after(was))
     }
 
-    /// Lifts that, if it is throttled; whether it was.
+    /// Removes the limit, if it is throttled; returns whether it was.
     pub fn unthrottle(&self) -> Result<bool> {
         if self.settled()?.power != Power::On {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! Noting that an instance is in use.
+//! Records that an instance is in use.
 
 use anyhow::Result;
 
@@ -9,8 +9,8 @@ use crate::context::Context;
 use crate::hypervisor::Power;
 use crate::names::{InstanceName, State};
 
-/// Notes that `name` is in use, without waiting for a command that holds it: that one may be looking.
-/// One that is throttled gets all of its CPU time again.
+/// Records that `name` is in use, without waiting for a command that holds its lock, which may take
+/// long. A throttled instance gets its full CPU time back.
 pub fn touch(context: &Context, name: &InstanceName) -> Result<Outcome> {
     let domain = existing(context, name)?;
     touch_activity(context, name)?;
@@ -19,7 +19,7 @@ pub fn touch(context: &Context, name: &InstanceName) -> Result<Outcome> {
     if matches!(facts.power, Power::On | Power::Busy) {
         let record = status::noted(context, name, facts.uuid)?;
         let known = record.and_then(|record| record.boot_of(facts.id));
-        // One whose run is not noted may have been throttled before it was restored.
+        // An instance whose run is not recorded may have been throttled before it was restored.
         if known.is_none_or(|boot| boot.idle.is_some())
             && Instance::lock(context, name)?.unthrottle()?
         {

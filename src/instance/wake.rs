@@ -1,4 +1,4 @@
-//! Bringing a domain to run, from whatever state it is in.
+//! Makes a domain run, from any state.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,16 +12,16 @@ use crate::error::{Fault, Kind};
 use crate::hypervisor::xml::domain::Console;
 use crate::hypervisor::{Facts, PendingCall, Power};
 
-/// How long libvirt may take to be done with what it is doing to a domain. A large guest that is
-/// being saved takes a while.
+/// How long libvirt may take to complete its current job on a domain. Saving a large guest takes a
+/// while.
 const SETTLING: Duration = Duration::from_secs(60);
 
-/// How a domain came to run.
+/// How a domain was made to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
-    /// It ran.
+    /// It was running.
     Already,
-    /// It ran, with its CPU time limited.
+    /// It was running with limited CPU time.
     Uncapped,
     /// It was frozen in RAM.
     Thawed,
@@ -29,13 +29,14 @@ pub enum Woken {
     Restored,
     /// It was powered on.
     Booted,
-    /// It began with the memory of a guest that had booted from the same base.
+    /// It was forked from the memory of a guest that had booted from the same base.
     Forked,
 }
 
 impl Instance<'_> {
-    /// The facts once libvirt is done with what it is doing to the domain, and what an interrupted save
-    /// left of a guest that runs on is out of the way: it is old by now, and must never be restored.
+    /// The facts once libvirt has completed its current job on the domain. Also removes the file of
+    /// an interrupted save whose guest is still running: it is out of date, and must never be
+    /// restored.
     pub(super) fn settled(&self) -> Result<Facts> {
         let deadline = Instant::now() + SETTLING;
         loop {
@@ -50,15 +51,15 @@ impl Instance<'_> {
             if Instant::now() > deadline {
                 let name = self.name;
                 let message = format!("libvirt is still starting, saving or stopping {name}");
-                let fault = Fault::new(Kind::Busy, message).hint("try again when it is done");
+                let fault = Fault::new(Kind::Busy, message).hint("try again when libvirt has finished");
                 return Err(fault.into());
             }
             sleep(Duration::from_millis(100));
         }
     }
 
-    /// Makes it, which is as `before` says, run at its full speed and with the right time. The
-    /// caller has room for it, and has checked its saved memory.
+    /// Makes it, whose facts are `before`, run at full speed with the right time. The caller has
+    /// reserved memory and checked its saved memory.
     pub(super) fn wake(&self, before: &Facts) -> Result<Woken> {
         let woken = self.bring_up(before)?;
         self.confine()?;
@@ -97,7 +98,7 @@ impl Instance<'_> {
                 self.restore_memory()?;
                 let after = self.facts()?;
                 if after.power == Power::Frozen {
-                    // Saved by somebody else, while it was frozen.
+                    // Something else saved it while it was frozen.
                     domain.thaw()?;
                 } else if !after.restored {
                     context.output.warn(&format!(
@@ -111,7 +112,7 @@ impl Instance<'_> {
         let clock = domain.set_clock(context.time());
         // A limit is saved and restored with the memory.
         domain.lift_cpu_cap()?;
-        // Without an agent only the guest itself can set its clock.
+        // Without an agent, only the guest itself can set its clock.
         if let Err(error) = clock.and_then(PendingCall::leave_to_libvirt) {
             let failed = format!("warning: the clock of {name} was not set: {error:#}");
             context.output.detail(&failed);
@@ -119,7 +120,7 @@ impl Instance<'_> {
         Ok(woken)
     }
 
-    /// Notes the run that it was woken to, for listings; whether it was noted as idle.
+    /// Records the present run, for listings; returns whether it was recorded as idle.
     pub(super) fn note_run(&self, woken: Woken, after: &Facts, console: Option<&Console>) -> bool {
         let Some(run) = after.id.map(Run::current) else {
             return false;
@@ -141,12 +142,12 @@ impl Instance<'_> {
                 (Woken::Forked, _, _) => (now, Some(now), ReadyBy::Agent),
                 (Woken::Restored, Some(last), _) => as_noted(last),
                 (_, _, Some(known)) => as_noted(known),
-                // What comes back had been up, or else we would know of its start.
+                // A resumed guest had been up; otherwise its start would be recorded.
                 (Woken::Restored | Woken::Thawed, _, None) => (now, Some(now), ReadyBy::Pause),
-                // Nobody limits a guest that is starting.
+                // A starting guest is never throttled.
                 (Woken::Uncapped, _, None) => (now, Some(now), ReadyBy::Found),
-                // Powered on by somebody else, or by a command that was killed before it could
-                // note that.
+                // Powered on by something else, or by a command that was killed before it could
+                // record that.
                 (Woken::Already, _, None) => (now, None, ReadyBy::Agent),
             };
             was_idle = known.is_some_and(|boot| boot.idle.is_some());
@@ -163,7 +164,8 @@ impl Instance<'_> {
             (record.unused, record.forking) = (None, false);
         });
         if let Err(error) = noted {
-            // A listing then asks libvirt, and cannot tell starting from running.
+            // Without the record, a listing asks libvirt, and cannot distinguish starting from
+            // running.
             let failed = format!("failed to record that {} runs: {error:#}", self.name);
             self.context.output.warn(&failed);
         }

@@ -1,5 +1,5 @@
-//! Making a warm image: a guest of a lab is booted without network and owner, and when it is ready and
-//! quiet its memory is saved. See [`crate::images::warm`] and [`super::fork`].
+//! Creates a warm image: boots a guest of a lab without a network and without a user, and saves its
+//! memory when it is ready and idle. See [`crate::images::warm`] and [`super::fork`].
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -22,13 +22,13 @@ use crate::names::LabId;
 use crate::secret::Secret;
 use crate::units::MIB;
 
-/// Waits in the guest until it is ready and quiet, and takes its identity away.
+/// Script that waits in the guest until it is ready and idle, and removes its identity.
 const READY: &str = include_str!("../../templates/warm/ready.sh");
 
-/// How long a guest may take to boot and to come to rest, a desktop under software emulation as well.
+/// How long a guest may take to boot and become idle, including a desktop under software emulation.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-/// What a warm image of `lab` has to fit on this host as it is now.
+/// What a warm image of `lab` must match on this host.
 pub fn fits(context: &Context, lab: &Lab) -> Result<Inputs> {
     let versions = context.hypervisor()?.versions()?;
     Ok(Inputs::default()
@@ -46,7 +46,7 @@ pub fn fits(context: &Context, lab: &Lab) -> Result<Inputs> {
         .with_hash("domain template", [TEMPLATE, READY]))
 }
 
-/// Why a warm image of `lab` that was made for what was `then` does not fit any more.
+/// Why a warm image of `lab`, made for `then`, no longer fits.
 pub fn misfit(context: &Context, lab: &Lab, then: &Inputs) -> Result<Option<String>> {
     let changed = fits(context, lab)?;
     let changed = changed.changes_since(then).join(", ");
@@ -54,7 +54,7 @@ pub fn misfit(context: &Context, lab: &Lab, then: &Inputs) -> Result<Option<Stri
     Ok((!changed.is_empty()).then_some(why))
 }
 
-/// Why `base` of `lab` needs a new warm image; `None` where it has one that is of use.
+/// Why `base` of `lab` needs a new warm image; `None` if it has a valid one.
 pub fn why(context: &Context, lab: &Lab, base: &Base) -> Result<Option<String>> {
     let Some(warm) = warm::current(&context.paths, &lab.lab_id, base) else {
         return Ok(Some("there is no warm image".to_owned()));
@@ -65,13 +65,13 @@ pub fn why(context: &Context, lab: &Lab, base: &Base) -> Result<Option<String>> 
     misfit(context, lab, &warm.note.fits)
 }
 
-/// What the domain is called while it is booted. No instance has such a name.
+/// The name of the domain while it is booted. No instance has such a name.
 fn domain_name(lab: &LabId) -> String {
     format!("cyyber-warm_{lab}")
 }
 
-/// Makes a warm image of `base`, in place of the one that it has. The caller holds the lock of the lab,
-/// and has the memory for a guest of it. What goes on is told to `phase`.
+/// Creates a warm image of `base`, replacing its present one. The caller holds the lock of the lab
+/// and has reserved memory for a guest of it. Progress is reported to `phase`.
 pub fn make(
     context: &Context,
     lab: &Lab,
@@ -94,7 +94,7 @@ pub fn make(
     )?;
     let made = boot_and_save(context, lab, base, &draft, stop, phase);
     if made.is_err() {
-        // Its disk goes after it.
+        // Its disk is removed after it.
         end(hypervisor, lab)?;
     }
     made?;
@@ -124,7 +124,7 @@ fn boot_and_save(
         &below,
         context.accelerator()?,
     )?;
-    // Its devices are where those of an instance are; the card's place stays free.
+    // Its devices have the same addresses as an instance's; the network card's place stays free.
     let (definition, _) = interface::unplugged(&hypervisor.expanded(&xml)?)?;
     phase("Booting it to save its memory");
     let domain = hypervisor.run(&definition)?;
@@ -143,16 +143,16 @@ fn boot_and_save(
         done?;
         bail!("libvirt did not save its memory");
     }
-    // As a whole, and for forks to share.
+    // Renamed when complete; forks share it.
     SaveFile::open(fs_err::File::open(&saved)?.into_parts().0)
         .and_then(|whole| {
             let memory = files::create_anew(&draft.memory(), files::PRIVATE)?;
             whole.write_with(&definition, &memory)
         })
-        .context("its saved memory is of no use")
+        .context("its saved memory is not usable")
 }
 
-/// Ends the guest that an earlier command left.
+/// Powers off the guest that an earlier command left.
 fn end(hypervisor: &Hypervisor, lab: &Lab) -> Result<()> {
     let name = domain_name(&lab.lab_id);
     let Some(domain) = hypervisor.other(&name)? else {
@@ -164,7 +164,7 @@ fn end(hypervisor: &Hypervisor, lab: &Lab) -> Result<()> {
     }
     ensure!(
         hypervisor.other(&name)?.is_none(),
-        "the domain {name} does not end"
+        "failed to power off the domain {name}"
     );
     Ok(())
 }

@@ -133,9 +133,9 @@ fn the_week_is_shown_with_what_it_takes() {
     assert_eq!(shown["peak"]["at"], lessons[1]["prewarm_at"]);
     assert_eq!(shown["troubles"].as_array().unwrap().len(), 1);
     let table = sandbox.cyyber(["timetable"]).ok().stdout;
-    assert!(table.contains("Most at once: 4 instances and"), "{table}");
+    assert!(table.contains("Peak: 4 instances and"), "{table}");
     let table = sandbox.cyyber(["timetable", "--ahead", "70m"]).ok().stdout;
-    assert!(table.contains("Most at once: 2 instances and"), "{table}");
+    assert!(table.contains("Peak: 2 instances and"), "{table}");
     configure(&sandbox, &without_boot(), &[]);
     let none = sandbox.cyyber(["timetable"]).ok().stdout;
     assert_eq!(none, "no lessons in this period\n");

@@ -1,7 +1,7 @@
 //! Whether the host has the memory for one more guest. Pure.
 //!
-//! A guest takes its memory from the host bit by bit as it uses it. What counts is therefore not
-//! only what is available now, but also what the guests that run already may still take of it.
+//! A guest allocates the host's memory only as it uses it. So the check counts not only the
+//! available memory, but also what running guests may still allocate.
 #![deny(clippy::arithmetic_side_effects)]
 
 use std::fmt;
@@ -9,12 +9,12 @@ use std::fmt;
 use crate::host::Memory;
 use crate::units::MIB;
 
-/// What a QEMU process needs beside its guest's memory, in bytes: for itself, and what a guest may have
-/// it keep of pictures (`max_hostmem` of QEMU's virtio-gpu). libvirt can cap neither: a `hard_limit`
-/// would end the guest that comes near it, with all that is not saved.
+/// Memory of a QEMU process in addition to its guest's, in bytes: for itself, and for images that a
+/// guest can make it allocate (`max_hostmem` of QEMU's virtio-gpu). libvirt cannot limit either:
+/// with a `hard_limit`, a guest that reaches it would be killed with all unsaved data.
 pub const OVERHEAD: u64 = (128 + 256) * MIB;
 
-/// Kept free for the host itself, unless that is more than a tenth of it, in bytes.
+/// Reserved for the host itself, in bytes, but at most a tenth of its memory.
 const RESERVE: u64 = 1 << 30;
 
 /// Memory that a guest may take from the host, in bytes.
@@ -22,13 +22,13 @@ pub const fn need(guest_memory: u64) -> u64 {
     guest_memory.saturating_add(OVERHEAD)
 }
 
-/// What a running guest may still take, in bytes. One whose present share is not known counts as a
-/// whole.
+/// What a running guest may still allocate, in bytes. If its present use is unknown, all of its
+/// memory counts.
 pub fn claim(guest_memory: u64, resident: Option<u64>) -> u64 {
     need(guest_memory).saturating_sub(resident.unwrap_or(0))
 }
 
-/// What is kept free for the host itself, in bytes.
+/// Reserved for the host itself, in bytes.
 pub fn reserve(memory: Memory) -> u64 {
     RESERVE.min(memory.total / 10)
 }
@@ -44,7 +44,7 @@ pub struct Shortage {
 }
 
 impl Shortage {
-    /// What must become free, in bytes.
+    /// How much must become free, in bytes.
     pub fn missing(&self) -> u64 {
         let spoken_for = self.claimed.saturating_add(self.reserve);
         self.need
@@ -55,8 +55,8 @@ impl Shortage {
 
 impl std::error::Error for Shortage {}
 
-/// Fails unless `need` bytes are left on a host with `memory`, of which `claimed` bytes are spoken
-/// for.
+/// Fails unless `need` bytes are free on a host with `memory`, of which `claimed` bytes are
+/// reserved.
 pub fn admit(need: u64, memory: Memory, claimed: u64) -> Result<(), Shortage> {
     let reserve = reserve(memory);
     let free = memory
@@ -75,10 +75,9 @@ pub fn admit(need: u64, memory: Memory, claimed: u64) -> Result<(), Shortage> {
     }
 }
 
-/// Fails unless `need` bytes are left of the `most` that instances may have together, of which they have
-/// `taken`.
+/// Fails unless `need` bytes are left of the limit `most` for all instances, which use `taken`.
 pub fn admit_within(most: u64, need: u64, taken: u64) -> Result<(), Shortage> {
-    // None of it is the host's own.
+    // None of it is reserved for the host.
     let all = Memory {
         total: 0,
         available: most,

@@ -1,6 +1,6 @@
-//! Room for one more guest, looked for before it is powered on: a host that swaps is of no use to
-//! anybody. Its memory is reserved under a lock, so that commands side by side do not all find the
-//! same.
+//! Checks that there is memory for one more guest before it is powered on: a host that swaps is
+//! useless to everyone. The memory is reserved under a lock, so that parallel commands do not all
+//! count the same free memory.
 
 pub mod memory;
 pub mod reservation;
@@ -22,9 +22,9 @@ use crate::units::ByteSize;
 use memory::Shortage;
 use reservation::Reservation;
 
-/// Sets aside at `path` what a guest of `memory` bytes needs; an error with the figures, that it is
-/// `not enough` for something, where there is too little. What the guests of `hypervisor` may still
-/// take counts as taken.
+/// Reserves at `path` the memory for a guest of `memory` bytes; if there is too little, an error
+/// with the figures that begins with `not enough`. What the guests of `hypervisor` may still
+/// allocate counts as used.
 pub fn set_aside(
     context: &Context,
     path: &Path,
@@ -34,7 +34,7 @@ pub fn set_aside(
 ) -> Result<Reservation> {
     let paths = &context.paths;
     let _alone = Lock::take(&paths.admission_lock(), "the host's memory", lock::PATIENCE)?;
-    // In this order: one that begins to run in between is seen twice rather than not at all, and
+    // In this order: a guest that starts in between is then seen twice instead of not at all, and
     // counted once.
     let reserved = reservation::all(&paths.reservations())
         .context("failed to read the reservations of memory")?;
@@ -61,9 +61,9 @@ pub fn set_aside(
             .iter()
             .map(|guest| memory::claim(guest.memory, guest.resident))
             .sum::<u64>()
-        // Merged pages are in each guest's share as well, and no guest keeps them if it writes.
+        // Merged pages count for each guest, since a guest needs its own copy when it writes.
         + sharing::saved();
-    // What else there is does not count where guests are on another host, or on none.
+    // Other reservations do not count if the guests are on another host or on none.
     if hypervisor.is_none_or(Hypervisor::is_local) {
         memory::admit(need, host::memory()?, claimed)
             .map_err(|short| refused(short, not_enough))?;
@@ -78,7 +78,8 @@ fn refused(shortage: Shortage, not_enough: &str) -> anyhow::Error {
 }
 
 impl Instance<'_> {
-    /// [`Instance::admit`]s its guest, which is as `before` says, unless that is in RAM already.
+    /// [`Instance::admit`]s its guest, whose state is `before`, unless its memory is already in
+    /// RAM.
     pub(super) fn room_for(&self, before: &Facts) -> Result<Option<Reservation>> {
         match before.power {
             Power::Off | Power::Crashed => self.admit(self.domain()?.memory()?),
@@ -86,9 +87,9 @@ impl Instance<'_> {
         }
     }
 
-    /// Sets the memory aside that it needs, `memory` bytes for its guest, until it shows as running; an
-    /// error with the figures where there is not enough, or not enough disk for it to do anything.
-    /// `None` where the guests are on another host, or on none.
+    /// Reserves the memory that it needs, `memory` bytes for its guest, until the guest shows as
+    /// running; an error with the figures if there is too little, or not enough disk space to run
+    /// at all. `None` if the guests are on another host, or on none.
     pub(super) fn admit(&self, memory: u64) -> Result<Option<Reservation>> {
         let (context, name) = (self.context, self.name);
         let hypervisor = context.hypervisor()?;

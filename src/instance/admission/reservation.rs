@@ -1,7 +1,7 @@
-//! Memory that is reserved for guests that are being started and do not show as running yet.
+//! Memory reserved for guests that are being started and do not show as running yet.
 //!
-//! A reservation is a locked file with the bytes in it. The lock is the kernel's and ends with its
-//! process; what a file without a lock says counts for nothing.
+//! A reservation is a locked file with the number of bytes in it. The kernel releases the lock when
+//! the process ends; a file without a lock does not count.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
@@ -17,7 +17,8 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Sets `bytes` aside under the name that is `path`'s last part. Nobody else may hold it.
+    /// Reserves `bytes` under the name that is the last part of `path`. No other process may hold
+    /// it.
     pub fn make(path: &Path, bytes: u64) -> io::Result<Reservation> {
         let file = open_or_make(path)?;
         match file.try_lock() {
@@ -31,14 +32,15 @@ impl Reservation {
         Ok(reservation)
     }
 
-    /// From now on it is for `bytes`: what its guest has not taken yet.
+    /// Changes it to `bytes`: what its guest has not allocated yet.
     pub fn change(&self, bytes: u64) -> io::Result<()> {
-        // As long as any other, and written at once: a reader sees the one or the other.
+        // Always the same length, and written in one call: a reader sees either the old or the new
+        // value.
         self.file.write_all_at(format!("{bytes:020}").as_bytes(), 0)
     }
 }
 
-/// What is reserved in `directory`, by name, in bytes.
+/// The reservations in `directory`, by name, in bytes.
 pub fn all(directory: &Path) -> io::Result<Vec<(String, u64)>> {
     let (entries, files) = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -52,7 +54,7 @@ pub fn all(directory: &Path) -> io::Result<Vec<(String, u64)>> {
         };
         let file = match files.open_file(&*name) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-            // What is no file of ours, or is gone by now, sets nothing aside.
+            // Foreign files, and files that are gone by now, reserve nothing.
             Err(_) => continue,
             Ok(file) => file,
         };
@@ -61,7 +63,7 @@ pub fn all(directory: &Path) -> io::Result<Vec<(String, u64)>> {
         }
         let mut text = String::new();
         file.take(32).read_to_string(&mut text)?;
-        // Locked and not yet written: the admission lock keeps us from seeing that.
+        // A file that is locked but not yet written: the admission lock prevents this.
         held.push((name, text.parse().unwrap_or(0)));
     }
     Ok(held)

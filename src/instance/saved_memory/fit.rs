@@ -1,11 +1,11 @@
-//! Whether saved memory still belongs to the disk it would wake up on.
+//! Whether saved memory still matches the disk that it would be restored with.
 //!
-//! libvirt restores any whole file, also an old one over a newer disk, which wrecks the guest's
-//! file system; and it keeps no checksum. So what both files are is noted when the memory is saved,
-//! and compared before it is restored. Pure.
+//! libvirt restores any complete file, even an old one over a newer disk, which destroys the
+//! guest's file system, and it keeps no checksum. So the identity of both files is recorded when
+//! the memory is saved, and compared before it is restored. Pure.
 //!
-//! libvirt's directory of saved memory belongs to the user that QEMU has by default, who can put
-//! another file of its own, or of root's, in the place of ours.
+//! libvirt's directory of saved memory belongs to QEMU's default user, who can replace our file
+//! with one of their own or of root.
 
 use std::fs::Metadata;
 use std::io;
@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{Exact, Identity};
 
-/// What was noted when a guest's memory was saved.
+/// The record of saved memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    /// The file with the memory; `None` where it could not be inspected.
+    /// The file with the memory; `None` if it could not be inspected.
     pub file: Option<MemoryFile>,
     /// The file that the guest writes to.
     pub disk: Identity,
-    /// Those below it, and those of other disks; none in a note by an earlier version.
+    /// Its backing files, and the files of other disks; none in the record of an earlier version.
     #[serde(default)]
     pub others: Vec<(PathBuf, Identity)>,
 }
@@ -32,7 +32,7 @@ pub struct Saved {
 pub struct MemoryFile {
     #[serde(flatten)]
     content: Identity,
-    /// None in a note by an earlier version.
+    /// None in the record of an earlier version.
     #[serde(flatten)]
     exact: Option<Exact>,
 }
@@ -49,13 +49,13 @@ impl TryFrom<&Metadata> for MemoryFile {
 }
 
 impl MemoryFile {
-    /// Why it is none that libvirt saved: those are root's.
+    /// Why libvirt cannot have saved it: its files belong to root.
     pub fn strange(&self) -> Option<&'static str> {
         let owner = self.exact.map_or(0, |exact| exact.owner);
         (owner != 0).then_some("its file belongs to a user other than root")
     }
 
-    /// Why it is not the one that was `noted`.
+    /// Why it is not the recorded file.
     pub fn altered(&self, noted: &MemoryFile) -> Option<&'static str> {
         let same =
             self.content == noted.content && (noted.exact.is_none() || noted.exact == self.exact);
@@ -68,7 +68,7 @@ impl Saved {
         self.disk == now.disk && (self.others.is_empty() || self.others == now.others)
     }
 
-    /// Whether a disk was written to after the memory was saved.
+    /// Whether a disk was changed after the memory was saved.
     fn has_younger_disk(&self) -> bool {
         let others = self.others.iter().map(|(_, disk)| disk);
         self.file.is_some_and(|file| {
@@ -78,10 +78,10 @@ impl Saved {
     }
 }
 
-/// Why saved memory and its disks, which are as `now` says, do not fit; `None` where they do. The
-/// file with the memory may be out of sight.
+/// Why saved memory and its disks, whose present facts are `now`, do not fit; `None` if they do.
+/// The file with the memory may be unreadable.
 ///
-/// Without a note, as when somebody else saved it, no disk may be younger than the memory.
+/// Without a record, as when something else saved it, no disk may be newer than the memory.
 pub fn misfit(noted: Option<&Saved>, now: &Saved) -> Option<&'static str> {
     let (file, younger_disk) = (now.file, now.has_younger_disk());
     if let Some(why) = file.and_then(|file| file.strange()) {
@@ -90,7 +90,7 @@ pub fn misfit(noted: Option<&Saved>, now: &Saved) -> Option<&'static str> {
     let altered = |noted: &Saved| file?.altered(noted.file.as_ref()?);
     match noted {
         Some(noted) if noted.has_disks_of(now) => altered(noted),
-        // Saved again by somebody else, after a run that is not noted.
+        // Saved again by something else, after a run that is not recorded.
         Some(noted)
             if file.is_some()
                 && (noted.file.is_none() || altered(noted).is_some())

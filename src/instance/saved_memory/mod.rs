@@ -1,4 +1,4 @@
-//! Saved memory: noted when it was saved, checked before it is restored.
+//! Saved memory: recorded when it is saved, checked before it is restored.
 
 pub mod fit;
 
@@ -19,13 +19,13 @@ use crate::names::InstanceName;
 use fit::{MemoryFile, Saved, misfit};
 
 impl Instance<'_> {
-    /// Notes what its saved memory and its disk look like now.
+    /// Records the present identity of its saved memory and its disk.
     pub(super) fn note_memory(&self) -> Result<()> {
         let saved = self.memory_now()?;
         self.update(|record| record.saved = Some(saved))
     }
 
-    /// Forgets what was noted of saved memory that is no longer there.
+    /// Removes the record of saved memory that no longer exists.
     pub(super) fn forget_memory(&self) -> Result<()> {
         self.update(|record| record.saved = None)
     }
@@ -34,9 +34,10 @@ impl Instance<'_> {
         Ok(self.record()?.and_then(|record| record.saved))
     }
 
-    /// Why its saved memory cannot be restored; `None` where nothing speaks against it.
+    /// Why its saved memory cannot be restored; `None` if nothing is known against it.
     pub(super) fn unusable_memory(&self) -> Result<Option<String>> {
-        // Before libvirt reads it, which has the program that is named in it tell what it can do.
+        // Check before libvirt reads it, because libvirt runs the program that is named in it to
+        // query its capabilities.
         let noted = self.noted_memory()?;
         match misfit(noted.as_ref(), &self.memory_now()?) {
             Some(why) => Ok(Some(why.to_owned())),
@@ -44,8 +45,8 @@ impl Instance<'_> {
         }
     }
 
-    /// Restores its saved memory, with the definition that libvirt keeps of it. The one in the file is
-    /// not used: whoever could write to that file could name another program in it, or another user to
+    /// Restores its saved memory with libvirt's own definition. The definition in the file is not
+    /// used: someone who can write to the file could name another program in it, or another user to
     /// run it.
     pub(super) fn restore_memory(&self) -> Result<()> {
         let domain = self.domain()?;
@@ -56,7 +57,7 @@ impl Instance<'_> {
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let file = match File::options().read(true).custom_flags(flags).open(&path) {
             Ok(file) => Some(file),
-            // It is for root to see.
+            // Only root may read it.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
             Err(error) => {
                 let failed = format!("failed to open the saved memory of {}", self.name);
@@ -64,7 +65,7 @@ impl Instance<'_> {
             }
         };
         if let Some(file) = &file {
-            // Once more, of the file that is used: the name may be another one's by now.
+            // Check again, with the file that is used: the name may refer to another file by now.
             let now = MemoryFile::try_from(&file.metadata()?)?;
             let noted = self.noted_memory()?.and_then(|saved| saved.file);
             if let Some(why) = now.strange().or_else(|| now.altered(noted.as_ref()?)) {
@@ -76,15 +77,15 @@ impl Instance<'_> {
             None => domain.saved_definition(&path)?,
         };
         let definition = domain::with_generation(definition, &saved)?;
-        // Restoring changes times of the file, also where it fails.
+        // Restoring changes times of the file, even if it fails.
         self.forget_memory()?;
         domain.restore(file.as_ref(), &definition).inspect_err(|_| {
-            // It is checked less closely without.
+            // Without the record, fewer checks are made.
             let _ = self.note_memory();
         })
     }
 
-    /// Puts saved memory that cannot be restored aside, and says so.
+    /// Sets saved memory that cannot be restored aside, and says so.
     pub(super) fn set_memory_aside(&self, why: &str) -> Result<()> {
         let name = self.name;
         let kept = self.domain()?.set_saved_memory_aside(self.context.time());
@@ -99,7 +100,7 @@ impl Instance<'_> {
         Ok(())
     }
 
-    /// The saved memory and the disks that it will be restored with, as they are now.
+    /// The present facts of the saved memory and the disks that it will be restored with.
     fn memory_now(&self) -> Result<Saved> {
         let (name, domain) = (self.name, self.domain()?);
         let file = domain.saved_memory_file();
@@ -120,7 +121,7 @@ impl Instance<'_> {
     }
 }
 
-/// That saved memory cannot be restored, where nothing else will do.
+/// The error that saved memory cannot be restored, for commands that need it.
 pub fn refused(name: &InstanceName, why: &str) -> anyhow::Error {
     let arguments = name.arguments();
     let message = format!("the saved memory of {name} cannot be restored: {why}");
@@ -143,7 +144,7 @@ pub(super) fn disk_at(name: &InstanceName, path: &Path) -> Result<Identity> {
         }
         let message = format!("the saved memory of {name} needs {place}, which is missing");
         let hint = format!(
-            "restore it; if storage_dir was moved, put a link in its old place; or discard the \
+            "restore it; if storage_dir was moved, create a link at its old path; or discard the \
              memory: cyyber instance stop {arguments} --force"
         );
         Fault::new(Kind::Conflict, message).hint(hint).into()

@@ -1,4 +1,4 @@
-//! Files of guests onto this host.
+//! Copies files from guests to this host.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -20,16 +20,16 @@ use crate::instance::{existing, facts, status};
 use crate::names::{GuestPath, InstanceName, State};
 use crate::units::{ByteSize, Duration};
 
-/// Makes an archive in the guest.
+/// Script that creates an archive in the guest.
 const PACK: &str = include_str!("pack.sh");
 
-/// What directories are called in which files are until all of them are there.
+/// Prefix of the directories in which files are collected until they are complete.
 const UNFINISHED: &str = ".cyyber-collect-";
 
-/// An archive is larger than what is in it: a header for each, and so many zeros at its end.
+/// An archive is larger than its content: it has a header per file, and this many zeros at its end.
 pub(super) const HEADERS: u64 = 2048 * archive::MOST_ENTRIES;
 
-/// What is to be collected, and where to.
+/// What to collect, and the target.
 #[derive(Debug)]
 pub struct Collect {
     pub from: GuestPath,
@@ -42,7 +42,7 @@ pub struct Collect {
 #[derive(Debug, Serialize)]
 pub struct Collected {
     pub instance: String,
-    /// In which state it was: what does not run was read from its disk.
+    /// The state of the instance; if it was not running, its disk was read.
     pub state: State,
     pub path: PathBuf,
     #[serde(flatten)]
@@ -51,16 +51,16 @@ pub struct Collected {
     pub left_out_first: Vec<LeftOut>,
 }
 
-/// What came of fetching it.
+/// The result of fetching.
 #[derive(Debug)]
 pub enum Fetched {
-    /// This.
+    /// Fetched.
     Collected(Collected),
-    /// It does not run: its disk is to be read, together with others.
+    /// It is not running: its disk must be read, together with others.
     Resting(Resting),
 }
 
-/// What is at a path in a guest.
+/// The kind of file at a path in a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
     File,
@@ -68,7 +68,7 @@ pub(super) enum What {
 }
 
 impl Collect {
-    /// Fetches it from the guest of `name` into the directory of its user, if that runs.
+    /// Collects from the guest of `name` into the directory of its user, if the guest is running.
     pub fn of(&self, context: &Context, name: &InstanceName) -> Result<Fetched> {
         let domain = existing(context, name)?;
         let now = facts(&domain, name)?;
@@ -85,7 +85,7 @@ impl Collect {
         Ok(Fetched::Collected(collected))
     }
 
-    /// Puts what `fetch` makes an archive of into the directory of the user of `name`.
+    /// Unpacks the archive that `fetch` creates into the directory of the user of `name`.
     pub(super) fn place(
         &self,
         name: &InstanceName,
@@ -97,7 +97,7 @@ impl Collect {
         let path = directory.join(called);
         files::make_directory(&directory, PRIVATE_DIRECTORY)?;
         if path.symlink_metadata().is_ok() {
-            let message = format!("{} is already there", path.display());
+            let message = format!("{} already exists", path.display());
             return Err(Fault::new(Kind::Conflict, message)
                 .hint("move it away, or collect into another directory")
                 .into());
@@ -119,7 +119,7 @@ impl Collect {
         if !is_right {
             let left_out = taken.named.first().map(|it| format!(": {}", it.reason));
             return Err(anyhow!(
-                "it was not among what its guest sent{}",
+                "its guest did not send it{}",
                 left_out.unwrap_or_default()
             ));
         }
@@ -145,14 +145,14 @@ impl Collect {
             match packed.stdout.trim_ascii() {
                 b"directory" => Ok(What::Directory),
                 b"file" => Ok(What::File),
-                _ => Err(anyhow!("its guest does not say what it has packed")),
+                _ => Err(anyhow!("its guest did not report what it packed")),
             }
         })
     }
 }
 
-/// A directory of files that are not all there yet. It is removed when this is dropped, or, after a
-/// command that was killed, by the next one.
+/// A directory with incomplete files. It is removed when this is dropped, or, if the command was
+/// killed, by the next one.
 pub(super) struct Unfinished {
     path: PathBuf,
     lock: File,
@@ -165,7 +165,7 @@ impl Unfinished {
                 .file_name()
                 .to_str()
                 .is_some_and(|name| name.starts_with(UNFINISHED));
-            // Whoever is at work on one holds its lock.
+            // A command that is using one holds its lock.
             if is_ours && lock(&entry.path()).is_ok() {
                 files::remove(&entry.path())?;
             }
@@ -176,12 +176,12 @@ impl Unfinished {
         Ok(Unfinished { path, lock })
     }
 
-    /// Where they are.
+    /// Its path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Gives what is `whole` its name, for good.
+    /// Renames `whole` to its final name.
     fn finish(self, whole: &Path, path: &Path) -> Result<()> {
         rustix::fs::syncfs(self.lock.as_fd()).map_err(io::Error::from)?;
         files::rename_new(rustix::fs::CWD, whole, path)

@@ -1,7 +1,7 @@
-//! Files into the guests of a class, and out of them: as one archive, through the guest's agent.
+//! Copies files into and out of guests: as one archive, through the guest's agent.
 //!
-//! In the guest they are taken out beside their place and then renamed to it; on this host likewise. A
-//! guest is not to be trusted: what of its archive is taken is settled by [`archive::unpack`].
+//! They are unpacked beside their final place and then renamed, in the guest and on this host. A
+//! guest is not trusted: [`archive::unpack`] decides what is accepted from its archive.
 
 mod collect;
 mod push;
@@ -23,13 +23,13 @@ use crate::units::Duration;
 #[cfg(doc)]
 use crate::files::archive;
 
-/// Where an archive goes in the guest: a directory that only its root can see.
+/// Where the archive is in the guest: a directory that only the guest's root can read.
 const PREPARE: &str = include_str!("prepare.sh");
 
-/// How much of what a guest says is looked at.
+/// How much output of a guest is read.
 const LONGEST_NAME: usize = 100;
 
-/// Until when a transfer may take.
+/// The deadline of a transfer.
 fn patience(context: &Context, timeout: Duration) -> Result<Patience<'_>> {
     Ok(Patience {
         until: Instant::now() + timeout.std(),
@@ -37,7 +37,7 @@ fn patience(context: &Context, timeout: Duration) -> Result<Patience<'_>> {
     })
 }
 
-/// Does `job` with a directory in the guest, which is removed after it.
+/// Runs `job` with a temporary directory in the guest.
 fn with_directory<T>(
     domain: &Domain,
     patience: Patience,
@@ -48,15 +48,15 @@ fn with_directory<T>(
     let directory = made.trim();
     let is_one = directory.starts_with("/var/tmp/cyyber.") && directory.len() < LONGEST_NAME;
     if !is_one {
-        anyhow::bail!("its guest did not say where it made a directory");
+        anyhow::bail!("its guest did not report its temporary directory");
     }
     let done = job(directory);
-    // One that could not be removed goes with the next transfer in an hour.
+    // If it cannot be removed now, a transfer after an hour removes it.
     let _ = domain.run_in_guest(&["/bin/rm", "-rf", "--", directory], patience);
     done
 }
 
-/// Runs a shell script in the guest. What it says is the error, unless it ends well.
+/// Runs a shell script in the guest. If it fails, its output is the error.
 fn script(domain: &Domain, script: &str, arguments: &[&str], patience: Patience) -> Result<Ran> {
     let program = [&["/bin/sh", "-c", script, "sh"], arguments].concat();
     let ran = domain.run_in_guest(&program, patience)?;
@@ -66,9 +66,9 @@ fn script(domain: &Domain, script: &str, arguments: &[&str], patience: Patience)
         0 => return Ok(ran),
         2 => Kind::Conflict,
         3 => {
-            let fault = Fault::new(Kind::Failed, "there is more in it than is allowed");
+            let fault = Fault::new(Kind::Failed, "it is larger than allowed");
             return Err(fault
-                .hint("allow more with --max-size, or name less")
+                .hint("raise the limit with --max-size, or name fewer files")
                 .into());
         }
         _ => Kind::Failed,

@@ -1,4 +1,4 @@
-//! Files of this host into guests.
+//! Copies files from this host into guests.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::instance::exec::running;
 use crate::names::{GuestOwner, GuestPath, InstanceName};
 use crate::units::{ByteSize, Duration};
 
-/// Puts files in their place in the guest.
+/// Script that moves files to their final place in the guest.
 const PLACE: &str = include_str!("place.sh");
 
 /// Files that are ready to be pushed.
@@ -61,8 +61,7 @@ impl Push {
         })
     }
 
-    /// The same for files of `owner`, which take the place of those that are there if they may
-    /// `replace` them.
+    /// The same with an `owner`; existing files are replaced only if `replace` is set.
     #[must_use]
     pub fn with(self, owner: Option<GuestOwner>, replace: bool) -> Push {
         Push {
@@ -72,7 +71,7 @@ impl Push {
         }
     }
 
-    /// Puts them into the guest of `name`.
+    /// Copies them into the guest of `name`.
     pub fn to(&self, context: &Context, name: &InstanceName) -> Result<Pushed> {
         let domain = running(context, name)?;
         let patience = patience(context, self.timeout)?;

@@ -1,7 +1,7 @@
-//! Files of instances that do not run, from their disks and without waking them.
+//! Collects files from the disks of instances that are not running, without starting them.
 //!
-//! A start need not wait for that: whoever was started meanwhile is told of, and nothing of theirs is
-//! kept.
+//! A start does not wait for this: if an instance is started in the meantime, this is reported, and
+//! nothing of it is kept.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -21,11 +21,11 @@ use crate::instance::outcome::noted_failure;
 use crate::instance::{disk, existing, facts, status};
 use crate::names::{InstanceName, State};
 
-/// The kinds of file systems of which copies do not get in each other's way in one kernel. Others, as
-/// btrfs, have an appliance of their own.
+/// File systems whose copies can be mounted together in one kernel. Others, such as btrfs, get an
+/// appliance of their own.
 const APART: [&str; 7] = ["ext2", "ext3", "ext4", "xfs", "vfat", "swap", "unknown"];
 
-/// An instance that does not run, as it was found.
+/// An instance that is not running, as it was found.
 #[derive(Debug)]
 pub struct Resting {
     name: InstanceName,
@@ -34,7 +34,7 @@ pub struct Resting {
     found: Found,
 }
 
-/// What is not the same any more once it was started.
+/// Facts that change once it is started.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
     id: Option<u32>,
@@ -42,15 +42,15 @@ struct Found {
     file: (u64, i64, i64),
 }
 
-/// Whether a disk is read in an appliance that others use too.
+/// Whether disks share an appliance.
 enum Read {
     Done(Result<Collected>),
-    /// It needs one for itself.
+    /// It needs its own appliance.
     Alone,
 }
 
 impl Resting {
-    /// `name`, which is as `facts` says, if its disk can be read.
+    /// `name`, whose facts are `facts`, if its disk can be read.
     pub(super) fn of(
         context: &Context,
         name: &InstanceName,
@@ -71,10 +71,10 @@ impl Resting {
         })?;
         let overlay = context.paths.overlay(name);
         let domain = existing(context, name)?;
-        // A student who has broken out of a VM cannot have us read another file of this host.
+        // So an attacker who has broken out of a VM cannot make us read another file of this host.
         disk::ensure_own(context, name, &domain.stored_xml()?)?;
         let record = status::noted(context, name, now.uuid)?
-            .with_context(|| format!("nothing is recorded of {name}"))?;
+            .with_context(|| format!("{name} has no record"))?;
         let base = context.paths.base_build(&name.lab, &record.build);
         disk::ensure_stands_on(name, &overlay, &base)?;
         ImageHeader::of(&overlay)?.ensure_own_data()?;
@@ -94,7 +94,7 @@ impl Resting {
             is_same,
             Fault::new(
                 Kind::Busy,
-                format!("{} was used while its disk was read", self.name)
+                format!("{} was started while its disk was being read", self.name)
             )
             .hint("collect it again")
         );
@@ -114,7 +114,7 @@ impl Found {
 }
 
 impl Collect {
-    /// Fetches it from the disks of `all`; the results are in their order.
+    /// Collects from the disks of `all`; returns results in the same order.
     pub fn of_resting(&self, context: &Context, all: &[Resting]) -> Vec<Result<Collected>> {
         let mut results = Vec::new();
         for some in all.chunks(MOST_DISKS) {
@@ -129,8 +129,8 @@ impl Collect {
         journaled.collect()
     }
 
-    /// The same, of as many as one appliance takes. A file system that brings it down does so for itself
-    /// alone.
+    /// The same for as many disks as fit into one appliance. If a file system crashes the
+    /// appliance, the disks are retried one by one.
     fn together(&self, context: &Context, all: &[&Resting]) -> Vec<Result<Collected>> {
         let mut results = Vec::new();
         let begun = (|| {
@@ -139,7 +139,7 @@ impl Collect {
             let disks: Vec<_> = all.iter().map(|one| one.overlay.as_path()).collect();
             let (accelerator, stop) = (context.accelerator()?, context.interrupted()?);
             let appliance = Appliance::boot(&disks, directory.path(), accelerator, stop)?;
-            // It goes before its directory.
+            // It must be dropped before its directory.
             Ok((appliance, directory))
         })();
         let (mut appliance, _directory) = match begun {
@@ -208,7 +208,8 @@ impl Collect {
         }))
     }
 
-    /// Makes an archive, as a guest would, of what is on the first of these file systems that has it.
+    /// Creates an archive, as a guest would, of the path on the first of these file systems that
+    /// has it.
     fn by_appliance(
         &self,
         appliance: &mut Appliance,
@@ -220,7 +221,7 @@ impl Collect {
         let from = self.from.as_str();
         let real = self.find(appliance, file_systems, until)?;
         if appliance.entry(from.trim_end_matches('/'), until)?.mode & KIND == 0o120_000 {
-            bail!("{from} is a link in its guest: name what it leads to");
+            bail!("{from} is a link in its guest: name its target instead");
         }
         let entry = appliance.entry(&real, until)?;
         match entry.mode & KIND {
@@ -233,7 +234,7 @@ impl Collect {
                 ensure!(
                     entry.size <= self.most.0,
                     Fault::new(Kind::Failed, "there is more in it than is allowed")
-                        .hint("allow more with --max-size")
+                        .hint("raise the limit with --max-size")
                 );
                 let mut content = tempfile::tempfile_in(&self.to)?;
                 appliance.content(&real, &mut content, entry.size, until)?;
@@ -251,8 +252,8 @@ impl Collect {
         }
     }
 
-    /// The path, without links, of what is collected, on the first of these file systems that has it, which
-    /// is mounted then.
+    /// Mounts the first of these file systems that has the path, and returns the path without
+    /// links.
     fn find(
         &self,
         appliance: &mut Appliance,
