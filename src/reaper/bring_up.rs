@@ -1,6 +1,6 @@
-//! Before a lesson, and while it lasts, a pass brings up the instances of those who are on its roster:
-//! each once, so that who stops or destroys theirs is left alone. It is not begun late in a pass, nor
-//! where the host has no memory left: the next pass goes on.
+//! Before and during a lesson, a pass brings up the instances of the users on its roster: each
+//! once, so that an instance that its user stops or destroys stays so. None is started late in a
+//! pass, or when the host has no free memory: the next pass continues.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,20 +25,20 @@ use crate::parallel::{contained, side_by_side};
 use crate::timetable::Attendance;
 use crate::units::Patience;
 
-/// None is begun later than this in a pass. Steps down are over then.
+/// None is started later than this in a pass. Steps of the policy are done by then.
 const LATEST: Duration = Duration::from_secs(55);
 
-/// Nor when the lesson is over so soon.
+/// Nor if the lesson ends this soon.
 const TOO_LATE: SignedDuration = SignedDuration::from_mins(5);
 
-/// How often it is tried.
+/// The maximum number of attempts.
 const MOST_FAILURES: u8 = 3;
 
-/// One that is to be brought up.
+/// An instance to bring up.
 #[derive(Debug)]
 pub struct Wanted {
     pub name: InstanceName,
-    /// Where it is; `None` if it is not there.
+    /// Its state; `None` if it is missing.
     pub rung: Option<Rung>,
     lesson: Attendance,
 }
@@ -48,7 +48,7 @@ impl Wanted {
         format!("for its lesson at {:.0}", self.lesson.from)
     }
 
-    /// The same as it was done, or tried.
+    /// The step as it was taken or attempted.
     pub fn action(&self, result: Result<(), &anyhow::Error>) -> Action {
         Action {
             instance: self.name.to_string(),
@@ -63,17 +63,17 @@ impl Wanted {
     }
 }
 
-/// What became of one.
+/// The result for one instance.
 enum Done {
     Yes,
     Left(String),
-    /// The host's memory is used up.
+    /// The host has no memory left.
     NoRoom(String),
     Failed(anyhow::Error),
 }
 
-/// Those that are to be brought up now, in the order of their lessons. Of those that run it is noted in
-/// `passes` that they are ready.
+/// The instances to bring up now, in the order of their lessons. Those that are running are
+/// recorded in `passes` as ready.
 pub fn wanted<'a>(
     context: &Context,
     lessons: &Lessons,
@@ -112,14 +112,14 @@ pub fn wanted<'a>(
             let rung = match all.get(&name).map(|one| (&one.assessment, one)) {
                 None => None,
                 Some((Assessment::Judged(evidence, _), _)) => Some(evidence.rung),
-                // Something happens to it.
+                // Another command is working on it.
                 Some((Assessment::Skipped(_), one)) => {
                     Some(one.facts.id.map_or(Rung::Stopped, |_| Rung::Running))
                 }
             };
             let ready = match (ready, rung) {
                 (None, Some(Rung::Running | Rung::Idle)) => Some(Ready {
-                    // Whatever was done to it since then is use.
+                    // Whatever was done to it since then counts as use.
                     at: lesson.prepare,
                     failures: 0,
                     done: true,
@@ -138,8 +138,8 @@ pub fn wanted<'a>(
     wanted
 }
 
-/// Brings them up, `jobs` at a time, in what is left of a pass that began at `began`. Returns what was
-/// done, and what kept it from more.
+/// Brings them up, `jobs` at a time, in the remaining time of a pass that began at `began`. Returns
+/// the steps, and why any are left.
 pub fn bring_up(
     context: &Context,
     wanted: &[Wanted],
@@ -198,13 +198,13 @@ pub fn bring_up(
     let trouble = trouble.map(|why| {
         let text = format!("{left} instances are not ready for their lessons yet: {why}");
         context.output.detail(&text);
-        // The same in each pass, so that it is said once.
+        // The text is the same in each pass, so that it is reported once.
         "the host has too little memory to bring up all instances for their lessons".to_owned()
     });
     Ok((actions, trouble))
 }
 
-/// Starts one, as the verb does, with room made for it.
+/// Starts one, like the command, and makes room for it.
 fn start(context: &Context, one: &Wanted) -> Done {
     let (name, began) = (&one.name, Instant::now());
     let verb = || -> Result<Outcome> {

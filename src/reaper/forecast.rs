@@ -1,5 +1,5 @@
-//! What will become of an instance if nobody uses it, for whoever lists it: by what the last pass saw of
-//! it, and by what was noted since. Guests are not asked.
+//! Predicts the next step of an instance if nobody uses it, for listings: from what the last pass
+//! saw and what was recorded since then. Guests are not asked.
 #![deny(clippy::arithmetic_side_effects)]
 
 use super::lessons::Lessons;
@@ -12,7 +12,7 @@ use crate::instance::record::Run;
 use crate::instance::status::InstanceStatus;
 use crate::names::State;
 
-/// Where that is learned.
+/// The sources of a forecast.
 pub(crate) struct Forecast<'a> {
     context: &'a Context,
     passes: Passes,
@@ -31,14 +31,15 @@ impl<'a> Forecast<'a> {
         }
     }
 
-    /// Says in `status` what comes next and when, and whether work is what keeps it in use.
+    /// Fills in the next step of `status` and its time, and whether only its CPU work keeps it in
+    /// use.
     pub fn add(&self, status: &mut InstanceStatus) {
         let Some(rung) = rung(status) else {
             return;
         };
         let now = self.context.time();
         let known = self.passes.get(&status.instance, status.basis.uuid);
-        // What was seen of another run counts no more.
+        // What was seen of another run no longer counts.
         let run = known.and_then(|seen| seen.run.as_ref());
         let run = run.filter(|(run, _)| status.basis.id.map(Run::current).as_ref() == Some(run));
         let touched = match status.last_activity {
@@ -88,7 +89,7 @@ impl<'a> Forecast<'a> {
     }
 }
 
-/// The rung that it is on; `None` where the reaper leaves it alone.
+/// The rung that it is on; `None` if the reaper skips it.
 fn rung(status: &InstanceStatus) -> Option<Rung> {
     let is_there = status.basis.id.is_some();
     match (status.basis.power, status.state) {

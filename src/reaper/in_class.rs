@@ -1,8 +1,8 @@
-//! What the timetable adds to the idle policy: who uses an instance in a lesson keeps it by
-//! `policy.in_class`, at the end of the lesson it is paused unless it is still used, and nothing is taken
-//! down that is about to be made ready. Pure.
+//! What the timetable adds to the idle policy: `policy.in_class` applies to an instance that is
+//! used in a lesson; at the end of the lesson it is paused unless it is still used; and no instance
+//! is taken down shortly before it would be brought up again. Pure.
 //!
-//! Who does not come to a lesson has an instance that was last used when the lesson began.
+//! If a user does not come to a lesson, the instance counts as last used when the lesson began.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use super::signals::{Sign, SignalSource};
 use crate::config::Policy;
 use crate::timetable::{Attendance, Class, GRACE};
 
-/// As [`super::policy::decide`], of an instance of which the timetable says something.
+/// Like [`super::policy::decide`], for an instance that the timetable says something about.
 pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision {
     let class = &evidence.class;
     let used = class.now.filter(|lessons| {
@@ -51,8 +51,8 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
     decision
 }
 
-/// Whether a sign is of somebody's use since a pass was done with making it ready, at `since`. A guest
-/// that boots is at work, and its agent may take that for use.
+/// Whether a sign shows use after a pass has finished preparing it, at `since`. A booting guest is
+/// busy, and its agent may take that for use.
 fn tells_of_use(
     now: Timestamp,
     since: Timestamp,
@@ -72,8 +72,8 @@ fn tells_of_use(
     }
 }
 
-/// At the end of a lesson it is paused, once it was not used for a moment. Who goes on using it then
-/// is left to the ladder.
+/// At the end of a lesson it is paused, once it was unused for a moment. If it is still used, the
+/// normal policy applies.
 fn end_of_class(now: Timestamp, class: &Class, decision: &mut Decision) {
     let end = match (class.now, class.over) {
         (Some(lessons), _) => lessons.to,
@@ -90,7 +90,7 @@ fn end_of_class(now: Timestamp, class: &Class, decision: &mut Decision) {
     }
 }
 
-/// What is off is made ready for its next lesson, if nothing else comes before.
+/// An instance that is off is prepared for its next lesson, if nothing else comes before.
 fn made_ready(now: Timestamp, class: &Class, decision: &mut Decision) {
     let due = |lessons: &Attendance| class.ready.is_none().then_some(lessons.prepare.max(now));
     let at = class.now.as_ref().and_then(due).or(class.next);

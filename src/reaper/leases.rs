@@ -1,6 +1,6 @@
-//! What Slurm has allocated on this host, beside what runs here: at the end of a pass both are the same.
-//! A guest that runs without a lease gets one, or a warning; a lease without a guest is given back, once
-//! two passes have seen it: somebody may just be about to start there.
+//! Compares Slurm's allocations on this host with its running guests at the end of a pass. A
+//! running guest without a lease gets one, or causes a warning; a lease without a guest is released
+//! once two passes have seen it, because a start may be in progress.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,21 +17,21 @@ use crate::hypervisor::Detail;
 use crate::instance::{Instance, arrival};
 use crate::names::InstanceName;
 
-/// For how long a lease may be without its guest.
+/// How long a lease may be without its guest.
 const GRACE: SignedDuration = SignedDuration::from_secs(50);
 
-/// What is to be done.
+/// What to do.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Due {
-    /// Guests that run without a lease.
+    /// Running guests without a lease.
     without_lease: Vec<InstanceName>,
-    /// Leases that have been without a guest for too long.
+    /// Leases without a guest for too long.
     without_guest: Vec<Lease>,
-    /// Since when each lease is without a guest, by its number.
+    /// Job number of each lease without a guest, and since when.
     since: BTreeMap<u64, Timestamp>,
 }
 
-/// Compares what runs with what is allocated. `since` is what the last pass noted.
+/// Compares running guests with allocations. `since` is the record of the last pass.
 fn compare(
     running: &BTreeSet<InstanceName>,
     leases: &[Lease],
@@ -41,7 +41,7 @@ fn compare(
     let mut due = Due::default();
     let mut leased = BTreeSet::new();
     for lease in leases {
-        // Others' names are none of ours.
+        // Leases with other names are not ours.
         let Ok(name) = lease.name.parse::<InstanceName>() else {
             continue;
         };
@@ -59,23 +59,23 @@ fn compare(
     due
 }
 
-/// Has libvirt forget what other hosts have by now, so that no pass takes it for an instance.
+/// Undefines instances that are on other hosts by now, so that no pass acts on them.
 pub(super) fn forget_those_that_left(context: &Context) {
     if let Some(Place::Host(..)) = context.place()
         && let Err(error) = arrival::forget_all(context)
     {
-        let text = format!("warning: what left this host was not forgotten: {error:#}");
+        let text = format!("warning: failed to remove the instances that have left this host: {error:#}");
         context.output.detail(&text);
     }
 }
 
-/// Settles it, where this is one of several hosts. What cannot be settled now is told, and no failure of
-/// the pass: the next one comes.
+/// Does this, if this is one of several hosts. Failures are reported, but do not fail the pass: the
+/// next one tries again.
 pub(super) fn settle(context: &Context) {
     if let Some(Place::Host(cluster, here)) = context.place() {
         let settled = settled(context, &Slurm::new(cluster), &Shared::new(cluster), here);
         if let Err(error) = settled {
-            let text = format!("warning: Slurm's allocations were not compared: {error:#}");
+            let text = format!("warning: failed to compare Slurm's allocations: {error:#}");
             context.output.detail(&text);
         }
     }
@@ -89,7 +89,7 @@ fn settled(
 ) -> Result<()> {
     if shared.is_fenced(here) {
         context.output.warn(&format!(
-            "{here} was said to be off; when it is in order: cyyber host resume {here}"
+            "{here} is fenced; when it is in order: cyyber host resume {here}"
         ));
         return Ok(());
     }
@@ -97,7 +97,7 @@ fn settled(
     let since = files::read(&file).ok();
     let since = since.and_then(|text| serde_json::from_slice(&text).ok());
     let since: BTreeMap<u64, Timestamp> = since.unwrap_or_default();
-    // In this order: what begins in between has its lease.
+    // In this order: a guest that starts in between already has its lease.
     let leases = slurm.leases_on(here)?;
     let all = context.hypervisor()?.survey(Detail::Power)?;
     let running = all.into_iter().filter(|(_, facts)| facts.id.is_some());
@@ -105,18 +105,18 @@ fn settled(
     let due = compare(&running, &leases, &since, context.time());
     for name in &due.without_lease {
         if let Err(error) = lease(context, slurm, here, name) {
-            let text = format!("{name} runs without an allocation of Slurm's: {error:#}");
+            let text = format!("{name} runs without a Slurm allocation: {error:#}");
             context.output.warn(&text);
         }
     }
     for lease in &due.without_guest {
         let name: InstanceName = lease.name.parse()?;
-        // Not while a command is at work on it.
+        // Not while a command holds it.
         if let Some(_alone) = Instance::try_lock(context, &name)
             && slurm.steps(lease)? == 0
         {
             slurm.give_back(lease)?;
-            let text = format!("{name}: its allocation {} was given back", lease.job);
+            let text = format!("{name}: released its allocation {}", lease.job);
             context.output.detail(&text);
         }
     }
@@ -170,7 +170,7 @@ mod tests {
         let due = compare(&running, &leases, &since, at(100));
         assert_eq!(due.without_lease, [name("lab01_user_2")]);
         assert_eq!(due.without_guest, [lease(3, "lab01_user_3")]);
-        // A new one is only noted, and one that is gone is forgotten.
+        // A new one is only recorded, and one that is gone is removed.
         assert_eq!(due.since, BTreeMap::from([(3, at(40)), (4, at(100))]));
     }
 }

@@ -1,5 +1,5 @@
-//! The timetable as passes and listings use it: rosters and calendars are read, and what an earlier pass
-//! made ready is known.
+//! Reads the timetable for passes and listings: rosters, calendars, and which instances earlier
+//! passes prepared.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -19,13 +19,13 @@ use crate::text;
 use crate::timetable::calendar::{self, Wanted};
 use crate::timetable::{Class, Lesson, OVER, Taught, Timetable, weekly};
 
-/// How far ahead a pass knows of lessons.
+/// How far a pass looks ahead.
 const AHEAD: SignedDuration = SignedDuration::from_hours(48);
 
-/// No sensible roster or calendar is larger.
+/// The maximum size of a roster or calendar.
 const LARGEST_FILE: u64 = 16 << 20;
 
-/// The lessons around now.
+/// The lessons near the present time.
 #[derive(Debug, Default)]
 pub struct Lessons {
     /// All of them.
@@ -36,7 +36,7 @@ pub struct Lessons {
 }
 
 impl Lessons {
-    /// Those that matter now. Without a timetable that costs nothing.
+    /// The lessons that matter now. Without a timetable, this costs nothing.
     pub fn read(context: &Context, passes: &Passes) -> Lessons {
         if context.config.timetable.is_empty() {
             return Lessons::default();
@@ -52,7 +52,7 @@ impl Lessons {
         }
     }
 
-    /// What the timetable makes of `name`.
+    /// What the timetable says about `name`.
     pub fn class(&self, context: &Context, name: &InstanceName, now: Timestamp) -> Class {
         if self.timetable.courses.is_empty() {
             return Class::default();
@@ -67,7 +67,8 @@ impl Lessons {
     }
 }
 
-/// All courses with their lessons between `begin` and `end`, and what could not be read.
+/// All courses with their lessons between `begin` and `end`, and an error for each file that cannot
+/// be read.
 pub fn read(context: &Context, begin: Timestamp, end: Timestamp) -> (Timetable, Vec<String>) {
     let zone = env::time_zone().unwrap_or(TimeZone::UTC);
     let mut troubles = Vec::new();

@@ -1,7 +1,8 @@
-//! The idle policy at work: which instances nobody uses, and what is done about that.
+//! Applies the idle policy: finds unused instances and acts on them.
 //!
-//! A pass looks at all of them ([`observer`]), decides about each ([`policy`]), and takes one step with
-//! those that are due (`step`), by the same verbs of [`crate::instance`] that commands use.
+//! A pass observes all instances ([`observer`]), decides about each ([`policy`]), and takes one
+//! step with those that are due (`step`), through the same operations of [`crate::instance`] that
+//! commands use.
 
 mod bring_up;
 pub(crate) mod forecast;
@@ -34,32 +35,32 @@ use crate::state::lock::Lock;
 use crate::units;
 use report::PassReport;
 
-/// How often it is looked whether libvirt still answers while a pass waits for it.
+/// How often to check whether libvirt still answers while a pass waits for it.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long libvirt may take for the simplest answer.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// How long it may take to see which instances there are.
+/// How long listing the instances may take.
 const LONGEST_SURVEY: Duration = Duration::from_secs(60);
 
-/// How long a single step may take; the memory of a very large guest is saved in less.
+/// How long a single step may take; enough to save the memory of a very large guest.
 const LONGEST_STEP: Duration = Duration::from_secs(15 * 60);
 
-/// What a pass is asked for.
+/// The options of a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Nothing is done.
     pub dry_run: bool,
-    /// How many steps are taken at once.
+    /// How many steps run in parallel.
     pub jobs: usize,
     /// How long a guest may take to shut down.
     pub timeout: units::Duration,
 }
 
-/// Makes a pass, unless another one is running.
+/// Runs a pass, unless another one is running.
 pub(crate) fn run(context: &Context, options: Options) -> Result<PassReport> {
-    // Before there are threads that a signal could end.
+    // Before there are threads that could receive the signal.
     context.interrupted()?;
     if options.dry_run {
         return watched(context, options);
@@ -72,7 +73,7 @@ pub(crate) fn run(context: &Context, options: Options) -> Result<PassReport> {
     watched(context, options)
 }
 
-/// The lock of the pass, unless another one has it.
+/// The lock of the pass, unless another pass holds it.
 fn alone(context: &Context) -> Result<Option<Lock>> {
     let path = context.paths.reaper_lock();
     match Lock::take(&path, "the reaper", Duration::ZERO) {
@@ -81,7 +82,7 @@ fn alone(context: &Context) -> Result<Option<Lock>> {
     }
 }
 
-/// Makes a pass, and gives it up when libvirt hangs: the next one must not wait behind it.
+/// Runs a pass, and aborts it if libvirt hangs, so that the next one does not wait for it.
 fn watched(context: &Context, options: Options) -> Result<PassReport> {
     let progress = Arc::new(AtomicUsize::new(0));
     let (sender, ended) = channel();
@@ -112,7 +113,7 @@ fn watched(context: &Context, options: Options) -> Result<PassReport> {
             let unit = host::libvirt_unit();
             let message = "libvirt does not answer: the pass was aborted";
             let hint =
-                format!("check libvirt: systemctl status {unit}; the next pass does the rest");
+                format!("check libvirt: systemctl status {unit}; the next pass continues");
             return Err(Fault::new(Kind::Unavailable, message).hint(hint).into());
         }
     }

@@ -1,5 +1,5 @@
-//! What is said before it happens: that an instance will be destroyed, in the journal and by the
-//! administrator's program, `host.notify`.
+//! Announces that an instance will be destroyed: in the journal and by the administrator's program,
+//! `host.notify`.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,13 +21,13 @@ use crate::process::feed;
 /// How long the administrator's program may take.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// It is not begun later than this in one pass: the next one does the rest.
+/// It is not started later than this in a pass; the next pass continues.
 const LATEST: Duration = Duration::from_secs(20);
 
-/// How many of it run at once.
+/// How many of these programs run in parallel.
 const AT_ONCE: usize = 4;
 
-/// What the program is given.
+/// The input of the program.
 #[derive(Debug, Serialize)]
 struct Notice<'a> {
     event: &'static str,
@@ -42,7 +42,7 @@ struct Notice<'a> {
     reason: &'a str,
 }
 
-/// The end of `one` as it is to be announced, if it is.
+/// The destruction of `one`, if it must be announced.
 fn end(one: &Observation) -> Option<(&Decision, Timestamp)> {
     match &one.assessment {
         Assessment::Judged(_, decision) if decision.announces => Some((decision, decision.next?.1)),
@@ -50,8 +50,8 @@ fn end(one: &Observation) -> Option<(&Decision, Timestamp)> {
     }
 }
 
-/// Announces in the journal which of `all` will be destroyed, and takes back what holds no more. What
-/// cannot be written is not announced.
+/// Announces in the journal which of `all` will be destroyed, and withdraws announcements that are
+/// void. If the journal cannot be written, nothing is announced.
 pub(super) fn announce(context: &Context, all: &mut [(Observation, Seen)]) {
     for (one, seen) in all {
         let Some((decision, at)) = end(one) else {
@@ -76,8 +76,7 @@ pub(super) fn announce(context: &Context, all: &mut [(Observation, Seen)]) {
     }
 }
 
-/// Tells the administrator's program of those that were announced, once of each; whether any was told
-/// of.
+/// Runs the administrator's program once for each announcement; returns whether any was made.
 pub(super) fn tell(context: &Context, all: &mut [(Observation, Seen)]) -> bool {
     let Some(program) = &context.config.host.notify else {
         return false;

@@ -1,8 +1,8 @@
-//! What is learned of the use of instances, by a pass of the reaper and by whoever else judges as it
-//! does.
+//! Observes the use of instances, for passes of the reaper and for other commands that judge use in
+//! the same way.
 //!
-//! What goes wrong with one instance is that instance's, and one guest that does not answer keeps
-//! nobody from being looked at.
+//! A problem with one instance does not affect others, and a guest that does not answer does not
+//! delay them.
 #![deny(clippy::arithmetic_side_effects)]
 
 use std::io;
@@ -34,63 +34,63 @@ use crate::state::lock::Lock;
 use crate::timetable::{Class, GRACE};
 use crate::units::Patience;
 
-/// How many guests are asked at once. Most of the time goes by in waiting for their agents; libvirt
-/// has twenty workers by default, of which others need some.
+/// How many guests are asked in parallel. They mostly wait for agents; libvirt has twenty workers
+/// by default, and must keep some for others.
 const ASKED_AT_ONCE: usize = 8;
 
 /// How long a guest's agent may take.
 const AGENT: Duration = Duration::from_secs(3);
 
-/// How long all of them may take together. Who was not asked by then comes first in the next pass.
+/// The time limit for all of them. Those that were not asked in time come first in the next pass.
 const ASKING: Duration = Duration::from_secs(20);
 
-/// How many of those that were asked in vain the last time are asked again.
+/// How many of those that did not answer the last time are asked again.
 const MOST_TROUBLED: usize = 8;
 
-/// What is said of a guest's signs before it was asked.
+/// The sign of a guest that was not asked.
 const NOT_ASKED: Sign = Sign::Silent("not asked");
 
-/// What is said of the CPU time of one whose QEMU does not answer.
+/// The text for unknown CPU time of an instance whose QEMU does not answer.
 const UNMEASURED: &str = "is not known: its QEMU does not answer";
 
-/// An instance as it was observed.
+/// An observed instance.
 #[derive(Debug)]
 pub struct Observation {
     pub name: InstanceName,
     pub facts: Facts,
     pub state: State,
-    /// Where its console is, as far as that is known.
+    /// The address of its console, if known.
     console: Option<Console>,
-    /// It is known whether somebody looks at its console.
+    /// Whether it is known if somebody watches its console.
     viewed: bool,
-    /// Its present run was begun by this program.
+    /// Its present run was started by this program.
     is_own_run: bool,
-    /// What its guest's agent said.
+    /// The answer of its guest's agent.
     guest: Sign,
-    /// Why its CPU time is not known, where that should be.
+    /// Why its CPU time is unknown, although it should be known.
     unmeasured: Option<&'static str>,
-    /// What could not be learned.
+    /// What could not be found out.
     doubt: Option<String>,
     pub assessment: Assessment,
     /// Its activity file is missing.
     pub untouched: bool,
-    /// What the timetable makes of it.
+    /// What the timetable says about it.
     pub class: Class,
 }
 
-/// What the policy makes of an instance.
+/// The policy's assessment of an instance.
 #[derive(Debug)]
 pub enum Assessment {
-    /// It is left alone, and why.
+    /// It is skipped, and why.
     Skipped(String),
-    /// What is known of it, and what follows from that.
+    /// The evidence and the decision.
     Judged(Box<Evidence>, Decision),
 }
 
-/// Where a console is, and what a guest answered if it was asked.
+/// The address of a console, and the answer of the guest if it was asked.
 type Found = (Result<Option<Console>>, Option<Result<Answer>>);
 
-/// Who looks at instances.
+/// Observes instances.
 #[derive(Debug)]
 pub struct Observer<'a> {
     context: &'a Context,
@@ -98,13 +98,14 @@ pub struct Observer<'a> {
     activities: io::Result<Directory>,
     keeps: io::Result<Directory>,
     trusted_from: Option<Timestamp>,
-    /// Nobody is taken down.
+    /// No instance is taken down.
     only_looks: bool,
-    /// Facts tell of CPU time.
+    /// Facts include CPU time.
     measures: bool,
-    /// Also those are judged that the reaper leaves alone, as of a lab that is not configured.
+    /// Also judge instances that the reaper skips, for example those of a lab that is not
+    /// configured.
     all: bool,
-    /// What the timetable says, where it is asked.
+    /// What the timetable says, if it is used.
     lessons: Option<&'a Lessons>,
 }
 
@@ -124,7 +125,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// The same by the timetable.
+    /// The same with the timetable.
     #[must_use]
     pub fn by(self, lessons: &'a Lessons) -> Self {
         Observer {
@@ -133,7 +134,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// The same with facts that tell of CPU time, as [`Detail::Work`] has them.
+    /// The same with facts that include CPU time, as with [`Detail::Work`].
     #[must_use]
     pub fn measuring(self) -> Self {
         Observer {
@@ -142,7 +143,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// For a command that judges all that there is.
+    /// For a command that judges all instances.
     pub fn of_all(context: &'a Context, trusted_from: Option<Timestamp>) -> Self {
         Observer {
             all: true,
@@ -150,7 +151,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// The same now: directories may have been made since.
+    /// The same with the present directories, which may have been created since.
     pub fn renewed(&self) -> Observer<'a> {
         Observer {
             all: self.all,
@@ -159,7 +160,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// Observes `name` as far as that costs nothing.
+    /// Observes `name` as far as that is cheap.
     pub fn observe(&self, name: InstanceName, facts: Facts, seen: &mut Seen) -> Observation {
         let mut one = Observation {
             state: match facts.id {
@@ -191,7 +192,7 @@ impl<'a> Observer<'a> {
             one.class = lessons.class(self.context, &one.name, now);
         }
         let run = one.facts.id.map(Run::current);
-        // Of one that is off, and most are, the notes on its runs tell nothing.
+        // Most instances are off; the notes on their runs do not matter.
         let boot = one.facts.id.and_then(|_| {
             let records = self.records.as_ref()?;
             let file = Paths::record_name(&one.name);
@@ -209,7 +210,7 @@ impl<'a> Observer<'a> {
                     let least = self.least_work(&one.name, one.state);
                     seen.worked([cpu_ns, wait_ns.unwrap_or(0)], &moment, least);
                 }
-                // This hypervisor does not tell.
+                // This hypervisor does not report CPU time.
                 Some((None, _)) => {}
                 None => one.unmeasured = Some(UNMEASURED),
             }
@@ -217,7 +218,7 @@ impl<'a> Observer<'a> {
         let rung = rung(&one.facts, one.state);
         seen.stopped(rung == Ok(Rung::Stopped), now);
         let rung = match (self.context.config.lab(&one.name.lab), rung) {
-            // What is done to it passes by itself.
+            // This state is temporary.
             (_, Err(_)) if self.all && one.facts.power != Power::Busy => Ok(match one.facts.id {
                 Some(_) => Rung::Running,
                 None => Rung::Stopped,
@@ -254,7 +255,7 @@ impl<'a> Observer<'a> {
         one.assessment = Assessment::Judged(Box::new(evidence), decision);
     }
 
-    /// Judges by what was learned since.
+    /// Judges again with what is known now.
     fn judge_again(&self, one: &mut Observation, seen: &Seen) {
         if let Assessment::Judged(evidence, _) = &one.assessment {
             let evidence = Evidence {
@@ -284,8 +285,8 @@ impl<'a> Observer<'a> {
         })
     }
 
-    /// How much CPU time is work, in percent of one CPU: half of what one virtual CPU can have, where
-    /// that is limited to less than twice `policy.busy_cpu`.
+    /// How much CPU time counts as busy, in percent of one CPU: half of what one virtual CPU can
+    /// use, if that is limited to less than twice `policy.busy_cpu`.
     fn least_work(&self, name: &InstanceName, state: State) -> u8 {
         let lab = self.context.config.lab(&name.lab);
         let limit = lab.ok().and_then(|lab| lab.limits.cpu_percent);
@@ -300,7 +301,7 @@ impl<'a> Observer<'a> {
             .max(1)
     }
 
-    /// What is to be said of `name`, of which there is no VM any more.
+    /// The decision about `name`, whose VM no longer exists.
     pub fn leftover(&self, name: &InstanceName) -> Decision {
         let evidence = Evidence {
             rung: Rung::Stopped,
@@ -323,9 +324,9 @@ impl<'a> Observer<'a> {
         self.decide(name, &evidence)
     }
 
-    /// Looks closer at those of `all` that run: who looks at their consoles, which the kernel tells
-    /// of all at once; and what their guests say, who are asked where that is `wanted`. Returns what
-    /// kept it from looking.
+    /// Examines the running instances of `all` in detail: who watches their consoles, which one
+    /// call to the kernel tells for all, and what their guests say, if `wanted`. Returns why it
+    /// could not be found out who watches.
     pub fn look_closer(
         &self,
         all: &mut [(Observation, Seen)],
@@ -359,14 +360,14 @@ impl<'a> Observer<'a> {
             }
             elsewhere.push(pair);
         }
-        // Those that something else powered on.
+        // Instances that something else powered on.
         elsewhere.retain(|(one, _)| !one.viewed);
         trouble = trouble.or(self.look_at_consoles(&mut elsewhere));
         trouble
     }
 
-    /// Takes note of what was found of an instance: where its console is, and what its guest answered
-    /// if it was asked.
+    /// Records what was found out about an instance: the address of its console, and the answer of
+    /// its guest.
     fn note(&self, found: Result<Found>, one: &mut Observation, seen: &mut Seen) {
         let (console, guest) = found.unwrap_or_else(|error| (Err(error), None));
         one.guest = self.sign(&one.name, guest, seen);
@@ -381,8 +382,8 @@ impl<'a> Observer<'a> {
         self.judge_again(one, seen);
     }
 
-    /// What the answer of a guest tells, of which `seen` takes note. Its words go no further than to
-    /// whoever wants all detail.
+    /// Interprets the answer of a guest and records it in `seen`. The guest's own words are only
+    /// shown to users who ask for details.
     fn sign(&self, name: &InstanceName, answer: Option<Result<Answer>>, seen: &mut Seen) -> Sign {
         let now = self.context.time();
         let (trouble, said) = match answer {
@@ -413,7 +414,7 @@ impl<'a> Observer<'a> {
         Sign::Unreadable(why.to_owned())
     }
 
-    /// Takes note of who looks at the consoles that are known.
+    /// Records who watches the known consoles.
     fn look_at_consoles(&self, running: &mut [&mut (Observation, Seen)]) -> Option<String> {
         let consoles = running.iter().filter_map(|(one, _)| one.console.as_ref());
         let viewed = viewers::viewed_ports(consoles);
@@ -425,7 +426,7 @@ impl<'a> Observer<'a> {
             let mut ports = [Some(console.port), console.websocket]
                 .into_iter()
                 .flatten();
-            // Where that cannot be told, somebody may be there.
+            // If that is unknown, somebody may be watching.
             let connected = viewed
                 .as_ref()
                 .map_or(true, |viewed| ports.any(|port| viewed.contains(&port)));
@@ -446,11 +447,11 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// Why nothing is known of anybody's activity, where that is so.
+    /// Why no activity file can be read, if so.
     pub fn blind(&self) -> Option<String> {
         let error = self.activities.as_ref().err()?;
         if error.kind() == io::ErrorKind::NotFound {
-            // It is made with the files in it.
+            // It is created with the first file.
             return None;
         }
         let place = self.context.paths.activities();
@@ -460,19 +461,19 @@ impl<'a> Observer<'a> {
         ))
     }
 
-    /// Makes an activity file that is missing, unless a command is working on its instance.
+    /// Creates a missing activity file, unless a command holds its instance.
     pub fn touch(&self, one: &Observation) {
         let paths = &self.context.paths;
         let lock = paths.instance_lock(&one.name);
         if let Some(_lock) = Lock::try_take(&lock) {
-            // What keeps it from being made was said already.
+            // The reason was reported already.
             let _ = activity::touch(&paths.activity(&one.name));
         }
     }
 }
 
 impl Observation {
-    /// Leaves it alone, for it broke off.
+    /// Skips it, because its inspection failed.
     fn fail(&mut self, error: &anyhow::Error) {
         let why = "it could not be inspected";
         self.assessment = Assessment::Skipped(why.to_owned());
@@ -484,7 +485,8 @@ impl Observation {
         matches!(&self.assessment, Assessment::Judged(evidence, _) if evidence.rung <= Rung::Idle)
     }
 
-    /// When its run was last used and the name of what says so, as far as it is judged and runs.
+    /// When its run was last used, and the name of the sign that says so, if it is judged and
+    /// running.
     pub fn last_use(&self) -> Option<(Timestamp, String)> {
         match &self.assessment {
             Assessment::Judged(evidence, decision) if evidence.rung <= Rung::Idle => {
@@ -494,7 +496,7 @@ impl Observation {
         }
     }
 
-    /// What is wrong with its signs.
+    /// The doubts about its signs.
     pub fn doubts(&self) -> Vec<String> {
         match &self.assessment {
             Assessment::Judged(_, decision) => decision.doubts.clone(),
@@ -502,8 +504,9 @@ impl Observation {
         }
     }
 
-    /// For how long nobody has used it, where it runs, is idle by `policy`, and may be paused for others:
-    /// nobody looks at it, nothing of it is unknown, and it is neither exempt nor in class.
+    /// How long it has been unused, if it may be paused for others: it is running, idle by
+    /// `policy`, nobody watches its console, all its signs are known, and it is neither exempt nor
+    /// in class.
     pub fn unused_beyond(&self, policy: &Policy, seen: &Seen) -> Option<SignedDuration> {
         let Assessment::Judged(evidence, decision) = &self.assessment else {
             return None;
@@ -523,13 +526,14 @@ impl Observation {
         (!spared && decision.unused >= limit).then_some(decision.unused)
     }
 
-    /// Whether it runs, and more must be known before it is taken down, or let go again.
+    /// Whether it is running, and more must be known before it is throttled, paused or given its
+    /// CPU time back.
     pub fn is_unsure(&self) -> bool {
         let Assessment::Judged(evidence, decision) = &self.assessment else {
             return false;
         };
         match (evidence.rung, decision.step) {
-            // Whatever its guest says.
+            // Independent of what its guest says.
             _ if decision.source == SignalSource::RUNTIME => false,
             (Rung::Idle, None) => true,
             (Rung::Running | Rung::Idle, Some(to)) => to > evidence.rung,
@@ -538,7 +542,7 @@ impl Observation {
     }
 }
 
-/// The rung that an instance is on; or why it is left alone.
+/// The rung that an instance is on, or why it is skipped.
 fn rung(facts: &Facts, state: State) -> Result<Rung, &'static str> {
     match (facts.power, state) {
         (Power::Busy, _) => Err("libvirt is starting, saving or stopping it"),
@@ -559,8 +563,8 @@ fn guest(context: &Context, name: &InstanceName, seen: &Seen) -> Result<Answer> 
     })
 }
 
-/// Whose turn it is to be asked: those that were asked in vain come last, and before others those that
-/// were not asked for longest.
+/// The order in which guests are asked: those that did not answer the last time come last; among
+/// the others, those that were not asked for longest come first.
 fn turn(seen: &Seen) -> (bool, Option<Timestamp>) {
     (seen.trouble.is_some(), seen.asked)
 }

@@ -1,4 +1,4 @@
-//! One pass: look at all, decide, act.
+//! One pass: observe all, decide, act.
 
 use std::cmp::Reverse;
 use std::panic::resume_unwind;
@@ -29,27 +29,27 @@ use crate::parallel::{contained, side_by_side};
 use crate::sharing;
 use crate::state::coverage::Coverage;
 
-/// No step down is begun later than this in a pass: what is due then is left for the next one, which
-/// also looks for those who are back.
+/// No step down is started later than this in a pass. The rest is left for the next pass, which
+/// also notices users who are back.
 const LATEST: Duration = Duration::from_secs(45);
 
-/// What a pass was asked for.
+/// The options of a pass.
 #[derive(Debug)]
 pub struct Pass {
     pub options: Options,
-    /// Counts what was done, for whoever watches.
+    /// Counts progress, for the watchdog.
     pub progress: Arc<AtomicUsize>,
 }
 
 impl Pass {
-    /// Makes the pass. The caller holds the reaper's lock, unless it is a dry run.
+    /// Runs the pass. The caller holds the reaper's lock, unless it is a dry run.
     pub fn run(&self, context: &Context) -> Result<PassReport> {
         let began = Instant::now();
         if !self.options.dry_run {
             leases::forget_those_that_left(context);
         }
         let hypervisor = context.hypervisor()?;
-        // Both wait for others: libvirt and the kernel.
+        // Both wait: for libvirt and for the kernel.
         let (all, in_force) = std::thread::scope(|scope| {
             let in_force = (hypervisor.is_local() && !self.options.dry_run)
                 .then(|| scope.spawn(firewall::in_force));
@@ -87,7 +87,7 @@ impl Pass {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let every = self.options.dry_run;
         let trouble = observer.look_closer(&mut all, |one| {
-            // Nobody who types is told of a pause.
+            // Somebody who types must not be warned of a pause.
             every || one.is_unsure() || warning::upcoming(&one.assessment, horizon).is_some()
         });
         self.progress.fetch_add(1, Ordering::Relaxed);
@@ -107,7 +107,7 @@ impl Pass {
             report.plan(&wanted);
             return Ok(report);
         }
-        // Without a lab network there is nothing to guard.
+        // Without a lab network there is nothing to protect.
         if let Some(in_force) = in_force
             && (!all.is_empty() || firewall::is_set_up())
         {
@@ -139,7 +139,7 @@ impl Pass {
         let mut due: Vec<_> = all
             .iter()
             .filter_map(|(one, seen)| Some((Planned::new(one)?, seen)))
-            // Without a memory nobody is taken down.
+            // If nothing can be recorded, no instance is taken down.
             .filter(|(step, _)| noted.is_ok() || step.to == Rung::Running)
             .collect();
         due.sort_by_key(|(step, _)| {
@@ -160,7 +160,7 @@ impl Pass {
             passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
         }
         if acted || told {
-            // However long it took, it was no outage.
+            // A long pass is not an outage.
             passes.end(&context.moment());
             passes.took_ms = u64::try_from(began.elapsed().as_millis()).ok();
             let noted = passes.write(&file);
@@ -169,7 +169,7 @@ impl Pass {
         Ok(report)
     }
 
-    /// Brings up what is wanted for lessons, and says once that there is no room for more.
+    /// Brings up instances for lessons, and reports once if there is no memory for more.
     fn bring_up(
         &self,
         context: &Context,
@@ -234,7 +234,7 @@ impl Pass {
         Ok(())
     }
 
-    /// Says what is wrong with signs of use, each of it once, and makes missing activity files.
+    /// Reports each doubt about signs of use once, and creates missing activity files.
     fn warn(
         &self,
         context: &Context,
@@ -269,7 +269,7 @@ impl Pass {
     }
 }
 
-/// Pauses unused instances where the host has less memory available than it is to have.
+/// Pauses unused instances if the host has less memory available than configured.
 fn make_room(context: &Context, report: &mut PassReport) -> Result<()> {
     let host = &context.config.host;
     let (true, Some(least)) = (host.displace, host.min_available_memory) else {
@@ -300,7 +300,7 @@ fn observations(all: &[(Observation, Seen)]) -> impl Iterator<Item = &Observatio
     all.iter().map(|(one, _)| one)
 }
 
-/// Says why nothing is done to an instance.
+/// Reports why an instance is skipped.
 fn tell_if_left(context: &Context, one: &Observation) {
     let why = match &one.assessment {
         Assessment::Skipped(why) => why,
@@ -318,8 +318,8 @@ fn note_coverage(context: &Context) -> std::io::Result<()> {
     Coverage::note(&path, &config.path, labs, &context.moment())
 }
 
-/// Puts the firewall of the lab networks back where it was not seen to be as it was loaded.
-/// Has the kernel merge equal pages of guests' memory, or not, as the configuration says.
+/// Restores the firewall of the lab networks if it was not seen unchanged. Switches the kernel's
+/// merging of equal pages on or off, as configured.
 fn share(context: &Context) {
     let (config, memo) = (&context.config, context.paths.sharing());
     let settled = host::memory().and_then(|memory| {
@@ -329,9 +329,9 @@ fn share(context: &Context) {
     match settled {
         Ok(None) => {}
         Ok(Some(done)) => context.output.detail(done),
-        // `doctor` tells it as long as it is so.
+        // `doctor` reports it as long as it lasts.
         Err(error) => context.output.detail(&format!(
-            "warning: the kernel's merging of equal pages was not set: {error:#}"
+            "warning: failed to configure the kernel's merging of equal pages: {error:#}"
         )),
     }
 }

@@ -1,7 +1,7 @@
-//! What one pass of the reaper leaves for the next.
+//! What one pass of the reaper records for the next.
 //!
-//! None of it is the truth: a pass that finds nothing here only looks, and what was not seen for
-//! long enough is not destroyed. Of each instance it is bounded, whatever its guest says.
+//! It is only a cache: a pass without it only observes, and an instance that was not seen stopped
+//! for long enough is not destroyed. The size per instance is limited, whatever its guest says.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use std::collections::BTreeMap;
@@ -19,29 +19,29 @@ use crate::instance::record::{self, Run};
 use crate::names::Rung;
 use crate::state::coverage::LONGEST_GAP;
 
-/// How far the clock may move against the time that went by before it counts as having been set.
+/// How far the clock may differ from the elapsed time before it counts as having been set.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(30);
 
-/// CPU time is measured over no less than this: a guest that does nothing has moments of work.
+/// The minimum period over which CPU time is measured: an idle guest has short busy moments.
 const SHORTEST: SignedDuration = SignedDuration::from_secs(30);
 
-/// On a host that is too busy to give a guest what it wants, one that wants this much of one CPU, in
-/// percent, is at work.
+/// On an overloaded host, a guest that used or waited for this much of one CPU, in percent, is
+/// busy.
 const WANTED: u8 = 50;
 
-/// What passes remember is not larger than this: enough for ten thousand instances of which all is
-/// remembered that can be, and for a hundred thousand others.
+/// The maximum size of the file: enough for ten thousand instances with everything recorded, and
+/// for a hundred thousand others.
 const LARGEST: u64 = 96 << 20;
 
-/// How many doubts are remembered, and how many letters of each.
+/// How many doubts are recorded, and how many characters of each.
 const MOST_DOUBTS: usize = 4;
 const LONGEST_DOUBT: usize = 200;
 
-/// What passes remember.
+/// The record of passes.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Passes {
     last: Option<Last>,
-    /// What was last said to be wrong with the host: that is said once.
+    /// The last reported problem of the host, so that it is reported once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
     /// How long the last pass took, in milliseconds.
@@ -49,10 +49,10 @@ pub struct Passes {
     pub took_ms: Option<u64>,
     /// When the clock was last seen to have been set.
     pub trusted_from: Option<Timestamp>,
-    /// That there was too little memory for them, as it was said.
+    /// The report that there was too little memory for lessons.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub short_for_lessons: Option<String>,
-    /// Which instances were made ready for a lesson, by name.
+    /// The instances that were prepared for a lesson, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ready: BTreeMap<String, Ready>,
     /// By name.
@@ -60,19 +60,19 @@ pub struct Passes {
     seen: BTreeMap<String, Seen>,
 }
 
-/// That an instance was made ready for a lesson.
+/// The preparation of an instance for a lesson.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
-    /// When that was done, or last tried.
+    /// When that was done or last attempted.
     pub at: Timestamp,
     /// How often it failed.
     #[serde(default)]
     pub failures: u8,
-    /// It is done, or given up.
+    /// It is done or was given up.
     pub done: bool,
 }
 
-/// When the last pass was, by the clock and by the time since the host was booted.
+/// When the last pass was, by the clock and by the time since boot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Last {
     at: Timestamp,
@@ -85,48 +85,49 @@ struct Last {
 pub struct Seen {
     /// Its domain.
     pub uuid: Uuid,
-    /// Since when it is stopped.
+    /// Since when passes have seen it stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_since: Option<Timestamp>,
-    /// That it will be destroyed, as it was announced.
+    /// The announcement that it will be destroyed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<Announcement>,
-    /// The step down that people in its guest were told of, or would have been.
+    /// The step that people in its guest were warned of, or would have been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warned: Option<Rung>,
-    /// When its run was last used and the name of what said so, as the last pass judged it.
+    /// When its run was last used, and the name of the sign that said so, as judged by the last
+    /// pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<(Timestamp, String)>,
-    /// The run that it is in, and when that was first seen.
+    /// Its present run, and when that was first seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<(Run, Timestamp)>,
-    /// The client of its console, present or last.
+    /// The present or last client of its console.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<Connection>,
-    /// Whether it was there in the last pass that looked.
+    /// Whether it was connected in the last pass that checked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     connected: bool,
-    /// Its keyboard and pointer.
+    /// Input from its keyboard and pointer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Input>,
-    /// What its run takes of the host's CPUs.
+    /// The CPU use of its run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<Work>,
     /// When its guest was last asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Timestamp>,
-    /// That it was asked in vain.
+    /// Why its guest did not give a valid answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
-    /// What was last said to be wrong with it: that is said once.
+    /// The doubts that were last reported, so that they are reported once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     doubts: Vec<String>,
 }
 
-/// What was announced.
+/// An announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
-    /// When.
+    /// When it will be destroyed.
     pub at: Timestamp,
     /// The administrator's program was run for it.
     #[serde(default)]
@@ -142,43 +143,43 @@ pub struct Connection {
     pub seen: Timestamp,
 }
 
-/// How often keyboard and pointer of a run were heard, and when that was last seen to grow.
+/// The number of keyboard and pointer events of a run, and when it last increased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
     /// Interrupts since the guest was booted.
     pub count: u64,
-    /// When a pass first saw this count; `None` of the first one that was seen, which may be old.
+    /// When a pass first saw this count; `None` for the first count, which may be old.
     pub at: Option<Timestamp>,
 }
 
 /// The CPU time of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
-    /// What it had used, and how long it had waited for a CPU of the host, in nanoseconds.
+    /// The time that it had used and had waited for a CPU of the host, in nanoseconds.
     cpu_ns: [u64; 2],
-    /// When that was, since the host was booted.
+    /// When that was measured, since boot.
     uptime: SignedDuration,
     /// It was compared with an earlier figure of this run.
     #[serde(default)]
     pub measured: bool,
-    /// When a pass last found it at work, or could not tell.
+    /// When a pass last found it busy, or could not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy: Option<Timestamp>,
 }
 
-/// In what circumstances a pass takes place.
+/// The circumstances of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Circumstances {
     /// The last one was a moment ago.
     Usual,
-    /// There was none for so long that this one only looks.
+    /// There was none for so long that this one only observes.
     AfterOutage,
     /// The clock was set meanwhile.
     ClockSet,
 }
 
 impl Passes {
-    /// What is remembered at `path`; nothing where that cannot be read.
+    /// The record at `path`; empty if it cannot be read.
     pub fn read(path: &Path) -> Passes {
         files::read_up_to(path, LARGEST)
             .ok()
@@ -200,11 +201,11 @@ impl Passes {
         };
         if circumstances != Circumstances::Usual {
             for seen in self.seen.values_mut() {
-                // Nobody could see that, or be told.
+                // Nobody could see the announcement.
                 (seen.stopped_since, seen.announced) = (None, None);
             }
         }
-        // What ran then does so no more.
+        // Guests that ran then no longer run.
         if self
             .last
             .as_ref()
@@ -215,7 +216,7 @@ impl Passes {
         if circumstances == Circumstances::ClockSet {
             self.trusted_from = Some(now.time);
         }
-        // What a clock of the future said comes true at some time, or is forgotten here.
+        // A time in the future becomes valid at some time, or is removed here.
         self.trusted_from = self.trusted_from.map(|from| from.min(now.time));
         self.last = Some(this);
         circumstances
@@ -226,7 +227,7 @@ impl Passes {
         self.last = Some(Last::at(now));
     }
 
-    /// What was seen of the instance `name` whose domain is `uuid`. It is taken out of the memory.
+    /// What was seen of the instance `name` whose domain is `uuid`; removes it from the record.
     pub fn take(&mut self, name: &str, uuid: Uuid) -> Seen {
         let seen = self.seen.remove(name).filter(|seen| seen.uuid == uuid);
         seen.unwrap_or_else(|| Seen::new(uuid))
@@ -237,14 +238,14 @@ impl Passes {
         self.seen.get(name).filter(|seen| seen.uuid == uuid)
     }
 
-    /// As [`Passes::take`], and it stays in the memory.
+    /// Like [`Passes::take`], but keeps it in the record.
     pub fn seen(&self, name: &str, uuid: Uuid) -> Seen {
         self.get(name, uuid)
             .cloned()
             .unwrap_or_else(|| Seen::new(uuid))
     }
 
-    /// Remembers these, and no others.
+    /// Records these, and no others.
     pub fn put<'a>(&mut self, seen: impl Iterator<Item = (&'a str, &'a Seen)>) {
         self.seen = seen
             .map(|(name, seen)| (name.to_owned(), seen.clone()))
@@ -260,7 +261,7 @@ impl Passes {
     }
 }
 
-/// As much of what is wrong as is remembered.
+/// The recorded part of a doubt.
 pub fn bounded(text: &str) -> String {
     text.chars().take(LONGEST_DOUBT).collect()
 }
@@ -292,7 +293,7 @@ impl Last {
 }
 
 impl Seen {
-    /// Of one that no pass has seen.
+    /// For an instance that no pass has seen.
     pub fn new(uuid: Uuid) -> Seen {
         Seen {
             uuid,
@@ -311,12 +312,12 @@ impl Seen {
         }
     }
 
-    /// Takes note that it is, or is not, stopped at `now`.
+    /// Records whether it is stopped at `now`.
     pub fn stopped(&mut self, stopped: bool, now: Timestamp) {
         self.stopped_since = stopped.then(|| self.stopped_since.unwrap_or(now));
     }
 
-    /// Takes note of the run it is in; when that was first seen.
+    /// Records its present run; returns when that was first seen.
     pub fn running(&mut self, run: Option<Run>, now: Timestamp) -> Option<Timestamp> {
         let same = self.run.as_ref().map(|(run, _)| run) == run.as_ref();
         if !same {
@@ -333,7 +334,7 @@ impl Seen {
         self.run.as_ref().map(|(_, at)| *at)
     }
 
-    /// Takes note that there is, or is not, a client at `now`.
+    /// Records whether there is a client at `now`.
     pub fn connected(&mut self, connected: bool, now: Timestamp) {
         if connected {
             let known = self.console.filter(|_| self.connected);
@@ -343,14 +344,14 @@ impl Seen {
         self.connected = connected;
     }
 
-    /// Whether somebody looked at its console when that was last looked at.
+    /// Whether somebody was watching its console when that was last checked.
     pub fn is_connected(&self) -> bool {
         self.connected
     }
 
-    /// Takes note of what is wrong with it; what of that was not said before. What its guest brings
-    /// about counts as said for as long as the guest runs, or else it could have somebody be told of
-    /// it in each pass.
+    /// Records its doubts; returns those that were not reported before. Doubts that its guest
+    /// causes are reported once while the guest runs; otherwise a guest could cause a report in
+    /// each pass.
     pub fn doubted(
         &mut self,
         doubts: &[String],
@@ -367,13 +368,13 @@ impl Seen {
         new
     }
 
-    /// Takes note of the CPU time that its run has used and that it has waited for, in nanoseconds. It is
-    /// at work where the one has grown by `least` percent of the time of one CPU, or both by half of it;
-    /// where that cannot be told, it counts as at work.
+    /// Records the CPU time that its run has used and waited for, in nanoseconds. It is busy if the
+    /// first has grown by `least` percent of one CPU, or both together by half of one; if that is
+    /// unknown, it counts as busy.
     pub fn worked(&mut self, cpu_ns: [u64; 2], now: &Moment, least: u8) {
         let begun_now = self.run.as_ref().is_some_and(|(_, at)| *at == now.time);
         let busy = match &self.work {
-            // What it did by now is its start.
+            // Its CPU time so far comes from its start.
             None => !begun_now,
             Some(work) => {
                 let elapsed = now.uptime.saturating_sub(work.uptime);
@@ -405,9 +406,9 @@ impl Seen {
         });
     }
 
-    /// Takes note that keyboard and pointer were heard `count` times; when they were last used, as
-    /// far as that is known. Of the first count it is not: what was typed by then came through a
-    /// console whose client passes have seen.
+    /// Records the number of keyboard and pointer events; returns when they were last used, if
+    /// known. For the first count it is unknown: anything typed before came through a console whose
+    /// client passes have seen.
     pub fn heard(&mut self, count: u64, now: Timestamp) -> Option<Timestamp> {
         let at = match self.input {
             Some(input) if input.count == count => input.at,
@@ -557,16 +558,16 @@ mod tests {
             "no clock runs back"
         );
         assert_eq!(after(u64::MAX, 960), Some(now(960).time));
-        // A clock that is set does not change how long it was.
+        // Setting the clock does not change the duration.
         let jumped = moment(1_000_000, 1000 + 1020);
         seen.worked([u64::MAX, 0], &jumped, 20);
         assert_eq!(seen.work.unwrap().busy, Some(now(960).time));
-        // Known for longer, and never measured.
+        // Known for longer, but never measured.
         let mut seen = Seen::new(new_uuid());
         seen.running(Some(Run::current(1)), now(0).time);
         seen.worked([SECOND, 0], &now(60), 20);
         assert_eq!(seen.work.unwrap().busy, Some(now(60).time));
-        // A host that is too busy for it.
+        // An overloaded host.
         seen.worked([2 * SECOND, 29 * SECOND - 1], &now(120), 20);
         assert_eq!(seen.work.unwrap().busy, Some(now(60).time));
         seen.worked([4 * SECOND, 57 * SECOND], &now(180), 20);

@@ -1,8 +1,8 @@
-//! The idle policy: from the facts about an instance to the one step that is due. Pure.
+//! The idle policy: decides which step is due, from the facts about an instance. Pure.
 //!
 //! When in doubt, an instance counts as active: a sign that cannot be read or is implausible counts
-//! as use now. How long work of its CPUs or an open connection alone counts, or a guest's answer or silence while no
-//! client is connected to its console, is bounded: the guest belongs to a student.
+//! as use now. How long CPU work, an open connection, or a guest's answer or silence without a
+//! console client counts is limited, because a student controls the guest.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use std::cmp::Reverse;
@@ -17,14 +17,14 @@ use crate::state::keep::Keep;
 use crate::timetable::Class;
 use crate::units::{Patience, age};
 
-/// What is known of an instance.
+/// The evidence about an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
-    /// Where it is.
+    /// The rung that it is on.
     pub rung: Rung,
-    /// What tells of its use.
+    /// The signals of its use.
     pub signals: Vec<Signal>,
-    /// Since when it runs without a break, as far as passes have seen.
+    /// Since when it has been running without a break, as seen by passes.
     pub running_since: Option<Timestamp>,
     /// Whether it is exempt.
     pub keep: Keep,
@@ -32,39 +32,39 @@ pub struct Evidence {
     pub stopped_since: Option<Timestamp>,
     /// When passes announced that it will be destroyed.
     pub announced: Option<Timestamp>,
-    /// What the timetable makes of it.
+    /// What the timetable says about it.
     pub class: Class,
-    /// Times before this one were taken by a clock that was wrong, and count as this one.
+    /// Times before this one come from a wrong clock and count as this one.
     pub trusted_from: Option<Timestamp>,
 }
 
-/// Whether it is for its guest to end, or to have, this doubt.
+/// Whether its guest can cause or end this doubt.
 pub fn is_of_guest(doubt: &str) -> bool {
     doubt.starts_with(SignalSource::GUEST.words)
 }
 
-/// What is to be done with an instance, and why.
+/// The decision about an instance, and its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// When it was last used.
     pub used: Timestamp,
     /// How long it has not been used.
     pub unused: SignedDuration,
-    /// What says so.
+    /// The sign that says so.
     pub source: SignalSource,
     /// The one step that is due.
     pub step: Option<Rung>,
-    /// The next step down and when it is due if nothing happens.
+    /// The next step down, and when it is due if the instance is not used.
     pub next: Option<(Rung, Timestamp)>,
-    /// It is near enough to its end for that to be announced.
+    /// Its destruction is close enough to be announced.
     pub announces: bool,
-    /// For people.
+    /// The reason, for people.
     pub reason: String,
-    /// What is wrong with the signs.
+    /// The doubts about the signs.
     pub doubts: Vec<String>,
 }
 
-/// Decides at the time `now` about an instance.
+/// Decides about an instance at the time `now`.
 pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision {
     if !evidence.class.is_none() {
         return in_class::decide(now, evidence, policy);
@@ -72,7 +72,7 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
     by_ladder(now, evidence, policy)
 }
 
-/// The same by the ladder alone.
+/// The same without the timetable.
 pub(super) fn by_ladder(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision {
     let mut doubts = Vec::new();
     let (used, source) = last_use(now, evidence, policy, &mut doubts);
@@ -144,7 +144,7 @@ pub(super) fn by_ladder(now: Timestamp, evidence: &Evidence, policy: &Policy) ->
     decision
 }
 
-/// When it was last used, never after `now`, and what says so.
+/// When it was last used, never after `now`, and the sign that says so.
 fn last_use(
     now: Timestamp,
     evidence: &Evidence,
@@ -163,17 +163,17 @@ fn last_use(
         }
     }
     let vouching = said.iter().filter(|(_, it)| it.bound == Bound::Vouches);
-    // Without any word of that kind it is in use.
+    // Without any sign of that kind it counts as in use.
     let first = vouching
         .map(|(at, it)| (*at, it.source))
         .max_by_key(|it| it.0);
     let first = first.unwrap_or((now, SignalSource::TOUCHED));
-    // What a connection, or an agent that does not answer, is worth begins with the last use that
-    // something else vouches for.
+    // The limited time of a connection, or of a silent agent, starts with the last use that another
+    // sign confirms.
     let mut vouched = first.0;
     for (at, claim) in &said {
         for (seen, connection) in &said {
-            // Somebody was there to type.
+            // Somebody was connected and could type.
             if let (Bound::Claim, Sign::At(_), Bound::Connection(since)) =
                 (claim.bound, &claim.sign, connection.bound)
                 && since <= *at
@@ -186,7 +186,7 @@ fn last_use(
         Patience::Never => at,
         Patience::After(limit) => at.min(plus(from, limit.0)),
     };
-    // Of those that give the same time the first in this order decides.
+    // If several give the same time, the first in this order decides.
     let worth = |(at, signal): &(Timestamp, &Signal)| {
         let (rank, at) = match signal.bound {
             Bound::Vouches => (0, *at),
@@ -217,20 +217,20 @@ fn last_use(
     last(&all)
 }
 
-/// What becomes of it when it has reached its maximum runtime, and when that is.
+/// The step for an instance that reaches its maximum runtime, and when that is.
 pub(super) fn end_of_run(evidence: &Evidence, policy: &Policy) -> Option<(Rung, Timestamp)> {
     let (Rung::Running | Rung::Idle, Patience::After(limit)) = (evidence.rung, policy.max_runtime)
     else {
         return None;
     };
-    // A clock that was wrong may have said that it runs for years.
+    // With a wrong clock, it may seem to have run for years.
     let since = Some(evidence.running_since?).max(evidence.trusted_from)?;
     let mut down = [Rung::Paused, Rung::Stopped].into_iter();
     let down = down.find(|rung| after(policy, *rung).is_some());
     Some((down.unwrap_or(Rung::Stopped), plus(since, limit.0)))
 }
 
-/// The time that a sign gives; an error says what is wrong with it.
+/// The time that a sign gives, or a doubt.
 pub(super) fn known(now: Timestamp, sign: &Sign) -> Result<Option<Timestamp>, String> {
     match sign {
         Sign::Silent(_) => Ok(None),
@@ -243,21 +243,21 @@ pub(super) fn known(now: Timestamp, sign: &Sign) -> Result<Option<Timestamp>, St
     }
 }
 
-/// Nothing of this program was used before (2020-01-01): an earlier time is garbage.
+/// This program was not used before 2020-01-01: an earlier time is invalid.
 const EARLIEST: Timestamp = Timestamp::constant(1_577_836_800, 0);
 
-/// The clock of files and ours may differ by this much.
+/// The clock of the file system may differ from ours by this much.
 const SLACK: SignedDuration = SignedDuration::from_secs(2);
 
-/// How long an instance has not been used at `now`; `None` where that cannot be told, as with a
-/// time in the future or in a time before this program, which must count as active.
+/// How long an instance has been unused at `now`; `None` if that is unknown or implausible, for
+/// example a time in the future; it then counts as active.
 pub fn unused_for(last: Timestamp, now: Timestamp) -> Option<SignedDuration> {
     let unused = now.duration_since(last);
     let makes_sense = last >= EARLIEST && unused.saturating_add(SLACK) >= SignedDuration::ZERO;
     makes_sense.then(|| unused.max(SignedDuration::ZERO))
 }
 
-/// After how long without use an instance steps down to `rung`; `None` for never.
+/// How long an instance must be unused to step down to `rung`; `None` for never.
 fn after(policy: &Policy, rung: Rung) -> Option<SignedDuration> {
     let patience = match rung {
         Rung::Running => return None,
@@ -272,7 +272,7 @@ fn after(policy: &Policy, rung: Rung) -> Option<SignedDuration> {
     }
 }
 
-/// The next rung down that the policy has. What is not stopped is never destroyed.
+/// The next rung down in the policy. An instance that is not stopped is never destroyed.
 fn below(policy: &Policy, rung: Rung) -> Option<Rung> {
     let ladder = [Rung::Idle, Rung::Paused, Rung::Stopped, Rung::Destroyed];
     let may_follow = |to: &Rung| *to > rung && (*to != Rung::Destroyed || rung == Rung::Stopped);
@@ -284,7 +284,7 @@ fn due_at(policy: &Policy, rung: Rung, used: Timestamp) -> Option<Timestamp> {
     Some(plus(used, after(policy, rung)?))
 }
 
-/// `at` later by `length`, as far as time goes.
+/// `at` plus `length`, saturating.
 pub(super) fn plus(at: Timestamp, length: SignedDuration) -> Timestamp {
     at.saturating_add(length).unwrap_or(Timestamp::MAX)
 }

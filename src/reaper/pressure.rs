@@ -1,5 +1,5 @@
-//! Where memory is short, instances that nobody uses are paused for those that somebody does: whose,
-//! which is pure, and how.
+//! If memory is short, pauses unused instances for others: selects them, which is pure, and pauses
+//! them.
 #![deny(clippy::arithmetic_side_effects)]
 
 use std::cmp::Reverse;
@@ -22,24 +22,23 @@ use crate::parallel::{contained, side_by_side};
 use crate::state::lock::{self, Lock};
 use crate::units::Duration;
 
-/// How many are paused at once.
+/// How many are paused in parallel.
 const AT_ONCE: usize = 4;
 
-/// How often room is made for one instance: others may take what was freed.
+/// How often to make room for one instance: others may take the freed memory.
 const MOST_ROUNDS: usize = 4;
 
 /// An instance that may be paused for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// What that would free, in bytes.
+    /// How much pausing it would free, in bytes.
     pub frees: u64,
-    /// For how long nobody used it, in seconds.
+    /// How long it has been unused, in seconds.
     pub unused: u64,
 }
 
-/// Which of `candidates` are to be paused to free `missing` bytes, as their places: as few as it
-/// takes, and among those the ones that were unused for longest and are largest. `None` where all of
-/// them are too little.
+/// The indexes of the `candidates` to pause to free `missing` bytes: as few as possible, preferring
+/// those that have been unused for longest and are largest. `None` if all together are not enough.
 pub fn choose(missing: u64, candidates: &[Candidate]) -> Option<Vec<usize>> {
     let mut by_size: Vec<_> = (0..candidates.len()).collect();
     by_size.sort_by_key(|place| Reverse(candidates[*place].frees));
@@ -58,7 +57,7 @@ pub fn choose(missing: u64, candidates: &[Candidate]) -> Option<Vec<usize>> {
         if chosen.len() == fewest {
             break;
         }
-        // With it, the largest of the others must still be enough.
+        // Together with the largest others it must still be enough.
         by_size.retain(|other| *other != place);
         let left = fewest.saturating_sub(chosen.len()).saturating_sub(1);
         let others: Vec<_> = by_size
@@ -76,21 +75,21 @@ pub fn choose(missing: u64, candidates: &[Candidate]) -> Option<Vec<usize>> {
     Some(chosen)
 }
 
-/// What is missing, and for what.
+/// How much memory is missing, and for what.
 #[derive(Debug)]
 pub struct Need<'a> {
     /// In bytes.
     pub missing: u64,
-    /// What the pause of a guest frees of it.
+    /// The part of it that pausing a guest frees.
     pub frees: fn(&RunningGuest) -> u64,
     /// The instance that it is for.
     pub whom: Option<&'a InstanceName>,
-    /// In words that follow on "paused".
+    /// The reason, as text after "paused".
     pub why: String,
 }
 
-/// Pauses as many unused instances as the need takes, whosever they are; what was done. Nobody is
-/// paused where that would not be enough for an instance, or where no pass looked lately.
+/// Pauses as many unused instances as needed, of any user; returns what was done. Pauses none if
+/// that would not be enough for the instance, or if no pass ran recently.
 pub fn relieve(context: &Context, need: &Need) -> Result<Vec<Action>> {
     let context = context.for_everyone();
     let mut passes = Passes::read(&context.paths.passes());
@@ -131,7 +130,7 @@ pub fn relieve(context: &Context, need: &Need) -> Result<Vec<Action>> {
     let all_of_it = candidates
         .iter()
         .fold(0_u64, |sum, it| sum.saturating_add(it.frees));
-    // A guest fits or does not; a host with a little more memory is better off.
+    // A guest either fits or not; for a host, every bit of freed memory helps.
     let missing = match need.whom {
         Some(_) => need.missing,
         None => need.missing.min(all_of_it),
@@ -162,8 +161,8 @@ pub fn relieve(context: &Context, need: &Need) -> Result<Vec<Action>> {
         .collect())
 }
 
-/// Runs a verb on `name`; where memory is short for it, after unused instances were paused, which is
-/// written into its outcome.
+/// Runs an operation on `name`; if memory is short, runs it again after pausing unused instances,
+/// which is noted in its outcome.
 pub fn with_room(
     context: &Context,
     name: &InstanceName,
@@ -171,7 +170,7 @@ pub fn with_room(
 ) -> Result<Outcome> {
     let mut done = verb();
     let mut displaced = Vec::new();
-    // Others that want the same wait, until what was freed is set aside.
+    // Other commands wait until the freed memory is reserved.
     let mut alone = None;
     for _ in 0..MOST_ROUNDS {
         let short = |error: &anyhow::Error| error.downcast_ref().map(Shortage::missing);

@@ -1,4 +1,4 @@
-//! What a pass answers.
+//! The answer of a pass.
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -11,19 +11,19 @@ use crate::error::Kind;
 use crate::names::State;
 use crate::units::age;
 
-/// The document of the contract.
+/// The JSON document.
 #[derive(Debug, Serialize)]
 pub struct PassReport {
     pub checked: usize,
     pub actions: Vec<Action>,
     pub failed: usize,
     pub dry_run: bool,
-    /// Of a dry run: every instance.
+    /// All instances, in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instances: Option<Vec<InstanceRow>>,
 }
 
-/// A step that was taken, or tried.
+/// A step that was taken or attempted.
 #[derive(Debug, Serialize)]
 pub struct Action {
     pub instance: String,
@@ -37,11 +37,11 @@ pub struct Action {
     pub kind: Option<Kind>,
 }
 
-/// An instance, its signs and what follows from them.
+/// An instance, its signs and the decision.
 #[derive(Debug, Serialize)]
 pub struct InstanceRow {
     pub instance: String,
-    /// `None` of one that is not there.
+    /// `None` if it is missing.
     pub state: Option<State>,
     #[serde(serialize_with = "by_name")]
     pub signs: Option<Vec<(SignalSource, Shown)>>,
@@ -55,7 +55,7 @@ pub struct InstanceRow {
     pub next_in: String,
 }
 
-/// One sign: how old it is, or why that is not known.
+/// One sign: its age, or why that is unknown.
 #[derive(Debug, Serialize)]
 pub struct Shown {
     pub age_seconds: Option<i64>,
@@ -102,7 +102,7 @@ impl PassReport {
         }
     }
 
-    /// What failed, for people.
+    /// The failures, as text.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         self.actions.iter().filter_map(|action| {
             let (instance, error) = (&action.instance, action.error.as_ref()?);
@@ -113,14 +113,14 @@ impl PassReport {
         })
     }
 
-    /// Whether libvirt was out of reach for all that failed.
+    /// Whether all failures are due to libvirt being unreachable.
     pub fn all_unavailable(&self) -> bool {
         let mut kinds = self.actions.iter().filter_map(|action| action.kind);
         kinds.all(|kind| kind == Kind::Unavailable)
     }
 }
 
-/// A step, and in how long it is due.
+/// A step and the time until it is due.
 pub fn due(step: Rung, at: Timestamp, now: Timestamp) -> String {
     if at <= now {
         format!("{} now", step.as_str())
@@ -154,7 +154,7 @@ impl InstanceRow {
     }
 }
 
-/// What those of its signals tell that reports show.
+/// The signals that reports show.
 fn shown(evidence: &Evidence, now: Timestamp) -> Vec<(SignalSource, Shown)> {
     let signals = evidence.signals.iter();
     let signals = signals.filter(|signal| signal.source.title.is_some());

@@ -1,7 +1,7 @@
-//! The signals of use: what may tell that somebody uses an instance.
+//! The signals of use: everything that can show that somebody uses an instance.
 //!
-//! A new one is a function here and a line in [`SIGNALS`]. The policy takes the last use from whatever
-//! they say, and a dry run shows what that is.
+//! A new signal is a function here and a line in [`SIGNALS`]. The policy derives the last use from
+//! all of them, and a dry run shows them.
 #![deny(clippy::arithmetic_side_effects)]
 
 use std::io;
@@ -14,14 +14,14 @@ use crate::files::Directory;
 use crate::names::InstanceName;
 use crate::timetable::Class;
 
-/// What can decide when an instance was last used.
+/// A source that can decide when an instance was last used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SignalSource {
     /// Its name in JSON.
     pub name: &'static str,
-    /// In words, with which its doubts begin.
+    /// Its text, with which its doubts begin.
     pub words: &'static str,
-    /// What its column in reports is called, if it has one.
+    /// The name of its column in reports, if it has one.
     pub title: Option<&'static str>,
 }
 
@@ -34,9 +34,9 @@ impl SignalSource {
         SignalSource::new("console", "a client of its console").shown("CONSOLE");
     /// The guest's agent, on logins and input.
     pub const GUEST: SignalSource = SignalSource::new("guest", "its guest's agent").shown("GUEST");
-    /// What it takes of the host's CPUs.
+    /// Its CPU use.
     pub const WORK: SignalSource = SignalSource::new("work", "its CPU time").shown("WORK");
-    /// A lesson that it is made ready for, or that began.
+    /// A lesson that it is prepared for, or that began.
     pub const LESSON: SignalSource = SignalSource::new("lesson", "its lesson");
     /// It was powered on by something else.
     pub const POWER: SignalSource =
@@ -45,7 +45,7 @@ impl SignalSource {
     pub const CLOCK: SignalSource = SignalSource::new("clock", "the host's clock was set then");
     /// It is exempt.
     pub const KEPT: SignalSource = SignalSource::new("kept", "it is exempt");
-    /// It has run for as long as it may.
+    /// It has reached its maximum runtime.
     pub const RUNTIME: SignalSource =
         SignalSource::new("runtime", "it has reached its maximum runtime");
 
@@ -71,47 +71,47 @@ impl Serialize for SignalSource {
     }
 }
 
-/// What one source tells of the last use.
+/// What one source says about the last use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sign {
     /// It was used then.
     At(Timestamp),
-    /// Passes saw it used then. Their own word is not doubted.
+    /// Passes saw it used then. This time is not doubted.
     Seen(Timestamp),
-    /// The source does not exist here, or was not asked: it says nothing either way.
+    /// The source does not exist here or was not asked: it says nothing.
     Silent(&'static str),
-    /// The source should say something and does not.
+    /// The source should say something but does not.
     Unreadable(String),
 }
 
-/// What a sign is worth.
+/// How a sign counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// It counts, and vouches for others.
+    /// It counts, and confirms others.
     Vouches,
     /// It counts.
     Counts,
-    /// It counts for no longer than `policy.max_connected` after the last use that something vouches for.
+    /// It counts for at most `policy.max_connected` after the last use that another sign confirms.
     Claim,
-    /// It counts for no longer than `policy.max_busy` after the last use that something else tells of.
+    /// It counts for at most `policy.max_busy` after the last use by another sign.
     Work,
-    /// As a claim, and no earlier than from when the connection was made. It vouches for what its guest
-    /// says of the time since then.
+    /// Like a claim, but at least from the time of the connection. It confirms what its guest says
+    /// about the time since then.
     Connection(Timestamp),
 }
 
-/// What one source tells, and what that is worth.
+/// What one source says, and how that counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signal {
     /// The source.
     pub source: SignalSource,
-    /// What it tells.
+    /// What it says.
     pub sign: Sign,
-    /// What that is worth.
+    /// How that counts.
     pub bound: Bound,
 }
 
-/// What signals are read from.
+/// The data that signals are read from.
 #[derive(Debug)]
 pub(crate) struct Readings<'a> {
     pub name: &'a InstanceName,
@@ -141,7 +141,7 @@ pub(crate) static SIGNALS: [(SignalSource, Read); 6] = [
     (SignalSource::POWER, power),
 ];
 
-/// What all of them say.
+/// Reads all signals.
 pub(super) fn read(readings: &Readings) -> Vec<Signal> {
     let signal = |(source, read): &(SignalSource, Read)| {
         let (sign, bound) = read(readings);
@@ -154,11 +154,11 @@ pub(super) fn read(readings: &Readings) -> Vec<Signal> {
     SIGNALS.iter().map(signal).collect()
 }
 
-/// What is wrong with an activity file that is not there.
+/// The doubt for a missing activity file.
 const MISSING: &str = "is missing";
 
 impl Signal {
-    /// Whether this is an activity file that is missing.
+    /// Whether this is the signal of a missing activity file.
     pub(super) fn is_of_missing_file(&self) -> bool {
         matches!(&self.sign, Sign::Unreadable(why) if self.source == SignalSource::TOUCHED && why == MISSING)
     }
@@ -204,7 +204,8 @@ fn lesson(readings: &Readings) -> (Sign, Bound) {
     (beginning(readings.class), Bound::Counts)
 }
 
-/// Until a lesson begins its instances count as in use, and from then on as last used then.
+/// Until a lesson begins, its instances count as in use; from then on, as last used at its
+/// beginning.
 pub(super) fn beginning(class: &Class) -> Sign {
     match class.now {
         Some(lessons) => Sign::Seen(lessons.from),

@@ -1,4 +1,4 @@
-//! Taking one instance down the ladder by a rung, or up again.
+//! Takes one instance a rung down the ladder, or up again.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ pub struct Planned<'a> {
     pub to: Rung,
     pub reason: String,
     idle_seconds: i64,
-    /// It is taken for others, who need memory.
+    /// It is taken to free memory for others.
     for_others: bool,
 }
 
@@ -48,7 +48,7 @@ impl Planned<'_> {
         })
     }
 
-    /// To pause `one` because of `why`.
+    /// A pause of `one` with the reason `why`.
     pub fn for_others<'a>(one: &'a Observation, why: &str) -> Option<Planned<'a>> {
         let Assessment::Judged(evidence, decision) = &one.assessment else {
             return None;
@@ -63,7 +63,7 @@ impl Planned<'_> {
         })
     }
 
-    /// In which order steps are taken: first whoever is waiting, then what frees memory.
+    /// The order of steps: first those for users who are waiting, then those that free memory.
     pub fn urgency(&self) -> u8 {
         match (self.from, self.to) {
             (_, Rung::Running) => 0,
@@ -74,7 +74,7 @@ impl Planned<'_> {
         }
     }
 
-    /// The same as a step that was taken, for `reason`, or tried.
+    /// The report of a step that was taken for `reason`, or attempted.
     pub fn action(&self, reason: &str, result: Result<(), &anyhow::Error>) -> Action {
         Action {
             instance: self.one.name.to_string(),
@@ -89,19 +89,18 @@ impl Planned<'_> {
     }
 }
 
-/// What became of a step.
+/// The result of a step.
 #[derive(Debug)]
 pub enum StepOutcome {
     /// It was taken, and why.
     Done(String),
-    /// It was not, and that is no fault: the next pass looks again.
+    /// It was skipped, which is no failure: the next pass tries again.
     Left(String),
     /// It failed.
     Failed(anyhow::Error),
 }
 
-/// Takes the step that was `planned`, if it is still due. A guest may take up to `timeout`
-/// to shut down.
+/// Takes the `planned` step, if it is still due. A guest may take up to `timeout` to shut down.
 pub fn take(
     context: &Context,
     observer: &Observer,
@@ -123,7 +122,7 @@ pub fn take(
             StepOutcome::Done(reason)
         }
         Ok(left) => left,
-        // To shut a paused guest down takes memory; it can wait until there is some.
+        // Shutting down a paused guest needs memory; it can wait until there is some.
         Err(error)
             if kind_of(&error) == Kind::Busy
                 || (planned.from == Rung::Paused && kind_of(&error) == Kind::Capacity) =>
@@ -170,14 +169,14 @@ fn attempt(
         Assessment::Judged(facts, decision)
             if (facts.rung, decision.step) != (planned.from, Some(planned.to)) =>
         {
-            return not_due(&format!("it changed meanwhile: {}", decision.reason));
+            return not_due(&format!("it changed in the meantime: {}", decision.reason));
         }
         Assessment::Judged(..) => {}
     }
     act(context, vm, planned, timeout).map(StepOutcome::Done)
 }
 
-/// Takes the step, and notes why, for listings; returns why.
+/// Takes the step and records its reason, for listings; returns the reason.
 fn act(context: &Context, vm: Instance, planned: &Planned, timeout: Duration) -> Result<String> {
     let mut reason = planned.reason.clone();
     match planned.to {

@@ -1,11 +1,11 @@
-//! Who looks at a console: the clients of its ports that have finished the VNC handshake, as far as
-//! the kernel's counters tell.
+//! Who watches a console: the clients of its ports that have completed the VNC handshake, according
+//! to the kernel's counters.
 //!
-//! QEMU itself could say who has authenticated, but asking it marks the domain as tainted, and
-//! libvirt has no call for it. What QEMU has sent tells as well: a client that does not know the
-//! password is sent 59 bytes and no more (RFC 6143, section 7.1: version 12, types of security 2,
-//! challenge 16, result 4, reason 4 and its 21 letters), and one that does know it gets the
-//! server's greeting with the domain's name after the first 34.
+//! QEMU itself knows who has authenticated, but asking it marks the domain as tainted, and libvirt
+//! has no call for it. The number of bytes sent tells as well: a client that does not know the
+//! password receives at most 59 bytes (RFC 6143, section 7.1: version 12, types of security 2,
+//! challenge 16, result 4, reason 4 and its 21 letters), and one that does receives the server's
+//! greeting with the domain's name after the first 34.
 #![deny(clippy::arithmetic_side_effects)]
 
 use std::collections::HashSet;
@@ -16,17 +16,17 @@ use anyhow::{Context, Result};
 use crate::hypervisor::xml::domain::Console;
 use crate::process::Program;
 
-/// More than this was sent to a client of the VNC port that has finished the handshake.
+/// A client of the VNC port that has completed the handshake has received more than this.
 const VNC: u64 = 64;
 
-/// The same over WebSocket, with some 230 bytes of HTTP before it and frames around it. A client
-/// that was let in is sent a picture, which is larger than this.
+/// The same over WebSocket, with some 230 bytes of HTTP and frames. An authenticated client
+/// receives a picture, which is larger than this.
 const WEBSOCKET: u64 = 512;
 
-/// From here the gateway connects for those who only watch, which is no use.
+/// The source address of the gateway's connections for watchers, which do not count as use.
 pub const WATCHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// The ports, among those of `consoles`, that have such a client. One call for all of them.
+/// The ports of `consoles` that have such a client. One call for all of them.
 pub fn viewed_ports<'a>(consoles: impl IntoIterator<Item = &'a Console>) -> Result<HashSet<u16>> {
     let (mut vnc, mut websocket) = (HashSet::new(), HashSet::new());
     for console in consoles {
@@ -51,7 +51,7 @@ pub fn viewed_ports<'a>(consoles: impl IntoIterator<Item = &'a Console>) -> Resu
         .collect())
 }
 
-/// The local port and the bytes sent, of one line of `ss`, unless they were sent to a watcher.
+/// The local port and the bytes sent, from one line of `ss`, unless they were sent to a watcher.
 fn sent(line: &str) -> Option<(u16, u64)> {
     let mut words = line.split_whitespace();
     let port = words.nth(2)?.rsplit(':').next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! What people in a guest are told before it is paused or shut down.
+//! Warns people in a guest before it is paused or shut down.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use std::time::{Duration, Instant};
@@ -15,25 +15,25 @@ use crate::names::InstanceName;
 use crate::parallel::{contained, side_by_side};
 use crate::state::coverage::LONGEST_GAP;
 
-/// How long before a step it is told of, where passes come more often than that.
+/// How long before a step the warning is given, if passes are more frequent than that.
 const AHEAD: SignedDuration = SignedDuration::from_secs(60);
 
-/// How long one guest's agent may take, and when the last one is told, in one pass.
+/// The time limit for one guest's agent, and for all of them in one pass.
 const AGENT: Duration = Duration::from_secs(2);
 const LATEST: Duration = Duration::from_secs(6);
 
-/// How many are told at once.
+/// How many are warned in parallel.
 const AT_ONCE: usize = 8;
 
-/// Until when a step must be due for this pass to tell of it: the next pass, as far as can be known from
-/// when the `last` one was, may take it.
+/// The time until which steps are announced by this pass: the next pass may take them, judging by
+/// when the `last` one was.
 pub(super) fn horizon(now: Timestamp, last: Option<Timestamp>) -> Timestamp {
     let since = last.map_or(AHEAD, |last| now.duration_since(last));
     now.saturating_add(since.clamp(AHEAD, LONGEST_GAP))
         .unwrap_or(Timestamp::MAX)
 }
 
-/// The pause or stop of one that runs, which is due after this pass and by `horizon`.
+/// The pause or stop of a running instance that is due after this pass and before `horizon`.
 pub(super) fn upcoming(one: &Assessment, horizon: Timestamp) -> Option<(Rung, Timestamp)> {
     let Assessment::Judged(evidence, decision) = one else {
         return None;
@@ -45,8 +45,8 @@ pub(super) fn upcoming(one: &Assessment, horizon: Timestamp) -> Option<(Rung, Ti
         .filter(|(to, at)| runs && ends(*to) && *at <= horizon)
 }
 
-/// What is to be said of the step that is due next; nothing where that was said or is switched off, or where
-/// the guest's agent has not answered.
+/// The warning about the next step; none if it was given, is switched off, or the guest's agent has
+/// not answered.
 fn due(
     one: &Assessment,
     seen: &mut Seen,
@@ -58,7 +58,7 @@ fn due(
         return None;
     };
     let Some((to, at)) = upcoming(one, horizon) else {
-        // One that is due and was not taken is the same one in the next pass.
+        // A step that is due but was not taken is the same step in the next pass.
         if decision.step.is_none() {
             seen.warned = None;
         }
@@ -72,7 +72,7 @@ fn due(
     is_wanted.then(|| words(evidence, policy, (to, at), now))
 }
 
-/// What people read.
+/// The text of the warning.
 fn words(evidence: &Evidence, policy: &Policy, step: (Rung, Timestamp), now: Timestamp) -> String {
     let (to, at) = step;
     let minutes = at.duration_since(now).as_secs().saturating_add(59) / 60;
@@ -86,7 +86,7 @@ fn words(evidence: &Evidence, policy: &Policy, step: (Rung, Timestamp), now: Tim
     };
     let is_end = end_of_run(evidence, policy) == Some(step);
     let why = match is_end {
-        true => "it has run for as long as it may",
+        true => "it has reached its maximum runtime",
         false => "nobody uses it",
     };
     let advice = match (is_end, to) {
@@ -97,8 +97,8 @@ fn words(evidence: &Evidence, policy: &Policy, step: (Rung, Timestamp), now: Tim
     format!("This machine will be {what} in {when}, because {why}. {advice}")
 }
 
-/// Tells those who work in guests that will be paused or shut down by `horizon`, once of each step;
-/// whether there was any. A guest that does not hear it is no reason to wait for longer.
+/// Warns the users of guests that will be paused or shut down before `horizon`, once per step;
+/// returns whether there was any. A guest that does not answer does not delay the step.
 pub(super) fn give(context: &Context, all: &mut [(Observation, Seen)], horizon: Timestamp) -> bool {
     let now = context.time();
     let due: Vec<_> = all
@@ -120,9 +120,9 @@ pub(super) fn give(context: &Context, all: &mut [(Observation, Seen)], horizon: 
     });
     for ((name, text), told) in due.iter().zip(told) {
         context.output.detail(&match told {
-            Ok(true) => format!("{name}: its users were told: {text}"),
-            Ok(false) => format!("{name}: its users were not told what comes: there was no time"),
-            Err(error) => format!("{name}: its users were not told what comes: {error:#}"),
+            Ok(true) => format!("{name}: warned its users: {text}"),
+            Ok(false) => format!("{name}: could not warn its users: there was no time"),
+            Err(error) => format!("{name}: could not warn its users: {error:#}"),
         });
     }
     !due.is_empty()
@@ -235,7 +235,7 @@ mod tests {
         assert!(!pass(Rung::Idle, None, soon, &policy), "it was");
         assert!(!pass(Rung::Idle, Some(Rung::Paused), soon, &policy));
         assert!(!pass(Rung::Idle, None, soon, &policy), "it was left");
-        // Somebody came back meanwhile.
+        // Somebody came back in the meantime.
         assert!(!pass(
             Rung::Idle,
             None,
