@@ -1,8 +1,8 @@
 //! Queries to the guest agent.
 //!
-//! The guest belongs to a student: its agent may say anything, which [`super::answer`] bounds, and may
-//! take any time to say it. libvirt waits for longer than it is told to: before a command it has the
-//! agent answer to a call of its own. So deadlines are held here, by the wall clock.
+//! A student controls the guest: its agent may send anything, which [`super::answer`] limits, and
+//! may take any time to do so. libvirt waits longer than it is told to, because before each command
+//! it first pings the agent. So deadlines are enforced here, by the wall clock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
@@ -21,20 +21,21 @@ use super::answer::{Begun, ExecStatus, GuestUse, Login, Trouble, logged_in, retu
 use super::{Domain, PendingCall, is, job};
 use crate::secret::Secret;
 
-/// How long the guest's agent may take to set the clock, in a guest that has just come back, in seconds.
+/// How long the agent of a guest that was just resumed may take to set the clock, in seconds.
 const CLOCK: i32 = 5;
 
-/// How long it may take to answer to a single question on the use of its guest.
+/// How long it may take to answer a single query about the use of its guest.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// No honest answer to such a question is larger, in bytes, of hundreds of terminals.
+/// The maximum size of an honest answer to such a query, in bytes, with hundreds of terminals.
 const LARGEST: usize = 64 << 10;
 
-/// How often the agent is asked whether a command has ended.
+/// How often to check whether a command has ended.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Prints the guest's time, when each terminal was last typed at, and how often keyboard and pointer
-/// were heard: the kernel sets a terminal's access time when its input is read, as `w` shows it.
+/// Prints the guest's time, the last input at each terminal, and the number of keyboard and pointer
+/// interrupts: the kernel updates a terminal's access time when its input is read, which is also
+/// what `w` shows.
 const LOOK: &str = r#"
 date +%s
 stat -c %X /dev/tty[0-9]* /dev/pts/[0-9]* 2>/dev/null
@@ -42,27 +43,27 @@ echo interrupts
 grep -E 'i8042|virtio[0-9]+-events' /proc/interrupts
 "#;
 
-/// Shows its argument to whoever works in the guest.
+/// Shows its argument to the people who work in the guest.
 const TELL: &str = include_str!("tell.sh");
 
-/// What came of asking.
+/// The result of a query.
 #[derive(Debug)]
 pub enum Answer {
     /// There is no agent.
     Nobody,
-    /// This.
+    /// The answer.
     Use(GuestUse),
-    /// There is one, and it gave no answer that makes sense. With it what was said, by libvirt or by
-    /// the guest: not to be kept.
+    /// There is one, but it gave no valid answer. With the message of libvirt or the guest, which
+    /// must not be stored.
     None(Trouble, String),
 }
 
-/// What came of asking whether it is there.
+/// The result of a ping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ping {
     /// It answered.
     Answered,
-    /// It did not, or not in time.
+    /// It did not answer, or not in time.
     Silent,
     /// There is no agent, or not yet.
     Absent,
@@ -75,7 +76,7 @@ pub(super) enum Silence {
     Absent,
     /// It does not run commands.
     Disabled,
-    /// It, or libvirt, says why.
+    /// It, or libvirt, gives a reason.
     Refused(String),
     /// Another reason.
     Trouble(Trouble),
@@ -98,14 +99,14 @@ impl From<Trouble> for Silence {
     }
 }
 
-/// A script to be run in a guest.
+/// A script to run in a guest.
 #[derive(Debug)]
 pub struct Script<'a> {
-    /// The program that understands it, and its option for a script on the command line.
+    /// Its interpreter, and the option for a script on the command line.
     pub interpreter: (&'static str, &'static str),
     /// The script itself: every process of the guest can see it.
     pub text: &'a str,
-    /// What it gets on its standard input.
+    /// Its standard input.
     pub input: Secret,
 }
 
@@ -115,7 +116,7 @@ impl Domain {
         self.ping(deadline) == Ping::Answered
     }
 
-    /// The same, and whether there is an agent at all.
+    /// The same; also tells whether there is an agent at all.
     pub fn ping(&self, deadline: Duration) -> Ping {
         let until = Instant::now() + deadline;
         match self.agent(r#"{"execute":"guest-ping"}"#, until) {
@@ -125,9 +126,9 @@ impl Domain {
         }
     }
 
-    /// Has the guest's agent shut the guest down. The agent does not answer to this, so whether it
-    /// worked shows in the domain's state alone; libvirt's own call for it would wait a minute for
-    /// that.
+    /// Asks the guest's agent to shut the guest down. The agent does not answer this, so only the
+    /// domain's state shows whether it worked; libvirt's own call for it would wait a minute for an
+    /// answer.
     pub fn shut_down_by_agent(&self) {
         let _ = self.agent(
             r#"{"execute":"guest-shutdown"}"#,
@@ -135,10 +136,11 @@ impl Domain {
         );
     }
 
-    /// Has the guest's agent set the guest's clock to `now`. A guest does not notice how long its
-    /// memory lay on disk; its hardware clock is QEMU's, and went on. The agent's own command for that
-    /// would set the hardware clock as well, which takes a second in which the agent hears nobody: so
-    /// it runs a program, and where it does not run programs, or has not that one, it gets its command.
+    /// Asks the guest's agent to set the guest's clock to `now`. A guest does not notice how long
+    /// its memory was on disk, but its hardware clock, which belongs to QEMU, is right. The agent's
+    /// own command would also set the hardware clock, which takes a second in which the agent does
+    /// not answer. So the agent runs a program; its own command is used if it cannot run programs,
+    /// or not this one.
     pub fn set_clock(&self, now: Timestamp) -> Result<PendingCall> {
         let (uuid, seconds) = (self.uuid()?, now.as_second());
         let program = json!({"execute": "guest-exec", "arguments": {
@@ -159,9 +161,9 @@ impl Domain {
         }))
     }
 
-    /// Asks the guest's agent when its guest was last used, for no longer than `deadline`. The first
-    /// time in a run, libvirt is told to wait less for it: by itself it holds one of its workers for
-    /// five seconds, also after the deadline.
+    /// Asks the guest's agent when its guest was last used, for at most `deadline`. For the first
+    /// time in a run, libvirt is told to wait less for it: by default libvirt blocks one of its
+    /// workers for five seconds, even after the deadline.
     pub fn guest_use(&self, deadline: Duration, first: bool) -> Answer {
         let until = Instant::now() + deadline;
         if first && let Ok(uuid) = self.uuid() {
@@ -169,11 +171,11 @@ impl Domain {
             let hurry = move |conn: &Connect| {
                 job::wait_for_agent(&conn.lookup_domain_by_uuid(uuid)?, patience)
             };
-            // One that knows no such call waits as long as it does.
+            // A libvirt without that call waits for its own time.
             self.pool.within(ANSWER, hurry);
         }
         let found = match self.look(until) {
-            // Guests of some kinds run no commands for us.
+            // Some kinds of guests do not permit running commands.
             Err(Silence::Disabled) => self.logins(until),
             found => found,
         };
@@ -188,8 +190,8 @@ impl Domain {
         }
     }
 
-    /// Has the guest's agent run `script` as root, as soon as there is an agent, and waits for its end
-    /// until then, or until `stop` becomes true.
+    /// Runs `script` as root through the guest's agent, as soon as there is one, and waits for its
+    /// end until the deadline, or until `stop` becomes true.
     pub fn run_script(&self, script: &Script, until: Instant, stop: &AtomicBool) -> Result<()> {
         let (path, option) = script.interpreter;
         let arguments = json!({
@@ -211,7 +213,7 @@ impl Domain {
         let Begun { pid } = loop {
             match self.ask_until("guest-exec", &arguments, until) {
                 Ok(begun) => break begun,
-                // Not yet: nothing was run.
+                // Not yet: nothing has run.
                 Err(Silence::Absent) => go_on(INTERVAL)?,
                 Err(silence) => bail!("its guest agent cannot run a script: {silence}"),
             }
@@ -223,21 +225,21 @@ impl Domain {
             match status.and_then(|status| Ok(status.ended()?)) {
                 Ok(Some(ran)) => return ran.succeeded(),
                 Ok(None) | Err(Silence::Absent | Silence::Trouble(Trouble::Mute)) => {}
-                Err(silence) => bail!("its guest agent does not tell of a script: {silence}"),
+                Err(silence) => bail!("its guest agent does not report on a script: {silence}"),
             }
             go_on(interval)?;
             interval = (interval * 9 / 8).min(ANSWER);
         }
     }
 
-    /// Has the guest's agent, if there is one, show `text` to whoever works in the guest. It has until
-    /// `deadline` to begin with that; how it ends is not waited for.
+    /// Shows `text` to the people who work in the guest, if it has an agent. It must start before
+    /// `deadline`; its end is not waited for.
     pub fn tell_users(&self, text: &str, deadline: Duration) -> Result<()> {
         let arguments = json!({"path": "/bin/sh", "arg": ["-c", TELL, "sh", text]});
         let begun = self.ask_until("guest-exec", &arguments, Instant::now() + deadline);
         match begun.map(|Begun { .. }| ()) {
             Ok(()) | Err(Silence::Absent) => Ok(()),
-            Err(silence) => bail!("its guest's agent was asked in vain: {silence}"),
+            Err(silence) => bail!("its guest's agent did not show it: {silence}"),
         }
     }
 
@@ -285,7 +287,7 @@ impl Domain {
         )?)
     }
 
-    /// What the agent answers to `command` until then.
+    /// The answer of the agent to `command`, until the deadline.
     pub(super) fn agent(&self, command: &str, until: Instant) -> Result<String, Silence> {
         let left = until.saturating_duration_since(Instant::now());
         // libvirt counts whole seconds.
@@ -302,8 +304,8 @@ impl Domain {
     }
 }
 
-/// What libvirt's refusal means: `qemuDomainAgentAvailable` says in words that there is no agent, and
-/// what the agent says itself comes after others.
+/// The meaning of libvirt's error: `qemuDomainAgentAvailable` says in words that there is no agent,
+/// and the agent's own message follows other words.
 fn silence(error: &Error) -> Silence {
     let said = error.message();
     let contains = |any: &[&str]| any.iter().any(|words| said.contains(words));

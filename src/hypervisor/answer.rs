@@ -1,7 +1,7 @@
-//! The guest agent's answers, and how much of them is trusted. Pure.
+//! Parses the guest agent's answers, with limits on what is trusted. Pure.
 //!
-//! The guest belongs to a student: whatever its agent says may be made up. Its answers are bounded
-//! here, where they enter: in size, in range and in time. Only numbers from them are kept.
+//! A student controls the guest: anything that its agent says may be made up. Its answers are
+//! limited here, where they enter: in size, in range and in time. Only numbers are kept.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use base64::Engine;
@@ -10,40 +10,40 @@ use jiff::SignedDuration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// How many bytes of a guest's or a QEMU's words are shown.
+/// How many bytes of a guest's or a QEMU's message are shown.
 const LONGEST_WORDS: usize = 1000;
 
-/// No guest runs for so long without use: its clock is wrong, or it lies.
+/// A guest that claims to be unused for longer has a wrong clock, or lies.
 const LONGEST_UNUSED: SignedDuration = SignedDuration::from_hours(24 * 10_000);
 
-/// A clock is read before a terminal by a moment.
+/// The clock is read a moment before the terminals.
 const EARLY: SignedDuration = SignedDuration::from_secs(-10);
 
-/// What a guest's agent tells of the use of its guest.
+/// The report of a guest's agent on the use of its guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GuestUse {
-    /// For how long nobody typed at a terminal or logged in; `None` where nobody ever did.
+    /// How long ago somebody last typed at a terminal or logged in; `None` if nobody ever did.
     pub unused: Option<SignedDuration>,
-    /// How often keyboard and pointer were heard since boot, where that is known.
+    /// The number of keyboard and pointer interrupts since boot, if known.
     pub input: Option<u64>,
 }
 
-/// Why an agent was asked in vain.
+/// Why an agent gave no valid answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trouble {
     /// It gave no answer.
     Mute,
-    /// What it runs for us does not end.
+    /// Its command does not end.
     Slow,
-    /// It gave an answer that cannot be true, or that is too large.
+    /// Its answer is implausible or too large.
     Nonsense,
-    /// It said that it cannot tell.
+    /// It reported an error.
     Failed,
 }
 
 impl Trouble {
-    /// In words that follow on "its guest's agent".
+    /// As text after "its guest's agent".
     pub const fn as_str(self) -> &'static str {
         match self {
             Trouble::Mute => "does not answer",
@@ -54,7 +54,8 @@ impl Trouble {
     }
 }
 
-/// The start of `text` on one line: a guest or a QEMU that was broken into may say megabytes.
+/// The start of `text` on one line: a guest, or a QEMU that an attacker controls, may send
+/// megabytes.
 pub fn words(text: &str) -> String {
     let mut end = text.len().min(LONGEST_WORDS);
     while !text.is_char_boundary(end) {
@@ -69,7 +70,7 @@ pub fn words(text: &str) -> String {
     }
 }
 
-/// What the agent returned in `answer`, which is not larger than `largest` bytes.
+/// The value that the agent returned in `answer`, which may have at most `largest` bytes.
 pub(super) fn returned<T: DeserializeOwned>(answer: &str, largest: usize) -> Result<T, Trouble> {
     #[derive(Deserialize)]
     struct Returned<T> {
@@ -80,19 +81,19 @@ pub(super) fn returned<T: DeserializeOwned>(answer: &str, largest: usize) -> Res
         return Err(Trouble::Nonsense);
     }
     let returned: Result<Returned<T>, _> = serde_json::from_str(answer);
-    // The parser's error would repeat the guest's words.
+    // The parser's error would contain text of the guest.
     returned
         .map(|returned| returned.value)
         .map_err(|_| Trouble::Nonsense)
 }
 
-/// A command that the agent has begun.
+/// A command that the agent has started.
 #[derive(Debug, Deserialize)]
 pub(super) struct Begun {
     pub pid: i64,
 }
 
-/// How far a command is.
+/// The status of a command.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct ExecStatus {
@@ -103,10 +104,10 @@ pub(super) struct ExecStatus {
     err_data: Option<String>,
 }
 
-/// A command that has ended in a guest, and what it printed.
+/// A command that has ended in a guest, with its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ran {
-    /// Its exit status; 128 and the number of the signal where one ended it, as in shells.
+    /// Its exit status; 128 plus the signal number if a signal ended it, as in shells.
     pub exit_code: u8,
     /// Its standard output.
     pub stdout: Vec<u8>,
@@ -115,7 +116,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// An error with what it said, unless it ended well.
+    /// An error with its output, unless it succeeded.
     pub(super) fn succeeded(&self) -> anyhow::Result<()> {
         let said = String::from_utf8_lossy(&self.stderr);
         match (self.exit_code, said.trim()) {
@@ -135,7 +136,7 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// Its bytes, which are not more than `most`.
+    /// Its content, at most `most` bytes.
     pub(super) fn bytes(&self, most: usize) -> Result<Vec<u8>, Trouble> {
         let bytes = decoded(&self.buf_b64)?;
         (bytes.len() <= most)
@@ -144,7 +145,7 @@ impl Piece {
     }
 }
 
-/// How much of a piece the agent has written.
+/// How many bytes of a piece the agent has written.
 #[derive(Debug, Deserialize)]
 pub(super) struct Written {
     pub count: usize,
@@ -155,7 +156,7 @@ fn decoded(data: &str) -> Result<Vec<u8>, Trouble> {
 }
 
 impl ExecStatus {
-    /// What the command, [`super::agent::LOOK`], has printed; `None` while it runs.
+    /// The output of the command [`super::agent::LOOK`]; `None` while it runs.
     pub(super) fn found(&self) -> Result<Option<GuestUse>, Trouble> {
         if !self.exited {
             return Ok(None);
@@ -165,7 +166,7 @@ impl ExecStatus {
         printed_use(&printed).ok_or(Trouble::Nonsense).map(Some)
     }
 
-    /// How any other command ended; `None` while it runs.
+    /// The result of any other command; `None` while it runs.
     pub(super) fn ended(&self) -> Result<Option<Ran>, Trouble> {
         if !self.exited {
             return Ok(None);
@@ -181,7 +182,7 @@ impl ExecStatus {
     }
 }
 
-/// Understands what [`super::agent::LOOK`] prints.
+/// Parses the output of [`super::agent::LOOK`].
 fn printed_use(printed: &str) -> Option<GuestUse> {
     let (times, interrupts) = printed.split_once("interrupts\n")?;
     let mut times = times.lines().map(str::parse::<i64>);
@@ -189,7 +190,7 @@ fn printed_use(printed: &str) -> Option<GuestUse> {
     let last = times.try_fold(None, |last: Option<i64>, time| {
         time.ok().map(|time| last.max(Some(time)))
     })?;
-    // A number, and then a count of each CPU.
+    // The interrupt's number, and then a count for each CPU.
     let counts = interrupts.lines().flat_map(|line| {
         let counts = line.split_whitespace().skip(1);
         counts.map_while(|word| word.parse::<u64>().ok())
@@ -205,14 +206,14 @@ fn printed_use(printed: &str) -> Option<GuestUse> {
     })
 }
 
-/// One who is logged in.
+/// A logged-in user.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Login {
     login_time: f64,
 }
 
-/// What the guest's time in nanoseconds, and who is logged in, tell.
+/// The report from the guest's time in nanoseconds and its logged-in users.
 pub(super) fn logged_in(now: i64, logins: &[Login]) -> Result<GuestUse, Trouble> {
     let last = logins.iter().map(|login| login.login_time).reduce(f64::max);
     #[allow(clippy::cast_precision_loss, reason = "seconds are enough")]
@@ -227,7 +228,7 @@ pub(super) fn logged_in(now: i64, logins: &[Login]) -> Result<GuestUse, Trouble>
     })
 }
 
-/// A terminal was not used in the future, nor before there were any.
+/// A terminal cannot have been used in the future, nor before computers had any.
 fn plausible(unused: SignedDuration) -> Option<SignedDuration> {
     let possible = EARLY..=LONGEST_UNUSED;
     possible

@@ -1,4 +1,5 @@
-//! Commands and files in a guest, by its agent. What it says is bounded in size and in time.
+//! Runs commands and transfers files in a guest, through its agent. Its answers are limited in size
+//! and in time.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,32 +20,32 @@ use crate::error::{Fault, Kind};
 /// How long the agent of a busy guest may take to answer to one call.
 const CALL: Duration = Duration::from_secs(60);
 
-/// How long libvirt waits for a sign of life of an agent, in seconds.
+/// How long libvirt waits for an agent to answer a ping, in seconds.
 const LIBVIRTS_PATIENCE: i32 = 5;
 
-/// No answer is larger, in bytes: libvirt hands on no text of 4 MiB.
+/// The maximum size of an answer, in bytes: libvirt passes on no text of 4 MiB.
 const LARGEST: usize = 4 << 20;
 
-/// How much of a file is asked for in one call, in bytes; a third more as text.
+/// How much of a file is read in one call, in bytes; a third more as text.
 const PIECE: usize = 192 << 10;
 
-/// How much goes to the guest in one call: to a text of some 200 KiB its agent never answers.
+/// How much is sent to the guest in one call: the agent never answers a text of some 200 KiB.
 const SENT: usize = 32 << 10;
 
-/// How often the agent is asked whether a command has ended; less often the longer that takes.
+/// How often to check whether a command has ended; less often the longer it takes.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// Until when something in a guest may take, and what else ends it.
+/// The deadline of an operation in a guest, and what else ends it.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience<'a> {
     /// When it is over.
     pub until: Instant,
-    /// Raised when we are asked to end.
+    /// Set when we are interrupted.
     pub stop: &'a AtomicBool,
 }
 
 impl Patience<'_> {
-    /// Fails when it is over; `what` is what did not end.
+    /// Fails if it is over; `what` is the operation that did not end.
     pub fn check(&self, what: &str) -> Result<()> {
         ensure!(!self.stop.load(Ordering::Relaxed), "interrupted");
         ensure!(Instant::now() < self.until, "{what} took too long");
@@ -62,14 +63,14 @@ impl From<Silence> for anyhow::Error {
                 .hint("allow guest-exec and guest-file-open in the guest's qemu-ga configuration")
                 .into(),
             Silence::Refused(why) => anyhow!("its guest's agent refused: {why}"),
-            Silence::Trouble(Trouble::Nonsense) => anyhow!("its guest's agent talks nonsense"),
+            Silence::Trouble(Trouble::Nonsense) => anyhow!("its guest's agent sends invalid answers"),
             Silence::Trouble(_) => anyhow!("its guest's agent does not answer"),
         }
     }
 }
 
 impl Domain {
-    /// Runs a program in the guest, as its root, with these arguments and no input.
+    /// Runs a program in the guest, as root, with these arguments and no input.
     pub fn run_in_guest(&self, program: &[&str], patience: Patience) -> Result<Ran> {
         let (path, arguments) = program.split_first().context("no program is named")?;
         let arguments = json!({"path": path, "arg": arguments, "capture-output": true});
@@ -81,7 +82,7 @@ impl Domain {
             let asked = self.call("guest-exec-status", &json!({"pid": pid}), patience.until);
             match asked.and_then(|status: ExecStatus| Ok(status.ended()?)) {
                 Ok(Some(ran)) => return Ok(ran),
-                // A guest that is busy with the command.
+                // The guest may be busy with the command.
                 Ok(None) | Err(Silence::Trouble(Trouble::Mute)) => {}
                 Err(silence) => return Err(silence.into()),
             }
@@ -91,7 +92,7 @@ impl Domain {
         }
     }
 
-    /// Writes what `content` has to a file in the guest.
+    /// Writes the content of `content` to a file in the guest.
     pub fn write_in_guest(
         &self,
         path: &str,
@@ -120,7 +121,7 @@ impl Domain {
         self.close_in_guest(handle, patience)
     }
 
-    /// Reads a file of the guest, which is not larger than `most` bytes, into `sink`.
+    /// Reads a file of the guest, of at most `most` bytes, into `sink`.
     pub fn read_in_guest(
         &self,
         path: &str,
@@ -136,11 +137,11 @@ impl Domain {
             let piece: Piece = self.have("guest-file-read", &arguments, patience)?;
             let bytes = piece.bytes(PIECE).map_err(Silence::from)?;
             total += bytes.len() as u64;
-            // One that sends nothing for ever would hold us until the time is over.
+            // An agent that sends empty pieces would keep us here until the deadline.
             empty = if bytes.is_empty() { empty + 1 } else { 0 };
             ensure!(
                 total <= most && empty < 100,
-                "its guest's agent talks nonsense"
+                "its guest's agent sends invalid answers"
             );
             sink.write_all(&bytes)?;
             if piece.eof {
@@ -161,15 +162,15 @@ impl Domain {
         Ok(())
     }
 
-    /// Has libvirt wait for the agent as long as it does by itself, whatever it was told for a look at
-    /// its use.
+    /// Restores libvirt's own time to wait for the agent, which may have been shortened for a query
+    /// about its use.
     fn be_patient(&self) {
         self.within(CALL, |domain| {
             job::wait_for_agent(domain, LIBVIRTS_PATIENCE)
         });
     }
 
-    /// What the agent answers to a command that it must answer to.
+    /// The answer of the agent to a command; no answer is an error.
     fn have<T: DeserializeOwned>(
         &self,
         command: &'static str,

@@ -1,7 +1,7 @@
-//! How much CPU time a running guest may take, by libvirt's scheduler parameters.
+//! Limits the CPU time of a running guest, by libvirt's scheduler parameters.
 //!
-//! Only the running domain is changed. A quota in its stored definition would hold it back for
-//! ever; a live one goes with a fresh boot, but comes back with restored memory.
+//! Only the running domain is changed. A quota in its stored definition would limit it for ever; a
+//! live one ends at the next boot, but is restored with saved memory.
 
 use anyhow::Result;
 use virt::domain::{Domain as Inner, SchedBandwidth, SchedulerInfo};
@@ -18,8 +18,8 @@ const SMALLEST: i64 = 1000;
 const UNLIMITED: i64 = -1;
 
 impl Domain {
-    /// Limits each of its virtual CPUs to `percent` of what its definition entitles it to; whether this
-    /// hypervisor can, which one without the kernel's controller for it cannot.
+    /// Limits each of its virtual CPUs to `percent` of the quota in its definition; returns whether
+    /// this hypervisor can, which needs the kernel's CPU controller.
     pub fn cap_cpu(&self, percent: u8) -> Result<bool> {
         self.by_qemu("limit its CPU time", move |domain| {
             let capped = entitlement(domain).and_then(|entitled| {
@@ -33,7 +33,7 @@ impl Domain {
         })
     }
 
-    /// Gives its virtual CPUs what its definition entitles them to; whether that changed anything.
+    /// Restores the quota of its definition; returns whether that changed anything.
     pub fn lift_cpu_cap(&self) -> Result<bool> {
         self.by_qemu("lift the limit on its CPU time", |domain| {
             let lifted = entitlement(domain).and_then(|entitled| {
@@ -56,7 +56,7 @@ fn entitlement(domain: &Inner) -> Result<i64, Error> {
 /// A virtual CPU's time in each period, in microseconds.
 fn quota(domain: &Inner, of: sys::virDomainModificationImpact) -> Result<i64, Error> {
     let quota = domain.scheduler_parameters_flags(of)?.vcpu_bw.quota;
-    // libvirt says "none" in more than one way.
+    // libvirt has more than one value for "none".
     Ok(quota
         .filter(|quota| (1..i64::from(u32::MAX)).contains(quota))
         .unwrap_or(UNLIMITED))
@@ -73,7 +73,7 @@ fn set_quota(domain: &Inner, quota: i64) -> Result<(), Error> {
     domain.set_scheduler_parameters_flags(&limit, sys::VIR_DOMAIN_AFFECT_LIVE)
 }
 
-/// What came of a change; `false` where nothing can be limited, and so nothing is.
+/// The result of a change; `false` if nothing can be limited.
 fn or_unavailable(changed: Result<bool, Error>) -> Result<bool, Error> {
     match changed {
         Err(error) if is_unavailable(&error) => Ok(false),

@@ -1,4 +1,4 @@
-//! One guest, by its libvirt handle.
+//! One guest, as a libvirt handle.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -54,8 +54,8 @@ impl Domain {
         xml.map_err(|e| failed("read the domain's stored definition", e))
     }
 
-    /// The stored definition with everything in it: its console's password too, without which a
-    /// console would be open to everyone.
+    /// The stored definition with everything in it, including the password of its console;
+    /// redefining the domain without it would open the console to everyone.
     pub fn whole_xml(&self) -> Result<String> {
         let all = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
         let xml = self.inner.xml_desc(all);
@@ -67,13 +67,13 @@ impl Domain {
         self.inner.create().map_err(|e| self.start_failed(e))
     }
 
-    /// Holds it still, with its memory in RAM.
+    /// Freezes it, with its memory in RAM.
     pub fn freeze(&self) -> Result<()> {
         self.by_qemu("freeze the domain", |domain| domain.suspend().map(drop))
     }
 
-    /// Lets a frozen domain run on. One that runs by now is fine: a call of a command that was
-    /// killed may still be at work in libvirt.
+    /// Unfreezes a domain. It is fine if it runs already: a call of a killed command may still be
+    /// in progress in libvirt.
     pub fn thaw(&self) -> Result<()> {
         let thawed = self.by_qemu("unfreeze the domain", |domain| domain.resume().map(drop));
         thawed.or_else(|error| match self.facts(Detail::Power)? {
@@ -82,19 +82,19 @@ impl Domain {
         })
     }
 
-    /// Presses the guest's ACPI power button; whether that worked shows in the domain's state. A
-    /// QEMU that does not answer within `deadline` is not waited for.
+    /// Presses the guest's ACPI power button; the domain's state shows whether that worked. Does
+    /// not wait for a QEMU that does not answer within `deadline`.
     pub fn press_power_button(&self, deadline: Duration) {
         self.within(deadline, |domain| {
             match domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN) {
-                // A hypervisor that knows one kind of shutdown only.
+                // A hypervisor with only one kind of shutdown.
                 Err(e) if is(&e, ErrorNumber::InvalidArg) => domain.shutdown().map(drop),
                 pressed => pressed.map(drop),
             }
         });
     }
 
-    /// Powers it off at once. A domain that is off already is fine.
+    /// Powers it off at once. It is no error if it is off already.
     pub fn power_off(&self) -> Result<()> {
         match self.inner.destroy() {
             Err(e) if !is(&e, ErrorNumber::OperationInvalid) => {
@@ -104,7 +104,8 @@ impl Domain {
         }
     }
 
-    /// Makes libvirt forget the domain, which must be off, and what it keeps of it. Never a disk.
+    /// Undefines the domain, which must be off, with all that libvirt keeps for it, but never a
+    /// disk.
     pub fn undefine(&self) -> Result<()> {
         self.forget_own_name();
         let all = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -117,7 +118,7 @@ impl Domain {
         }
     }
 
-    /// Changes a device of the running domain, and of it alone.
+    /// Changes a device of the running domain only.
     pub fn update_live(&self, device: String) -> Result<()> {
         self.by_qemu("change a device of the running domain", move |domain| {
             domain
@@ -126,14 +127,14 @@ impl Domain {
         })
     }
 
-    /// Plugs a device into the running domain, and into it alone.
+    /// Plugs a device into the running domain only.
     pub fn plug_in(&self, device: String) -> Result<()> {
         self.by_qemu("plug a device into the running domain", move |domain| {
             domain.attach_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE)
         })
     }
 
-    /// Calls libvirt about this domain on a connection of its own; `None` where that takes too long.
+    /// Calls libvirt about this domain on a separate connection; `None` if that takes too long.
     pub(super) fn within<T: Send + 'static>(
         &self,
         deadline: Duration,
@@ -144,7 +145,7 @@ impl Domain {
         self.pool.within(deadline, of_own)
     }
 
-    /// What needs an answer of the domain's QEMU, which is waited for within bounds.
+    /// Runs a call that needs an answer of the domain's QEMU, with a time limit.
     pub(super) fn by_qemu<T: Send + 'static>(
         &self,
         what: &str,
@@ -174,7 +175,7 @@ impl Domain {
         addresses.find_map(|address| address.addr.parse().ok())
     }
 
-    /// What to say to have it powered off by force, whatever becomes of its memory.
+    /// The command that powers it off by force, whatever happens to its memory.
     fn by_force(&self) -> String {
         let name = self.inner.name().unwrap_or_default();
         match name.parse::<InstanceName>() {
@@ -183,7 +184,7 @@ impl Domain {
         }
     }
 
-    /// The error of one that did not come up.
+    /// The error of a domain that failed to start.
     pub(super) fn start_failed(&self, e: Error) -> anyhow::Error {
         let says = |what: &str| e.message().contains(what);
         let of_its_disk = says("Cannot access storage file") || says("Cannot access backing file");
@@ -193,9 +194,9 @@ impl Domain {
             self.by_force()
         );
         let (kind, hint) = if says("Cannot allocate memory") {
-            (Kind::Capacity, "the host has not enough free memory for it")
+            (Kind::Capacity, "the host does not have enough free memory for it")
         } else if of_its_disk && says("No such file") {
-            let hint = "restore that file; if storage_dir was moved, put a link in its old place";
+            let hint = "restore that file; if storage_dir was moved, create a link at its old path";
             (Kind::Conflict, hint)
         } else if of_its_disk {
             let hint = "`cyyber doctor` checks whether QEMU can reach the images";

@@ -1,4 +1,4 @@
-//! The addresses that a network's DHCP server gave out. The `virt` crate has no binding for them.
+//! The leases of a network's DHCP server. The `virt` crate has no binding for them.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_void};
@@ -12,22 +12,22 @@ use virt::sys;
 use crate::network::Mac;
 
 unsafe extern "C" {
-    /// What libvirt has its callers free the list with.
+    /// The function that frees libvirt's list.
     fn free(list: *mut c_void);
 }
 
-/// An address that was given out, and is still in force.
+/// A valid lease.
 #[derive(Debug, Clone, Copy)]
 pub struct Lease {
-    /// To which card.
+    /// The MAC address.
     pub mac: Mac,
     /// The address.
     pub ip: IpAddr,
-    /// Until when, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub expires: i64,
 }
 
-/// The addresses of `network` that are given out now.
+/// The present leases of `network`.
 pub(super) fn of(network: &Network) -> Result<Vec<Lease>, Error> {
     let mut leases = ptr::null_mut();
     // SAFETY: the network is valid for as long as `network` lives, no MAC address means all, and

@@ -1,8 +1,8 @@
-//! libvirt: the one room where the `virt` crate is named.
+//! libvirt: the only module that uses the `virt` crate.
 //!
 //! A [`Hypervisor`] is a connection, a [`Domain`] a handle on one of our guests. Both return plain
-//! values and never print. Domains are addressed by handle, never by text: libvirt takes a name
-//! such as `17` for an id.
+//! values and never print. Domains are addressed by handle, never by text, because libvirt takes a
+//! name such as `17` for an id.
 
 mod agent;
 mod answer;
@@ -49,7 +49,7 @@ use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
 use crate::scope::Scope;
 
-/// A connection to libvirt. Of instances that are out of reach it tells nothing.
+/// A connection to libvirt. It hides instances that are out of scope.
 #[derive(Debug)]
 pub struct Hypervisor {
     conn: Connect,
@@ -57,24 +57,24 @@ pub struct Hypervisor {
     pool: Arc<Pool>,
 }
 
-/// What the hypervisor says of a domain's power.
+/// The power state of a domain according to the hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Power {
     /// Not running.
     Off,
     /// Running.
     On,
-    /// Held still by somebody, its memory in RAM.
+    /// Frozen by somebody, its memory in RAM.
     Frozen,
-    /// Held still by libvirt for a moment: starting, saving, shutting down. Not a state to act on.
+    /// Frozen by libvirt for a moment: starting, saving, shutting down. Do not act on this state.
     Busy,
-    /// Held still because its disk cannot be written, as on a full file system.
+    /// Frozen because its disk cannot be written, for example on a full file system.
     StuckOnDisk,
     /// Ended or stopped by a fault.
     Crashed,
 }
 
-/// What one bulk call tells about a domain.
+/// The facts about a domain from one bulk call.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The domain's name.
@@ -87,27 +87,28 @@ pub struct Facts {
     pub power: Power,
     /// Its memory is saved on disk.
     pub saved: bool,
-    /// It runs since its memory was restored, and nothing happened to it since.
+    /// Its memory was restored, and nothing happened to it since then.
     pub restored: bool,
-    /// What [`Facts::usage`] tells, if libvirt said anything of it. Apart, for a listing of a thousand
-    /// domains does not ask, and would copy the room for it.
+    /// What libvirt reported of [`Facts::usage`], if anything. Boxed, because a listing of a
+    /// thousand domains does not ask for it, and would copy the space for it.
     pub usage: Option<Box<Usage>>,
 }
 
 impl Facts {
-    /// What the domain uses, as far as it was asked for and is known.
+    /// The usage of the domain, if it was requested and is known.
     pub fn usage(&self) -> &Usage {
         static UNKNOWN: LazyLock<Usage> = LazyLock::new(Usage::default);
         self.usage.as_deref().unwrap_or(&UNKNOWN)
     }
 }
 
-/// What a domain uses; `None` where libvirt does not say.
+/// The usage of a domain; `None` where libvirt does not report it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
     /// CPU time since power-on.
     pub cpu_time_ns: Option<u64>,
-    /// Time since power-on in which its virtual CPUs could have run and others had the host's CPUs.
+    /// Time since power-on in which its virtual CPUs were ready to run but the host's CPUs were
+    /// busy.
     pub cpu_wait_ns: Option<u64>,
     /// Virtual CPUs.
     pub vcpus: Option<u64>,
@@ -115,7 +116,7 @@ pub struct Usage {
     pub memory_bytes: Option<u64>,
     /// Memory of the host that its QEMU process holds.
     pub resident_bytes: Option<u64>,
-    /// What its guest says of its memory.
+    /// Its guest's report on its memory.
     pub guest_memory: GuestMemory,
     /// Read from its disks since power-on.
     pub disk_read_bytes: Option<u64>,
@@ -132,13 +133,13 @@ pub struct Usage {
 pub struct RunningGuest {
     /// The domain's name.
     pub name: String,
-    /// What it may use, in bytes.
+    /// Its assigned memory, in bytes.
     pub memory: u64,
-    /// Memory of the host that its QEMU process holds, in bytes, where that is known.
+    /// Memory of the host that its QEMU process uses, in bytes, if known.
     pub resident: Option<u64>,
 }
 
-/// What to do where libvirt says that as it is connected to.
+/// The hint for an error when connecting to libvirt.
 fn hint_on_connecting(message: &str) -> &'static str {
     if message.contains("system bus") {
         // Seen without systemd.
@@ -167,15 +168,15 @@ impl Hypervisor {
         })
     }
 
-    /// All instances within reach with their facts, by name, in a number of calls that does not
-    /// depend on how many there are. Usage is left out of those whose QEMU does not answer in time.
+    /// All instances in scope with their facts, by name, in a constant number of calls. Instances
+    /// whose QEMU does not answer in time have no usage.
     pub fn survey(&self, detail: Detail) -> Result<Vec<(InstanceName, Facts)>> {
         let answered = match detail {
             Detail::Power | Detail::Work | Detail::Memory => None,
             Detail::Usage => usage::of_all(&self.pool),
         };
         let held_up = detail == Detail::Usage && answered.is_none();
-        // All at once: each has libvirt look at every domain.
+        // In parallel: for each call, libvirt inspects every domain.
         let (all, saved, work) = std::thread::scope(|scope| {
             let saved = scope.spawn(|| self.saved());
             let work =
@@ -193,11 +194,12 @@ impl Hypervisor {
             usage::add_work(&self.pool, &mut all, work);
         }
         let saved = saved.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        // Of what is filtered `collect` knows no size, and moves a thousand while it grows.
+        // `collect` knows no size for a filtered iterator, and moves a thousand items while it
+        // grows.
         let mut instances = Vec::with_capacity(all.len());
         instances.extend(
             all.into_iter()
-                // A domain with our UUID was renamed by hand if its name does not parse: no
+                // If its name does not parse, a domain with our UUID was renamed by hand and is no
                 // instance.
                 .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
                 .filter(|(name, _)| self.scope.covers(name)),
@@ -217,7 +219,7 @@ impl Hypervisor {
         Ok(saved.iter().filter_map(|it| it.uuid().ok()).collect())
     }
 
-    /// Whether libvirt at `uri` answers at all within `deadline`, be it by a refusal.
+    /// Whether libvirt at `uri` answers at all within `deadline`, even with an error.
     pub fn answers(uri: &str, deadline: Duration) -> bool {
         let pool = Arc::new(Pool::new(uri));
         pool.within(deadline, Connect::lib_version).is_some()
@@ -228,19 +230,19 @@ impl Hypervisor {
         connect::local(self.pool.uri()).is_some()
     }
 
-    /// Whether that is the system's libvirt, which runs each guest as whom it is told.
+    /// Whether this is the system's libvirt, which can run each guest as a different user.
     pub fn is_system(&self) -> bool {
         connect::is_system(self.pool.uri())
     }
 
-    /// The memory of all running guests, ours or not and within reach or not: they share the host.
+    /// The memory of all running guests, ours or not and in scope or not: they share the host.
     pub fn memory_of_running(&self) -> Result<Vec<RunningGuest>> {
         let all = usage::memory_of_all(&self.pool, &self.conn)?;
         let running = all.into_iter().filter(|facts| facts.id.is_some());
         let guests = running.map(|facts| {
             let memory = match facts.usage().memory_bytes {
                 Some(bytes) => bytes,
-                // Not every driver tells it of all at once.
+                // Not every driver has a bulk call for it.
                 None => match self.look_up(&facts.name)? {
                     Some((_, domain)) => domain.memory()?,
                     None => 0,
@@ -255,8 +257,7 @@ impl Hypervisor {
         guests.collect()
     }
 
-    /// The domain of an instance, if there is one. A domain of that name that is not ours is a
-    /// conflict.
+    /// The domain of an instance, if there is one. A foreign domain with that name is a conflict.
     pub fn find(&self, name: &InstanceName) -> Result<Option<Domain>> {
         if !self.scope.covers(name) {
             return Ok(None);
@@ -267,8 +268,8 @@ impl Hypervisor {
         if is_ours(uuid) {
             return Ok(Some(domain));
         }
-        let message = format!("the libvirt domain {name} was not made by cyyber");
-        let hint = "rename that domain, or use another user id; cyyber leaves it alone";
+        let message = format!("the libvirt domain {name} was not created by cyyber");
+        let hint = "rename that domain, or use another user id; cyyber does not change it";
         Err(Fault::new(Kind::Conflict, message).hint(hint).into())
     }
 
@@ -286,9 +287,9 @@ impl Hypervisor {
         Domain { inner, pool }
     }
 
-    /// The names and definitions of all domains, ours or not and within reach or not; of a running one also
-    /// what it runs with. A call for each: this is for rare occasions. Who holds a file is told by
-    /// them, and their names are not for people who act for one user.
+    /// The names and definitions of all domains, ours or not and in scope or not; for a running
+    /// one, also its present definition. This takes a call per domain: use it rarely. It tells who
+    /// uses a file; these names must not be shown with `--as-user`.
     pub fn definitions(&self) -> Result<Vec<(String, String)>> {
         let all = self.conn.list_all_domains(0);
         let mut definitions = Vec::new();
@@ -306,7 +307,7 @@ impl Hypervisor {
         Ok(definitions)
     }
 
-    /// The definition `xml` of a domain that is not there, with all that libvirt adds to one, as the
+    /// The definition `xml` of a domain that does not exist, completed by libvirt, for example with
     /// addresses of devices.
     pub fn expanded(&self, xml: &str) -> Result<String> {
         let domain = self.define(xml)?;
@@ -315,15 +316,14 @@ impl Hypervisor {
         whole
     }
 
-    /// Starts a domain that libvirt forgets when it ends, and that ends with this connection, however
-    /// that ends.
+    /// Starts a transient domain that ends with this connection, however that ends.
     pub fn run(&self, xml: &str) -> Result<Domain> {
         let flags = sys::VIR_DOMAIN_START_AUTODESTROY;
         let inner = self.conn.create_domain_xml(xml, flags);
         Ok(self.domain(inner.map_err(|e| failed("start the domain", e))?))
     }
 
-    /// The domain called `name`, which is none of an instance, if there is one that is ours.
+    /// The domain called `name`, which does not belong to an instance, if it exists and is ours.
     pub fn other(&self, name: &str) -> Result<Option<Domain>> {
         let found = self.look_up(name)?.filter(|(uuid, _)| is_ours(*uuid));
         Ok(found.map(|(_, domain)| domain))
@@ -342,10 +342,10 @@ fn is(error: &virt::error::Error, number: ErrorNumber) -> bool {
 }
 
 fn failed(what: &str, error: virt::error::Error) -> anyhow::Error {
-    // QEMU's words are among them, which a guest may have broken into.
+    // They may contain QEMU's messages, and QEMU may be controlled by a guest.
     let message = format!("failed to {what}: {}", answer::words(error.message()));
     if is_lost(&error) {
-        let hint = "try again when that daemon of libvirt is back; `make setup` starts those that do \
+        let hint = "try again when that daemon of libvirt runs again; `make setup` starts those that do \
                     not run";
         Fault::new(Kind::Unavailable, message).hint(hint).into()
     } else {
@@ -353,7 +353,7 @@ fn failed(what: &str, error: virt::error::Error) -> anyhow::Error {
     }
 }
 
-/// Whether it was the connection that failed.
+/// Whether the connection failed.
 fn is_lost(error: &virt::error::Error) -> bool {
     is(error, ErrorNumber::NoConnect)
         || is(error, ErrorNumber::Rpc)

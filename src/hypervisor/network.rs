@@ -8,14 +8,14 @@ use super::leases::{self, Lease};
 use super::{Hypervisor, failed, is, xml};
 use crate::network::{Mac, Subnet};
 
-/// Whether a network serves.
+/// The status of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetworkFacts {
-    /// It is there now.
+    /// It is active.
     pub active: bool,
-    /// It will be there after a boot.
+    /// It starts at boot.
     pub autostart: bool,
-    /// It has the cards that instances get.
+    /// It has the addresses that instances get.
     pub cards: bool,
 }
 
@@ -36,15 +36,15 @@ impl Hypervisor {
             Ok(NetworkFacts {
                 active,
                 autostart,
-                // Of which a small network has not all.
+                // A small network does not have all of them.
                 cards: xml::network::has_host(&xml, Mac::FIRST)?,
             })
         });
         facts.transpose()
     }
 
-    /// The addresses that the network called `name` has given out; none where there is no such network,
-    /// or this kind of libvirt gives out none.
+    /// The leases of the network called `name`; none if there is no such network, or if this kind
+    /// of libvirt has no leases.
     pub fn leases(&self, name: &str) -> Result<Vec<Lease>> {
         let leases = self.of_network(name, |network| match leases::of(network) {
             Err(e) if is(&e, ErrorNumber::NoSupport) => Ok(Vec::new()),
@@ -53,7 +53,7 @@ impl Hypervisor {
         Ok(leases.unwrap_or_default())
     }
 
-    /// What `ask` learns of the network called `name`, if there is one.
+    /// The result of `ask` for the network called `name`, if there is one.
     fn of_network<T>(
         &self,
         name: &str,

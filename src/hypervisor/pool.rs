@@ -1,8 +1,8 @@
-//! Calls that may hang, each on a connection of its own.
+//! Calls that may hang, each on a separate connection.
 //!
-//! libvirt waits for a QEMU that does not answer, some calls for ever, and later calls on the same
-//! connection wait with it. Such a call is left behind with its connection, to end with this
-//! process.
+//! libvirt waits for a QEMU that does not answer, with some calls for ever, and later calls on the
+//! same connection wait too. Such a call is abandoned together with its connection, and ends with
+//! this process.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +14,14 @@ use virt::error::Error;
 
 use super::is_lost;
 
-/// How long a call takes to reach libvirt, at most.
+/// How long a call takes at most to reach libvirt.
 const REACHING_LIBVIRT: Duration = Duration::from_millis(50);
 
-/// Where connections for such calls come from.
+/// A pool of connections for such calls.
 #[derive(Debug)]
 pub(super) struct Pool {
     uri: String,
-    /// Those that their calls came back on.
+    /// Connections whose calls have returned.
     spare: Mutex<Vec<Connect>>,
 }
 
@@ -37,7 +37,7 @@ impl Pool {
         &self.uri
     }
 
-    /// What `call` returns, if it does so within `deadline`.
+    /// The result of `call`, if it returns within `deadline`.
     pub(super) fn within<T: Send + 'static>(
         self: &Arc<Self>,
         deadline: Duration,
@@ -46,7 +46,7 @@ impl Pool {
         self.begin(call).answer(deadline)
     }
 
-    /// Begins `call`.
+    /// Starts `call`.
     pub(super) fn begin<T: Send + 'static>(
         self: &Arc<Self>,
         call: impl FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
@@ -83,7 +83,7 @@ impl Pool {
     }
 }
 
-/// A call that is under way.
+/// A call in progress.
 #[derive(Debug)]
 pub struct PendingCall<T = ()> {
     began: Instant,
@@ -91,7 +91,7 @@ pub struct PendingCall<T = ()> {
 }
 
 impl<T> PendingCall<T> {
-    /// Its answer, if it comes within `deadline` of the beginning.
+    /// Its result, if it returns within `deadline` of its start.
     pub(super) fn answer(&self, deadline: Duration) -> Option<Result<T, Error>> {
         let left = deadline.saturating_sub(self.began.elapsed());
         self.answer.recv_timeout(left).ok()
@@ -99,7 +99,8 @@ impl<T> PendingCall<T> {
 }
 
 impl PendingCall {
-    /// Waits until the call has surely reached libvirt, which goes on with it after our end.
+    /// Waits until the call has certainly reached libvirt, which continues it even if this process
+    /// ends.
     pub fn leave_to_libvirt(self) -> Result<()> {
         match self.answer(REACHING_LIBVIRT) {
             Some(Err(e)) => Err(anyhow::anyhow!(e.message().to_owned())),

@@ -1,4 +1,4 @@
-//! What libvirt itself is like: its version, and whom it runs QEMU as.
+//! Facts about libvirt itself: its version, and the user that it runs QEMU as.
 
 use anyhow::Result;
 
@@ -14,7 +14,7 @@ pub struct Versions {
     pub hypervisor: Version,
 }
 
-/// A version, as libvirt counts them.
+/// A version, in libvirt's encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32, pub u32);
 
@@ -52,12 +52,12 @@ impl Hypervisor {
         ask().map_err(|e| failed("read the version of libvirt", e))
     }
 
-    /// Whom QEMU runs as; `None` where libvirt does not say so.
+    /// The user that QEMU runs as; `None` if libvirt does not say.
     pub fn qemu_account(&self) -> Result<Option<Account>> {
         Ok(account(self.security()?))
     }
 
-    /// The ways in which libvirt confines QEMU, as `dac` and `apparmor`.
+    /// The security models with which libvirt confines QEMU, such as `dac` and `apparmor`.
     pub fn security_models(&self) -> Result<Vec<String>> {
         Ok(self.security()?.into_iter().map(|it| it.model).collect())
     }

@@ -1,5 +1,5 @@
-//! The file that libvirt saves a guest's memory in (`qemu_saveimage.h` of libvirt), read as far as it
-//! takes to give it another definition: what follows, QEMU's own stream, is never looked into.
+//! The file in which libvirt saves a guest's memory (`qemu_saveimage.h` of libvirt), parsed as far
+//! as necessary to replace its definition: QEMU's own stream, which follows, is never examined.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -7,20 +7,20 @@ use std::os::unix::fs::FileExt;
 
 const MAGIC: &[u8; 16] = b"LibvirtQemudSave";
 
-/// Magic, five numbers and room for fourteen more, each of 32 bits, the least significant byte first.
+/// Magic, five numbers and space for fourteen more, each with 32 bits, little-endian.
 const HEADER: usize = 92;
 
-/// The only version that was tried, as libvirt 9 to 11 write it.
+/// The only tested version; libvirt 9 to 11 write it.
 const VERSION: u32 = 2;
 
-/// Memory as QEMU writes it, neither compressed nor sparse.
+/// Memory in QEMU's format, neither compressed nor sparse.
 const RAW: u32 = 0;
 
-/// No definition is as long as this.
+/// The maximum length of a definition.
 const LONGEST: u32 = 16 << 20;
 
-/// Where the stream begins is a multiple of this: file systems that can share blocks between files
-/// share whole ones. libvirt leaves as much room.
+/// The stream begins at a multiple of this, because file systems share whole blocks between files.
+/// libvirt leaves as much space.
 const ALIGNMENT: usize = 64 << 10;
 
 /// A file with a guest's saved memory.
@@ -30,18 +30,18 @@ pub struct SaveFile {
     was_running: u32,
     /// What libvirt keeps of the CPU that the guest had.
     cookie: Vec<u8>,
-    /// Where QEMU's stream begins.
+    /// The offset of QEMU's stream.
     stream: u64,
 }
 
-/// What the beginning of a file tells.
+/// The header of a file.
 struct Header {
     version: u32,
-    /// How long definition and cookie are together.
+    /// The total length of definition and cookie.
     length: u32,
     was_running: u32,
     format: u32,
-    /// Where the cookie begins after the header; 0 without one.
+    /// The offset of the cookie after the header; 0 without one.
     cookie: u32,
 }
 
@@ -51,7 +51,7 @@ impl Header {
         file.read_exact_at(&mut header, 0)?;
         let (magic, numbers) = header.split_at(MAGIC.len());
         if magic != MAGIC {
-            return Err(other("it is not whole saved memory of libvirt's"));
+            return Err(other("it is not a complete file with saved memory"));
         }
         let number = |bytes: &[u8]| {
             let digits = bytes.iter().rev();
@@ -72,7 +72,7 @@ impl Header {
         Ok(header)
     }
 
-    /// Definition and cookie, each ended by a zero byte.
+    /// Definition and cookie, each terminated by a zero byte.
     fn texts(&self, file: &File) -> io::Result<Vec<u8>> {
         let mut texts = vec![0; self.length as usize];
         file.read_exact_at(&mut texts, HEADER as u64)?;
@@ -80,7 +80,7 @@ impl Header {
     }
 }
 
-/// What is before the first zero byte from `at` on.
+/// The text from `at` to the first zero byte.
 fn text(texts: &[u8], at: u32) -> io::Result<Vec<u8>> {
     let rest = texts.get(at as usize..).unwrap_or_default();
     let end = rest.iter().position(|byte| *byte == 0);
@@ -95,7 +95,7 @@ pub fn definition(file: &File) -> io::Result<String> {
 }
 
 impl SaveFile {
-    /// Reads the beginning of `file`. An error where it is of a kind that was never tried.
+    /// Reads the header of `file`. Fails for an untested version or format.
     pub fn open(file: File) -> io::Result<SaveFile> {
         let header = Header::read(&file)?;
         let (version, format) = (header.version, header.format);
@@ -117,8 +117,8 @@ impl SaveFile {
         })
     }
 
-    /// Writes the same memory with another `definition` into `target`, which is empty. The stream is
-    /// shared where the file system can do that, and copied elsewhere.
+    /// Writes the same memory with another `definition` into the empty file `target`. The stream
+    /// shares its blocks if the file system supports that, and is copied otherwise.
     pub fn write_with(mut self, definition: &str, mut target: &File) -> io::Result<()> {
         let text = definition.as_bytes();
         let mut content = Vec::with_capacity(ALIGNMENT);

@@ -20,31 +20,31 @@ use crate::error::{Fault, Kind};
 use crate::files;
 use crate::text;
 
-/// Where the QEMU driver of the system's libvirt keeps saved memory: `saveDir` of its
-/// `qemu_conf.c`. Only root may look into it.
+/// Where the QEMU driver of the system's libvirt keeps saved memory: `saveDir` in its
+/// `qemu_conf.c`. Only root can read it.
 const SYSTEM_DIRECTORY: &str = "/var/lib/libvirt/qemu/save";
 
-/// Where saved memory has another name while it is restored: in a directory of root's, in one of
-/// root's, and on the file system that libvirt's directory is on as a rule.
+/// The directory with second names of saved memory while it is restored: only root can write to it
+/// and its parent, and it is usually on the file system of libvirt's directory.
 const RESTORING: &str = "/var/lib/libvirt/cyyber";
 
-/// How a file begins whose save was not brought to its end: `QEMU_SAVE_PARTIAL` of libvirt's
+/// The beginning of the file of an incomplete save: `QEMU_SAVE_PARTIAL` in libvirt's
 /// `qemu_saveimage.h`.
 const PARTIAL: &[u8; 16] = b"LibvirtQemudPart";
 
-/// What follows a domain's name in the name of a file with memory that was set aside.
+/// The suffix, after a domain's name, of a file with memory that was set aside.
 const UNUSABLE: &str = ".unusable-";
 
-/// A save slower than this, in bytes a second, is not waited for: the disk or QEMU hangs.
+/// The minimum speed of a save in bytes per second: if it is slower, the disk or QEMU hangs.
 const SLOWEST: u64 = 16 << 20;
 
-/// The least time that a save is given.
+/// The minimum time limit of a save.
 const SHORTEST: Duration = Duration::from_secs(60);
 
-/// How often a save is asked whether it should go on.
+/// How often to check whether a save should continue.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long libvirt may take to give up a save.
+/// How long libvirt may take to abort a save.
 const ABORTING: Duration = Duration::from_secs(20);
 
 /// Where the libvirt at `uri` keeps saved memory, if that is known.
@@ -52,15 +52,15 @@ fn directory(uri: &str) -> Option<PathBuf> {
     connect::is_system(uri).then(|| PathBuf::from(SYSTEM_DIRECTORY))
 }
 
-/// Notes whether libvirt has `saved` memory of the domain with these facts, at `uri`.
+/// Adds to the facts of a domain whether libvirt at `uri` has `saved` memory of it.
 ///
-/// A libvirtd that was killed right after a save has not noted that QEMU was done, and says that the
-/// guest crashed. Where its memory is whole, or not for us to see, the guest is off, to go on from
-/// there. libvirt is not asked: it would run the program that is named in the file.
+/// If libvirtd was killed right after a save, it has not recorded that QEMU is done and reports a
+/// crash. If the memory is complete, or if we cannot read it, the guest counts as off with saved
+/// memory. libvirt is not asked, because it would run the program that is named in the file.
 pub(super) fn note_saved(facts: &mut Facts, saved: bool, uri: &str) {
     facts.saved = saved;
     let of = |name: &str| directory(uri).map(|it| it.join(format!("{name}.save")));
-    // It came from another host: libvirt knows of it when it starts the domain.
+    // It came from another host: libvirt notices the file when it starts the domain.
     if !saved && facts.power == Power::Off && of(&facts.name).is_some_and(|file| file.is_file()) {
         facts.saved = true;
     }
@@ -72,7 +72,8 @@ pub(super) fn note_saved(facts: &mut Facts, saved: bool, uri: &str) {
     }
 }
 
-/// Whether a save into `file` was not brought to its end: libvirt writes over how it begins then.
+/// Whether the save into `file` is incomplete: libvirt overwrites its beginning when it is
+/// complete.
 fn is_cut_off(file: &Path) -> bool {
     let mut head = [0; PARTIAL.len()];
     let read = File::open(file).and_then(|mut file| file.read_exact(&mut head));
@@ -80,13 +81,14 @@ fn is_cut_off(file: &Path) -> bool {
 }
 
 impl Hypervisor {
-    /// The directory in which libvirt keeps saved memory; `None` where it is not known, as with a
-    /// libvirt that is not this host's own.
+    /// The directory in which libvirt keeps saved memory; `None` if it is unknown, as with the
+    /// libvirt of another host.
     pub fn saved_memory_directory(&self) -> Option<PathBuf> {
         directory(self.pool.uri())
     }
 
-    /// The whole definition that the memory in `file` was saved with, which is to be root's own words.
+    /// The complete definition that the memory in `file` was saved with; the file must belong to
+    /// root.
     pub fn definition_in(&self, file: &Path) -> Result<String> {
         let file = file.to_string_lossy();
         let xml = self
@@ -95,14 +97,14 @@ impl Hypervisor {
         xml.map_err(|e| failed("read the saved memory", e))
     }
 
-    /// The domain that a file in there has the name of, with its memory or with memory of it that
-    /// was set aside.
+    /// The domain that a file in this directory is named after, whether the file has its saved
+    /// memory or memory that was set aside.
     pub fn saved_memory_name(file: &str) -> Option<&str> {
         let aside = || Some(file.rsplit_once(UNUSABLE)?.0);
         file.strip_suffix(".save").or_else(aside)
     }
 
-    /// The UUID of the domain whose memory is in `file`; `None` where that cannot be told.
+    /// The UUID of the domain whose memory is in `file`; `None` if it is unknown.
     pub fn saved_memory_owner(&self, file: &Path) -> Option<Uuid> {
         if file.symlink_metadata().ok()?.uid() != 0 {
             return None;
@@ -116,31 +118,32 @@ impl Hypervisor {
 }
 
 impl Domain {
-    /// The file with its saved memory, there or not; `None` where it is not known.
+    /// The path of its saved memory, whether it exists or not; `None` if it is unknown.
     pub fn saved_memory_file(&self) -> Option<PathBuf> {
         let name = self.inner.name().ok()?;
         Some(directory(self.pool.uri())?.join(format!("{name}.save")))
     }
 
-    /// The memory that its guest may have, in bytes.
+    /// The memory assigned to its guest, in bytes.
     pub fn memory(&self) -> Result<u64> {
         let info = self.inner.info();
         let info = info.map_err(|e| failed("read the size of its memory", e))?;
         Ok(info.max_mem << 10)
     }
 
-    /// Saves its memory to disk and ends its QEMU. It will come back running, also when it is held
-    /// still now. Given up when `stop` becomes true or the disk is much too slow.
+    /// Saves its memory to disk and ends its QEMU. It will be restored running, even if it is
+    /// frozen now. Aborted when `stop` becomes true or the disk is much too slow.
     ///
-    /// An error does not tell whether it was saved: libvirt may have finished all the same, or may
-    /// have left half a file. The domain's facts tell.
+    /// An error does not mean that it was not saved: libvirt may have completed the save, or may
+    /// have left an incomplete file. The domain's facts tell.
     pub fn save_memory(&self, stop: &AtomicBool) -> Result<()> {
         self.saved(SYSTEM_DIRECTORY, stop, |domain| {
             domain.managed_save(sys::VIR_DOMAIN_SAVE_RUNNING)
         })
     }
 
-    /// As [`Domain::save_memory`], into the file `path`, where libvirt keeps no account of it.
+    /// Like [`Domain::save_memory`], but into the file `path`, which libvirt does not keep track
+    /// of.
     pub fn save_memory_to(&self, path: &Path, stop: &AtomicBool) -> Result<()> {
         let place = text::path(path)?;
         let file = place.to_owned();
@@ -171,7 +174,7 @@ impl Domain {
             }
             let overdue = Instant::now() > deadline;
             if interrupted || overdue {
-                // Again and again: libvirt may not have begun yet.
+                // Repeatedly: libvirt may not have started yet.
                 self.abort_job();
             }
             if overdue {
@@ -190,17 +193,17 @@ impl Domain {
         }
     }
 
-    /// Ends the long job, such as a save, that libvirt is doing to it.
+    /// Aborts libvirt's present job on it, such as a save.
     fn abort_job(&self) {
         self.within(ABORTING, job::abort);
     }
 
-    /// Restores its saved memory with `definition` in place of the one that is in the file; `memory` is
-    /// that file, where it can be opened. The domain wakes up running.
+    /// Restores its saved memory with `definition` instead of the one in the file; `memory` is that
+    /// file, if it can be opened. The domain is then running.
     ///
-    /// What is opened is what libvirt reads: it gets a name that nobody but root can give to another
-    /// file. Where it cannot have one, its own definition is replaced, and libvirt looks for the file
-    /// by its old name.
+    /// libvirt reads exactly the opened file: it gets a second name that only root can replace. If
+    /// that is not possible, the stored definition is replaced, and libvirt opens the file by its
+    /// normal name.
     pub fn restore(&self, memory: Option<&File>, definition: &str) -> Result<()> {
         let Some(path) = self.saved_memory_file() else {
             return self.start();
@@ -219,7 +222,7 @@ impl Domain {
             }
             Ok(None) => self.restore_by_name(&conn, &path, definition),
             Err(error) => match error.kind() {
-                // Another file system than that of the names, or another user than root.
+                // The second name is on another file system, or the user is not root.
                 io::ErrorKind::CrossesDevices | io::ErrorKind::PermissionDenied => {
                     self.restore_by_name(&conn, &path, definition)
                 }
@@ -229,8 +232,8 @@ impl Domain {
         }
     }
 
-    /// Restores the memory in `file` with `definition`, its own: the one that is in the file as well.
-    /// The domain wakes up running.
+    /// Restores the memory in `file` with `definition`, which is also in the file. The domain is
+    /// then running.
     pub fn restore_from(&self, file: &Path, definition: &str) -> Result<()> {
         let conn = self.inner.connect();
         let conn = conn.map_err(|e| failed("restore the domain", e))?;
@@ -239,7 +242,7 @@ impl Domain {
             .map_err(|e| self.start_failed(e))
     }
 
-    /// Removes the second name of its saved memory that a command left which was killed.
+    /// Removes the second name of its saved memory that a killed command left.
     pub(super) fn forget_own_name(&self) {
         if let Some(file) = self.saved_memory_file()
             && let Some(name) = file.file_name()
@@ -255,9 +258,9 @@ impl Domain {
         self.start()
     }
 
-    /// Why its saved memory could not be restored, as far as the beginning of the file tells: libvirt
-    /// would silently boot a domain whose file is empty or half written, and fail for ever on one with
-    /// garbage.
+    /// Why its saved memory could not be restored, according to the beginning of the file: libvirt
+    /// would silently boot a domain whose file is empty or incomplete, and fail for ever with an
+    /// invalid one.
     pub fn check_saved_memory(&self) -> Result<Result<(), String>> {
         let Some(file) = self.saved_memory_file() else {
             return Ok(Ok(()));
@@ -289,7 +292,7 @@ impl Domain {
         let Err(error) = self.inner.managed_save_remove(0) else {
             return Ok(());
         };
-        // libvirt remembers a file that is no longer there until it has removed one.
+        // libvirt still reports a removed file until it has removed one itself.
         if let Some(file) = self.saved_memory_file()
             && File::create_new(file).is_ok()
             && self.inner.managed_save_remove(0).is_ok()
@@ -299,8 +302,8 @@ impl Domain {
         Err(failed("drop the saved memory", error))
     }
 
-    /// Puts its saved memory aside under another name, beside where it was, and returns that name;
-    /// `None` when there was no file. From then on the domain has none.
+    /// Sets its saved memory aside under another name in the same directory, and returns that name;
+    /// `None` if there was no file. The domain then has no saved memory.
     pub fn set_saved_memory_aside(&self, now: jiff::Timestamp) -> Result<Option<PathBuf>> {
         let Some(file) = self.saved_memory_file() else {
             bail!("its path in libvirt is unknown");
@@ -309,7 +312,7 @@ impl Domain {
         let name = name.map_err(|e| failed("read the domain's name", e))?;
         let at = now.strftime("%Y%m%dT%H%M%S%.3fZ");
         let aside = file.with_file_name(format!("{name}{UNUSABLE}{at}"));
-        // A second name first: there is no moment in which the file has none.
+        // Create the second name first, so that the file always has a name.
         let kept = match std::fs::hard_link(&file, &aside) {
             Ok(()) => Some(aside),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -324,11 +327,11 @@ impl Domain {
     }
 }
 
-/// A second name of a file, gone with this.
+/// A second name of a file, removed on drop.
 struct OwnName(PathBuf);
 
 impl OwnName {
-    /// One that has the last part of `path`.
+    /// A second name with the last part of `path`.
     fn link(file: &File, path: &Path) -> io::Result<OwnName> {
         files::make_directory(Path::new(RESTORING), files::PRIVATE_DIRECTORY)?;
         let there = Path::new(RESTORING).symlink_metadata()?;
@@ -338,7 +341,7 @@ impl OwnName {
         }
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let own = OwnName(Path::new(RESTORING).join(name));
-        // What a command left that was killed.
+        // Left by a killed command.
         files::remove(&own.0)?;
         let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
         linkat(CWD, descriptor, CWD, &own.0, AtFlags::SYMLINK_FOLLOW)?;

@@ -1,4 +1,4 @@
-//! What is on the screen of a guest.
+//! Screenshots of guests.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use super::{Domain, failed};
 /// How long a QEMU may take to draw its screen, on a busy host.
 const DRAWING: Duration = Duration::from_secs(20);
 
-/// No screen's picture is larger, in bytes.
+/// The maximum size of a picture, in bytes.
 const LARGEST: usize = 32 << 20;
 
-/// How a picture in PNG begins.
+/// The first bytes of a PNG picture.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 impl Domain {
@@ -32,7 +32,7 @@ impl Domain {
         );
         ensure!(
             picture.starts_with(PNG),
-            "this libvirt or QEMU makes no pictures in PNG: libvirt 8.9 and QEMU 7.1 do"
+            "this libvirt or QEMU cannot make PNG pictures: libvirt 8.9 and QEMU 7.1 are needed"
         );
         Ok(picture)
     }

@@ -1,8 +1,7 @@
 //! The state and statistics of all domains in one call.
 //!
-//! The `virt` crate hands bulk statistics out as raw pointers only, so this file reads them by
-//! libvirt's own C interface. What is counted for a guest is counted by its QEMU, which may lie once
-//! its guest has broken into it.
+//! The `virt` crate returns bulk statistics only as raw pointers, so this file uses libvirt's C
+//! interface. The counters of a guest come from its QEMU, which may lie if the guest controls it.
 #![allow(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects)]
 
@@ -18,8 +17,8 @@ use virt::sys;
 
 use super::{Facts, Power, Usage};
 
-/// With NOWAIT a domain whose QEMU does not answer is reported with what libvirt knows by itself,
-/// instead of holding up everyone for 30 seconds.
+/// With NOWAIT, a domain whose QEMU does not answer is reported with what libvirt itself knows,
+/// instead of delaying the call for 30 seconds.
 const FLAGS: u32 = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
 
 /// How much to ask for.
@@ -56,24 +55,25 @@ impl Detail {
     }
 }
 
-/// How old the guest's words may be, in seconds. A guest that runs is asked every ten.
+/// How old the guest's report may be, in seconds. A running guest is asked every ten.
 const FRESH: i64 = 60;
 
-/// What a guest says of its memory: its kernel tells the balloon device, where it has the driver.
+/// A guest's report on its memory, which its kernel sends to the balloon device, if it has the
+/// driver.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GuestMemory {
     total_bytes: Option<u64>,
-    /// What its programs could have, caches given up.
+    /// Memory available to its programs, including caches that can be dropped.
     usable_bytes: Option<u64>,
-    /// What nothing is in.
+    /// Unused memory.
     free_bytes: Option<u64>,
-    /// When it said so, in seconds since 1970; 0 for never.
+    /// The time of the report, in seconds since 1970; 0 for never.
     updated: Option<u64>,
 }
 
 impl GuestMemory {
-    /// What the guest's programs and kernel use, without what is cached; `None` where the guest has
-    /// not said so lately, or makes no sense.
+    /// Memory used by the guest's programs and kernel, without caches; `None` if the guest has not
+    /// reported recently, or implausibly.
     pub fn used_bytes(&self, now: Timestamp) -> Option<u64> {
         let updated = i64::try_from(self.updated?).ok()?;
         if updated < now.as_second().saturating_sub(FRESH) {
@@ -151,10 +151,10 @@ unsafe fn facts(record: &sys::virDomainStatsRecord) -> Facts {
             _ => usage.get_or_insert_default().take(field, value),
         }
     }
-    // libvirt says "none" by -1.
+    // -1 is libvirt's value for "none".
     let id = (id != u32::MAX).then_some(id);
     if let (None, Some(usage)) = (id, &mut usage) {
-        // Of a guest that has ended libvirt tells what others have used meanwhile.
+        // For a guest that has ended, libvirt reports figures of other processes.
         usage.cpu_time_ns = None;
     }
     Facts {
@@ -183,7 +183,7 @@ fn number(param: &sys::virTypedParameter) -> Option<u64> {
 }
 
 impl Usage {
-    /// Takes in one parameter by its libvirt name. Memory is given in KiB.
+    /// Stores one parameter by its libvirt name. Memory is in KiB.
     fn take(&mut self, field: &str, value: u64) {
         let ends =
             |prefix: &str, suffix: &str| field.starts_with(prefix) && field.ends_with(suffix);
@@ -215,7 +215,7 @@ fn power(state: u32, reason: u32) -> Power {
         (sys::VIR_DOMAIN_SHUTDOWN, _) => Power::Busy,
         (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_IOERROR) => Power::StuckOnDisk,
         (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_CRASHED) => Power::Crashed,
-        // Passing moments in which libvirt itself holds the guest still.
+        // Temporary states in which libvirt itself has frozen the guest.
         (
             sys::VIR_DOMAIN_PAUSED,
             sys::VIR_DOMAIN_PAUSED_SAVE

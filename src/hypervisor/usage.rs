@@ -1,5 +1,5 @@
-//! What all domains use, also where the QEMU of one of them does not answer, or holds up libvirt
-//! while it starts: then each is asked by itself.
+//! The usage of all domains, even if the QEMU of one does not answer, or blocks libvirt while it
+//! starts: each is then queried separately.
 
 use std::collections::HashMap;
 use std::sync::mpsc::channel;
@@ -14,31 +14,30 @@ use super::pool::Pool;
 use super::{Detail, Facts, failed, stats};
 use crate::error::{Fault, Kind};
 
-/// How long one call for all of them may take where figures are shown. A thousand take a fraction of
-/// it.
+/// The time limit of the bulk call for displays. A thousand domains need a fraction of it.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// The same where a start or a pass depends on it.
+/// The same if a start or a pass depends on it.
 const TOGETHER_FOR_A_START: Duration = Duration::from_secs(3);
 
-/// How long asking each by itself may take where a pass depends on it, which has others to look after.
+/// The time limit of separate queries if a pass depends on them, which has others to look after.
 const FOR_A_PASS: Duration = Duration::from_secs(5);
 
-/// How long asking each by itself may take where figures are shown.
+/// The time limit of separate queries for displays.
 pub(super) const SHOWN: Duration = Duration::from_millis(900);
 
-/// The same where a start depends on it: many that start at once hold each other up.
+/// The same if a start depends on it: many starts at the same time delay each other.
 const FOR_A_START: Duration = Duration::from_secs(20);
 
-/// How many are asked by themselves at once, each on a connection of its own.
+/// How many are queried in parallel, each on a separate connection.
 const AT_ONCE: usize = 8;
 
-/// All domains with their usage, in one call; `None` where one of them holds it up.
+/// All domains with their usage, in one call; `None` if one of them blocks it.
 pub(super) fn of_all(pool: &Arc<Pool>) -> Option<Result<Vec<Facts>, Error>> {
     pool.within(TOGETHER, |conn| stats::of_all(conn, Detail::Usage))
 }
 
-/// All running domains with their CPU time, in one call; `None` where one of them holds it up.
+/// All running domains with their CPU time, in one call; `None` if one of them blocks it.
 pub(super) fn work_of_all(pool: &Arc<Pool>) -> Option<Vec<Facts>> {
     pool.within(TOGETHER_FOR_A_START, |conn| {
         stats::of_all(conn, Detail::Work)
@@ -46,8 +45,8 @@ pub(super) fn work_of_all(pool: &Arc<Pool>) -> Option<Vec<Facts>> {
     .ok()
 }
 
-/// Adds the CPU time of those of `all` that run, by what one call told of them. Where that was held
-/// up each is asked by itself; those that do not answer are left without usage.
+/// Adds the CPU time of the running domains in `all`, from the result of the bulk call, `told`. If
+/// that was blocked, each is queried separately; those that do not answer have no usage.
 pub(super) fn add_work(pool: &Arc<Pool>, all: &mut [Facts], told: Option<Vec<Facts>>) {
     let told = told.unwrap_or_else(|| {
         let mut running: Vec<_> = all.iter().filter(|it| it.id.is_some()).cloned().collect();
@@ -58,7 +57,7 @@ pub(super) fn add_work(pool: &Arc<Pool>, all: &mut [Facts], told: Option<Vec<Fac
     let mut told: HashMap<_, _> = told.into_iter().map(|it| ((it.uuid, it.id), it)).collect();
     for facts in all.iter_mut().filter(|facts| facts.id.is_some()) {
         let found = told.remove(&(facts.uuid, facts.id));
-        // A hypervisor that says nothing of it has answered all the same.
+        // A hypervisor that does not report it has answered all the same.
         facts.usage = found.map(|found| found.usage.unwrap_or_default());
     }
 }
@@ -84,12 +83,12 @@ pub(super) fn memory_of_all(pool: &Arc<Pool>, conn: &Connect) -> Result<Vec<Fact
     }
 }
 
-/// Adds the usage of each, asked by itself, of the running ones first. Those that do not answer
-/// within `deadline` are left without.
+/// Adds the usage of each, queried separately, the running ones first. Those that do not answer
+/// within `deadline` have none.
 pub(super) fn add(pool: &Arc<Pool>, all: &mut [Facts], deadline: Duration) {
     let began = Instant::now();
     let (running, off): (Vec<_>, Vec<_>) = all.iter().partition(|facts| facts.id.is_some());
-    // They are taken from the end.
+    // They are popped from the end.
     let left: Vec<_> = off.iter().chain(&running).map(|it| it.uuid).collect();
     let workers = AT_ONCE.min(left.len());
     let left = Arc::new(Mutex::new(left));
@@ -101,7 +100,7 @@ pub(super) fn add(pool: &Arc<Pool>, all: &mut [Facts], deadline: Duration) {
             while let Some(uuid) = next() {
                 let domain = conn.lookup_domain_by_uuid(uuid);
                 let now = domain.and_then(|it| stats::of_one(&it, Detail::Usage));
-                // Nobody waits any more for one that was held up.
+                // Nobody waits for a late answer.
                 let _ = sender.send((uuid, now.ok().flatten()));
             }
             Ok(())
@@ -110,7 +109,7 @@ pub(super) fn add(pool: &Arc<Pool>, all: &mut [Facts], deadline: Duration) {
     drop(sender);
     while let Ok((uuid, now)) = answers.recv_timeout(deadline.saturating_sub(began.elapsed())) {
         if let Some(facts) = all.iter_mut().find(|facts| facts.uuid == uuid) {
-            // It may have ended meanwhile.
+            // It may have ended in the meantime.
             facts.id = now.as_ref().and_then(|now| now.id);
             facts.usage = now.and_then(|now| now.usage);
         }

@@ -1,5 +1,5 @@
-//! Base builds: golden images that never change, each under a name of its own, and a link to the
-//! current one of each lab.
+//! Base builds: immutable golden images, each under a name of its own, and a link to the current
+//! one of each lab.
 
 use std::fs::Permissions;
 use std::io;
@@ -28,28 +28,28 @@ pub struct Base {
     pub path: PathBuf,
 }
 
-/// What is recorded beside a build, to tell later whether it is still what was made.
+/// The record of a build, to check later whether it is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// The lab.
     pub lab_id: LabId,
     /// The build's name.
     pub build: String,
-    /// When it was put here.
+    /// When it was created.
     pub installed: Timestamp,
     /// Size of the file in bytes.
     pub size_bytes: u64,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: String,
-    /// What the build was made from, as one hash; `None` for an image put here by hand.
+    /// The hash of the build's inputs; `None` for an image that was put here by hand.
     pub fingerprint: Option<String>,
-    /// The same, part by part.
+    /// The hash of each input.
     #[serde(default)]
     pub inputs: Option<Inputs>,
 }
 
-/// The lab's current base. An image that was put in the link's place by hand is adopted, for which
-/// the lab's lock is taken: a caller that holds it calls [`adopt`] before.
+/// The lab's current base. An image that was put in the link's place by hand is adopted, which
+/// takes the lab's lock: a caller that holds it calls [`adopt`] first.
 pub fn current(paths: &Paths, lab: &LabId) -> Result<Base> {
     let link = paths.base_link(lab);
     let missing = || {
@@ -84,8 +84,8 @@ pub fn current(paths: &Paths, lab: &LabId) -> Result<Base> {
     }
 }
 
-/// The base at `path`, which an overlay of `lab` names as its backing file; or the one below, where that
-/// is the disk of a warm image.
+/// The base at `path`, which an overlay of `lab` has as its backing file; or the backing file of
+/// that, if it is the disk of a warm image.
 pub fn at(paths: &Paths, lab: &LabId, path: Option<&str>) -> Result<Base> {
     let path = Path::new(path.context("it has no backing file")?);
     let file = path.strip_prefix(paths.base_images()).ok();
@@ -106,7 +106,7 @@ pub fn at(paths: &Paths, lab: &LabId, path: Option<&str>) -> Result<Base> {
     })
 }
 
-/// The build that a file in `base-images` is, by its name.
+/// The build to which a file in `base-images` belongs, by its name.
 pub(super) fn build_of<'a>(lab: &LabId, file: &'a Path) -> Option<&'a str> {
     let build = file
         .to_str()?
@@ -117,14 +117,14 @@ pub(super) fn build_of<'a>(lab: &LabId, file: &'a Path) -> Option<&'a str> {
     (!build.is_empty() && build.bytes().all(is_plain)).then_some(build)
 }
 
-/// What is noted about a build; `None` where nothing readable is.
+/// The record of a build; `None` if there is no readable one.
 pub fn note(base: &Base) -> Option<Note> {
     let note = files::read(&note_path(&base.path)).ok()?;
     serde_json::from_slice(&note).ok()
 }
 
-/// Whether a build is not what was noted when it was made, as far as can be told without reading it: it
-/// is no file, has another size, or can be written to.
+/// Whether a build differs from its record, as far as that can be checked without reading it: it is
+/// not a file, has another size, or is writable.
 pub fn is_changed(base: &Base) -> bool {
     let Ok(there) = base.path.symlink_metadata() else {
         return true;
@@ -137,7 +137,7 @@ pub(super) fn note_path(image: &Path) -> PathBuf {
     image.with_extension("json")
 }
 
-/// What is at the place of the link to the current build.
+/// What exists at the path of the link to the current build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// Nothing, or the link.
@@ -146,7 +146,7 @@ pub enum Place {
     ByHand,
 }
 
-/// What is at the place of the link of `lab`, which may be no directory, pipe or device.
+/// What exists at the path of the link of `lab`; a directory, pipe or device is an error.
 pub fn place(paths: &Paths, lab: &LabId) -> Result<Place> {
     let link = paths.base_link(lab);
     match link.symlink_metadata() {
@@ -164,8 +164,8 @@ pub fn place(paths: &Paths, lab: &LabId) -> Result<Place> {
     }
 }
 
-/// Gives an image that stands in the link's place a build name, and the link its place. Does nothing
-/// where there is none. There is no moment without a base, and each step may be repeated.
+/// Adopts an image in the link's place: it gets a build name, and the link takes its place. Does
+/// nothing if there is none. There is always a base, and each step can be repeated.
 pub fn adopt(paths: &Paths, lab: &LabId, _lock: &Lock) -> Result<()> {
     let link = paths.base_link(lab);
     if place(paths, lab)? == Place::Link {
@@ -182,14 +182,14 @@ pub fn adopt(paths: &Paths, lab: &LabId, _lock: &Lock) -> Result<()> {
         let base = installation.base(paths);
         protect(&link)?;
         match std::fs::hard_link(&link, &base.path) {
-            // It was here before, as when a copy of it is put back.
+            // It was here before, for example if a copy of it is put back.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => anyhow::ensure!(
                 sha256(&base.path)? == installation.sha256,
                 "another image has the name {}",
                 base.path.display()
             ),
-            // Without second names there would be a moment without a base.
-            made => made.context("it cannot have a second name: build the lab, or put storage_dir on a file system with hard links")?,
+            // Without hard links there would be a moment without a base.
+            made => made.context("it cannot have a hard link: build the lab, or put storage_dir on a file system with hard links")?,
         }
         if note(&base).is_none() {
             installation.write_note(&base, None, there.len())?;
@@ -208,12 +208,12 @@ pub struct Installation<'a> {
     pub lab: &'a LabId,
     /// SHA-256 of the image, in hexadecimal.
     pub sha256: &'a str,
-    /// When it was made.
+    /// When it was created.
     pub at: Timestamp,
 }
 
 impl Installation<'_> {
-    /// The build's name: when it was made, and the beginning of its hash.
+    /// The build's name: its time and the beginning of its hash.
     pub fn build(&self) -> String {
         let digest: String = self.sha256.chars().take(8).collect();
         format!("{}-{digest}", self.at.strftime("%Y%m%dT%H%M%SZ"))
@@ -246,9 +246,9 @@ impl Installation<'_> {
     }
 }
 
-/// Puts `image` among the bases as the current build of its lab, whose lock the caller holds. It is
-/// copied, so that it may lie on another file system and stays where it is; a copy on the same file
-/// system shares its blocks where the file system can.
+/// Installs `image` as the current build of its lab, whose lock the caller holds. It is copied, so
+/// it may be on another file system and is not changed; the copy shares its blocks if the file
+/// system supports that.
 pub fn install(
     paths: &Paths,
     installation: &Installation,
@@ -265,7 +265,7 @@ pub fn install(
         "an image was put in the place of the link {} during the build",
         link.display()
     );
-    // Under a name of its own, so that one that was left by a killed build is found again.
+    // Under a predictable name, so that the remains of a killed build are found again.
     let new = paths.new_base(installation.lab);
     let copied = copy(image, &new).and_then(|size| {
         protect(&new)?;
@@ -281,8 +281,8 @@ pub fn install(
     Ok(base)
 }
 
-/// Makes an image readable for the QEMU user and writable for nobody. An owner may give himself
-/// more, so it must not be the QEMU user's, as an image is that a VM once ran on directly.
+/// Makes an image readable for the QEMU user and writable for nobody. It must not belong to the
+/// QEMU user, as it does after a VM ran on it directly, because an owner can change its mode.
 pub(super) fn protect(image: &Path) -> Result<()> {
     let owner = image.metadata()?.uid();
     let us = rustix::process::geteuid().as_raw();

@@ -1,4 +1,4 @@
-//! The builds of a lab that are no longer current: found, and removed when nothing uses them.
+//! Finds the builds of a lab that are no longer current, and removes those that nothing uses.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -14,14 +14,14 @@ use crate::names::LabId;
 use crate::paths::Paths;
 use crate::state::lock::{self, Lock};
 
-/// Leave to use the builds of `lab`: while this is held, none is collected. To be had before the
-/// current one is looked up, and kept until something on disk refers to it.
+/// A shared lock on the builds of `lab`: while it is held, none is removed. Take it before the
+/// current build is looked up, and hold it until something on disk refers to the build.
 pub fn hold(paths: &Paths, lab: &LabId) -> Result<Lock> {
     let what = format!("the base images of {lab}");
     Lock::share(&paths.bases_lock(lab), &what, lock::PATIENCE)
 }
 
-/// Every build that is there.
+/// Every existing build.
 pub fn all(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
     let directory = paths.base_images();
     if !directory.is_dir() {
@@ -35,9 +35,9 @@ pub fn all(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
     Ok(all)
 }
 
-/// Every build that is not the current one of its lab, and every disk of a warm image that is not the
-/// current one of its build. Builds of a lab without a current one are left out: something is wrong
-/// there, and it is not for us to make it worse.
+/// Every build that is not the current one of its lab, and every disk of a warm image that is not
+/// the current one of its build. Builds of a lab without a current one are left out: something is
+/// wrong there, and removing them could make it worse.
 pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
     let mut builds = all(paths)?;
     builds.retain(|(lab, base)| {
@@ -50,7 +50,7 @@ pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
     Ok(builds)
 }
 
-/// The build that the file `path` is, by its name.
+/// The build to which the file `path` belongs, by its name.
 fn named(path: &Path) -> Option<(LabId, Base)> {
     let file = Path::new(path.file_name()?);
     let (lab, _) = file.to_str()?.split_once("-base.")?;
@@ -62,8 +62,8 @@ fn named(path: &Path) -> Option<(LabId, Base)> {
     Some((lab, base))
 }
 
-/// Removes a build that nothing refers to. The caller has made sure of that, and holds the lab's
-/// lock and alone that on its builds.
+/// Removes a build that nothing refers to. The caller has checked that, and holds the lab's lock
+/// and the exclusive lock on its builds.
 pub fn remove(paths: &Paths, lab: &LabId, base: &Base) -> Result<()> {
     let file = base.path.file_name().and_then(OsStr::to_str);
     if file.and_then(Layer::named).is_some() {

@@ -1,5 +1,5 @@
-//! Whether a file can be a cloud image, judged by its first bytes: otherwise a VM would hang
-//! without a system, and the build would wait for it.
+//! Checks by its first bytes whether a file can be a cloud image: otherwise a VM would hang without
+//! a system, and the build would wait for it.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// How disk images begin that `qemu-img` can convert.
+/// The first bytes of disk images that `qemu-img` can convert.
 const IMAGES: [&[u8]; 8] = [
     b"QFI\xfb",
     b"QED\0",
@@ -19,7 +19,8 @@ const IMAGES: [&[u8]; 8] = [
     b"vhdxfile",
 ];
 
-/// How files begin that have to be unpacked, the endings of their names, and what they are.
+/// Files that must be unpacked first: their first bytes, their file name suffixes, and their
+/// format.
 const PACKED: [(&[u8], &[&str], &str); 8] = [
     (b"\x1f\x8b", &[".gz", ".tgz"], "compressed with gzip"),
     (b"\xfd7zXZ\0", &[".xz", ".txz"], "compressed with xz"),
@@ -31,11 +32,11 @@ const PACKED: [(&[u8], &[&str], &str); 8] = [
     (b"Rar!", &[".rar", ".tar", ".ova"], "an archive"),
 ];
 
-/// The first sector of a disk, and what it ends with where a machine can boot from it.
+/// The size of a disk's first sector, and its last bytes if a machine can boot from it.
 const SECTOR: usize = 512;
 const BOOTABLE: &[u8] = &[0x55, 0xaa];
 
-/// What a file whose name or address is `name` has to be unpacked from.
+/// The format that a file called `name`, or with this address, must be unpacked from.
 pub fn packed_by_name(name: &str) -> Option<&'static str> {
     let name = name.split(['?', '#']).next()?.to_ascii_lowercase();
     let mut packed = PACKED.iter();
@@ -43,13 +44,13 @@ pub fn packed_by_name(name: &str) -> Option<&'static str> {
     Some(what)
 }
 
-/// Fails where the plain file `image` is no disk image that a machine could boot from.
+/// Fails if the plain file `image` is not a disk image that a machine could boot from.
 pub fn check(image: &Path) -> Result<()> {
     let mut head = Vec::new();
     let file = File::open(image).with_context(|| format!("failed to open {}", image.display()))?;
     file.take(SECTOR as u64).read_to_end(&mut head)?;
     recognise(&head)?;
-    // Of a foreign image nothing else of this host may be read.
+    // A foreign image must not make us read any other file of this host.
     if head.starts_with(b"QFI") {
         super::info(image)?.ensure_whole()?;
     }

@@ -1,5 +1,5 @@
-//! What the header of a qcow2 image says. `qemu-img` tells it as well, in ten times the time, and this
-//! is asked at each power-on.
+//! Parses the header of a qcow2 image. `qemu-img` reports it too, but takes ten times as long, and
+//! this runs at each power-on.
 
 use std::ffi::OsString;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -10,17 +10,17 @@ use anyhow::{Context, Result, ensure};
 use fs_err::os::unix::fs::OpenOptionsExt;
 use rustix::fs::OFlags;
 
-/// What a qcow2 image begins with.
+/// The first bytes of a qcow2 image.
 const MAGIC: &[u8] = b"QFI\xfb";
 
-/// That the content is in another file: a bit of the incompatible features, which come with version 3
+/// The incompatible feature bit for an external data file, which came with version 3
 /// (<https://www.qemu.org/docs/master/interop/qcow2.html>).
 const EXTERNAL_DATA: u64 = 1 << 2;
 
-/// The longest name that it may have for its backing file.
+/// The maximum length of the name of the backing file.
 const LONGEST_NAME: u64 = 1023;
 
-/// How much of it matters here, in bytes. An image has a cluster at least.
+/// How many bytes of it are read. An image has at least one cluster.
 const HEAD: u64 = 80;
 
 /// The header of a qcow2 image.
@@ -30,12 +30,12 @@ pub struct Header {
     pub backing_file: Option<PathBuf>,
     /// The size of the disk that a guest sees, in bytes.
     pub disk_size: u64,
-    /// The content is in another file.
+    /// The content is in an external data file.
     has_external_data: bool,
 }
 
 impl Header {
-    /// That of the image at `path`, which must be a plain file.
+    /// The header of the image at `path`, which must be a plain file.
     pub fn of(path: &Path) -> Result<Header> {
         let read = || {
             let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -71,7 +71,7 @@ impl Header {
         read().with_context(|| format!("failed to read the image {}", path.display()))
     }
 
-    /// Fails where its content is in another file.
+    /// Fails if its content is in an external data file.
     pub fn ensure_own_data(&self) -> Result<()> {
         ensure!(
             !self.has_external_data,

@@ -1,4 +1,4 @@
-//! The disk of a warm image, known by its name alone.
+//! The disk of a warm image, identified by its file name.
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +13,14 @@ use crate::paths::Paths;
 pub struct Layer {
     /// The lab.
     pub lab: LabId,
-    /// The base build that it stands on.
+    /// Its base build.
     pub build: String,
-    /// Which of that build's it is.
+    /// Its serial number among the warm images of that build.
     pub serial: String,
 }
 
 impl Layer {
-    /// The one of a build of `lab` with this serial number; `None` where a name is an odd one.
+    /// The disk of a build of `lab` with this serial number; `None` if a name is not valid.
     pub fn new(lab: &LabId, build: &str, serial: &str) -> Option<Layer> {
         let plain = |text: &str| {
             let mut bytes = text.bytes();
@@ -33,7 +33,7 @@ impl Layer {
         })
     }
 
-    /// The one that has the name `file`.
+    /// The disk with the file name `file`.
     pub fn named(file: &str) -> Option<Layer> {
         let (lab, rest) = file.strip_suffix(".qcow2")?.split_once('.')?;
         let (build, serial) = rest.split_once('.')?;
@@ -41,19 +41,19 @@ impl Layer {
         Layer::new(&lab, build, serial)
     }
 
-    /// The one that the disk `overlay` is directly based on.
+    /// The disk that is the backing file of `overlay`.
     pub fn below(overlay: &Path) -> Result<Option<Layer>> {
         let below = Header::of(overlay)?.backing_file;
         let file = below.as_deref().and_then(Path::file_name);
         Ok(file.and_then(|file| Layer::named(file.to_str()?)))
     }
 
-    /// The file name of the base build that it stands on.
+    /// The file name of its base build.
     pub fn base_name(&self) -> String {
         format!("{}-base.{}.qcow2", self.lab, self.build)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self, paths: &Paths) -> PathBuf {
         paths.warm_layer(&self.lab, &self.build, &self.serial)
     }

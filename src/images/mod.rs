@@ -1,8 +1,8 @@
-//! Disk images: [`base`] builds, which never change, the [`overlay`]s that are based on them,
-//! the [`warm`] images that instances are forked from, and the [`stages`] that bases are built from.
+//! Disk images: immutable [`base`] builds, the [`overlay`]s that are based on them, the [`warm`]
+//! images that instances are forked from, and the [`stages`] that bases are built from.
 //!
-//! Nothing here replaces an existing image: images are made under a temporary name, synced, and
-//! moved into place.
+//! Nothing here replaces an existing image: images are created under a temporary name, synced, and
+//! renamed.
 
 pub mod base;
 pub mod builds;
@@ -29,7 +29,7 @@ use crate::process::{self, Program};
 use crate::text::hex;
 use crate::units::MIB;
 
-/// A failed `qemu-img` on a full disk is a matter of capacity.
+/// If `qemu-img` fails because the disk is full, the error is of the kind capacity.
 fn full_disk(error: anyhow::Error, directory: &Path) -> anyhow::Error {
     if format!("{error:#}").contains("No space left") {
         error.context(no_room(directory, "it"))
@@ -44,7 +44,7 @@ fn no_room(directory: &Path, what: &str) -> Fault {
     Fault::new(Kind::Capacity, message).hint(hint)
 }
 
-/// Fails when fewer than `bytes` are free where `directory` is.
+/// Fails if fewer than `bytes` are free on the file system of `directory`.
 pub fn require_room(directory: &Path, bytes: u64, what: &str) -> Result<()> {
     let stat = rustix::fs::statvfs(directory)
         .with_context(|| format!("failed to read the free space of {}", directory.display()))?;
@@ -57,7 +57,7 @@ pub fn require_room(directory: &Path, bytes: u64, what: &str) -> Result<()> {
     Err(anyhow::anyhow!(why).context(no_room(directory, what)))
 }
 
-/// Copies an image to a file that is made for it, and returns its size in bytes.
+/// Copies an image to a new file, and returns its size in bytes.
 fn copy(image: &Path, new: &Path) -> Result<u64> {
     let mut source = fs_err::File::open(image)?;
     let mut copy = files::create_anew(new, files::PRIVATE)?;
@@ -67,8 +67,8 @@ fn copy(image: &Path, new: &Path) -> Result<u64> {
     Ok(size)
 }
 
-/// Guards an image against being written, renamed or removed by mistake, or lets that be done again.
-/// Only root may set this, and not every file system can hold it, so it is welcome rather than needed.
+/// Marks an image immutable against accidental changes, or removes the mark. Only root can do this,
+/// and not every file system supports it, so it is optional.
 fn set_immutable(image: &Path, is_immutable: bool) {
     if let Ok(file) = std::fs::File::open(image) {
         let _ = rustix::fs::ioctl_getflags(&file).and_then(|mut flags| {
@@ -86,7 +86,7 @@ fn rename_new(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Space that a file takes on disk, in bytes; `None` where it cannot be seen.
+/// Space that a file uses on disk, in bytes; `None` if it is unreadable.
 pub fn allocated(path: &Path) -> Option<u64> {
     let stat = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     Some(u64::try_from(stat.st_blocks).ok()? * 512)
@@ -105,11 +105,11 @@ pub fn sha256(path: &Path) -> Result<String> {
     }
 }
 
-/// What `qemu-img info` may take: of address space 1 GiB, and so many seconds of processor time.
+/// Limits for `qemu-img info`: an address space of 1 GiB, and this many seconds of CPU time.
 const INFO_MEMORY: &str = "--as=1073741824";
 const INFO_SECONDS: &str = "--cpu=20";
 
-/// What `qemu-img info` says of an image, as far as it matters here.
+/// The relevant output of `qemu-img info` for an image.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ImageInfo {
@@ -117,7 +117,7 @@ pub struct ImageInfo {
     pub virtual_size: u64,
     /// Size of the file on disk, in bytes.
     pub actual_size: u64,
-    /// The image below it.
+    /// Its backing file.
     pub backing_filename: Option<String>,
     #[serde(default)]
     encrypted: bool,
@@ -126,8 +126,7 @@ pub struct ImageInfo {
 }
 
 impl ImageInfo {
-    /// Fails unless it is a qcow2 image that is all there is of its disk, and that can be read as it
-    /// is.
+    /// Fails unless it is a complete qcow2 image that can be used as it is.
     pub fn ensure_whole(&self) -> Result<()> {
         anyhow::ensure!(
             self.backing_filename.is_none(),
@@ -145,8 +144,8 @@ impl ImageInfo {
     }
 }
 
-/// Asks `qemu-img` about a qcow2 image, which may be in use. It may be foreign: nothing that it
-/// refers to is opened, and memory and processor time are bounded.
+/// Runs `qemu-img info` for a qcow2 image, which may be in use. It may be foreign: the files that
+/// it refers to are not opened, and memory and CPU time are limited.
 pub fn info(image: &Path) -> Result<ImageInfo> {
     Header::of(image)?.ensure_own_data()?;
     let qemu_img = Program::find("qemu-img", "qemu-utils")?;

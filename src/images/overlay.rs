@@ -1,4 +1,4 @@
-//! Overlays: an instance's own disk, which holds what differs from its base.
+//! Overlays: an instance's own disk, which contains the differences from its base.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,20 +17,20 @@ use crate::paths::Paths;
 use crate::process::{self, Program};
 use crate::units::{ByteSize, MIB};
 
-/// An overlay starts small and grows as its guest writes. With less room than this there is no
-/// point in making one, or in powering its guest on.
+/// An overlay starts small and grows as its guest writes. With less free space than this, it is
+/// useless to create one or to power on its guest.
 const ROOM_FOR_OVERLAY: u64 = 512 * MIB;
 
 /// The unit in which an overlay grows.
 const CLUSTER: u64 = 64 << 10;
 
-/// A write that does not fit as a whole is not made: so much may be left of a full overlay.
+/// A write that does not fit completely fails: this much may be left in a full overlay.
 const LAST_WRITE: u64 = 4 * MIB;
 
-/// Makes the overlay of an instance. The caller holds the instance's lock.
+/// Creates the overlay of an instance. The caller holds the instance's lock.
 ///
-/// An overlay that exists is an error here: it may hold somebody's work, and `qemu-img create`
-/// would empty it without a word.
+/// An existing overlay is an error: it may contain somebody's work, and `qemu-img create` would
+/// empty it silently.
 pub fn create(
     paths: &Paths,
     name: &InstanceName,
@@ -45,9 +45,9 @@ pub fn create(
     Ok(overlay)
 }
 
-/// Makes a clean overlay beside the one that an instance has, to take its place by [`replace`]. The
-/// caller holds the instance's lock. The disk is as large as `wanted`, or as its base where that is
-/// larger, which would lose its end otherwise.
+/// Creates a clean overlay beside the present one, to replace it with [`replace`]. The caller holds
+/// the instance's lock. The disk has the size `wanted`, or that of its base if that is larger,
+/// because a smaller disk would cut off the end of the base.
 pub fn prepare(
     paths: &Paths,
     name: &InstanceName,
@@ -65,12 +65,13 @@ pub fn prepare(
     Ok(new)
 }
 
-/// Makes the overlay `new` on the image `below`, with a disk as large as `wanted` or as below.
+/// Creates the overlay `new` on the image `below`, with a disk of the size `wanted`, or that of
+/// `below` if larger.
 pub(super) fn make(new: &Path, below: &Path, wanted: ByteSize) -> Result<()> {
     let size = wanted.0.max(Header::of(below)?.disk_size).to_string();
     let directory = new.parent().unwrap_or(Path::new("/"));
-    // In place of one that was left by a command that was killed here. `qemu-img` would follow a
-    // link that somebody puts there, so it is given the file itself.
+    // Replaces one that a killed command left here. `qemu-img` would follow a link that somebody
+    // creates there, so it gets the open file itself.
     let file = files::create_anew(new, files::SHARED)?;
     let mut command = Program::find("qemu-img", "qemu-utils")?.command();
     command
@@ -84,7 +85,7 @@ pub(super) fn make(new: &Path, below: &Path, wanted: ByteSize) -> Result<()> {
     made.inspect_err(|_| discard(new))
 }
 
-/// Fails where a guest could not write much to its overlay any more.
+/// Fails if a guest could hardly write to its overlay any more.
 pub fn require_room_to_run(paths: &Paths, name: &InstanceName) -> Result<()> {
     let directory = paths.user_instances();
     if directory.is_dir() {
@@ -94,15 +95,15 @@ pub fn require_room_to_run(paths: &Paths, name: &InstanceName) -> Result<()> {
     Ok(())
 }
 
-/// Makes the overlay as long a file as it may become with the limit `largest`, and tells that
-/// length; the space is taken only when it is written to. QEMU can then be told to use no more. An
-/// overlay that is longer already, as one that was made before there was a limit, stays as it is,
-/// and does not grow any more.
+/// Extends the overlay's file to the maximum length `largest`, and returns that length; space is
+/// only used when it is written to. QEMU is then told to use no more. An overlay that is already
+/// longer, for example because it was created without a limit, keeps its length and does not grow
+/// any more.
 pub fn provide_length(overlay: &Path, largest: Option<ByteSize>) -> Result<Option<u64>> {
     let Some(largest) = largest else {
         return Ok(None);
     };
-    // Reading is enough to look; another one than a regular file is nothing of ours.
+    // Read access is enough to check it; anything but a regular file is not ours.
     let there = overlay.symlink_metadata()?;
     anyhow::ensure!(
         there.is_file(),
@@ -127,15 +128,15 @@ pub fn provide_length(overlay: &Path, largest: Option<ByteSize>) -> Result<Optio
     Ok(Some(wanted))
 }
 
-/// Whether an overlay has no room left within the limit `largest`. Where its guest has trimmed much,
-/// less is taken on disk than the limit, and what it wrote reaches to the limit all the same.
+/// Whether an overlay has reached the limit `largest`. After its guest has trimmed much, it may use
+/// less space than the limit, and its content may still reach to the limit.
 pub fn is_full(overlay: &Path, largest: ByteSize) -> bool {
     let near = largest.0.saturating_sub(LAST_WRITE);
     allocated(overlay).is_some_and(|bytes| bytes >= near) || reaches(overlay, near).unwrap_or(false)
 }
 
-/// Whether there is content from `offset` on. A file system that knows of no holes cannot tell, and
-/// then it is not so.
+/// Whether there is content from `offset` on. If the file system does not report holes, the answer
+/// is no.
 fn reaches(overlay: &Path, offset: u64) -> io::Result<bool> {
     let file = fs_err::File::open(overlay)?;
     let length = file.metadata()?.len();
@@ -143,8 +144,8 @@ fn reaches(overlay: &Path, offset: u64) -> io::Result<bool> {
     Ok(knows_holes && seek(file.file(), SeekFrom::Data(offset)).is_ok())
 }
 
-/// Puts a prepared overlay in the place of the one that an instance has, whose content is gone
-/// then. No domain and no saved memory may use it any more.
+/// Replaces an instance's overlay with a prepared one; the old content is lost. No domain and no
+/// saved memory may use it any more.
 pub fn replace(paths: &Paths, name: &InstanceName, new: &Path) -> Result<PathBuf> {
     let overlay = paths.overlay(name);
     fs_err::rename(new, &overlay)?;
@@ -152,7 +153,7 @@ pub fn replace(paths: &Paths, name: &InstanceName, new: &Path) -> Result<PathBuf
     Ok(overlay)
 }
 
-/// Removes an overlay that was just made and never used.
+/// Removes an overlay that was just created and never used.
 pub fn discard(overlay: &Path) {
     let _ = std::fs::remove_file(overlay);
 }

@@ -1,5 +1,5 @@
-//! Stages: cloud images turned into Cyyber Linux, which labs are built from. The name of each is
-//! made from its inputs, so that one that exists is the right one.
+//! Stages: cloud images turned into Cyyber Linux, from which labs are built. Their names are
+//! derived from their inputs, so an existing one with the right name is the right one.
 
 use std::fs::Permissions;
 use std::io;
@@ -14,18 +14,18 @@ use super::{allocated, copy, full_disk};
 use crate::files;
 use crate::paths::Paths;
 
-/// A stage that is there.
+/// An existing stage.
 #[derive(Debug, Clone)]
 pub struct Stage {
     /// Its name.
     pub key: String,
     /// The image, absolute.
     pub path: PathBuf,
-    /// What was noted about it.
+    /// Its record.
     pub note: Note,
 }
 
-/// What is recorded beside a stage.
+/// The record of a stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// When it was made.
@@ -38,7 +38,7 @@ pub struct Note {
     pub source_sha256: Option<String>,
 }
 
-/// The stage called `key`, if it is there as a whole.
+/// The stage called `key`, if it is complete.
 pub fn find(paths: &Paths, key: &str) -> Option<Stage> {
     let path = paths.stage(key);
     let note: Note = serde_json::from_slice(&files::read(&note_path(&path)).ok()?).ok()?;
@@ -48,12 +48,12 @@ pub fn find(paths: &Paths, key: &str) -> Option<Stage> {
 }
 
 impl Stage {
-    /// What it reported of its archive.
+    /// Its report of the packages in its archive.
     pub fn report(&self) -> io::Result<String> {
         fs_err::read_to_string(names_path(&self.path))
     }
 
-    /// Notes that it is in use now, so that it is not among the first to go.
+    /// Records that it is in use now, so that it is not among the first to be removed.
     pub fn touch(&self) {
         if let Ok(note) = std::fs::File::open(note_path(&self.path)) {
             let _ = note.set_modified(std::time::SystemTime::now());
@@ -61,13 +61,13 @@ impl Stage {
     }
 }
 
-/// Puts `image` among the stages under the name `key`, whose lock the caller holds alone. `names`
-/// is its report of its archive. One of that name that was there is replaced.
+/// Installs `image` as the stage `key`, whose exclusive lock the caller holds. `names` is its
+/// report of its archive. An existing stage of that name is replaced.
 pub fn install(paths: &Paths, key: &str, image: &Path, names: &Path, note: Note) -> Result<Stage> {
     let directory = paths.stages();
     files::make_directory(&directory, files::PASSABLE_DIRECTORY)?;
     let (path, new) = (paths.stage(key), paths.new_stage(key));
-    // Without a note it counts as missing until all of it is in place.
+    // Without a record it counts as missing until it is complete.
     files::remove(&note_path(&path))?;
     let put = || {
         files::remove(&new)?;
@@ -89,7 +89,7 @@ pub fn install(paths: &Paths, key: &str, image: &Path, names: &Path, note: Note)
     Ok(Stage { key, path, note })
 }
 
-/// Renames, or copies where `to` is on another file system.
+/// Renames, or copies if `to` is on another file system.
 fn move_to(from: &Path, to: &Path) -> Result<()> {
     match std::fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
@@ -101,16 +101,16 @@ fn move_to(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A stage that no lab of the configuration is made from.
+/// A stage that no lab of the configuration uses.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stale {
     /// Its name.
     pub key: String,
-    /// When a lab was last made from it.
+    /// When a lab was last built from it.
     pub used: Timestamp,
 }
 
-/// The stages that are neither among `needed` nor among the `kept` others that were used last.
+/// The stages that are neither `needed` nor among the `kept` others that were used last.
 pub fn stale(paths: &Paths, needed: &[&str], kept: usize) -> Result<Vec<Stale>> {
     let directory = paths.stages();
     if !directory.is_dir() {
@@ -123,7 +123,7 @@ pub fn stale(paths: &Paths, needed: &[&str], kept: usize) -> Result<Vec<Stale>> 
         let Some(key) = name.and_then(|name| name.strip_suffix(".qcow2")) else {
             continue;
         };
-        // One without a note is whole for nobody.
+        // A stage without a record is incomplete.
         let used = note_path(&path).metadata().and_then(|note| note.modified());
         let used = used.ok().and_then(|used| Timestamp::try_from(used).ok());
         if !needed.contains(&key) {
@@ -137,11 +137,11 @@ pub fn stale(paths: &Paths, needed: &[&str], kept: usize) -> Result<Vec<Stale>> 
     Ok(others.split_off(kept.min(others.len())))
 }
 
-/// Removes a stage, whose lock the caller holds alone, and returns what that freed in bytes.
+/// Removes a stage, whose exclusive lock the caller holds, and returns how many bytes that freed.
 pub fn remove(paths: &Paths, key: &str) -> Result<u64> {
     let path = paths.stage(key);
     let freed = allocated(&path).unwrap_or(0);
-    // The note first: without it the rest is no stage.
+    // The record first: without it, the rest is not a stage.
     for path in [&note_path(&path), &names_path(&path), &path] {
         files::remove(path)?;
     }
@@ -201,7 +201,7 @@ mod tests {
 
         assert!(remove(&paths, "cc").unwrap() > 0);
         assert!(find(&paths, "cc").is_none());
-        // Cut short by a full disk or a crash.
+        // Truncated by a full disk or a crash.
         let dd = paths.stage("dd");
         std::fs::set_permissions(&dd, Permissions::from_mode(0o644)).unwrap();
         std::fs::write(&dd, "d").unwrap();

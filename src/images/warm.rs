@@ -1,8 +1,8 @@
-//! Warm images: the memory of a guest that has booted from a build, and the disk that belongs to it.
-//! Instances are forked from the two in place of a boot.
+//! Warm images: the memory of a guest that has booted from a build, and the disk that belongs to
+//! it. Instances are forked from the two instead of booting.
 //!
-//! A build has one at most that is current, which its note names. Others are those that instances were
-//! forked from before it was renewed, whose disks they stand on, and what a killed command left.
+//! A build has at most one current warm image, which its record names. Others are older ones whose
+//! disks are still backing files of instances, and remains of killed commands.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -21,17 +21,17 @@ use crate::names::LabId;
 use crate::paths::Paths;
 use crate::units::{ByteSize, MIB};
 
-/// Room for what a guest writes while it boots.
+/// Space for what a guest writes while it boots.
 const ROOM_FOR_BOOT: u64 = 1024 * MIB;
 
-/// What is noted about the current warm image of a build.
+/// The record of the current warm image of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
-    /// Which of the build's it is.
+    /// Its serial number.
     pub serial: String,
     /// When it was made.
     pub made: Timestamp,
-    /// What has to be as it was for it to be of use: versions, the processor, the lab's machine.
+    /// What must be unchanged for it to be usable: versions, CPU model, the lab's machine.
     pub fits: Inputs,
     /// The file with the memory.
     pub memory: Content,
@@ -39,7 +39,7 @@ pub struct Note {
     pub layer: Content,
 }
 
-/// What a file was when it was put in its place.
+/// The identity of a file when it was installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     #[serde(flatten)]
@@ -61,7 +61,7 @@ impl Content {
         self.identity.size
     }
 
-    /// Why the file at `path` is not this; with `verify` all of it is read.
+    /// Why the file at `path` is not this one; with `verify` its content is read.
     fn differs(&self, path: &Path, verify: bool) -> Option<String> {
         let what = path.display();
         match Identity::of(path) {
@@ -81,15 +81,15 @@ impl Content {
 /// The current warm image of a build.
 #[derive(Debug)]
 pub struct Warm {
-    /// What was noted of it.
+    /// Its record.
     pub note: Note,
     /// Its disk, based on the build.
     pub layer: Layer,
-    /// Where that is.
+    /// The path of its disk.
     pub path: PathBuf,
 }
 
-/// The current warm image of the build `base` of `lab`; `None` where nothing readable is noted.
+/// The current warm image of the build `base` of `lab`; `None` if there is no readable record.
 pub fn current(paths: &Paths, lab: &LabId, base: &Base) -> Option<Warm> {
     let note = files::read(&paths.warm_note(lab, &base.build)).ok()?;
     let note: Note = serde_json::from_slice(&note).ok()?;
@@ -107,14 +107,14 @@ impl Warm {
         memory_of(&self.path)
     }
 
-    /// Why its files are not those that were made; with `verify` all of them is read.
+    /// Why its files are not the original ones; with `verify` their content is read.
     pub fn damage(&self, verify: bool) -> Option<String> {
         let layer = self.note.layer.differs(&self.path, verify);
         layer.or_else(|| self.note.memory.differs(&self.memory(), verify))
     }
 }
 
-/// A layer as the build of a lab that may be removed.
+/// A layer in the form of a removable build.
 fn as_base(layer: &Layer, paths: &Paths) -> Base {
     Base {
         build: format!("{}.{}", layer.build, layer.serial),
@@ -126,7 +126,8 @@ fn memory_of(layer: &Path) -> PathBuf {
     layer.with_extension("memory")
 }
 
-/// Every layer that is not that of a build's current warm image, as builds that may be removed.
+/// Every layer that does not belong to the current warm image of a build, in the form of removable
+/// builds.
 pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
     let mut all = Vec::new();
     for layer in layers(paths)? {
@@ -155,7 +156,7 @@ fn layers(paths: &Paths) -> Result<Vec<Layer>> {
     Ok(layers)
 }
 
-/// Removes the layer at `path`, which nothing is based on, with the memory that belongs to it.
+/// Removes the layer at `path`, on which nothing is based, with its memory.
 pub(super) fn remove_layer(path: &Path) -> Result<()> {
     drop_memory(path)?;
     set_immutable(path, false);
@@ -171,7 +172,7 @@ fn drop_memory(layer: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the warm images of a build that goes, and that nothing is based on.
+/// Removes the warm images of a build that is being removed; nothing is based on them.
 pub(super) fn remove_of(paths: &Paths, lab: &LabId, build: &str) -> Result<()> {
     forget(paths, lab, build)?;
     for layer in layers(paths)? {
@@ -182,8 +183,8 @@ pub(super) fn remove_of(paths: &Paths, lab: &LabId, build: &str) -> Result<()> {
     Ok(())
 }
 
-/// Has a build have no warm image any more. The memory of those that it had goes at once: nothing but
-/// their disks is still of use to anybody.
+/// Removes the current warm image of a build. The memory of all its warm images is deleted at once:
+/// only their disks may still be needed.
 pub fn forget(paths: &Paths, lab: &LabId, build: &str) -> Result<()> {
     files::remove(&paths.warm_note(lab, build))?;
     for layer in layers(paths)? {
@@ -194,12 +195,12 @@ pub fn forget(paths: &Paths, lab: &LabId, build: &str) -> Result<()> {
     Ok(())
 }
 
-/// Where libvirt saves the memory that belongs to the layer at `path`.
+/// The path where libvirt saves the memory that belongs to the layer at `path`.
 fn saved(layer: &Path) -> PathBuf {
     layer.with_extension("memory.new")
 }
 
-/// A warm image that is being made; what there is of it goes with this unless it is finished.
+/// A warm image that is being created; incomplete files are removed on drop.
 #[derive(Debug)]
 pub struct Draft<'a> {
     paths: &'a Paths,
@@ -209,8 +210,8 @@ pub struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Makes the disk of a warm image of `base`, as large as `wanted`, for a guest of `memory` bytes. The
-    /// caller holds the lab's lock.
+    /// Creates the disk of a warm image of `base`, with the size `wanted`, for a guest of `memory`
+    /// bytes. The caller holds the lab's lock.
     pub fn begin(
         paths: &'a Paths,
         lab: &LabId,
@@ -242,23 +243,23 @@ impl<'a> Draft<'a> {
         &self.path
     }
 
-    /// Where the memory is to be saved.
+    /// The path to save the memory to.
     pub fn saved(&self) -> PathBuf {
         saved(&self.path)
     }
 
-    /// Where the memory is to be put in the end.
+    /// The final path of the memory.
     pub fn memory(&self) -> PathBuf {
         memory_of(&self.path)
     }
 
-    /// Makes it the current warm image of its build, in place of the one before.
+    /// Makes it the current warm image of its build, replacing the previous one.
     pub fn finish(mut self, fits: Inputs, now: Timestamp) -> Result<Warm> {
         let memory = self.memory();
         files::remove(&self.saved())?;
         protect(&self.path)?;
         protect(&memory)?;
-        // It holds all that a guest of the lab has in its memory.
+        // It contains everything in the memory of a guest of the lab.
         fs_err::set_permissions(&memory, Permissions::from_mode(files::PRIVATE))?;
         for file in [&self.path, &memory] {
             File::open(file)

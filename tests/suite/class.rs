@@ -74,7 +74,7 @@ fn one_failure_does_not_stop_the_others() {
     assert_eq!(failed.as_array().unwrap().len(), 1);
     assert_eq!(failed[0]["instance"], stranger.as_str());
     assert_eq!(failed[0]["code"], "conflict");
-    assert!(text(&failed[0]["error"]).contains("not made by cyyber"));
+    assert!(text(&failed[0]["error"]).contains("not created by cyyber"));
     let error: Value = serde_json::from_str(&ran.stderr).unwrap();
     assert_eq!(error["error"]["message"], "1 of 5 instances failed");
 

@@ -94,7 +94,7 @@ fn note_of(sandbox: &Sandbox) -> PathBuf {
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn what_is_no_memory_is_not_restored_and_the_instance_boots() {
     let (sandbox, warm) = with_warm_image(|memory| memory.set_len(1 << 20).unwrap());
-    boots(&sandbox, "7", "it is not whole saved memory");
+    boots(&sandbox, "7", "it is not a complete file with saved memory");
     // Larger than any disk.
     open_to_change(&warm.memory());
     fs::remove_file(warm.memory()).unwrap();

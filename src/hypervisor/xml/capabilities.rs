@@ -3,12 +3,12 @@
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// A way in which libvirt confines QEMU.
+/// A security model with which libvirt confines QEMU.
 #[derive(Deserialize)]
 pub struct SecurityModel {
     /// Its name, as `dac`.
     pub model: String,
-    /// What it confines a QEMU by where nothing else is said.
+    /// The default label of a QEMU.
     #[serde(default, rename = "baselabel")]
     pub labels: Vec<String>,
 }

@@ -1,5 +1,5 @@
-//! Definitions of domains: what we ask of libvirt, and what it tells of a running guest. Random are only
-//! the ids and passwords made here.
+//! Domain definitions: those that we create, and those of running guests. The only random values
+//! created here are ids and passwords.
 
 use std::path::PathBuf;
 
@@ -27,12 +27,12 @@ const NAMESPACE: &str = "https://cyyber.lab/instance/1";
 /// The template's name.
 const DOMAIN: &str = "domain.xml";
 
-/// The period in which a quota of CPU time counts, in microseconds: libvirt's default.
+/// The period of a CPU quota, in microseconds: libvirt's default.
 pub const CPU_PERIOD: u32 = 100_000;
 
-/// The first six bytes of every UUID that we give a domain. libvirt reports UUIDs with every
-/// listing, so that ours are told from others' at no cost. The rest is random: a UUID must not come
-/// back, or libvirt would restore an old memory image over a new disk.
+/// The first six bytes of the UUIDs of our domains. libvirt reports UUIDs with every listing, so
+/// our domains can be recognised at no cost. The rest is random: a UUID must never be reused, or
+/// libvirt would restore old memory with a new disk.
 const TAG: [u8; 6] = *b"cyyber";
 
 /// A UUID for a new domain of ours: version 8 (RFC 9562), our tag, 74 random bits.
@@ -42,17 +42,17 @@ pub fn new_uuid() -> Uuid {
     Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// Whether a domain with this UUID was made by us.
+/// Whether we created the domain with this UUID.
 pub fn is_ours(uuid: Uuid) -> bool {
     uuid.as_bytes().starts_with(&TAG) && uuid.get_version_num() == 8
 }
 
-/// A console password: eight letters and digits, which is the most that VNC can compare.
+/// A console password: eight letters and digits, the most that VNC compares.
 pub fn new_vnc_password() -> String {
     Alphanumeric.sample_string(&mut rand::rng(), 8)
 }
 
-/// What an instance's domain is made of.
+/// The parameters of an instance's domain.
 #[derive(Debug)]
 pub struct InstanceDomain<'a> {
     /// The instance.
@@ -65,17 +65,18 @@ pub struct InstanceDomain<'a> {
     pub overlay: &'a str,
     /// The base build's absolute path.
     pub base: &'a str,
-    /// The absolute path of the disk in between, where the overlay is based on that of a warm image.
+    /// The absolute path of the disk in between, if the overlay is based on the disk of a warm
+    /// image.
     pub layer: Option<&'a str>,
     /// The base build's name.
     pub build: &'a str,
-    /// How long the overlay may become, in bytes, for an overlay that has been made that long.
+    /// The maximum length of the overlay, in bytes, if it was created with that length.
     pub largest: Option<u64>,
     /// Its network card.
     pub card: HostPart,
-    /// How it is run.
+    /// The accelerator.
     pub accelerator: Accelerator,
-    /// Where its console listens.
+    /// The address on which its console listens.
     pub vnc_listen: std::net::IpAddr,
     /// Whether the kernel may merge pages of its memory with equal ones of other guests.
     pub share_memory: bool,
@@ -86,8 +87,8 @@ pub struct InstanceDomain<'a> {
 impl InstanceDomain<'_> {
     /// The definition for libvirt.
     ///
-    /// The backing file is named, with its owner left alone: libvirt would otherwise give the base
-    /// to the QEMU user, who could then make it writable.
+    /// The backing file is named explicitly, so that its owner is not changed: libvirt would
+    /// otherwise give the base image to the QEMU user, who could then make it writable.
     pub fn xml(&self) -> Result<String> {
         let lab = self.lab;
         render(context! {
@@ -113,7 +114,7 @@ impl InstanceDomain<'_> {
     }
 }
 
-/// A definition that runs a lab's image by itself, as in `lab01.xml` beside `lab01.qcow2`.
+/// A definition that runs a lab's image directly, such as `lab01.xml` beside `lab01.qcow2`.
 pub fn standalone_xml(lab: &Lab, disk: &str, accelerator: Accelerator) -> Result<String> {
     render(context! {
         accelerator => accelerator.domain_type(),
@@ -126,8 +127,8 @@ pub fn standalone_xml(lab: &Lab, disk: &str, accelerator: Accelerator) -> Result
     })
 }
 
-/// The definition of a guest of a lab that is booted to have its memory saved, called `name`, with a
-/// `disk` that is based on `base`. Its network card is yet to be taken out.
+/// The definition of a guest of a lab that is booted to save its memory, called `name`, with a
+/// `disk` that is based on `base`. Its network interface is removed later.
 pub fn warm_xml(
     lab: &Lab,
     name: &str,
@@ -147,7 +148,7 @@ pub fn warm_xml(
     })
 }
 
-/// What of a definition is the same for all labs.
+/// The part of a definition that is the same for all labs.
 pub const TEMPLATE: &str = include_str!("../../../templates/domain.xml");
 
 fn lab_context(lab: &Lab, card: HostPart) -> minijinja::Value {
@@ -157,7 +158,7 @@ fn lab_context(lab: &Lab, card: HostPart) -> minijinja::Value {
         port => card.port(lab.network),
         memory_mb => lab.memory_mb,
         vcpus => lab.vcpus,
-        // Software emulation takes nothing of the host's processor, and guests of QEMU 7.2 hang in it
+        // Software emulation does not use the host's CPU model, and guests of QEMU 7.2 hang in it
         // without `svm`.
         nested => lab.nested_virtualization,
         limits => context! {
@@ -167,8 +168,9 @@ fn lab_context(lab: &Lab, card: HostPart) -> minijinja::Value {
             disk_iops => lab.limits.disk_iops,
             network_kib_per_second => lab.limits.network_bytes_per_second.map(|size| size.0 >> 10),
         },
-        // A domain is never without a password, or its console would be open to everyone and none
-        // could be added later. An instance's has expired and is told to nobody.
+        // A domain always has a password; otherwise its console would be open to everyone, and a
+        // password could not be added later. An instance's first password has expired and is never
+        // shown.
         vnc_password => new_vnc_password(),
     }
 }
@@ -188,7 +190,7 @@ fn environment() -> Result<Environment<'static>> {
     Ok(environment)
 }
 
-/// Where the console of a running domain is.
+/// The address of the console of a running domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Console {
     /// The address it listens on.
@@ -200,7 +202,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// The console of the running domain with the definition `xml`; `None` where it has none.
+    /// The console of the running domain with the definition `xml`; `None` if it has none.
     pub fn from_xml(xml: &str) -> Result<Option<Console>> {
         let mut graphics = parse(xml)?.devices.graphics.into_iter();
         let vnc = graphics.find(|it| it.kind == "vnc");
@@ -213,9 +215,9 @@ impl Console {
         }))
     }
 
-    /// The device that gives this console a new password.
+    /// The device XML that sets a new password for this console.
     pub fn with_password(&self, password: &str, valid_to: Timestamp) -> Result<String> {
-        // libvirt takes UTC without saying so.
+        // libvirt uses UTC, without stating it.
         let valid_to = valid_to.strftime("%Y-%m-%dT%H:%M:%S").to_string();
         let port = self.port.to_string();
         let websocket = self.websocket.map(|it| it.to_string());
@@ -250,9 +252,9 @@ impl Origin {
 /// A disk in a definition.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// What it is plugged into, as `vda`.
+    /// Its target, such as `vda`.
     pub target: String,
-    /// Its own file, then those below it; none where it is something else than a file.
+    /// Its own file, then its backing files; none if it is not a file.
     pub files: Vec<PathBuf>,
 }
 
@@ -267,7 +269,7 @@ pub fn disks(xml: &str) -> Result<Vec<Disk>> {
     Ok(disks.map(disk).collect())
 }
 
-/// The labels in the definition `xml` of a domain as a whole.
+/// The security labels of the domain in the definition `xml`.
 pub fn security_labels(xml: &str) -> Result<Vec<SecurityLabel>> {
     Ok(parse(xml)?.labels)
 }
@@ -277,9 +279,10 @@ pub fn uuid_of(xml: &str) -> Result<Uuid> {
     parse(xml)?.uuid.context("the definition has no UUID")
 }
 
-/// The definition `xml` with the generation id of the definition that its memory was `saved` with, where
-/// both have one. libvirt gives a guest another one whenever its memory is restored, so that it does not
-/// go on with the random numbers that it had before, and restores it with the one that it had alone.
+/// The definition `xml` with the generation id of the definition that its memory was `saved` with,
+/// if both have one. libvirt gives a guest a new id whenever its memory is restored, so that it
+/// does not reuse its random numbers, but only restores the memory with the id that it was saved
+/// with.
 pub fn with_generation(xml: String, saved: &str) -> Result<String> {
     let generation = |xml: &str| -> Result<Option<Uuid>> {
         Ok(parse(xml)?.generation.and_then(|id| id.trim().parse().ok()))
@@ -298,10 +301,11 @@ pub fn with_generation(xml: String, saved: &str) -> Result<String> {
     })
 }
 
-/// The definition `xml` with `label` as its owner's (libvirt's model "dac"), in place of whom it names.
+/// The definition `xml` with `label` as its owner (libvirt's model "dac"), replacing the present
+/// one.
 ///
-/// libvirt gives the owner the domain's own files for as long as the domain runs, and gives those back
-/// to whom they belonged. QEMU gets this one group and no other: not `kvm` either.
+/// libvirt gives the domain's files to this owner while the domain runs, and restores their owners
+/// afterwards. QEMU gets this group and no other, not even `kvm`.
 pub fn with_owner(xml: &str, label: &str) -> Result<String> {
     let names_an_owner = |tag: &BytesStart| {
         let model = || tag.try_get_attribute("model").ok().flatten();

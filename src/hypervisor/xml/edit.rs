@@ -1,4 +1,4 @@
-//! Changing a definition without a look at the rest of it.
+//! Changes parts of a definition without interpreting the rest.
 
 use std::io;
 
@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, Writer};
 
-/// The definition `xml` in which each element at `path` ends with what `add` writes, in place of those
-/// of its children that are `replaced`.
+/// The definition `xml` in which each element at `path` ends with what `add` writes; its children
+/// for which `replaced` is true are removed.
 pub(super) fn put_child(
     xml: &str,
     path: &[&str],
@@ -43,7 +43,7 @@ pub(super) fn put_child(
 }
 
 /// The definition `xml` without the first child of the element at `path` that is `wanted`, and that
-/// child; `None` where there is none.
+/// child; `None` if there is none.
 pub(super) fn take_child(
     xml: &str,
     path: &[&str],

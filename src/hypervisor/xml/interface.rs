@@ -1,4 +1,4 @@
-//! The network interface in a domain's definition, and the port that it is plugged into.
+//! The network interface in a domain's definition, and its port.
 
 use anyhow::{Context, Result};
 use quick_xml::events::BytesStart;
@@ -15,23 +15,21 @@ pub struct Interface {
     pub mac: Mac,
     /// The libvirt network that it is in.
     pub network: Option<String>,
-    /// The host's end of it: its port in the bridge.
+    /// The host's end of it: its bridge port.
     pub device: Option<String>,
-    /// It has a filter of libvirt's, as cards had before ports had names of their own.
+    /// It has a libvirt filter, which was used before ports had names of their own.
     pub is_filtered: bool,
 }
 
 impl Interface {
-    /// The network interface in the definition `xml` of an instance. A second one would be nobody's of
-    /// ours.
+    /// The network interface in the definition `xml` of an instance. An instance has exactly one.
     pub fn from_xml(xml: &str) -> Result<Interface> {
         let [interface] = <[Interface; 1]>::try_from(interfaces(xml)?)
             .map_err(|all| anyhow::anyhow!("the domain has {} network interfaces", all.len()))?;
         Ok(interface)
     }
 
-    /// The port that is its own, and admitted with its addresses; none in other networks than those
-    /// of the labs.
+    /// Its own port, for which the firewall accepts its addresses; none outside the lab networks.
     pub fn own_port(&self) -> Option<String> {
         let network = self.network.as_deref()?;
         let mut modes = NetworkMode::ALL.into_iter();
@@ -39,7 +37,7 @@ impl Interface {
         Some(self.mac.of_instance()?.port(mode))
     }
 
-    /// Whether it is plugged into that.
+    /// Whether it is at its own port.
     pub fn is_at_its_port(&self) -> bool {
         self.device.is_some() && self.device == self.own_port()
     }
@@ -63,8 +61,8 @@ pub fn interfaces(xml: &str) -> Result<Vec<Interface>> {
         .collect()
 }
 
-/// The definition `xml` with its interface at its own port, in place of a filter; `None` where it is so
-/// already, or the interface is none of the labs'.
+/// The definition `xml` with its interface at its own port, without a filter; `None` if that is so
+/// already, or if the interface is not in a lab network.
 pub fn at_own_port(xml: &str) -> Result<Option<String>> {
     let interface = Interface::from_xml(xml)?;
     let Some(port) = interface.own_port() else {
@@ -143,7 +141,7 @@ mod tests {
         );
         assert_eq!(moved, wanted);
         assert_eq!(at_own_port(&moved).unwrap(), None);
-        // Nor one that is none of ours.
+        // A foreign interface is not changed.
         let foreign = FORMER.replace("cyyber-nat'", "default'");
         assert_eq!(at_own_port(&foreign).unwrap(), None);
     }

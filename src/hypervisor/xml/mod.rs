@@ -1,5 +1,5 @@
-//! XML of libvirt's, both ways: read into types, written by a template or an XML writer, and changed
-//! element by element. Nothing of it is ever joined or searched as text. No I/O.
+//! libvirt's XML: parsed into types, written by a template or an XML writer, and changed element by
+//! element. It is never joined or searched as text. No I/O.
 
 pub mod capabilities;
 pub mod domain;

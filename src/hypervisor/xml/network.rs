@@ -1,4 +1,4 @@
-//! Definitions of networks.
+//! Network definitions.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! What definitions of domains are read into.
+//! The types that domain definitions are parsed into.
 
 use std::path::PathBuf;
 
@@ -16,21 +16,21 @@ pub(super) fn parse(xml: &str) -> Result<DomainXml> {
 /// Our facts in a domain's metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Origin {
-    /// The base build that it was made from.
+    /// The base build that it was created from.
     #[serde(rename = "@build")]
     pub build: String,
-    /// When it was made.
+    /// When it was created.
     #[serde(rename = "@created")]
     pub created: Timestamp,
 }
 
-/// A label by which libvirt confines a domain.
+/// A security label of a domain.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct SecurityLabel {
-    /// By what, as `dac`.
+    /// The security model, such as `dac`.
     #[serde(rename = "@model")]
     pub model: Option<String>,
-    /// As whom, as `+64055:+64055`.
+    /// The label, such as `+64055:+64055`.
     pub label: Option<String>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct DevicesXml {
     pub interfaces: Vec<InterfaceXml>,
 }
 
-/// A disk, or an image below one.
+/// A disk, or a backing file of one.
 #[derive(Deserialize)]
 pub(super) struct ImageXml {
     pub source: Option<SourceXml>,
@@ -84,7 +84,7 @@ pub(super) struct SourceXml {
 }
 
 impl ImageXml {
-    /// Its own file, then those below it.
+    /// Its own file, then its backing files.
     pub fn files(self) -> Vec<PathBuf> {
         let own = self.source.and_then(|source| source.file);
         let below = self.below.into_iter().flat_map(|below| below.files());
