@@ -1,4 +1,4 @@
-//! Several hosts: who they are and what they share.
+//! Several hosts: their names and what they share.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,31 +10,31 @@ use super::json::Object;
 use crate::checked::checked;
 
 checked! {
-    /// A host's name, as its `hostname` and as Slurm has it.
+    /// A host's name, as printed by `hostname` and known to Slurm.
     #[derive(Hash, PartialOrd, Ord)]
     struct HostName, "host name", "[A-Za-z0-9][A-Za-z0-9-]{0,62}"
 }
 
 checked! {
-    /// A name of Slurm's, or a label.
+    /// The name of a Slurm object, or a label.
     struct Word, "name", "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 }
 
-/// The hosts that carry instances together, with one Slurm.
+/// Several hosts that run instances, with one Slurm.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
     /// What places instances.
     pub engine: Engine,
-    /// A directory that the head and all hosts have at this path.
+    /// A directory that the head and all hosts mount at this path.
     pub shared_dir: PathBuf,
-    /// The partition of Slurm to use; by default Slurm's own choice.
+    /// The Slurm partition to use; by default Slurm's default partition.
     #[serde(default)]
     pub partition: Option<Word>,
-    /// The account of Slurm to use.
+    /// The Slurm account to use.
     #[serde(default)]
     pub account: Option<Word>,
-    /// The quality of service of Slurm to use, which can limit what is allocated.
+    /// The Slurm QOS to use, which can limit allocations.
     #[serde(default)]
     pub qos: Option<Word>,
     /// The hosts, by name. Any other machine with this configuration is a head.
@@ -53,12 +53,12 @@ pub enum Engine {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClusterHost {
-    /// Words about it by name, which `cyyber host list` shows.
+    /// Labels that `cyyber host list` shows.
     pub labels: BTreeMap<String, Word>,
 }
 
 impl Cluster {
-    /// What no single key can tell. An error is the key's place in the file, and what is wrong.
+    /// Checks that involve several keys. An error is the key's place in the file, and the problem.
     pub(super) fn check(&self) -> Result<(), String> {
         if !self.shared_dir.is_absolute() {
             let given = self.shared_dir.display();
@@ -72,8 +72,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// The name among the hosts of the machine called `hostname`, which may have a domain; `None` for a
-    /// head.
+    /// The name in `hosts` of the machine called `hostname`, which may include a domain; `None` for
+    /// a head.
     pub fn named(&self, hostname: &str) -> Option<&HostName> {
         let short = hostname.split('.').next().unwrap_or_default();
         self.hosts.keys().find(|host| host.as_str() == short)

@@ -1,19 +1,20 @@
-//! The libvirt connection URI: only kinds that we know.
+//! The libvirt connection URI; only known kinds are allowed.
 //!
-//! libvirt's own addresses can name programs that it runs in the caller's name: the transport
-//! `ext`, or the parameters `command`, `netcat` and `proxy` of others. These are always refused,
-//! whether from a configuration or from elsewhere.
+//! libvirt's URIs can name programs that libvirt runs as the caller: with the transport `ext`, or
+//! with the parameters `command`, `netcat` and `proxy` of others. These are always refused,
+//! wherever the URI comes from.
 
 use crate::checked::checked;
 
-/// A user, or a host and its port. It does not begin with `-`, and so is never taken for an option.
+/// A user, or a host and its port. It must not begin with `-`, so that it is never taken for an
+/// option.
 macro_rules! word {
     () => {
         r"([A-Za-z0-9._:\[\]][A-Za-z0-9._:\[\]-]*)?"
     };
 }
 
-/// What may be said about the way there. None of it is run.
+/// Parameters of the connection. None of them runs a program.
 macro_rules! parameter {
     () => {
         "(keyfile|known_hosts|known_hosts_verify|mode|no_sanity|no_tty|no_verify|pkipath|socket|\
@@ -42,13 +43,13 @@ impl Default for ConnectUri {
     }
 }
 
-/// The part of this host's own libvirt that `uri` is, `system` or `session`, in whichever way that is
+/// The part of this host's own libvirt that `uri` refers to, `system` or `session`, however it is
 /// written; `None` for another host's, and for the test driver.
 ///
-/// The address decides and not what the connection says of itself: libvirt's name for its host may be
-/// the full one or come from DNS, hosts that were cloned share theirs, and what runs in a container has
-/// another one beside the same socket. To be wrong there would leave instances unguarded without a
-/// word. A socket of this host that is passed on to another host is not told apart.
+/// The address decides, not the host name that the connection reports: that name may be a full one
+/// or come from DNS, cloned hosts share theirs, and a container has another one with the same
+/// socket. A wrong answer would leave instances unprotected without a message. A socket of this
+/// host that is forwarded to another host is not recognised.
 pub fn local(uri: &str) -> Option<&str> {
     let (scheme, rest) = uri.split_once("://")?;
     let place = rest.split_once('?').map_or(rest, |(place, _)| place);
@@ -57,7 +58,7 @@ pub fn local(uri: &str) -> Option<&str> {
         .flatten()
 }
 
-/// Whether `uri` is the libvirt of this host's system.
+/// Whether `uri` is this host's system libvirt.
 pub fn is_system(uri: &str) -> bool {
     local(uri) == Some("system")
 }

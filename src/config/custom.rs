@@ -1,7 +1,7 @@
-//! What an instructor adds to an image: assets in the place of ours, files and scripts.
+//! An instructor's additions to an image: pictures that replace the built-in ones, files and
+//! scripts.
 //!
-//! Whether the named files exist is looked at by a build alone: every other command has no use for
-//! them.
+//! Only a build checks whether the named files exist: no other command needs them.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -29,7 +29,7 @@ pub struct Branding {
     pub login_background: Option<SourcePath>,
 }
 
-/// What is put into the image after the packages.
+/// What is added to the image after the packages.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Provision {
@@ -43,9 +43,9 @@ pub struct Provision {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProvisionFile {
-    /// Where it is on this machine.
+    /// Its path on this machine.
     pub source: SourcePath,
-    /// Where it goes in the guest.
+    /// Its path in the guest.
     pub target: Target,
     /// Its permissions there.
     #[serde(default)]
@@ -69,7 +69,7 @@ impl Provision {
         files.chain(&mut self.scripts)
     }
 
-    /// Each script needs a name of its own to be told by, and each file a place of its own.
+    /// Every script needs a unique name to be identified by, and every file a unique target.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let mut seen = HashSet::new();
         if let Some(file) = self.files.iter().find(|file| !seen.insert(&file.target)) {
@@ -106,7 +106,7 @@ impl SourcePath {
     }
 }
 
-/// A character of a name: no slash, no control character, and none of those given.
+/// A character of a file name: no slash, no control character, and none of those given.
 macro_rules! plain {
     ($but:literal) => {
         concat!("[^/", $but, r"\x00-\x1f\x7f]")
@@ -121,7 +121,7 @@ checked! {
     concat!(
         // Slashes, and a lone `.` between two of them.
         r"(/+(\./+)*",
-        // The beginning of a name, by which it is neither `.` nor `..`.
+        // The beginning of a name that is neither `.` nor `..`.
         "(", plain!("."), r"|\.", plain!("."), r"|\.\.", plain!(""), ")",
         plain!(""), "*)+"
     ),

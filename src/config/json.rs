@@ -1,5 +1,5 @@
-//! Strict JSON: no duplicate keys, and nothing else in place of an object. Of two equal keys, one
-//! would silently win, and a person who reads the file may well see the other.
+//! Strict JSON: no duplicate keys, and only objects where objects are expected. With duplicate
+//! keys, one would silently win, and a reader of the file may see the other.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// A document without doubled keys.
+/// A document without duplicate keys.
 #[derive(Debug)]
 pub struct Unambiguous(pub Value);
 
@@ -76,8 +76,8 @@ impl<'de> Visitor<'de> for Build {
     }
 }
 
-/// What is read from an object alone. Left to itself serde takes a list as well, with the values in
-/// the order of the fields.
+/// A value that is only read from an object. By default serde also accepts a list with the values
+/// in the order of the fields.
 #[derive(Debug, Clone)]
 pub struct Object<T>(pub T);
 

@@ -1,4 +1,4 @@
-//! One lab: what it is made of and what its instances may use.
+//! One lab: the content of its image and the resources of its instances.
 
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
@@ -15,7 +15,7 @@ use crate::names::LabId;
 use crate::units::{ByteSize, Duration, Patience, age};
 use jiff::SignedDuration;
 
-/// The cloud image that labs are built from where the configuration names none.
+/// The cloud image that labs are built from if the configuration names none.
 const DEFAULT_IMAGE_URL: &str = "https://cloud-images.ubuntu.com/releases/noble/release-20260814/ubuntu-24.04-server-cloudimg-amd64.img";
 /// As published in that release's `SHA256SUMS`.
 const DEFAULT_IMAGE_SHA256: &str =
@@ -25,7 +25,7 @@ const DEFAULT_IMAGE_SHA256: &str =
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lab {
-    /// The lab's id, part of every name made for it.
+    /// The lab's id, which is part of all names derived from it.
     pub lab_id: LabId,
     /// The lab's title for people.
     pub lab_name: Line,
@@ -50,7 +50,7 @@ pub struct Lab {
     /// Whether an instance can run virtual machines of its own on the processor.
     #[serde(default)]
     pub nested_virtualization: bool,
-    /// Whether its instances begin from the memory of a guest that has booted, in place of a boot.
+    /// Whether its instances start from the saved memory of a booted guest instead of booting.
     #[serde(default = "default_instant")]
     pub instant: bool,
     /// The graphical desktop.
@@ -93,7 +93,7 @@ fn default_instant() -> bool {
 }
 
 impl Lab {
-    /// Makes paths that are relative ones below the configuration's `directory`.
+    /// Resolves relative paths against the configuration's `directory`.
     pub(super) fn resolve_against(&mut self, directory: &Path) {
         if let ImageUrl::Path(path) = &mut self.image.url {
             *path = directory.join(&*path);
@@ -102,18 +102,18 @@ impl Lab {
         sources.for_each(|path| path.resolve_against(directory));
     }
 
-    /// What no single key can tell. An error is the key's place in the lab, and what is wrong.
+    /// Checks that involve several keys. An error is the key's place in the lab, and the problem.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let limits = &self.limits;
         within("memory_mb", self.memory_mb, 128..=1 << 20)?;
         within("vcpus", self.vcpus, 1..=64)?;
         let disk = ByteSize(1 << 30)..=ByteSize(16 << 40);
         within("disk_size", self.disk_size, disk)?;
-        // QEMU takes a little less than 1000 times as much.
+        // QEMU accepts a little less than 1000 times as much.
         let (key, most) = ("limits.disk_bytes_per_second", ByteSize(1 << 40));
         limit(key, limits.disk_bytes_per_second, ByteSize(1 << 10)..=most)?;
         limit("limits.disk_iops", limits.disk_iops, 1..=u32::MAX)?;
-        // What may come at once in a second is a number of 32 bits to tc.
+        // tc stores the burst of one second in 32 bits.
         let (key, most) = ("limits.network_bytes_per_second", ByteSize(4095 << 20));
         limit(
             key,
@@ -133,7 +133,7 @@ impl Lab {
     }
 }
 
-/// Fails where there is a value, and it is not `allowed`.
+/// Fails if there is a value that is not `allowed`.
 fn within<T: PartialOrd + Display>(
     place: &'static str,
     value: impl Into<Option<T>>,
@@ -149,7 +149,7 @@ fn within<T: PartialOrd + Display>(
     ))
 }
 
-/// The same for a limit, where 0 may be meant as none.
+/// The same for a limit, where 0 may be meant as no limit.
 fn limit<T: PartialOrd + Display + Default>(
     place: &'static str,
     value: Option<T>,
@@ -185,7 +185,7 @@ impl Default for Image {
     }
 }
 
-/// Where a cloud image comes from.
+/// The location of a cloud image.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(extend("minLength" = 1, "anyOf" = [{"pattern": Https::PATTERN}, {"not": {"pattern": "://"}}]))]
@@ -210,7 +210,7 @@ impl TryFrom<String> for ImageUrl {
         let rest = text.strip_prefix("https://").unwrap_or_default();
         let host = rest.split(['/', '?', '#']).next();
         if host.is_some_and(|host| host.contains('@')) {
-            // Without repeating it.
+            // Do not repeat it in the message.
             let message = "an image address with a user and password, which logs would show: \
                            download the image and give its path";
             return Err(message.to_owned());
@@ -241,7 +241,7 @@ pub enum Desktop {
     None,
     /// XFCE.
     Xfce,
-    /// GNOME. Never built and looked at as a whole.
+    /// GNOME. Not tested.
     Gnome,
 }
 
@@ -271,7 +271,7 @@ impl NetworkMode {
     /// Each of them.
     pub const ALL: [NetworkMode; 2] = [NetworkMode::Isolated, NetworkMode::Nat];
 
-    /// The libvirt network that serves this mode; made by `make setup`.
+    /// The libvirt network for this mode, created by `make setup`.
     pub const fn network(self) -> &'static str {
         match self {
             NetworkMode::Isolated => "cyyber-isolated",
@@ -294,25 +294,25 @@ pub struct Policy {
     pub destroy_after: Patience,
     /// Not destroyed before passes of the reaper have seen it stopped for this long.
     pub destroy_grace: Duration,
-    /// Not destroyed before this was announced for this long.
+    /// Not destroyed before this has been announced for this long.
     pub destroy_notice: Duration,
     /// How long an open but inactive console, or a guest agent's answer alone, counts as use.
     pub max_connected: Patience,
-    /// A guest that takes more of one CPU of the host between two passes of the reaper, in percent, is
-    /// at work, which counts as use.
+    /// A guest that uses at least this much of one CPU of the host between two passes of the
+    /// reaper, in percent, is busy, which counts as use.
     #[schemars(range(min = 1, max = 100))]
     pub busy_cpu: u8,
-    /// How long work counts as use after the last use of another kind.
+    /// How long a busy guest counts as used after the last other sign of use.
     pub max_busy: Patience,
-    /// How long it may run without a break, used or not.
+    /// How long an instance may run without a break, used or not.
     pub max_runtime: Patience,
-    /// An instance counts as `starting` no longer than this.
+    /// How long an instance counts as `starting` at most.
     pub boot_timeout: Duration,
-    /// Whether people in a guest are told shortly before it is paused or shut down.
+    /// Whether people in a guest are warned shortly before it is paused or shut down.
     pub announce: bool,
-    /// How long before a lesson of the timetable its instances are brought up.
+    /// How long before a lesson of the timetable its instances are started.
     pub prewarm: Patience,
-    /// What holds in place of the above while an instance is used in a lesson.
+    /// The policy that replaces the above while an instance is used in a lesson.
     #[serde(deserialize_with = "object")]
     pub in_class: InClass,
 }
@@ -321,7 +321,7 @@ pub struct Policy {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InClass {
-    /// To `idle`; default: as out of class.
+    /// To `idle`; default: the value outside lessons.
     pub idle_after: Option<Patience>,
     /// To `paused`; default: never.
     pub pause_after: Option<Patience>,
@@ -375,7 +375,7 @@ impl Policy {
         }
     }
 
-    /// When its rungs are due, from the top, by their keys' places in the lab.
+    /// The times of its rungs, from the top, with their keys' places in the lab.
     const fn ladder(&self) -> [(&'static str, Patience); 4] {
         [
             ("policy.idle_after", self.idle_after),
@@ -385,8 +385,8 @@ impl Policy {
         ]
     }
 
-    /// A rung is not reached before the one above it, and a share is one. An error is the key's place in the lab, and
-    /// what is wrong.
+    /// Each time must be at least the one above it, and a percentage must be valid. An error is the
+    /// key's place in the lab, and the problem.
     fn check(&self) -> Result<(), (&'static str, String)> {
         within("policy.busy_cpu", self.busy_cpu, 1..=100)?;
         if let Patience::After(prewarm) = self.prewarm {
@@ -400,7 +400,7 @@ impl Policy {
             .and_then(|()| self.in_class().check_ladder().map_err(in_class))
     }
 
-    /// A rung is not reached before the one above it.
+    /// Each time must be at least the one above it.
     fn check_ladder(&self) -> Result<(), (&'static str, String)> {
         let mut above: Option<(&str, Duration)> = None;
         for (name, patience) in self.ladder() {
@@ -419,7 +419,7 @@ impl Policy {
     }
 }
 
-/// What is wrong with a policy is wrong with its `in_class`.
+/// The same checks for `in_class`.
 fn in_class((key, message): (&'static str, String)) -> (&'static str, String) {
     let key = key.trim_start_matches("policy.");
     ("policy.in_class", format!("{key}: {message}"))

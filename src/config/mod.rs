@@ -1,7 +1,7 @@
 //! `labs-config.json`: found, read, checked, and turned into [`Lab`]s with every default applied.
 //!
-//! All that is wrong with the file is said here, before anything else happens: which file, which
-//! place in it, and what is allowed there.
+//! All errors in the file are reported here, before anything else happens: with the file, the place
+//! in it, and what is allowed there.
 
 mod cluster;
 pub mod connect;
@@ -39,19 +39,20 @@ use crate::names::LabId;
 use crate::nearest::nearest;
 use crate::units::ByteSize;
 
-/// Where the file is looked for when neither option nor environment names one.
+/// The paths where the file is searched if neither option nor environment names one.
 pub const SEARCHED: [&str; 2] = ["labs-config.json", "/etc/cyyber/labs-config.json"];
 
-/// What must be a lab's own: no defaults can have it.
+/// Keys that must be set in each lab, not in the defaults.
 const OWN_KEYS: [&str; 4] = ["lab_id", "lab_name", "packages", "motd"];
 
-/// No sensible file is larger; a device or a log named by mistake is not read to its end.
+/// The maximum size of the file, so that a device or a log that is named by mistake is not read to
+/// its end.
 const LARGEST_FILE: u64 = 16 << 20;
 
-/// How many labs a hint names; the file has all.
+/// How many labs a hint lists.
 const MOST_NAMED: usize = 12;
 
-/// The whole configuration, checked. The default one is that of a host without a file.
+/// The complete, checked configuration. The default one is that of a host without a file.
 #[derive(Debug, Default)]
 pub struct Config {
     /// The file it came from.
@@ -60,9 +61,9 @@ pub struct Config {
     pub labs: Vec<Lab>,
     /// This machine's settings.
     pub host: Host,
-    /// When which class has which lab.
+    /// Which class has which lab at what time.
     pub timetable: Vec<Course>,
-    /// The hosts that carry the instances together, where there are several.
+    /// The hosts that run the instances, if there are several.
     pub cluster: Option<Cluster>,
 }
 
@@ -81,7 +82,8 @@ struct Outline {
     /// Settings of this host.
     #[serde(default, deserialize_with = "json::object")]
     host: Host,
-    /// When which class has which lab: instances are ready before a lesson, and paused after it.
+    /// Which class has which lab at what time: its instances are ready before a lesson, and paused
+    /// after it.
     #[serde(default, deserialize_with = "json::objects")]
     timetable: Vec<Course>,
     /// Several hosts, on which Slurm places the instances.
@@ -110,13 +112,14 @@ pub struct Host {
     pub vnc_exposed: bool,
     /// Whether the kernel merges equal pages of instances' memory; see the manual for the risk.
     pub share_memory: bool,
-    /// Whether unused instances are paused where memory is short.
+    /// Whether unused instances are paused if memory is short.
     pub displace: bool,
     /// Passes pause unused instances while the host has less memory available than this.
     pub min_available_memory: Option<ByteSize>,
-    /// Instances have no more memory than this together, whatever the host has.
+    /// All instances together use no more memory than this, even if the host has more.
     pub max_memory: Option<ByteSize>,
-    /// A program that is told what passes announce; relative to the configuration's directory.
+    /// A program that is run for each announcement of a pass; relative to the configuration's
+    /// directory.
     pub notify: Option<PathBuf>,
 }
 
@@ -141,7 +144,7 @@ impl Default for Host {
 }
 
 impl Host {
-    /// What no single key can tell. An error is the key's place in the file, and what is wrong.
+    /// Checks that involve several keys. An error is the key's place in the file, and the problem.
     fn check(&self) -> Result<(), String> {
         if self.vnc_listen.is_loopback() || self.vnc_exposed {
             return Ok(());
@@ -171,7 +174,7 @@ impl Config {
         Config::load_trusted(given, Trust::new(None))
     }
 
-    /// As [`Config::load`], of those whose words `trust` takes.
+    /// Like [`Config::load`], with files of the users that `trust` accepts.
     pub fn load_trusted(given: Option<&Path>, trust: Trust) -> Result<Config> {
         let here = || {
             SEARCHED
@@ -208,7 +211,7 @@ impl Config {
         })
     }
 
-    /// Advice for somebody who named a lab that is not here.
+    /// The hint for an unknown lab.
     fn known_labs(&self, id: &LabId) -> String {
         let known: Vec<_> = self.labs.iter().map(|lab| lab.lab_id.as_str()).collect();
         let (shown, more) = known.split_at(known.len().min(MOST_NAMED));
@@ -234,7 +237,7 @@ fn read(path: &Path, trust: Trust) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// A configuration, or what it names, that may be somebody else's words.
+/// The error for a configuration, or a file that it names, that another user may have written.
 pub fn untrusted(refusal: Refusal, path: &Path) -> anyhow::Error {
     let why = match refusal {
         Refusal::Io(error) => return error.into(),
@@ -247,8 +250,8 @@ pub fn untrusted(refusal: Refusal, path: &Path) -> anyhow::Error {
 }
 
 fn parse(text: &[u8], path: &Path) -> Result<Config> {
-    // Twice through the text: first alone for syntax, which has a line and a column, then for
-    // meaning, which has a place such as `labs[0].memory_mb`.
+    // Parse the text twice: first only for syntax errors, which have a line and a column, then for
+    // meaning, whose errors have a place such as `labs[0].memory_mb`.
     let text = crate::text::utf8(text.to_vec()).map_err(anyhow::Error::msg)?;
     let Unambiguous(document) = serde_json::from_str(&text)?;
     let outline: Outline = typed(document, str::to_owned)?;
@@ -306,8 +309,8 @@ fn parse(text: &[u8], path: &Path) -> Result<Config> {
     })
 }
 
-/// What is wrong with the defaults alone is an error also where every lab has its own setting. Only
-/// the steps of the policy are left to the labs: each may come from elsewhere.
+/// Errors in the defaults are reported even if every lab overrides them, except for the steps of
+/// the policy, since each of them may come from elsewhere.
 fn check_defaults(defaults: &Map<String, Value>) -> Result<()> {
     let mut lab = defaults.clone();
     lab.extend(OWN_KEYS.map(|key| (key.to_owned(), Value::from("lab"))));
@@ -321,8 +324,8 @@ fn check_defaults(defaults: &Map<String, Value>) -> Result<()> {
         .map_err(|(place, message)| anyhow::anyhow!("{}: {message}", blame(place)))
 }
 
-/// A lab's own settings over the defaults; `policy` and `limits` key by key. An `image` replaces
-/// the default one whole: a checksum says nothing about another URL.
+/// A lab's own settings override the defaults; `policy` and `limits` are merged key by key. An
+/// `image` replaces the default one as a whole, because a checksum belongs to one URL.
 fn lay_over(defaults: &Map<String, Value>, own: &Map<String, Value>) -> Value {
     let mut merged = defaults.clone();
     for (key, value) in own {
@@ -338,7 +341,7 @@ fn lay_over(defaults: &Map<String, Value>, own: &Map<String, Value>) -> Value {
     Value::Object(merged)
 }
 
-/// Where in the file the setting at `place` of lab number `index` was written.
+/// The place in the file where the setting at `place` of lab number `index` was written.
 fn blame(
     place: &str,
     own: &Map<String, Value>,

@@ -1,8 +1,8 @@
-//! The JSON Schema of the configuration, for editors and for programs that write one. It is made
-//! from the types that read it, so that it has their keys and no others.
+//! The JSON Schema of the configuration, for editors and for programs that write one. It is derived
+//! from the types that read the configuration, so it has exactly their keys.
 //!
 //! It cannot check everything: only [`super::Config::load`] finds two labs with the same id, or a
-//! step of the idle policy that is due before the one above it.
+//! step of the idle policy whose time is shorter than the one above it.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -18,7 +18,7 @@ pub fn schema() -> Value {
     schema.into()
 }
 
-/// Labs as `labs` holds them.
+/// The labs in `labs`.
 pub(super) fn labs(generator: &mut SchemaGenerator) -> Schema {
     let lab = generator.subschema_for::<Lab>();
     let description = "The labs. No two may have the same id.";
@@ -27,7 +27,7 @@ pub(super) fn labs(generator: &mut SchemaGenerator) -> Schema {
         .unwrap_or_default()
 }
 
-/// A lab in which nothing is required, and without what must be its own.
+/// A lab in which nothing is required, without the keys that must be set in each lab.
 pub(super) fn defaults(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = Lab::json_schema(generator);
     schema.remove("required");

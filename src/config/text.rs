@@ -1,11 +1,11 @@
-//! Texts of the configuration, each with what it may contain.
+//! Text types of the configuration, each with its allowed content.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::checked::{checked, like_a_string};
 
-/// Longest line of text, and longest text that a lab may show its students, in bytes.
+/// The maximum length of a line of text, and of a text for students, in bytes.
 const LONGEST_LINE: usize = 200;
 const LONGEST_TEXT: usize = 64 << 10;
 
@@ -15,7 +15,7 @@ checked! {
     struct Line, "line of text", r"[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*",
     "allowed is a line that is not empty, has at most 200 bytes and no control characters",
     |text| {
-        // What Unicode promises never to be a character, XML refuses.
+        // XML does not allow Unicode noncharacters.
         let strange = |c: char| u32::from(c) & 0xfffe == 0xfffe;
         let blank = text.trim().is_empty();
         let fits = !blank && text.len() <= LONGEST_LINE && !text.contains(strange);
@@ -24,11 +24,11 @@ checked! {
 }
 
 checked! {
-    /// The name of a Debian package (Debian Policy 5.6.1), which can be neither an option nor special
-    /// to a shell.
+    /// The name of a Debian package (Debian Policy 5.6.1), which can be neither an option nor have
+    /// a meaning for a shell.
     #[derive(PartialOrd, Ord)]
     struct PackageName, "package name", "[a-z0-9][a-z0-9+.-]{0,126}[a-z0-9+.]",
-    // apt-get would read `name-` as an order to remove it. What else it would take is not had here.
+    // apt-get would remove the package for `name-`. Its other forms are not allowed either.
     |text| match text.find([':', '=', '/']).and_then(|at| text.get(at..=at)) {
         Some(":") => {
             "packages are always of the image's architecture; use a provision script for others"
@@ -46,7 +46,7 @@ checked! {
 }
 
 impl Sha256 {
-    /// The hexadecimal digits, small ones.
+    /// The hexadecimal digits, in lower case.
     pub fn digits(&self) -> &str {
         self.0.trim_start_matches("sha256:")
     }

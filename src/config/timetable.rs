@@ -1,6 +1,6 @@
-//! When which class has which lab: the `timetable` of the configuration.
+//! Which class has which lab at what time: the `timetable` of the configuration.
 //!
-//! Rosters and calendars are read when they are needed, for they change.
+//! Rosters and calendars are read when they are needed, because they change.
 
 use std::path::Path;
 
@@ -14,29 +14,29 @@ use super::text::Line;
 use crate::checked::checked;
 use crate::names::LabId;
 
-/// The lessons of one class in one lab: either weekly or on single days, or from a calendar.
+/// The lessons of one class in one lab: weekly, on single days, or from a calendar.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Course {
-    /// The lab that they are about.
+    /// The lab.
     pub lab: LabId,
-    /// A file with the users who attend, one id a line.
+    /// A file with the users who attend, one id per line.
     pub roster: SourcePath,
-    /// On which days of the week there is a lesson.
+    /// The days of the week with a lesson.
     #[serde(default)]
     pub days: Vec<Day>,
-    /// On which single dates there is one.
+    /// Single dates with a lesson.
     #[serde(default)]
     pub dates: Vec<IsoDate>,
-    /// When it begins.
+    /// When the lesson begins.
     pub from: Option<TimeOfDay>,
-    /// When it ends; a time before `from` is on the next day.
+    /// When the lesson ends; a time before `from` is on the next day.
     pub to: Option<TimeOfDay>,
     /// The first day of the course.
     pub starting: Option<IsoDate>,
     /// The last day of the course.
     pub until: Option<IsoDate>,
-    /// Only every so many weeks, counted from that of `starting`.
+    /// Only every N weeks, counted from the week of `starting`.
     #[serde(default = "every_week")]
     #[schemars(range(min = 1, max = 52))]
     pub every: u8,
@@ -45,10 +45,10 @@ pub struct Course {
     pub except: Vec<Days>,
     /// An iCalendar file (RFC 5545) whose events are the lessons.
     pub ics: Option<SourcePath>,
-    /// Only events with this in their summary, in whatever case.
+    /// Only use events that contain this text in their summary; case is ignored.
     pub summary: Option<Line>,
-    /// The time zone of these times, and of those in the calendar that have none or one that is not
-    /// known; default: this host's.
+    /// The time zone of these times, and of calendar times without a time zone or with an unknown
+    /// one; default: this host's.
     pub timezone: Option<Zone>,
 }
 
@@ -56,7 +56,7 @@ fn every_week() -> u8 {
     1
 }
 
-/// What no single key can tell: the key's place in the course, and what is wrong.
+/// Checks that involve several keys: the key's place in the course, and the problem.
 type Wrong = (&'static str, String);
 
 impl Course {
@@ -81,30 +81,30 @@ impl Course {
         ];
         if self.ics.is_some() {
             return match by_hand.iter().find(|(_, given)| *given) {
-                Some((place, _)) => wrong(place, "is not used with \"ics\", whose events say it"),
+                Some((place, _)) => wrong(place, "must not be set with \"ics\": the events have it"),
                 None => Ok(()),
             };
         }
         if self.summary.is_some() {
-            return wrong("summary", "is used with \"ics\" only");
+            return wrong("summary", "can only be set with \"ics\"");
         }
         if self.days.is_empty() && self.dates.is_empty() {
-            return wrong("days", "needed are \"days\", \"dates\" or \"ics\"");
+            return wrong("days", "\"days\", \"dates\" or \"ics\" is required");
         }
         let (Some(from), Some(to)) = (self.from, self.to) else {
             return wrong(
                 "from",
-                "both \"from\" and \"to\" are needed, as in \"09:00\"",
+                "both \"from\" and \"to\" are required, for example \"09:00\"",
             );
         };
         if from == to {
-            return wrong("to", "is the same as \"from\": a lesson has a length");
+            return wrong("to", "is the same as \"from\": the lesson would have no duration");
         }
         if !(1..=52).contains(&self.every) {
             return wrong("every", "is out of range: allowed is 1 to 52");
         }
         if self.every > 1 && self.starting.is_none() {
-            return wrong("every", "needs \"starting\", the week that is counted from");
+            return wrong("every", "requires \"starting\", the week to count from");
         }
         match (self.starting, self.until) {
             (Some(first), Some(last)) if last < first => wrong("until", "is before \"starting\""),
@@ -141,7 +141,7 @@ impl From<Day> for Weekday {
     }
 }
 
-/// A time of day, by the minute.
+/// A time of day, in minutes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(extend("pattern" = Self::PATTERN))]
@@ -169,7 +169,7 @@ checked!(
     |text| text.parse().ok().map(IsoDate)
 );
 
-/// A date, or all from one to another.
+/// A date, or a range of dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(extend("pattern" = Self::PATTERN))]
@@ -182,7 +182,7 @@ checked!(
     impl Days,
     "date",
     "2[0-9]{3}-[0-9]{2}-[0-9]{2}(/2[0-9]{3}-[0-9]{2}-[0-9]{2})?",
-    "write it as 2027-01-31, or 2027-01-31/2027-02-07 for all days from one to another",
+    "write it as 2027-01-31, or 2027-01-31/2027-02-07 for a range of days",
     |text| {
         let (first, last) = text.split_once('/').unwrap_or((text, text));
         let days = Days(first.parse().ok()?, last.parse().ok()?);
@@ -191,7 +191,7 @@ checked!(
 );
 
 impl Days {
-    /// Whether it is one of them.
+    /// Whether the date is in the range.
     pub fn have(&self, date: Date) -> bool {
         (self.0..=self.1).contains(&date)
     }
@@ -207,6 +207,6 @@ checked!(
     impl Zone,
     "time zone",
     "[A-Za-z0-9_+/-]{1,64}",
-    "write a name that this host's tzdata has, as in Europe/Berlin",
+    "use a name in this host's tzdata, such as Europe/Berlin",
     |text| TimeZone::get(text).ok().map(Zone)
 );

@@ -475,7 +475,7 @@ fn one_that_is_killed_leaves_nothing_half_made() {
         assert_eq!(first_line(&instance), "Type:", "{moment}");
         let checks = sandbox.cyyber(["-o", "json", "doctor"]).stdout;
         assert!(
-            checks.contains("has died: browsers reach no console"),
+            checks.contains("has died: browsers cannot reach consoles"),
             "{checks}"
         );
         fs::remove_file(sandbox.path("state/gateway.json")).unwrap();

@@ -561,7 +561,7 @@ fn a_domain_of_somebody_else_is_left_alone() {
     ] {
         let error = sandbox.instance(verb, "7", options).error_json(5);
         assert!(
-            text(&error["message"]).contains("not made by cyyber"),
+            text(&error["message"]).contains("not created by cyyber"),
             "{error:#}"
         );
     }

@@ -218,7 +218,7 @@ fn a_domain_of_somebody_else_is_a_conflict() {
     sandbox.write_config(&json!({"labs": [lab("lab01", &json!({}))]}).to_string());
     for verb in ["create", "start", "stop", "stats"] {
         let run = sandbox.cyyber(["-c", &uri, "instance", verb, "lab01", "7"]);
-        run.says(5, "not made by cyyber");
+        run.says(5, "not created by cyyber");
     }
     assert!(
         !sandbox

@@ -1,5 +1,5 @@
-//! Several hosts: whether this one has its part of what they share, and whether the head reaches all of
-//! them and finds them equal where they have to be.
+//! Several hosts: checks that this host has its shared directories, and that the head reaches all
+//! hosts and finds them equal where they must be.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,14 +19,14 @@ use crate::paths::SharedPaths;
 
 const CLUSTER: Check = Check("cluster");
 
-/// How long a host may take to look at itself.
+/// How long a host may take to check itself.
 const LOOKING: Duration = Duration::from_secs(60);
 
-/// Clocks that are farther apart spoil times of use; Slurm's keys expire after five minutes.
+/// Clocks that differ by more make times of use wrong; Slurm's keys expire after five minutes.
 const APART: SignedDuration = SignedDuration::from_secs(2);
 const FAR_APART: SignedDuration = SignedDuration::from_secs(60);
 
-/// What there is to say of a cluster; nothing where there is none.
+/// The findings about a cluster; none if there is no cluster.
 pub fn check(context: &Context) -> Vec<Finding> {
     match context.place() {
         None => Vec::new(),
@@ -35,11 +35,11 @@ pub fn check(context: &Context) -> Vec<Finding> {
     }
 }
 
-/// Whether a host has its directories, and is known to Slurm, by its key.
+/// Whether a host has its directories, and Slurm knows it and accepts its key.
 fn on_host(context: &Context, cluster: &Cluster, host: &HostName) -> Vec<Finding> {
     let own = SharedPaths::new(&cluster.shared_dir).of(host);
     let shared = cluster.shared_dir.display();
-    let join = format!("make it so: setup.sh --join {shared}");
+    let join = format!("mount it: setup.sh --join {shared}");
     let mounted = [
         (context.paths.user_instances(), own.user_instances()),
         (context.paths.activities(), own.activities()),
@@ -81,7 +81,7 @@ fn is_same(one: &Path, other: &Path) -> Result<bool> {
     Ok(identity(one)? == identity(other)?)
 }
 
-/// The host among those of Slurm; or what is wrong with it.
+/// The host as Slurm knows it, or the problem with it.
 fn known<'n>(nodes: &'n [Node], host: &HostName) -> Result<&'n Node, Finding> {
     let Some(node) = nodes.iter().find(|node| node.host == *host) else {
         let remedy = "`setup.sh --join` there, then `make setup` on the head";
@@ -95,12 +95,12 @@ fn known<'n>(nodes: &'n [Node], host: &HostName) -> Result<&'n Node, Finding> {
         .as_ref()
         .map(|why| format!(": {why}"))
         .unwrap_or_default();
-    let message = format!("nothing is placed on {host}, which is {}{why}", node.state);
-    let remedy = format!("once it is to be used again: cyyber host resume {host}");
+    let message = format!("Slurm places nothing on {host}, which is {}{why}", node.state);
+    let remedy = format!("to use it again: cyyber host resume {host}");
     Err(CLUSTER.warning(message, remedy))
 }
 
-/// Whether each host answers, what it finds of itself, and whether all are alike.
+/// Whether each host answers, what it reports about itself, and whether all hosts are equal.
 fn on_head(context: &Context, cluster: &Cluster) -> Vec<Finding> {
     let hosts = Hosts::new(cluster);
     let nodes = match hosts.nodes() {
@@ -115,13 +115,13 @@ fn on_head(context: &Context, cluster: &Cluster) -> Vec<Finding> {
         };
         if !node.answers() {
             let remedy =
-                format!("bring it back; if it is off for certain: cyyber host fence {host}");
+                format!("bring it back; if it is certainly off: cyyber host fence {host}");
             return vec![CLUSTER.failed(format!("{host} does not answer"), remedy)];
         }
         let asked = ask(context, &Hosts::new(cluster), host);
         asked.unwrap_or_else(|error| {
             let remedy = format!("run `cyyber doctor` on {host}");
-            vec![CLUSTER.error(&error.context(format!("{host} could not be asked")), remedy)]
+            vec![CLUSTER.error(&error.context(format!("failed to query {host}")), remedy)]
         })
     });
     let mut findings: Vec<_> = looked.into_iter().flatten().collect();
@@ -129,10 +129,10 @@ fn on_head(context: &Context, cluster: &Cluster) -> Vec<Finding> {
     findings
 }
 
-/// What a host finds of itself, as far as there is something to do, and how it differs from this machine.
+/// The warnings and failures of a host, and how it differs from this machine.
 fn ask(context: &Context, hosts: &Hosts, host: &HostName) -> Result<Vec<Finding>> {
     let door = hosts.door(host)?;
-    let program = std::env::current_exe().context("the path of this program is unknown")?;
+    let program = std::env::current_exe().context("failed to find the path of this program")?;
     let config = std::path::absolute(&context.config.path)?;
     let arguments = [
         "--config".as_ref(),
@@ -148,7 +148,7 @@ fn ask(context: &Context, hosts: &Hosts, host: &HostName) -> Result<Vec<Finding>
         .captured(LOOKING)?;
     let after = Timestamp::now();
     let report: Value = serde_json::from_slice(&ended.stdout)
-        .with_context(|| format!("it said no more than this: {}", ended.stderr.trim()))?;
+        .with_context(|| format!("it only printed: {}", ended.stderr.trim()))?;
     let mut findings = vec![version(host, &report), clock(host, &report, before, after)];
     for finding in report["findings"].as_array().into_iter().flatten() {
         let text = |key: &str| finding[key].as_str().unwrap_or_default();
@@ -166,26 +166,26 @@ fn version(host: &HostName, report: &Value) -> Finding {
     let ours = env!("CARGO_PKG_VERSION");
     match report["version"].as_str() {
         Some(theirs) if theirs == ours => {
-            CLUSTER.ok(format!("{host} has cyyber {theirs}, as here"))
+            CLUSTER.ok(format!("{host} has cyyber {theirs}, as this machine"))
         }
         theirs => CLUSTER.failed(
             format!(
-                "{host} has cyyber {}, and here is {ours}",
-                theirs.unwrap_or("of no version")
+                "{host} has cyyber {}, but this machine has {ours}",
+                theirs.unwrap_or("of unknown version")
             ),
             "install the same version on all hosts",
         ),
     }
 }
 
-/// How far the clock of a host that looked at it between `before` and `after` is from ours.
+/// The difference between our clock and that of a host that read it between `before` and `after`.
 fn clock(host: &HostName, report: &Value, before: Timestamp, after: Timestamp) -> Finding {
-    let remedy = "keep the clocks of all hosts right, with chrony or the like";
+    let remedy = "synchronise the clocks of all hosts, for example with chrony";
     let theirs = report["time"]
         .as_str()
         .and_then(|it| it.parse::<Timestamp>().ok());
     let Some(theirs) = theirs else {
-        return CLUSTER.failed(format!("{host} does not say what time it is"), remedy);
+        return CLUSTER.failed(format!("{host} does not report its time"), remedy);
     };
     let off = before
         .duration_since(theirs)
@@ -194,11 +194,11 @@ fn clock(host: &HostName, report: &Value, before: Timestamp, after: Timestamp) -
     match off {
         off if off > FAR_APART => CLUSTER.failed(message, remedy),
         off if off > APART => CLUSTER.warning(message, remedy),
-        _ => CLUSTER.ok(format!("the clock of {host} is right")),
+        _ => CLUSTER.ok(format!("the clock of {host} is correct")),
     }
 }
 
-/// Whether memory that was saved on one host can be restored on any other.
+/// Whether memory that was saved on one host can be restored on every other.
 fn alike(nodes: &[Node]) -> Finding {
     let mut kinds: BTreeMap<Option<&str>, Vec<&str>> = BTreeMap::new();
     for node in nodes {
@@ -208,15 +208,15 @@ fn alike(nodes: &[Node]) -> Finding {
             .push(node.host.as_str());
     }
     if kinds.len() < 2 && !kinds.contains_key(&None) {
-        return CLUSTER.ok("all hosts have processors of one kind");
+        return CLUSTER.ok("all hosts have the same CPU model");
     }
     let told = kinds
         .iter()
         .map(|(kind, hosts)| format!("{}: {}", kind.unwrap_or("unknown"), hosts.join(", ")));
     let told: Vec<_> = told.collect();
     CLUSTER.warning(
-        format!("saved memory moves only between processors of one kind: {}", told.join("; ")),
-        "use equal hosts; setup.sh --join notes the kind in slurm/hosts.conf of the shared directory",
+        format!("saved memory can only move between equal CPU models: {}", told.join("; ")),
+        "use equal hosts; setup.sh --join records the model in slurm/hosts.conf of the shared directory",
     )
 }
 

@@ -15,7 +15,7 @@ use crate::instance::qemu_user;
 use crate::instance::qemu_user::{QemuUser, taken};
 use crate::names::InstanceName;
 
-/// Lists of users, groups and ranges of them, and the fields with the number and the count.
+/// Lists of users, groups and id ranges, and their fields with the id and the count.
 const LISTS: [(&str, usize, Option<usize>); 4] = [
     ("/etc/passwd", 2, None),
     ("/etc/group", 2, None),
@@ -23,7 +23,7 @@ const LISTS: [(&str, usize, Option<usize>); 4] = [
     ("/etc/subgid", 1, Some(2)),
 ];
 
-/// Whether the kernel has AppArmor: `Y` or `N`; no such file where it was built without.
+/// Whether the kernel has AppArmor: `Y` or `N`; the file is missing if it was built without.
 const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 
 const LOOK: &str = "check the running instances: cyyber instance list";
@@ -40,7 +40,7 @@ pub fn check(context: &Context, hypervisor: &Hypervisor) -> Vec<Finding> {
     }
 }
 
-/// Whom the QEMU of an instance runs as: somebody without a right of `shared`, or else that.
+/// The user of an instance's QEMU: a separate one, or the `shared` one.
 pub fn account(context: &Context, shared: Account) -> Account {
     let system = context.hypervisor().is_ok_and(Hypervisor::is_system);
     if system && qemu_user::obstacle(context).is_none() {
@@ -59,7 +59,7 @@ fn running(hypervisor: &Hypervisor) -> Result<Running> {
         .collect()
 }
 
-/// Those that have no label of this kind.
+/// Those without a label of this model.
 fn without(running: &Running, has: impl Fn(&SecurityLabel) -> bool) -> Vec<String> {
     let without = |(_, labels): &&(_, Vec<_>)| !labels.iter().any(&has);
     let names = running.iter().filter(without);
@@ -78,15 +78,15 @@ fn users(context: &Context, running: &Running) -> Finding {
             Ok(list) => list,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
-                let what = "cannot check whether the numbers of instances are free";
+                let what = "cannot check whether the ids of instances are free";
                 let message = format!("{what}: {file}: {error}");
                 return USERS.failed(message, "make that file readable");
             }
         };
         if let Some(taken) = taken(&list, number, count, &QemuUser::NUMBERS) {
-            let message = format!("{taken} in {file} has a number that is reserved for instances");
+            let message = format!("{taken} in {file} has an id that is reserved for instances");
             let remedy = format!("keep {first} to {last} for instances");
-            return USERS.failed(message, remedy + ": give that account another number");
+            return USERS.failed(message, remedy + ": give that account another id");
         }
     }
     let shared = without(running, |label| {

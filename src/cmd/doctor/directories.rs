@@ -13,7 +13,7 @@ use crate::hypervisor::Account;
 /// The group whose members manage instances.
 const GROUP: &str = "libvirt";
 
-/// How many strange entries are named.
+/// How many unexpected entries are listed.
 const NAMED: usize = 3;
 
 const CHECK: Check = Check("directories");
@@ -36,9 +36,9 @@ pub fn check(context: &Context, qemu: Option<Account>) -> Vec<Finding> {
     findings
 }
 
-/// A directory that must be there, take files, and be root's or whoever's this is, and the group's.
-/// What the configuration names may be a link, as whoever wrote it wants it; below that, where a
-/// whole group may write, no link is followed.
+/// A directory that must exist, be writable, and belong to root or the caller and to the group. The
+/// directories that the configuration names may be links, because its author is trusted; links
+/// below them are not followed, because a whole group can write there.
 fn directory(path: &Path, named: bool, mode: u32) -> Finding {
     let place = path.display();
     let there = if named {
@@ -64,7 +64,7 @@ fn directory(path: &Path, named: bool, mode: u32) -> Finding {
         Some(_) => format!("chown root:{GROUP} {place} && {remedy}"),
         None => remedy,
     };
-    // Others may pass where QEMU must, and nothing else.
+    // Others may only have search permission, and only where QEMU needs it.
     if is & 0o007 & !(mode & 0o007) != 0 {
         let message = format!("{place} is open to everyone: mode {is:o} instead of {mode:o}");
         return CHECK.failed(message, remedy);
@@ -83,7 +83,7 @@ fn directory(path: &Path, named: bool, mode: u32) -> Finding {
     CHECK.of(probed, "check its file system")
 }
 
-/// Whatever was made in the state directory.
+/// Whatever was created in the state directory.
 fn below(state: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     for path in entries(state).iter().filter(|path| is_directory(path)) {
@@ -92,7 +92,7 @@ fn below(state: &Path) -> Vec<Finding> {
             let remedy = format!("chmod {SHARED_DIRECTORY:o} {place}");
             findings.push(CHECK.failed(format!("{place} is writable by everyone"), remedy));
         }
-        // Packer keeps what it likes in its cache.
+        // Packer's cache may contain anything.
         if !path.ends_with("downloads") {
             findings.extend(strangers(path, is_no_file));
         }
@@ -103,7 +103,7 @@ fn below(state: &Path) -> Vec<Finding> {
     findings
 }
 
-/// All that is in `directory`, in the order of the names.
+/// All entries of `directory`, sorted by name.
 fn entries(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten();
     let mut paths: Vec<_> = entries
@@ -117,7 +117,7 @@ fn is_directory(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|there| there.is_dir())
 }
 
-/// What is in `directory` and does not belong there.
+/// The entries of `directory` that do not belong there.
 fn strangers(directory: &Path, is_strange: impl Fn(&Path) -> bool) -> Option<Finding> {
     let mut strange = entries(directory);
     strange.retain(|path| is_strange(path));
@@ -134,14 +134,14 @@ fn strangers(directory: &Path, is_strange: impl Fn(&Path) -> bool) -> Option<Fin
         directory.display()
     );
     let message = format!("{what}: {named}{more}; they are not followed");
-    Some(CHECK.failed(message, "find out who did that, and remove them"))
+    Some(CHECK.failed(message, "find out who created them, and remove them"))
 }
 
 fn is_no_file(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|there| !there.is_file())
 }
 
-/// Whether it is a link to a file beside it, as the one to a lab's current build.
+/// Whether it is a link to a file in the same directory, such as the one to a lab's current build.
 fn is_link_within(path: &Path) -> bool {
     std::fs::read_link(path).is_ok_and(|target| {
         let there = path.with_file_name(&target).symlink_metadata();
@@ -150,7 +150,7 @@ fn is_link_within(path: &Path) -> bool {
     })
 }
 
-/// Whether QEMU may pass to the images, through all directories above them.
+/// Whether QEMU can reach the images, through all directories above them.
 fn passable(images: &Path, qemu: Account) -> Option<Finding> {
     let closed = images.ancestors().find(|place| {
         place.metadata().is_ok_and(|there| {
@@ -167,7 +167,7 @@ fn passable(images: &Path, qemu: Account) -> Option<Finding> {
     Some(CHECK.failed(message, format!("chmod o+x {closed}")))
 }
 
-/// The number of the group called `name`, by the host's own list.
+/// The id of the group called `name`, according to the host's own list.
 fn group(name: &str) -> Option<u32> {
     let groups = std::fs::read_to_string("/etc/group").ok()?;
     groups.lines().find_map(|line| {

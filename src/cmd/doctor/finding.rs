@@ -1,4 +1,4 @@
-//! One finding, and the answer made of all findings.
+//! One finding, and the answer with all findings.
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -7,11 +7,11 @@ use serde::Serialize;
 use crate::error::hint_of;
 use crate::output::{self, Cell, Column, Table};
 
-/// How something stands.
+/// The status of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// As it should be.
+    /// All is well.
     Ok,
     /// It works, but not as well or as safely as it could.
     Warning,
@@ -19,7 +19,7 @@ pub enum Status {
     Failed,
 }
 
-/// One thing that was looked at.
+/// One finding.
 #[derive(Debug, Serialize)]
 pub struct Finding {
     pub check: &'static str,
@@ -28,7 +28,7 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-/// What is looked at, by its name in the answer.
+/// The name of the check.
 #[derive(Debug, Clone, Copy)]
 pub struct Check(pub &'static str);
 
@@ -45,18 +45,18 @@ impl Check {
         self.found(Status::Failed, message.into(), Some(remedy.into()))
     }
 
-    /// An error in place of a finding; `remedy` where it has no hint of its own.
+    /// A finding for an error; `remedy` is used if the error has no hint.
     pub fn error(self, error: &anyhow::Error, remedy: impl AsRef<str>) -> Finding {
         let remedy = hint_of(error).unwrap_or(remedy.as_ref());
         self.failed(format!("{error:#}"), remedy)
     }
 
-    /// That all is well, or the error that came instead.
+    /// A finding that all is well, or for the error.
     pub fn of(self, found: Result<String>, remedy: &str) -> Finding {
         self.or_error(found.map(|message| self.ok(message)), remedy)
     }
 
-    /// What was found, or the error that came instead.
+    /// The findings, or one for the error.
     pub fn or_error(self, found: Result<Finding>, remedy: impl AsRef<str>) -> Finding {
         found.unwrap_or_else(|error| self.error(&error, remedy))
     }
@@ -95,7 +95,7 @@ impl Findings {
         }
     }
 
-    /// How many are failures.
+    /// The number of failures.
     pub fn failures(&self) -> usize {
         let failed = |it: &&Finding| it.status == Status::Failed;
         self.findings.iter().filter(failed).count()

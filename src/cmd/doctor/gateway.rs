@@ -4,7 +4,7 @@ use super::finding::{Check, Finding};
 use crate::context::Context;
 use crate::gateway::tally::{self, Status};
 
-/// How it stands; nothing where none was started, or where the last one was ended.
+/// The status of the gateway; no finding if none was started or the last one was stopped.
 pub fn check(context: &Context) -> Option<Finding> {
     const CHECK: Check = Check("gateway");
     let remedy = "start it: systemctl start cyyber-gateway; or, to do without it, start it once \
@@ -18,7 +18,7 @@ pub fn check(context: &Context) -> Option<Finding> {
             Some(CHECK.ok(format!("on {}{tls}, {sessions} session{s}", status.listen)))
         }
         Ok(Some(Status { listen, .. })) => {
-            let message = format!("it was on {listen} and has died: browsers reach no console");
+            let message = format!("it listened on {listen} and has died: browsers cannot reach consoles");
             Some(CHECK.failed(message, remedy))
         }
         Err(error) => Some(CHECK.failed(format!("its status cannot be read: {error}"), remedy)),

@@ -18,8 +18,8 @@ use crate::units::MIB;
 
 const CHECK: Check = Check("images");
 
-/// Looks at the current build of each lab, and with `verify` at the content of every build that
-/// there is: instances use old ones as well.
+/// Checks the current build of each lab, and with `verify` the content of every build, because
+/// instances use old ones as well.
 pub fn check(context: &Context, verify: bool) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     let mut all: Vec<(LabId, Base)> = Vec::new();
@@ -63,11 +63,11 @@ fn current(context: &Context, lab: &LabId) -> Result<Base, Finding> {
         let found = whole.map(|()| format!("{lab}: {message}"));
         return Err(CHECK.of(found, remedy));
     }
-    // It is no plain file, so that nothing is adopted here.
+    // It is not a plain file, so nothing is adopted here.
     base::current(&context.paths, lab).map_err(|e| failed(&e))
 }
 
-/// Whether a build is closed, and the size and content that were noted when it was made.
+/// Whether a build is read-only and has the recorded size and content.
 fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
     let name = format!("{lab}, build {}", base.build);
     let anew = format!("rebuild it: cyyber build --force {lab}");
@@ -109,8 +109,8 @@ fn whole(lab: &LabId, base: &Base, verify: bool) -> Finding {
     ))
 }
 
-/// Whether the warm image of a build is of use, where the lab is to have one; of builds that are no
-/// longer current nobody makes one.
+/// Whether the warm image of a build is usable, if the lab should have one; only current builds
+/// need one.
 fn warm(context: &Context, id: &LabId, base: &Base, verify: bool) -> Option<Finding> {
     let lab = context.config.lab(id).ok()?;
     let warm = warm::current(&context.paths, id, base)?;
@@ -146,7 +146,7 @@ fn warm(context: &Context, id: &LabId, base: &Base, verify: bool) -> Option<Find
     })
 }
 
-/// A base that its owner could write to, or give himself leave to, where that is not root.
+/// A base image that its owner, if not root, can write to or make writable.
 fn writable(name: &str, path: &Path, there: &Metadata) -> Option<Finding> {
     let (mode, owner) = (there.mode() & 0o7777, there.uid());
     let owned = owner == 0 || owner == rustix::process::geteuid().as_raw();

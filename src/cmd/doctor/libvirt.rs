@@ -1,4 +1,4 @@
-//! libvirt: whether it answers, whom it runs QEMU as, and whether the networks of the labs and their
+//! libvirt: whether it answers, which user runs QEMU, and whether the lab networks and their
 //! firewall are in force.
 
 use anyhow::Result;
@@ -13,13 +13,13 @@ use crate::hypervisor::xml::interface::interfaces;
 use crate::hypervisor::{Account, Detail, Hypervisor, Version, Versions};
 use crate::names::InstanceName;
 
-/// The first version with all that we ask of it: port isolation came with 6.1, the balloon's page
-/// reporting with 6.9.
+/// The first version with all features that we need: port isolation came with 6.1, the balloon's
+/// page reporting with 6.9.
 const OLDEST: Version = Version(6, 9, 0);
 
 const SETUP: &str = "run `make setup`";
 
-/// The findings, and whom QEMU runs as.
+/// The findings, and the user that QEMU runs as.
 pub fn check(context: &Context) -> (Vec<Finding>, Option<Account>) {
     let hypervisor = match context.hypervisor() {
         Ok(hypervisor) => hypervisor,
@@ -62,7 +62,7 @@ fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
     let account = hypervisor.qemu_account();
     let finding = match &account {
         Ok(Some(account)) if account.uid == 0 || account.gid == 0 => check.failed(
-            "QEMU runs as root, or in root's group: whoever breaks out of a VM controls this host",
+            "QEMU runs as root, or in root's group: an attacker who breaks out of a VM controls this host",
             remedy,
         ),
         Ok(Some(Account { uid, gid })) => check.ok(format!("QEMU runs as user {uid}, group {gid}")),
@@ -122,7 +122,7 @@ fn guard() -> Finding {
     }
 }
 
-/// The running instances with their definitions, without those that end while they are looked at.
+/// The running instances with their definitions, without those that end in the meantime.
 pub fn running(hypervisor: &Hypervisor) -> Result<Vec<(InstanceName, String)>> {
     let mut running = Vec::new();
     for (name, facts) in hypervisor.survey(Detail::Power)? {
@@ -133,7 +133,7 @@ pub fn running(hypervisor: &Hypervisor) -> Result<Vec<(InstanceName, String)>> {
     Ok(running)
 }
 
-/// Whether the running instances are at ports of their own, apart from each other.
+/// Whether the running instances are at their own ports, isolated from each other.
 fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
     let look = || -> Result<(usize, Vec<String>)> {
         let mut wrong = Vec::new();
@@ -169,7 +169,7 @@ fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
     })
 }
 
-/// Whether the bridge lets no frame pass from this port to another one that is isolated.
+/// Whether the bridge blocks frames from this port to other isolated ports.
 fn is_isolated(device: &str) -> bool {
     let mut characters = device.chars();
     let plain = characters.all(|c| c.is_ascii_alphanumeric() || c == '-');

@@ -13,7 +13,8 @@ use crate::files;
 use crate::process::{self, Program};
 use crate::units::ByteSize;
 
-/// What libvirt has tc make for a limited card, by what it needs of the kernel.
+/// The tc commands that libvirt runs for a limited interface, by the kernel features that they
+/// need.
 const NEEDED: [(&str, &str); 4] = [
     (
         "htb",
@@ -44,7 +45,7 @@ pub fn check(context: &Context) -> Vec<Finding> {
     overlay.into_iter().chain(network).collect()
 }
 
-/// The lab with the largest of a limit.
+/// The lab with the highest value of a limit.
 fn largest(
     context: &Context,
     limit: impl Fn(&Lab) -> Option<ByteSize>,
@@ -54,7 +55,7 @@ fn largest(
         .max_by_key(|(_, size)| *size)
 }
 
-/// An overlay is as long a file as its limit from the beginning.
+/// The file of an overlay has the length of its limit from the beginning.
 fn length(context: &Context, lab: &Lab, size: ByteSize) -> Finding {
     let directory = context.paths.user_instances();
     let (lab, place) = (&lab.lab_id, directory.display());
@@ -69,7 +70,8 @@ fn length(context: &Context, lab: &Lab, size: ByteSize) -> Finding {
     }
 }
 
-/// A limited card wants what not each kernel has. It is tried where nobody else's network is.
+/// A limited interface needs features that not every kernel has. This is tested in a separate
+/// network namespace.
 fn bandwidth(lab: &Lab) -> Finding {
     let lab = &lab.lab_id;
     let key = "limits.network_bytes_per_second";
@@ -92,7 +94,7 @@ fn bandwidth(lab: &Lab) -> Finding {
     CHECK.failed(message, remedy)
 }
 
-/// What the kernel has not of what is [`NEEDED`].
+/// The features of [`NEEDED`] that the kernel does not have.
 fn missing() -> Result<Vec<String>> {
     let unshare = Program::find("unshare", "util-linux")?;
     unshare.run(["--net", "true"])?;
@@ -108,7 +110,7 @@ fn missing() -> Result<Vec<String>> {
     Ok(NEEDED.into_iter().filter_map(refused).collect())
 }
 
-/// A file with `text`, which has no name.
+/// An unnamed file with the content `text`.
 fn batched(text: &str) -> Result<File> {
     let mut file = File::from(memfd_create("tc", MemfdFlags::CLOEXEC)?);
     file.write_all(text.as_bytes())?;

@@ -23,13 +23,13 @@ const MEMORY: Check = Check("memory");
 const DISK: Check = Check("disk");
 const SHARING: Check = Check("sharing");
 
-/// With less than this, in bytes, a file system of ours is full soon.
+/// With less free space than this, in bytes, a file system will be full soon.
 const LITTLE: u64 = 5 << 30;
 
-/// With less than this, in bytes, no guest can write.
+/// With less free space than this, in bytes, guests cannot write.
 const NOTHING: u64 = 512 << 20;
 
-/// Whether guests run on the CPU itself.
+/// Whether guests run with hardware virtualisation.
 pub fn virtualisation(context: &Context) -> Finding {
     let check = Check("kvm");
     let remedy = "enable VT-x or AMD-V in the firmware, and load kvm_intel or kvm_amd; in a VM, \
@@ -41,9 +41,9 @@ pub fn virtualisation(context: &Context) -> Finding {
             "software emulation, as configured: many times slower than KVM",
             "set the accelerator to auto",
         ),
-        // libvirt's QEMU has rights of its own; a build runs QEMU as the caller.
+        // libvirt's QEMU has its own permissions; a build runs QEMU as the caller.
         Ok((Accelerator::Kvm, None)) => match File::options().read(true).write(true).open(KVM) {
-            Ok(_) => check.ok("the CPU has it and /dev/kvm can be opened"),
+            Ok(_) => check.ok("the CPU supports it and /dev/kvm can be opened"),
             Err(error) => check.warning(
                 format!("you cannot open {KVM}: {error}; builds need it"),
                 "add yourself to the group kvm, and log in again: usermod -aG kvm NAME",
@@ -52,7 +52,7 @@ pub fn virtualisation(context: &Context) -> Finding {
     }
 }
 
-/// The programs that are run.
+/// The required programs.
 pub fn programs() -> Vec<Finding> {
     let packer = Packer::find().map(|packer| format!("Packer {}", packer.version));
     let qemu = packer::qemu_version().map(|version| format!("QEMU {version} for builds"));
@@ -64,7 +64,7 @@ pub fn programs() -> Vec<Finding> {
         ("qemu-img", "qemu-utils", "creates disks"),
         ("ss", "iproute2", "detects console clients"),
         ("setpriv", "util-linux", "ends Packer if cyyber is killed"),
-        ("ssh-keygen", "openssh-client", "creates a build's SSH key"),
+        ("ssh-keygen", "openssh-client", "creates the SSH key of a build"),
     ] {
         let found = Program::find(name, package)
             .map(|program| format!("{}: {what}", program.path().display()))
@@ -73,25 +73,25 @@ pub fn programs() -> Vec<Finding> {
     }
     findings.push(match Appliance::program() {
         Ok(program) => Check("programs").ok(format!(
-            "{}: reads disks of instances that do not run, for collect",
+            "{}: reads disks of instances that are not running, for collect",
             program.path().display()
         )),
         // Optional.
         Err(_) => Check("programs").ok(
-            "guestfish is not installed: collect reads running instances only (apt-get install \
+            "guestfish is not installed: collect can only read running instances (apt-get install \
              guestfish)",
         ),
     });
     findings
 }
 
-/// What is left of memory and disk.
+/// Free memory and disk space.
 pub fn room(context: &Context) -> Vec<Finding> {
     let memory = MEMORY.or_error(memory(context), "check /proc/meminfo");
     [memory].into_iter().chain(disks(context)).collect()
 }
 
-/// Whether the kernel merges equal pages of guests' memory, as far as that is wanted.
+/// Whether merging equal pages of guests' memory works as configured.
 pub fn merging(context: &Context) -> Option<Finding> {
     let ours = context.paths.sharing().exists();
     match (context.config.host.share_memory, sharing::look()) {
@@ -99,16 +99,16 @@ pub fn merging(context: &Context) -> Option<Finding> {
             Some(SHARING.ok(format!("host.share_memory: equal pages save {}", size(saved))))
         }
         (true, Ok(_)) => Some(SHARING.warning(
-            "host.share_memory is set, and the kernel does not merge equal pages yet",
+            "host.share_memory is set, but the kernel does not merge equal pages yet",
             "the next pass of `cyyber reap`, as root, switches that on",
         )),
         (true, Err(error)) => Some(SHARING.error(&error, "set host.share_memory to false")),
         (false, Ok(Sharing { saved, .. })) if ours => Some(SHARING.warning(
             format!(
-                "host.share_memory is not set, and equal pages of guests are still merged: {}",
+                "host.share_memory is not set, but equal pages of guests are still merged: {}",
                 size(saved)
             ),
-            "`cyyber reap`, as root and with the configuration that had it, undoes that once there is \
+            "`cyyber reap`, as root and with the configuration that set it, undoes that once there is \
              memory for it",
         )),
         (false, _) => None,
@@ -123,7 +123,7 @@ fn memory(context: &Context) -> Result<Finding> {
     let Some(largest) = context.config.labs.iter().max_by_key(|lab| lab.memory_mb) else {
         return Ok(MEMORY.ok(figures));
     };
-    // Where libvirt does not answer, that has a finding of its own.
+    // If libvirt does not answer, another finding says so.
     let running = context
         .hypervisor()
         .and_then(|it| it.memory_of_running())
@@ -178,13 +178,13 @@ fn disk(place: &Path) -> Result<Finding> {
         (NOTHING.., 64..) if free >= LITTLE => DISK.ok(figures),
         (NOTHING.., 64..) => DISK.warning(figures, remedy),
         (_, 64..) => DISK.failed(figures, remedy),
-        // A file system without a number of inodes of its own says 0 of 0.
+        // A file system without a fixed number of inodes reports 0 of 0.
         _ if stat.f_files == 0 => DISK.ok(figures),
         _ => DISK.failed(format!("{figures}, and no inodes"), remedy),
     })
 }
 
-/// The nearest directory above `place` that is there.
+/// The nearest existing directory above `place`.
 fn existing(place: &Path) -> PathBuf {
     let there = place.ancestors().find(|place| place.is_dir());
     there.unwrap_or(Path::new("/")).to_owned()

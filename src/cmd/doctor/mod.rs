@@ -39,7 +39,7 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
     findings.extend(machine::room(context));
     findings.extend(machine::merging(context));
     findings.extend(images::check(context, options.verify));
-    // A head has no instances, and each host its own passes.
+    // A head has no instances, and each host runs its own passes.
     if !matches!(context.place(), Some(Place::Head(_))) {
         findings.push(reaper::check(context));
     }

@@ -1,4 +1,4 @@
-//! Whether `cyyber reap` is called every minute or so, and by which configuration.
+//! Whether `cyyber reap` runs about every minute, and with which configuration.
 
 use std::fs;
 use std::io;
@@ -63,14 +63,14 @@ fn remedy(context: &Context) -> String {
     format!("{remedy}: {}", line(context))
 }
 
-/// What cron is told to make passes.
+/// The cron line for passes.
 fn line(context: &Context) -> String {
     let config = std::path::absolute(&context.config.path);
     let config = config.as_ref().unwrap_or(&context.config.path).display();
     format!("* * * * * root /usr/local/bin/cyyber --config {config} -q reap")
 }
 
-/// Which labs are not looked after by the passes that are made.
+/// The labs that no pass covers.
 fn left_out(context: &Context) -> Option<String> {
     let coverage = match Coverage::read(&context.paths.coverage()) {
         Ok(coverage) => coverage,
@@ -87,7 +87,7 @@ fn left_out(context: &Context) -> Option<String> {
     Some(format!("no reaper covers instances of {labs}: {why}"))
 }
 
-/// In what a configuration that passes read is about something else than this command's.
+/// How the configuration of the passes differs from this command's.
 fn other(context: &Context, path: &Path) -> Option<String> {
     let same = |a: &Path, b: &Path| a.canonicalize().ok() == b.canonicalize().ok();
     if same(path, &context.config.path) {
@@ -108,13 +108,13 @@ fn other(context: &Context, path: &Path) -> Option<String> {
         .then(|| format!("which has another state_dir: {}", state.display()))
 }
 
-/// A pass of the future is no sign of anything.
+/// A pass in the future tells nothing.
 fn recent(since: SignedDuration) -> bool {
     (SignedDuration::from_secs(-60)..=LONGEST_GAP).contains(&since)
 }
 
-/// The file that has cron or systemd call it, and the configuration that it reads then. Where that
-/// cannot be looked for is added to `unseen`.
+/// The file from which cron or systemd runs it, and the configuration that it uses. Problems in
+/// finding it are added to `unseen`.
 fn scheduled(unseen: &mut Vec<String>) -> Option<(PathBuf, PathBuf)> {
     for place in SCHEDULES.map(Path::new) {
         let files = match fs::read_dir(place) {
@@ -139,7 +139,7 @@ fn scheduled(unseen: &mut Vec<String>) -> Option<(PathBuf, PathBuf)> {
     None
 }
 
-/// The configuration that `cyyber reap` reads where `text` has it called.
+/// The configuration that `cyyber reap` reads according to `text`.
 fn calls_it(text: &str) -> Option<PathBuf> {
     let lines = text.lines().map(str::trim);
     let lines = lines.filter(|line| !line.starts_with(['#', ';']));
@@ -151,7 +151,7 @@ fn calls_it(text: &str) -> Option<PathBuf> {
         let rest = rest.trim_start_matches([' ', '\t', '=']);
         rest.split_whitespace().next().map(unquoted)
     });
-    // By a line of its own, as systemd and cron have them, or before the command.
+    // Set in a line of its own, as in systemd and cron files, or before the command.
     let variable = || {
         let mut words = lines.flat_map(str::split_whitespace).map(unquoted);
         words.find_map(|word| {
