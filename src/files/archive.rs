@@ -1,5 +1,5 @@
-//! Trees of files as tar archives: packed without following a link, and unpacked without trusting a
-//! word in them.
+//! Directory trees as tar archives: packed without following links, and unpacked without trusting
+//! the content.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
@@ -17,26 +17,28 @@ use super::{Directory, PRIVATE, PRIVATE_DIRECTORY};
 use crate::error::{Fault, Kind};
 use crate::units::ByteSize;
 
-/// No tree has more files, directories and links.
+/// The maximum number of files, directories and links in a tree.
 pub const MOST_ENTRIES: u64 = 100_000;
 
-/// How deep a tree may be, and how long a name in it, in bytes: `PATH_MAX` is 4096.
+/// The maximum depth of a tree, and the maximum length of a path in it, in bytes: `PATH_MAX` is
+/// 4096.
 const DEEPEST: usize = 100;
 const LONGEST_PATH: usize = 3000;
 const LONGEST_NAME: usize = 255;
 
-/// An entry that only tells of the next one, as of a long name, is read into memory.
+/// The maximum size of an entry that describes the next one, for example its long name; it is read
+/// into memory.
 const LARGEST_NOTE: u64 = 64 << 10;
 
-/// How many of what was left out are named.
+/// How many of the omitted entries are listed.
 const MOST_NAMED: usize = 20;
 
-/// How much there is in a tree.
+/// The size of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Amount {
     /// Files, directories and links.
     pub files: u64,
-    /// In all of its files.
+    /// Total bytes of its files.
     pub bytes: u64,
 }
 
@@ -50,37 +52,37 @@ impl Amount {
         );
         ensure!(
             self.bytes <= most.0,
-            Fault::new(Kind::Failed, format!("there are more than {most} in it"))
-                .hint("allow more with --max-size, or name less")
+            Fault::new(Kind::Failed, format!("it is larger than {most}"))
+                .hint("raise the limit with --max-size, or name fewer files")
         );
         Ok(())
     }
 }
 
-/// What is not taken out of an archive, and why.
+/// An omitted entry of an archive, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
-    /// Its name, with what is not text replaced.
+    /// Its name, with invalid characters replaced.
     pub path: String,
-    /// Why.
+    /// The reason.
     pub reason: &'static str,
 }
 
-/// What was taken out of an archive.
+/// The result of unpacking an archive.
 #[derive(Debug, Default)]
 pub struct Unpacked {
-    /// So much.
+    /// The unpacked files.
     pub amount: Amount,
-    /// How much was not.
+    /// The number of omitted entries.
     pub left_out: u64,
-    /// The first of it.
+    /// The first of them.
     pub named: Vec<LeftOut>,
 }
 
 impl Unpacked {
     fn leave_out(&mut self, mut path: &[u8], reason: &'static str) {
         self.left_out += 1;
-        // tar names the directory that it packs itself.
+        // tar includes an entry for the packed directory itself.
         while let Some(rest) = path.strip_prefix(b"./") {
             path = rest;
         }
@@ -92,7 +94,7 @@ impl Unpacked {
     }
 }
 
-/// Reads a file from its beginning, beside others that do so too.
+/// Reads a file from its beginning, in parallel with other readers.
 #[derive(Debug)]
 pub struct FromStart<'a> {
     file: &'a File,
@@ -100,7 +102,7 @@ pub struct FromStart<'a> {
 }
 
 impl<'a> FromStart<'a> {
-    /// Of `file`.
+    /// The offset in `file`.
     pub fn of(file: &'a File) -> Self {
         FromStart { file, at: 0 }
     }
@@ -114,9 +116,9 @@ impl Read for FromStart<'_> {
     }
 }
 
-/// Puts `sources` with all below them into an archive, each under its own name, which are returned.
-/// Nothing but files, directories and links is taken, the links as they are. Modes lose what is more
-/// than permission, and owners are left out.
+/// Packs `sources` with everything below them into an archive, each under its own name; returns
+/// these names. Only files, directories and links are packed, links as links. Modes are reduced to
+/// permissions, and owners are left out.
 pub fn pack(sources: &[PathBuf], sink: &File, most: ByteSize) -> Result<(Vec<String>, Amount)> {
     let mut builder = Builder::new(sink);
     let (mut names, mut amount) = (Vec::new(), Amount::default());
@@ -134,7 +136,7 @@ pub fn pack(sources: &[PathBuf], sink: &File, most: ByteSize) -> Result<(Vec<Str
     Ok((names, amount))
 }
 
-/// The name under which `source` is sent.
+/// The name of `source` in the archive.
 fn own_name(source: &Path) -> Result<String> {
     let failed = || format!("failed to read {}", source.display());
     source.symlink_metadata().with_context(|| {
@@ -147,7 +149,7 @@ fn own_name(source: &Path) -> Result<String> {
     let name = whole.file_name().and_then(OsStr::to_str);
     let name = name.filter(|name| !name.contains(char::is_control));
     name.map(str::to_owned).ok_or_else(|| {
-        let message = format!("{} has no name that can be sent", source.display());
+        let message = format!("{} has no valid file name", source.display());
         Fault::new(Kind::Usage, message).into()
     })
 }
@@ -199,15 +201,15 @@ fn header(there: &Metadata) -> Header {
     header
 }
 
-/// Takes what an archive has out into `directory`, which must be empty and ours alone. Files are for
-/// their owner only, and stay executable. Left out is what could do harm: what leads out of the
-/// directory, what is no file, directory or link, and names that no terminal should see. An archive
-/// with more in it than is allowed is refused.
+/// Unpacks an archive into `directory`, which must be empty and private. Files are readable for
+/// their owner only, and stay executable. Anything that could do harm is omitted: entries that lead
+/// out of the directory, anything but files, directories and links, and names that a terminal must
+/// not show. An archive with more content than allowed is refused.
 pub fn unpack(mut archive: File, directory: &Path, most: ByteSize) -> Result<Unpacked> {
     look_at_notes(&mut archive)?;
     archive.seek(SeekFrom::Start(0))?;
     let (mut seen, mut done) = (Amount::default(), Unpacked::default());
-    // Nothing is ever written through a link: there are none until all else is done.
+    // Nothing is ever written through a link: links are created last.
     let mut links = Vec::new();
     for entry in Archive::new(archive).entries()? {
         let entry = entry.context(NOT_AN_ARCHIVE)?;
@@ -217,7 +219,7 @@ pub fn unpack(mut archive: File, directory: &Path, most: ByteSize) -> Result<Unp
             Ok(path) => path,
             Err(reason) => {
                 done.leave_out(&raw, reason);
-                // It counts: a million bad names must not be gone through either.
+                // Omitted entries count too, so that a million bad names are not processed.
                 seen.add(0, most)?;
                 continue;
             }
@@ -233,7 +235,7 @@ pub fn unpack(mut archive: File, directory: &Path, most: ByteSize) -> Result<Unp
         match take_out(entry, directory, &path, kind) {
             Ok(None) => done.amount.add(size, most)?,
             Ok(Some(reason)) => done.leave_out(&raw, reason),
-            Err(error) => return Err(anyhow!(error).context("failed to write a file out of it")),
+            Err(error) => return Err(anyhow!(error).context("failed to write a file of it")),
         }
     }
     for (path, target) in links {
@@ -252,9 +254,9 @@ pub fn unpack(mut archive: File, directory: &Path, most: ByteSize) -> Result<Unp
     Ok(done)
 }
 
-const NOT_AN_ARCHIVE: &str = "what came from its guest is no tar archive";
+const NOT_AN_ARCHIVE: &str = "its guest did not send a valid tar archive";
 
-/// Refuses an archive in which a name is so long that reading it would take our memory.
+/// Refuses an archive with a name so long that reading it would use too much memory.
 fn look_at_notes(archive: &mut File) -> Result<()> {
     archive.seek(SeekFrom::Start(0))?;
     let mut archive = Archive::new(archive);
@@ -275,7 +277,7 @@ fn look_at_notes(archive: &mut File) -> Result<()> {
     Ok(())
 }
 
-/// The path of an entry, if it is one below the directory and fit to be shown.
+/// The path of an entry, if it is below the directory and safe to show.
 fn safe(raw: &[u8]) -> Result<PathBuf, &'static str> {
     let text = std::str::from_utf8(raw).map_err(|_| "its name is not UTF-8")?;
     if text.contains(char::is_control) {
@@ -296,8 +298,8 @@ fn safe(raw: &[u8]) -> Result<PathBuf, &'static str> {
     Ok(path)
 }
 
-/// Whether the link at `path` leads to a place in the same tree, also by way of other such links:
-/// so many steps up as there are directories above it, and down from there.
+/// Whether the link at `path` leads to a place in the same tree, also through other such links: no
+/// more steps up than there are directories above it, and then down.
 fn stays_inside(path: &Path, target: &Path) -> bool {
     if safe_text(target).is_none() {
         return false;
@@ -318,7 +320,7 @@ fn safe_text(path: &Path) -> Option<&str> {
         .then_some(text)
 }
 
-/// Takes one entry out; why it was left out, if it was.
+/// Unpacks one entry; returns why it was omitted, if it was.
 fn take_out(
     mut entry: Entry<'_, File>,
     directory: &Path,
@@ -362,13 +364,13 @@ fn take_out(
     ensure!(written == entry.size(), "the archive ends too early");
     let modified = entry.header().mtime().unwrap_or_default();
     if let Some(at) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(modified)) {
-        // A time that no file can have is none of ours.
+        // Ignore a time that no file can have.
         let _ = file.set_modified(at);
     }
     Ok(None)
 }
 
-/// Copies, with holes where there are only zeros: a sparse file takes no more room than it did.
+/// Copies with holes in place of zeros: a sparse file uses no more space than before.
 fn copy_sparsely(from: &mut impl Read, to: &mut File) -> Result<u64> {
     let mut piece = Vec::new();
     let mut written = 0;
@@ -385,7 +387,7 @@ fn copy_sparsely(from: &mut impl Read, to: &mut File) -> Result<u64> {
     Ok(written)
 }
 
-/// Makes the directories above `path`, for their owner only.
+/// Creates the parent directories of `path`, for their owner only.
 fn make_parents(directory: &Path, path: &Path) -> io::Result<()> {
     let place = directory.join(path.parent().unwrap_or(Path::new("")));
     let mut maker = DirBuilder::new();
@@ -396,8 +398,7 @@ fn make_parents(directory: &Path, path: &Path) -> io::Result<()> {
     })
 }
 
-/// What an entry could not be put into place for, if that is a matter of the archive and not of this
-/// host.
+/// Why an entry could not be created, if the archive and not this host is the cause.
 fn placed(done: io::Result<()>) -> Result<Option<&'static str>> {
     match done {
         Ok(()) => Ok(None),

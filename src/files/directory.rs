@@ -1,5 +1,5 @@
-//! A directory that is held open, and what is done to the files in it by their names alone: nobody
-//! can put a link in its place meanwhile and have us act elsewhere.
+//! An open directory, and operations on its files by name: nobody can replace the directory with a
+//! link in the meantime and redirect them.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
@@ -14,20 +14,20 @@ use rustix::fs::{AtFlags, Dir, DirEntry, FileType, Mode, OFlags, RenameFlags, St
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-/// A lock, a record or a note is never this large.
+/// The maximum size of a lock, a record or a note.
 const LARGEST: u64 = 1 << 20;
 
-/// Never through a link, never waiting for the other end of a pipe, never for a child of ours.
+/// Never follow a link, never wait at a pipe, never inherit to a child.
 const CAREFULLY: OFlags = OFlags::NOFOLLOW
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
 
-/// What is said of a link in the place of a directory.
+/// The message for a link in place of a directory.
 pub const A_LINK: &str = "a symbolic link, which is not followed: use a directory instead; to use \
                           another disk, mount it there";
 
-/// Renames within `directory`, never over something. Not every file system can do that in one step,
-/// NFS for one: there the file has both names for a moment.
+/// Renames within `directory`, never over an existing file. Not every file system, for example NFS,
+/// can do that in one step: there the file has both names for a moment.
 pub fn rename_new(
     directory: impl AsFd + Copy,
     from: impl Arg + Copy,
@@ -71,7 +71,7 @@ impl Directory {
         }
     }
 
-    /// Opens the directory of `path`; with it the name that `path` has in there.
+    /// Opens the directory of `path`; also returns the name of `path` in it.
     pub fn of(path: &Path) -> io::Result<(Directory, &OsStr)> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let parent = match path.parent() {
@@ -86,26 +86,26 @@ impl Directory {
         Ok(self.open_sized(name, LARGEST)?.0)
     }
 
-    /// The same, however large it is, for a reader that does not take it as a whole.
+    /// The same for a file of any size, for a reader that does not load it completely.
     pub fn open_large(&self, name: impl Arg) -> io::Result<File> {
         Ok(self.open_sized(name, u64::MAX)?.0)
     }
 
-    /// The whole of a small file in it.
+    /// The content of a small file in it.
     pub fn read(&self, name: impl Arg) -> io::Result<Vec<u8>> {
         self.read_up_to(name, LARGEST)
     }
 
-    /// The whole of a file in it that is not larger than `largest` bytes.
+    /// The content of a file in it that is not larger than `largest` bytes.
     pub fn read_up_to(&self, name: impl Arg, largest: u64) -> io::Result<Vec<u8>> {
         let (mut file, size) = self.open_sized(name, largest)?;
         let mut content = vec![0; usize::try_from(size).unwrap_or(0)];
-        // Files are replaced and never grow: the size was the whole of it.
+        // Our files are replaced and never grow, so this was the complete size.
         file.read_exact(&mut content)?;
         Ok(content)
     }
 
-    /// When a regular file in it was last written to.
+    /// The modification time of a regular file in it.
     pub fn modified(&self, name: impl Arg) -> io::Result<Timestamp> {
         let there = rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
         sized(&there, LARGEST)?;
@@ -113,7 +113,7 @@ impl Directory {
         Timestamp::new(there.st_mtime, nanoseconds).map_err(io::Error::other)
     }
 
-    /// Opens a regular file in it for writing, and makes it with `mode` where it is missing.
+    /// Opens a regular file in it for writing; creates it with `mode` if it is missing.
     pub fn open_or_make(&self, name: impl Arg, mode: u32) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | CAREFULLY;
         let file = rustix::fs::openat(&self.0, name, flags, mode.into())?;
@@ -121,7 +121,7 @@ impl Directory {
         Ok(file.into())
     }
 
-    /// Makes a file in it that must not be there, with just this `mode`.
+    /// Creates a file in it that must not exist, with exactly this `mode`.
     pub fn make(&self, name: impl Arg, mode: u32) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | CAREFULLY;
         let file = File::from(rustix::fs::openat(&self.0, name, flags, mode.into())?);
@@ -129,7 +129,7 @@ impl Directory {
         Ok(file)
     }
 
-    /// Makes a directory in it with just this `mode`; one that is there is left as it is.
+    /// Creates a directory in it with exactly this `mode`; an existing one is not changed.
     pub fn make_directory(&self, name: &OsStr, mode: u32) -> io::Result<()> {
         match rustix::fs::mkdirat(&self.0, name, Mode::RWXU) {
             // Another command was faster.
@@ -141,8 +141,8 @@ impl Directory {
         made.set_permissions(Permissions::from_mode(mode))
     }
 
-    /// Puts a file with this `content` in the place of the one called `name`, as a whole.
-    /// `settle` is given the new one before.
+    /// Replaces the file called `name` atomically with this `content`. `settle` is called with the
+    /// new file before.
     pub fn replace(
         &self,
         name: &OsStr,
@@ -155,8 +155,8 @@ impl Directory {
         })
     }
 
-    /// Puts a file with this `content` in it, as a whole and for good, unless there is something
-    /// called `name`; whether it did.
+    /// Creates a file with this `content` in it, atomically and durably, unless something called
+    /// `name` exists; returns whether it did.
     pub fn put_new(&self, name: &OsStr, content: &[u8], mode: u32) -> io::Result<bool> {
         let put = |new: &str| match rename_new(&self.0, new, name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -167,7 +167,7 @@ impl Directory {
         self.make_aside(content, mode, File::sync_all, put)
     }
 
-    /// Makes a file with this `content` under another name, and has `put` give it its own.
+    /// Creates a file with this `content` under a temporary name, and lets `put` rename it.
     fn make_aside<T>(
         &self,
         content: &[u8],
@@ -190,8 +190,8 @@ impl Directory {
         entries.map(|entry| Ok(name(entry?))).collect()
     }
 
-    /// Removes a file in it, or a link itself, if it is there. Says whether it was something else
-    /// than a directory, which it leaves.
+    /// Removes a file or a link in it, if it exists. Returns whether it was anything but a
+    /// directory, which is not removed.
     pub fn remove(&self, name: impl Arg) -> io::Result<bool> {
         match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
             Err(Errno::NOENT) => Ok(true),
@@ -214,7 +214,7 @@ fn regular(there: &Stat) -> io::Result<()> {
     Ok(())
 }
 
-/// The size of what is a regular file, and not larger than `largest`.
+/// The size of a file, which must be a regular one and not larger than `largest`.
 fn sized(there: &Stat, largest: u64) -> io::Result<u64> {
     regular(there)?;
     match u64::try_from(there.st_size) {

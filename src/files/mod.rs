@@ -1,7 +1,7 @@
 //! Files replaced atomically and read with care.
 //!
 //! Some of our directories are writable for a whole group, so nothing in them is trusted: links are
-//! not followed, and what is not a regular file is not read.
+//! not followed, and only regular files are read.
 
 pub mod archive;
 mod directory;
@@ -30,11 +30,11 @@ pub const SHARED_DIRECTORY: u32 = 0o2770;
 /// A directory for the owner alone.
 pub const PRIVATE_DIRECTORY: u32 = 0o700;
 
-/// As [`SHARED_DIRECTORY`], and the QEMU user may pass through to a file that it knows of.
+/// Like [`SHARED_DIRECTORY`], but the QEMU user may also open a file in it whose name it knows.
 pub const PASSABLE_DIRECTORY: u32 = 0o2771;
 
-/// Makes `directory` and what is missing above it, all with `mode`, whatever the umask is. A link in
-/// its place is refused: it would lead us out of the directory above it.
+/// Creates `directory` and its missing parents, all with `mode`, independent of the umask. A link
+/// in its place is refused, because it would lead out of the parent directory.
 pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
     let there = directory.symlink_metadata();
     if there.as_ref().is_ok_and(Metadata::is_dir) {
@@ -47,10 +47,10 @@ pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
     let make = || {
         if let Ok(there) = there {
             let link = there.is_symlink().then(|| format!("it is {A_LINK}"));
-            let why = link.unwrap_or_else(|| "something else is in its place".to_owned());
+            let why = link.unwrap_or_else(|| "something that is not a directory has its name".to_owned());
             return Err(io::Error::other(why));
         }
-        // Its own directory may be an administrator's link.
+        // Its parent directory may be an administrator's link.
         let parent = Directory::open(&std::fs::canonicalize(parent)?)?;
         let name = directory.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         parent.make_directory(name, mode)
@@ -58,13 +58,14 @@ pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
     make().map_err(|error| said(&error, "make", directory))
 }
 
-/// Replaces the file at `path` as a whole: a reader sees the old content or the new one, also after
-/// a power cut. The directory must be there.
+/// Replaces the file at `path` atomically: a reader sees either the old or the new content, even
+/// after a power cut. The directory must exist.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     replaced(path, content, mode, File::sync_all)
 }
 
-/// As [`replace`], without waiting for the disk: a power cut may leave the old content, or none.
+/// Like [`replace`], without waiting for the disk: after a power cut, the file may have the old
+/// content, or none.
 pub fn replace_soon(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     replaced(path, content, mode, |_| Ok(()))
 }
@@ -80,19 +81,19 @@ fn replaced(
         .map_err(|error| said(&error, "write", path))
 }
 
-/// As [`replace_soon`], where a person wants a file for others to read: a directory on the way may be an
-/// administrator's link, and what is no file is left alone.
+/// Like [`replace_soon`], for a file that a user wants for others to read: a directory on its path
+/// may be an administrator's link, and anything but a file is not replaced.
 pub fn publish(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let name = path.file_name().ok_or(io::Error::other("it has no name"))?;
     if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
-        return Err(io::Error::other("something else than a file is there"));
+        return Err(io::Error::other("something that is not a file has its name"));
     }
     let directory = std::path::absolute(path)?;
     let directory = directory.parent().unwrap_or(Path::new("/"));
     replace_soon(&std::fs::canonicalize(directory)?.join(name), content, mode)
 }
 
-/// Makes a file that was not there, in place of one that was. A link is replaced, not followed.
+/// Creates a new file, replacing an existing one. A link is replaced, not followed.
 pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
     remove(path)?;
     Directory::of(path)
@@ -100,7 +101,7 @@ pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
         .map_err(|error| said(&error, "make", path))
 }
 
-/// Whether files can be put into `directory`, by the way that all of ours go.
+/// Whether files can be created in `directory`, in the same way as all our files.
 pub fn probe(directory: &Path) -> io::Result<()> {
     let name = format!(".probe-{:016x}", rand::random::<u64>());
     let directory = Directory::open(directory)?;
@@ -108,7 +109,7 @@ pub fn probe(directory: &Path) -> io::Result<()> {
     directory.remove(&*name).map(drop)
 }
 
-/// Whether a file in `directory` can be `length` bytes long. It takes no space.
+/// Whether a file in `directory` can be `length` bytes long. Uses no space.
 pub fn probe_length(directory: &Path, length: u64) -> io::Result<()> {
     let name = format!(".probe-{:016x}", rand::random::<u64>());
     let directory = Directory::open(directory)?;
@@ -118,7 +119,7 @@ pub fn probe_length(directory: &Path, length: u64) -> io::Result<()> {
     grown
 }
 
-/// The whole of a small file of ours.
+/// The content of one of our small files.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let (directory, name) = Directory::of(path)?;
     directory.read(name)
@@ -132,13 +133,13 @@ pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// The whole of a file of ours that is not larger than `largest` bytes.
+/// The content of one of our files that is not larger than `largest` bytes.
 pub fn read_up_to(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let (directory, name) = Directory::of(path)?;
     directory.read_up_to(name, largest)
 }
 
-/// Opens a file for writing and makes it where it is missing, with its directory.
+/// Opens a file for writing; creates it and its directory if they are missing.
 pub fn open_or_make(path: &Path) -> io::Result<File> {
     let open = || {
         let (directory, name) = Directory::of(path)?;
@@ -154,7 +155,7 @@ pub fn open_or_make(path: &Path) -> io::Result<File> {
     .map_err(|error| said(&error, "open", path))
 }
 
-/// Removes a file or a whole directory, if it is there.
+/// Removes a file or a directory with its content, if it exists.
 pub fn remove(path: &Path) -> io::Result<()> {
     let removed = match Directory::of(path) {
         Ok((directory, name)) => match directory.remove(name) {
@@ -167,12 +168,12 @@ pub fn remove(path: &Path) -> io::Result<()> {
     removed.map_err(|error| said(&error, "remove", path))
 }
 
-/// Tells one state of a file's content from another.
+/// Identifies a state of a file's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// In bytes.
     pub size: u64,
-    /// When it was last written to.
+    /// Its modification time.
     pub modified: Timestamp,
 }
 
@@ -193,14 +194,15 @@ impl TryFrom<&Metadata> for Identity {
     }
 }
 
-/// Tells a file from any other, also from one with the same name, size and times.
+/// Identifies a file, even among files with the same name, size and times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exact {
-    /// Its number in its file system. That has a number too, but another one after a boot.
+    /// Its inode number. The number of its file system is not used, because it changes at each
+    /// boot.
     pub inode: u64,
-    /// When anything of it changed, its content or its names. Nobody can set that.
+    /// When its content or its metadata last changed. Nobody can set that.
     pub changed: Timestamp,
-    /// Whose it is.
+    /// Its owner.
     pub owner: u32,
 }
 
@@ -217,7 +219,7 @@ impl TryFrom<&Metadata> for Exact {
     }
 }
 
-/// Makes what was done in the directory of `path` last through a power cut.
+/// Syncs the directory of `path`, so that changes in it survive a power cut.
 pub fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }

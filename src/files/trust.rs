@@ -1,9 +1,9 @@
 //! Whether a file can be trusted: only root or the caller may be able to write to it. A
-//! configuration is executed with their rights, so one that somebody else can write is refused,
-//! wherever it is.
+//! configuration is executed with the caller's rights, so one that somebody else can write is
+//! refused, wherever it is.
 //!
-//! As git does it for repositories and ssh for keys: by owner and mode of the file and of each
-//! directory and link on the way to it.
+//! This works as in git for repositories and in ssh for keys: by owner and mode of the file and of
+//! each directory and link on its path.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
@@ -15,10 +15,10 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::process::Program;
 
-/// The group whose members are as good as root by what libvirt lets them do.
+/// The group whose members are equivalent to root, by what libvirt permits them.
 const MANAGERS: &str = "libvirt";
 
-/// No path goes through more links, and no tree is deeper.
+/// The maximum number of links in a path, and the maximum depth of a tree.
 const MOST_LINKS: usize = 40;
 
 /// Why a file is not used.
@@ -26,7 +26,7 @@ const MOST_LINKS: usize = 40;
 pub enum Refusal {
     /// It cannot be opened.
     Io(io::Error),
-    /// It may be somebody else's words.
+    /// Somebody else may have written it.
     Untrusted(String),
 }
 
@@ -36,18 +36,18 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// Whose words are taken.
+/// The trusted users.
 #[derive(Debug, Clone, Copy)]
 pub struct Trust {
-    /// Whoever runs the program.
+    /// The user who runs the program.
     user: u32,
-    /// Whoever had `sudo` run it.
+    /// The user who ran it with `sudo`.
     behind_sudo: Option<u32>,
 }
 
 impl Trust {
-    /// Those of root and of whoever runs the program. `sudo_user` is who is behind `sudo`, by the
-    /// environment; only root is believed in that.
+    /// Root and the user who runs the program. `sudo_user` is the user behind `sudo`, according to
+    /// the environment; it is only believed if root runs the program.
     pub fn new(sudo_user: Option<u32>) -> Trust {
         let user = rustix::process::geteuid().as_raw();
         Trust {
@@ -56,12 +56,12 @@ impl Trust {
         }
     }
 
-    /// Opens the file at `path` if it is to be trusted. A pipe is not waited for.
+    /// Opens the file at `path` if it can be trusted. Does not wait at a pipe.
     pub fn open(&self, path: &Path) -> Result<File, Refusal> {
         let (real, crowded) = self.resolve(path)?;
         let kernels = real.starts_with("/proc");
         let mut flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // Of the kernel's own links the caller has the other end open.
+        // The caller has opened the target of the kernel's own links.
         flags.set(OFlags::NOFOLLOW, !kernels);
         let opened = rustix::fs::open(&real, flags, Mode::empty());
         let file: File = opened.map_err(io::Error::from)?.into();
@@ -75,8 +75,8 @@ impl Trust {
         Ok(file)
     }
 
-    /// Fails unless what is in the directory at `path`, and below it, is to be trusted. Hidden files are
-    /// none of ours.
+    /// Fails unless everything in and below the directory at `path` can be trusted. Hidden files
+    /// are ignored.
     pub fn ensure_tree(&self, path: &Path) -> Result<(), Refusal> {
         self.ensure_below(path, 0)
     }
@@ -100,8 +100,8 @@ impl Trust {
         Ok(())
     }
 
-    /// Where `path` leads, if nobody else can have it lead elsewhere; and whether others can put
-    /// files of theirs beside what is there.
+    /// The target of `path`, if nobody else can redirect it; and whether others can create files
+    /// beside it.
     fn resolve(&self, path: &Path) -> Result<(PathBuf, bool), Refusal> {
         let mut left = parts(&std::path::absolute(path)?);
         let mut at = PathBuf::from("/");
@@ -140,11 +140,11 @@ impl Trust {
         Ok((at, crowded))
     }
 
-    /// Whether only those who are trusted can write to what is at `place`.
+    /// Whether only trusted users can write to `place`.
     fn check(&self, place: &Path, there: &Metadata) -> Result<(), Refusal> {
         self.check_owner(place, there)?;
         let (mode, kind) = (there.mode(), there.file_type());
-        // In a directory such as /tmp nobody can take away what another put there. Pipes and devices
+        // In a directory such as /tmp, users cannot remove each other's files. Pipes and devices
         // have no content of their own.
         if kind.is_dir() && mode & 0o1000 != 0 || kind.is_fifo() || kind.is_char_device() {
             return Ok(());
@@ -194,7 +194,7 @@ fn parts(path: &Path) -> Vec<OsString> {
     parts
 }
 
-/// Whether others than owner and group may be allowed to write, as far as that can be seen.
+/// Whether anybody but owner and group may be able to write, as far as that can be seen.
 fn has_access_list(place: &Path) -> bool {
     let none = [rustix::io::Errno::NODATA, rustix::io::Errno::NOTSUP];
     let mut list = [0_u8; 0];
@@ -204,8 +204,8 @@ fn has_access_list(place: &Path) -> bool {
     }
 }
 
-/// Whether nobody but root, those who are as good as it, and the user `owner` is in the group.
-/// Where that cannot be told, somebody may be.
+/// Whether only root, users equivalent to it, and the user `owner` are in the group. When in doubt,
+/// others are.
 fn is_trusted_group(group: u32, owner: u32) -> bool {
     let ask = |database: &str, id: u32| {
         let getent = Program::find("getent", "libc-bin");

@@ -1,5 +1,4 @@
-//! An answer that is refreshed: redrawn in place at a terminal, printed one after the other
-//! elsewhere.
+//! An answer that is refreshed: redrawn in place at a terminal, printed repeatedly elsewhere.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +10,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Format, Output, Page, Report, shown};
 
-/// How long a signal may go unnoticed: one that another thread gets does not end a wait.
+/// How long a signal may go unnoticed: a signal that another thread receives does not end a wait.
 const NOTICE: Duration = Duration::from_millis(100);
 
-/// Answers that follow one another on standard output.
+/// Repeated answers on standard output.
 #[derive(Debug)]
 pub struct Live<'a> {
     output: &'a Output,
@@ -23,7 +22,7 @@ pub struct Live<'a> {
 }
 
 impl Output {
-    /// The place for an answer that is given again and again.
+    /// Prepares for repeated answers.
     pub fn live(&self) -> Live<'_> {
         let is_screen =
             self.format == Format::Table && std::io::stdout().is_terminal() && !console::is_dumb();
@@ -36,8 +35,8 @@ impl Output {
 }
 
 impl Live<'_> {
-    /// Gives an answer: on a screen in the place of the one before, and below `head`. Says whether
-    /// there is still a reader.
+    /// Prints an answer: on a screen in place of the previous one, and below `head`. Returns
+    /// whether there is still a reader.
     pub fn show(
         &mut self,
         report: &impl Report,
@@ -62,8 +61,8 @@ impl Live<'_> {
         super::write(text.as_bytes())
     }
 
-    /// Waits until `time`. Says whether it came: not so when `stop` is raised or the reader of
-    /// standard output is gone.
+    /// Waits until `time`. Returns false if `stop` is set or the reader of standard output is gone
+    /// before.
     pub fn wait_until(&self, time: Instant, stop: &AtomicBool) -> bool {
         let stdout = std::io::stdout();
         while !stop.load(Ordering::Relaxed) {
@@ -72,7 +71,7 @@ impl Live<'_> {
                 return true;
             }
             let slice = Timespec::try_from(left.min(NOTICE)).unwrap_or_default();
-            // Nothing is asked for but what is told in any case: that the other end is gone.
+            // Only the events that are always reported: that the other end is gone.
             let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
             if poll(&mut fds, Some(&slice)).is_ok_and(|gone| gone > 0) {
                 return false;
@@ -82,7 +81,7 @@ impl Live<'_> {
     }
 }
 
-/// A terminal and what is drawn on it at present, above the cursor.
+/// A terminal and what is drawn on it, above the cursor.
 #[derive(Debug)]
 struct Screen {
     term: Term,
@@ -106,7 +105,7 @@ impl Screen {
         if size == self.size {
             self.term.move_cursor_up(self.lines)?;
         } else {
-            // What became of the lines is the terminal's own affair.
+            // The terminal itself handles the lines.
             self.term.clear_screen()?;
         }
         let lines = fit(text, size);
@@ -122,13 +121,13 @@ impl Screen {
 }
 
 impl Drop for Screen {
-    /// Takes the `^C` away that a terminal shows.
+    /// Removes the `^C` that a terminal shows.
     fn drop(&mut self) {
         let _ = self.term.clear_line().and_then(|()| self.term.flush());
     }
 }
 
-/// What a terminal of so many rows and columns can show of `text` above its cursor.
+/// The part of `text` that a terminal of this size can show above its cursor.
 fn fit(text: &str, (rows, columns): (u16, u16)) -> Vec<String> {
     let room = usize::from(rows).saturating_sub(1).max(1);
     let cut = |line: &str| truncate_str(line, usize::from(columns), "…").into_owned();

@@ -1,4 +1,4 @@
-//! What reaches the terminal. The answer alone goes to standard output; progress, warnings and
+//! Everything that is printed. Only the answer goes to standard output; progress, warnings and
 //! errors go to standard error.
 
 mod live;
@@ -19,7 +19,7 @@ pub use table::{Cell, Column, Table};
 
 use crate::error::{Fault, Kind, hint_of, kind_of};
 
-/// What standard output carries.
+/// The format of standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Format {
     /// Tables and sentences for people.
@@ -29,25 +29,25 @@ pub enum Format {
     Json,
 }
 
-/// An answer of a command: a document for programs, a text for people.
+/// The answer of a command: a document for programs, and text for people.
 pub trait Report: Serialize {
     /// The answer for people, without a newline at its end; empty for none.
     fn text(&self) -> String {
         String::new()
     }
 
-    /// The same on a page of a certain width.
+    /// The same for a page of a certain width.
     fn on(&self, _page: Page) -> String {
         self.text()
     }
 
-    /// The answer for people where it is a table; it then takes the place of the text.
+    /// The answer for people if it is a table, which replaces the text.
     fn table(&self) -> Option<Table> {
         None
     }
 }
 
-/// An error for a program, with its fields in the order in which the manual has them.
+/// An error for a program, with its fields in the order of the manual.
 #[derive(Serialize)]
 struct Failure<'a> {
     code: Kind,
@@ -55,14 +55,14 @@ struct Failure<'a> {
     hint: Option<&'a str>,
 }
 
-/// A report as it looks on `page`.
+/// A report as printed on `page`.
 fn shown(report: &impl Report, page: Page) -> String {
     report
         .table()
         .map_or_else(|| report.on(page), |table| table.draw(page))
 }
 
-/// Where a command's words go, and how many of them.
+/// The output of a command and its verbosity.
 #[derive(Debug, Clone)]
 pub struct Output {
     format: Format,
@@ -72,7 +72,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Words in `format`; `quiet` drops notes and warnings, `verbose` adds detail.
+    /// Output in `format`; `quiet` drops notes and warnings, `verbose` adds detail.
     pub fn new(format: Format, quiet: bool, verbose: bool) -> Self {
         Output {
             format,
@@ -87,7 +87,7 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// The option that makes another run of this program say as much.
+    /// The option with which another run of this program prints as much.
     pub fn said_how_much(&self) -> Option<&'static str> {
         match (self.quiet, self.verbose) {
             (true, _) => Some("--quiet"),
@@ -99,7 +99,7 @@ impl Output {
     /// Prints a command's answer.
     pub fn answer(&self, report: &impl Report) -> Result<()> {
         let mut text = match self.format {
-            // A program has no use for the third of it that is blanks.
+            // Compact: a third of indented JSON would be blanks.
             Format::Json if !std::io::stdout().is_terminal() => serde_json::to_string(report)?,
             Format::Json => serde_json::to_string_pretty(report)?,
             Format::Table => shown(report, Page::stdout()),
@@ -115,8 +115,8 @@ impl Output {
         write(bytes).map(drop)
     }
 
-    /// Hands on what a program in a guest printed, each stream to our own: as it is, but nothing that a
-    /// terminal would act on reaches one. With a `prefix`, each line has it.
+    /// Prints the output of a program in a guest, each stream to our own: unchanged, except that a
+    /// terminal receives no control sequences. With a `prefix`, each line begins with it.
     pub fn hand_on(&self, prefix: Option<&str>, stdout: &[u8], stderr: &[u8]) -> Result<()> {
         let shown = |bytes: &[u8], terminal: bool| match prefix {
             None if !terminal => bytes.to_vec(),
@@ -135,7 +135,7 @@ impl Output {
         Ok(())
     }
 
-    /// Something that went as it should and that a person at a terminal likes to know.
+    /// A success message for people at a terminal.
     pub fn note(&self, text: &str) {
         if !self.quiet {
             self.say(text);
@@ -149,15 +149,15 @@ impl Output {
         }
     }
 
-    /// Something that did not stop the command but should be known.
+    /// A warning.
     pub fn warn(&self, text: &str) {
         if !self.quiet {
             self.say(&format!("warning: {text}"));
         }
     }
 
-    /// A failure among several, told in full before the error that ends the command. In JSON the
-    /// answer has it.
+    /// One of several failures, printed completely before the error that ends the command. In JSON,
+    /// the answer contains it.
     pub fn problem(&self, text: &str) {
         if self.format == Format::Table {
             self.say(&format!("error: {text}"));
@@ -186,20 +186,20 @@ impl Output {
         }
     }
 
-    /// Whether moving progress may be drawn.
+    /// Whether animated progress may be drawn.
     pub fn is_live(&self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()
     }
 
-    /// A line of progress with a spinner and the time elapsed. Where nothing may move, its phases
-    /// should be given to [`Output::note`] instead.
+    /// A line of progress with a spinner and the elapsed time. If it cannot be animated, pass its
+    /// phases to [`Output::note`] instead.
     pub fn spinner(&self, name: &str) -> ProgressBar {
         let template = "{spinner} {prefix} {elapsed:>4} {wide_msg}";
         self.moving(ProgressBar::new_spinner, template)
             .with_prefix(name.to_owned())
     }
 
-    /// A bar that counts `all` pieces of work.
+    /// A progress bar for `all` items.
     pub fn progress(&self, all: usize) -> ProgressBar {
         let template = "{wide_bar} {pos}/{len} {elapsed:>4}";
         self.moving(|| ProgressBar::new(all as u64), template)
@@ -217,8 +217,8 @@ impl Output {
         bar
     }
 
-    /// Asks the person at the terminal whether to do what `lines` say; an error unless that is to be
-    /// done. `stop` is raised by a signal to end, which counts as a no.
+    /// Asks for confirmation of what `lines` say; fails unless it is given. A signal, which sets
+    /// `stop`, counts as a no.
     pub fn confirm(&self, lines: &[String], question: &str, stop: &AtomicBool) -> Result<()> {
         if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
             let message = "this destroys data, and there is no terminal to ask for confirmation";
@@ -232,7 +232,7 @@ impl Output {
             .with_prompt(question)
             .default(false)
             .interact_opt();
-        // Its prompt hides the cursor, and leaves it so when it is interrupted.
+        // The prompt hides the cursor, and does not show it again if it is interrupted.
         let _ = dialoguer::console::Term::stderr().show_cursor();
         match answer {
             Ok(Some(true)) if !stop.load(Ordering::Relaxed) => Ok(()),
@@ -249,11 +249,11 @@ impl Output {
     }
 }
 
-/// Writes to standard output. Says whether there was a reader; one that has seen enough
-/// (`cyyber … | head`) is no failure.
+/// Writes to standard output. Returns whether there was a reader; one that has read enough (`cyyber
+/// … | head`) is no failure.
 fn write(bytes: &[u8]) -> Result<bool> {
     let mut out = std::io::stdout().lock();
-    // Not of capacity, whatever is full: nothing that was asked for lacked room.
+    // Not of the kind capacity, whatever is full: that is about the resources of instances.
     let failed = Fault::new(Kind::Failed, "failed to write to standard output");
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
@@ -261,13 +261,13 @@ fn write(bytes: &[u8]) -> Result<bool> {
     }
 }
 
-/// Text on one line, with nothing in it that a terminal would act on: names and words of guests and
-/// of files are not to be trusted with that.
+/// Text on one line without control characters: names and messages of guests and files are not
+/// trusted.
 fn one_line(text: &str) -> String {
     harmless(&text.trim_end().replace(['\n', '\t'], " "))
 }
 
-/// Lines with nothing in them that a terminal would act on.
+/// Lines without control characters.
 fn harmless(text: &str) -> String {
     text.replace(
         |c: char| c.is_control() && !matches!(c, '\n' | '\t'),
@@ -275,10 +275,10 @@ fn harmless(text: &str) -> String {
     )
 }
 
-/// Prints what the parser of the command line has to say: help and version on standard output, an
-/// error on standard error.
+/// Prints messages of the command-line parser: help and version on standard output, an error on
+/// standard error.
 pub fn of_parser(said: &clap::Error) -> Result<()> {
-    // It shows what was typed, which its own colours cannot be told from.
+    // It contains user input, which cannot be told from its own colours.
     let typed =
         std::env::args_os().any(|argument| argument.to_string_lossy().contains(char::is_control));
     if said.use_stderr() && typed {

@@ -1,4 +1,4 @@
-//! The page that an answer for people is written to.
+//! The page on which an answer for people is printed.
 
 use std::io::IsTerminal;
 
@@ -6,17 +6,17 @@ use console::Term;
 
 use crate::env;
 
-/// What an answer for people is written on.
+/// The properties of the output for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
-    /// How many characters fit on a line; `None` where that does not matter.
+    /// The number of characters in a line; `None` if there is no limit.
     pub columns: Option<usize>,
     /// Whether there may be colours.
     pub colour: bool,
 }
 
 impl Page {
-    /// Whatever is no terminal.
+    /// Anything but a terminal.
     pub const PLAIN: Page = Page {
         columns: None,
         colour: false,
@@ -31,13 +31,13 @@ impl Page {
             .size_checked()
             .map(|(_, columns)| columns.into());
         Page {
-            // Some terminals do not know their size, and say that it is none.
+            // Some terminals do not know their size and report 0.
             columns: columns.filter(|columns| *columns > 0),
             colour: env::allows_colour(),
         }
     }
 
-    /// The same with so many characters less.
+    /// The same, narrower by this many characters.
     #[must_use]
     pub fn narrower(self, by: usize) -> Page {
         Page {

@@ -1,11 +1,11 @@
 //! Tables for people: aligned, without lines, as `virsh`, `gh` and `kubectl` print them.
 //!
-//! At a terminal a table keeps to its width. What may be cut is cut, then columns go, the least
-//! important first; the first column, which names the thing, is never cut, so that it can be copied.
-//! Elsewhere a table is whole and without colour.
+//! At a terminal, a table fits the width: texts are cut where allowed, then the least important
+//! columns are left out. The first column, which has the name, is never cut, so that it can be
+//! copied. Elsewhere a table is complete and without colour.
 //!
-//! comfy-table lays the cells out. How wide each column is, is settled here: it would break long words,
-//! such as paths, have cells that may be cut take several lines, and leave no column out.
+//! comfy-table lays out the cells. The column widths are computed here, because comfy-table would
+//! break long words, such as paths, wrap cells that may be cut, and never leave out a column.
 
 use std::collections::BTreeSet;
 
@@ -16,10 +16,10 @@ use super::one_line;
 use super::page::Page;
 use crate::names::State;
 
-/// Between two columns.
+/// The gap between two columns.
 const GAP: usize = 2;
 
-/// To what a column that may be cut is cut at most.
+/// The minimum width of a column that may be cut.
 const SHORTEST: usize = 16;
 
 /// A column of a table.
@@ -31,19 +31,19 @@ pub struct Column {
     overflow: Overflow,
 }
 
-/// What becomes of a text that is wider than its column.
+/// What happens to a text that is wider than its column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overflow {
-    /// There is none: the column is as wide as its texts.
+    /// Nothing: the column is as wide as its texts.
     Never,
-    /// It loses its end.
+    /// It is cut at its end.
     Cut,
-    /// It goes on below, between two words.
+    /// It is wrapped between words.
     Fold,
 }
 
 impl Column {
-    /// A column that is always there.
+    /// A column that is never left out.
     pub const fn new(title: &'static str) -> Column {
         Column {
             title,
@@ -53,31 +53,31 @@ impl Column {
         }
     }
 
-    /// One that is left out where there is no room. Those with the highest rank go first.
+    /// A column that is left out if there is no room. Those with the highest rank go first.
     pub const fn spare(mut self, rank: u8) -> Column {
         self.rank = rank;
         self
     }
 
-    /// One of numbers, which stand one below the other.
+    /// A column of numbers, aligned to the right.
     pub const fn number(mut self) -> Column {
         self.is_number = true;
         self
     }
 
-    /// One whose texts may lose their end.
+    /// A column whose texts may be cut.
     pub const fn cut(mut self) -> Column {
         self.overflow = Overflow::Cut;
         self
     }
 
-    /// One whose texts may take several lines.
+    /// A column whose texts may be wrapped.
     pub const fn folded(mut self) -> Column {
         self.overflow = Overflow::Fold;
         self
     }
 
-    /// The least that it can do with, where its texts need `width`.
+    /// Its minimum width if its texts need `width`.
     fn least(self, width: usize) -> usize {
         match self.overflow {
             Overflow::Never => width,
@@ -86,7 +86,7 @@ impl Column {
     }
 }
 
-/// What stands in a row and a column.
+/// A cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cell {
     text: String,
@@ -120,24 +120,24 @@ impl From<State> for Cell {
 }
 
 impl<T: Into<Cell>> From<Option<T>> for Cell {
-    /// What is not known is a dash.
+    /// A dash for an unknown value.
     fn from(known: Option<T>) -> Cell {
         known.map_or_else(|| Cell::from("-"), Into::into)
     }
 }
 
 impl Cell {
-    /// What went as it should.
+    /// A success.
     pub fn good(text: &str) -> Cell {
         Cell::styled(text, Style::new().green())
     }
 
-    /// What went, but not as well as it should.
+    /// A warning.
     pub fn doubtful(text: &str) -> Cell {
         Cell::styled(text, Style::new().yellow())
     }
 
-    /// What went wrong.
+    /// A failure.
     pub fn bad(text: &str) -> Cell {
         Cell::styled(text, Style::new().red())
     }
@@ -147,8 +147,8 @@ impl Cell {
         Cell { text, style }
     }
 
-    /// Its words on lines of `width`. A word that is longer, as a path, has a line to itself: it is of
-    /// no use without its end.
+    /// Its words on lines of `width`. A longer word, such as a path, gets its own line: it is
+    /// useless without its end.
     fn fold(&self, width: usize) -> String {
         let mut folded = String::new();
         let mut room = width + 1;
@@ -197,7 +197,7 @@ impl Table {
         }
     }
 
-    /// The columns, and what each needs to show all that is in it.
+    /// The columns, and the width that each needs for its complete content.
     fn natural(&self) -> Vec<(Column, usize)> {
         let widths = (0..self.columns.len()).map(|n| self.width(n));
         self.columns.iter().copied().zip(widths).collect()
@@ -210,8 +210,8 @@ impl Table {
         texts.map(measure_text_width).max().unwrap_or(0)
     }
 
-    /// The lines of the titles and of each row, with columns as wide as `widths` says; `None` is a
-    /// column that is left out.
+    /// The lines of the titles and of each row, with columns of these `widths`; `None` is a column
+    /// that is left out.
     fn lines(&self, widths: &[Option<usize>], page: Page) -> Vec<Vec<String>> {
         let titles: Vec<_> = self.columns.iter().map(|it| Cell::from(it.title)).collect();
         let shown = |row: &Vec<Cell>| -> Vec<String> {
@@ -249,7 +249,7 @@ impl Table {
         };
         let narrower = page.narrower(GAP);
         let columns = rest.natural();
-        // What does not fit even so is for the terminal to wrap.
+        // If it still does not fit, the terminal wraps it.
         let widths = fit(&columns, narrower.columns)
             .unwrap_or_else(|| columns.iter().map(|(_, width)| Some(*width)).collect());
         let below = rest.lines(&widths, narrower);
@@ -265,12 +265,12 @@ impl Table {
     }
 }
 
-/// How wide each column is to be so that all keep to `limit`; `None` for one that is left out, and
-/// in place of all where even the columns that must stay do not fit.
+/// The widths of the columns so that all fit into `limit`; `None` for a column that is left out,
+/// and instead of the list if even the required columns do not fit.
 fn fit(columns: &[(Column, usize)], limit: Option<usize>) -> Option<Vec<Option<usize>>> {
     let limit = limit.unwrap_or(usize::MAX);
     let ranks: BTreeSet<u8> = columns.iter().map(|(column, _)| column.rank).collect();
-    // All of them, or else without those of the highest rank, and so on.
+    // Try with all columns, then without those of the highest rank, and so on.
     ranks.into_iter().rev().find_map(|rank| {
         let kept = columns.iter().filter(|(column, _)| column.rank <= rank);
         let needed: usize = kept.map(|(column, width)| column.least(*width) + GAP).sum();

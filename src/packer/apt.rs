@@ -1,14 +1,14 @@
-//! The proxies that this host's apt goes through: a build's VM goes through them as well, and no
-//! instance does. Where this host reaches the archives by a proxy alone, its VMs do not otherwise.
+//! The proxies of this host's apt: a build's VM uses them too, an instance does not. If this host
+//! can only reach the archives through a proxy, its VMs cannot reach them without it either.
 
 use anyhow::Result;
 
 use crate::process::Program;
 
-/// What stands for this host's loopback address in a VM with QEMU's own network.
+/// The address of this host's loopback interface in a VM with QEMU's user network.
 const THIS_HOST: &str = "10.0.2.2";
 
-/// This host's proxies as a configuration file for the VM; empty where there are none, or no apt.
+/// This host's proxies as an apt configuration file for the VM; empty if there are none, or no apt.
 pub fn proxies_of_host() -> Result<String> {
     match Program::find("apt-config", "apt") {
         Ok(program) => Ok(proxies(&program.run(["dump"])?)),
@@ -16,12 +16,12 @@ pub fn proxies_of_host() -> Result<String> {
     }
 }
 
-/// The proxies in what `apt-config dump` says.
+/// The proxies in the output of `apt-config dump`.
 fn proxies(dump: &str) -> String {
     let lines = dump.lines().filter_map(|line| {
         let (name, value) = line.strip_suffix("\";")?.split_once(" \"")?;
         let kinds = ["Acquire::http::Proxy", "Acquire::https::Proxy"];
-        // Of all archives, or of that on one host.
+        // For all archives, or for those on one host.
         let is_one = kinds.iter().any(|kind| {
             let rest = name.strip_prefix(kind);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
@@ -33,7 +33,7 @@ fn proxies(dump: &str) -> String {
     lines.collect()
 }
 
-/// A proxy as the VM reaches it: this host's own is at another address there.
+/// The URL of a proxy as seen from the VM, where this host's loopback has another address.
 fn from_within(proxy: &str) -> String {
     let Some((scheme, rest)) = proxy.split_once("://") else {
         return proxy.to_owned();

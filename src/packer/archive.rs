@@ -1,5 +1,5 @@
-//! Which of a lab's packages the distribution's archive does not have: by the report of a stage, or
-//! in advance by this host's own package lists.
+//! Finds packages of a lab that the distribution's archive does not have: from the report of a
+//! stage, or in advance from this host's own package lists.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -12,21 +12,21 @@ use crate::process::Program;
 
 const OS_RELEASE: &str = "/etc/os-release";
 
-/// Fewer names than this are not a whole archive.
+/// A complete archive has at least this many names.
 const WHOLE: usize = 10_000;
 
-/// What an archive has.
+/// The content of an archive.
 #[derive(Debug, Default)]
 pub struct Archive<'a> {
     packages: HashSet<&'a str>,
-    /// Who provides a name that need not be a package itself.
+    /// The providers of a virtual name.
     providers: HashMap<&'a str, BTreeSet<&'a str>>,
 }
 
-/// A name by which nothing can be installed.
+/// A name that cannot be installed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unknown {
-    /// There is nothing of that name.
+    /// Nothing has that name.
     Missing(String),
     /// Several packages provide it.
     Ambiguous(String, Vec<String>),
@@ -46,8 +46,8 @@ impl fmt::Display for Unknown {
 }
 
 impl<'a> Archive<'a> {
-    /// From a report: the names of packages, one a line; with a second name behind a tab, a name and
-    /// a package that provides it.
+    /// Parses a report: one package name per line; with a second name after a tab, a name and a
+    /// package that provides it.
     pub fn of(report: &'a str) -> Archive<'a> {
         let mut archive = Archive::default();
         for line in report.lines() {
@@ -61,7 +61,7 @@ impl<'a> Archive<'a> {
         archive
     }
 
-    /// Adds who provides what, as `apt-cache showpkg` tells it.
+    /// Adds providers from the output of `apt-cache showpkg`.
     fn add_providers(&mut self, told: &'a str) {
         let (mut name, mut in_providers) = ("", false);
         for line in told.lines() {
@@ -75,8 +75,8 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// What of `wanted` cannot be installed. A name that one package provides can. Nothing where it
-    /// is not known what there is.
+    /// The names in `wanted` that cannot be installed. A name that exactly one package provides can
+    /// be. Empty if the content of the archive is unknown.
     pub fn unknown<'b>(&self, wanted: impl Iterator<Item = &'b str>) -> Vec<Unknown> {
         if self.packages.is_empty() {
             return Vec::new();
@@ -95,8 +95,8 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// The packages of `lab` that this host's package lists do not have. None where its cloud image is
-/// not known to be of this host's release, or where there are no such lists.
+/// The packages of `lab` that are missing in this host's package lists. None if the release of its
+/// cloud image may differ from this host's, or if there are no such lists.
 pub fn unknown_here(lab: &Lab) -> Result<Vec<Unknown>> {
     let release = fs_err::read_to_string(OS_RELEASE).unwrap_or_default();
     if !is_of_release(&lab.image.url.to_string(), &release) {
@@ -119,8 +119,9 @@ pub fn unknown_here(lab: &Lab) -> Result<Vec<Unknown>> {
     Ok(archive.unknown(wanted()))
 }
 
-/// Whether the name of an image, as in `debian-12-cloud-amd64.qcow2` or
-/// `ubuntu-24.04-server-cloudimg-amd64.img`, has the distribution and version of an `os-release`.
+/// Whether the name of an image, such as `debian-12-cloud-amd64.qcow2` or
+/// `ubuntu-24.04-server-cloudimg-amd64.img`, matches the distribution and version of an
+/// `os-release`.
 fn is_of_release(image: &str, os_release: &str) -> bool {
     let value = |key: &str| {
         let mut lines = os_release.lines();

@@ -11,7 +11,7 @@ use crate::config::{Lab, SourcePath};
 
 static BRANDING: Dir = include_dir!("$CARGO_MANIFEST_DIR/branding");
 
-/// What of our branding goes into a guest; beside it are the sources that it is drawn from.
+/// The branding files for guests; their sources are in the same directory.
 const PICTURES: [&str; 3] = [LOGO, WALLPAPER, LOGIN];
 const LOGO: &str = "logo.png";
 const WALLPAPER: &str = "wallpaper.jpg";
@@ -19,14 +19,14 @@ const LOGIN: &str = "login.png";
 const GRUB_THEME: &str = "grub/";
 const GRUB_BACKGROUND: &str = "grub/splash.png";
 
-/// The largest picture in bytes; a screen does not show more.
+/// The maximum size of a picture, in bytes.
 const LARGEST: u64 = 32 << 20;
 
 const PNG: Kinds = &[("PNG", b"\x89PNG\r\n\x1a\n")];
 const JPEG: Kinds = &[("JPEG", b"\xff\xd8\xff")];
 const EITHER: Kinds = &[PNG[0], JPEG[0]];
 
-/// Kinds of pictures, and how files of them begin.
+/// Picture formats and their first bytes.
 type Kinds = &'static [(&'static str, &'static [u8])];
 
 /// Assets by their paths below `branding/` in the guest.

@@ -1,21 +1,21 @@
-//! What Packer says with `-machine-readable`: lines of `time,target,type,data…`
+//! Parses Packer's `-machine-readable` output: lines of `time,target,type,data…`
 //! (<https://developer.hashicorp.com/packer/docs/commands#machine-readable-output>). Pure.
 
 use crate::error::Kind;
 
-/// Lines that our own scripts print in the guest to name their phases begin with this.
+/// The prefix of lines with which our scripts in the guest announce their phases.
 const PHASE: &str = "[cyyber] ";
 
-/// One thing said.
+/// One message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Said {
-    /// It was said as an error.
+    /// It is an error message.
     pub is_error: bool,
     /// The text for people; may have several lines.
     pub text: String,
 }
 
-/// Understands a line; `None` for what is not addressed to people.
+/// Parses a line; `None` if it is not a message for people.
 pub fn parse(line: &str) -> Option<Said> {
     let fields: Vec<_> = line.splitn(5, ',').collect();
     let [_time, _target, "ui", level, text] = fields[..] else {
@@ -49,17 +49,17 @@ impl Said {
     }
 }
 
-/// The text without `==> qemu.lab: ` or the indent that stands for it.
+/// The text without `==> qemu.lab: ` or the equivalent indent.
 fn without_source(line: &str) -> &str {
     let line = line.trim_start().trim_start_matches("==> ");
     let line = line.trim_start_matches("--> ");
     line.strip_prefix("qemu.lab: ").unwrap_or(line)
 }
 
-/// The lines that explain a failure, out of all that was said: the last errors of the guest's
-/// package manager and scripts and of Packer itself, at most `most`.
+/// The lines that explain a failure: the last errors of the guest's package manager and scripts and
+/// of Packer itself, at most `most`.
 pub fn reasons(said: &[Said], most: usize) -> Vec<String> {
-    // Packer's words about its own cleaning up say nothing about the cause.
+    // Packer's messages about its own cleanup do not explain the cause.
     let noise = [
         "Deleting output directory",
         "Some builds didn't complete",
@@ -74,7 +74,7 @@ pub fn reasons(said: &[Said], most: usize) -> Vec<String> {
     for text in told.flat_map(|said| said.text.lines()) {
         let text = without_source(text).trim();
         let is_noise = text.is_empty() || noise.iter().any(|noise| text.starts_with(noise));
-        // "Build 'qemu.lab' errored after 9 seconds: " and what was said before.
+        // "Build 'qemu.lab' errored after 9 seconds: " and an earlier message.
         let is_known = lines.iter().any(|line| text.ends_with(line.as_str()));
         if !is_noise && !is_known {
             lines.push(text.to_owned());
@@ -83,8 +83,8 @@ pub fn reasons(said: &[Said], most: usize) -> Vec<String> {
     lines.split_off(lines.len().saturating_sub(most))
 }
 
-/// What kind of failure `reasons` tell of and what to do about it, where that is known. The words
-/// are those of Packer, of the Go library that it downloads with, of QEMU and of apt.
+/// The kind of a failure with these `reasons`, and a hint, if known. The texts are those of Packer,
+/// of its Go download library, of QEMU and of apt.
 pub fn remedy(reasons: &[String]) -> Option<(Kind, &'static str)> {
     let said = |words: &str| reasons.iter().any(|reason| reason.contains(words));
     let downloads = said("error downloading ISO");

@@ -1,8 +1,9 @@
 //! Building a lab's image with Packer.
 //!
-//! [`templates`], [`branding`], [`provision`] and [`source`] are what an image is built from;
-//! [`archive`] has a first look at the packages, [`apt`] knows this host's proxies, [`render`] says what goes into a build's directory (pure), [`run`] runs it, [`machine`] reads what
-//! Packer says (pure), and [`result`] describes what came out.
+//! [`templates`], [`branding`], [`provision`] and [`source`] are the inputs of an image;
+//! [`archive`] checks the packages in advance, [`apt`] reads this host's proxies, [`render`]
+//! creates a build's directory (pure), [`run`] runs Packer, [`machine`] parses its output (pure),
+//! and [`result`] describes the result.
 
 pub mod apt;
 pub mod archive;
@@ -21,11 +22,11 @@ use crate::config::{Lab, SourcePath};
 use crate::error::{Fault, Kind};
 use crate::process::{self, Program};
 
-/// Where Packer is to be had: Debian 12 has a package of it, later releases have none.
+/// Where to get Packer: Debian 12 has a package of it, later releases do not.
 const INSTALL: &str = "install it: `make setup` does, or says how; or see \
                        https://developer.hashicorp.com/packer/install";
 
-/// What to do where the plugin could not be fetched.
+/// The hint if the plugin could not be downloaded.
 const PLACE_PLUGIN: &str = "can this host reach github.com? without it, take the plugin's file from \
     https://github.com/hashicorp/packer-plugin-qemu/releases elsewhere, and: packer plugins install \
     --path FILE github.com/hashicorp/qemu";
@@ -34,7 +35,7 @@ const PLACE_PLUGIN: &str = "can this host reach github.com? without it, take the
 #[derive(Debug, Clone)]
 pub struct Packer {
     program: Program,
-    /// Its version as it says it, without the `v`.
+    /// Its version, without the `v`.
     pub version: String,
 }
 
@@ -43,7 +44,7 @@ impl Packer {
     pub fn find() -> Result<Packer> {
         let program = Program::find_or("packer", INSTALL)?;
         let mut command = program.command();
-        // Or it would ask its makers for a newer one.
+        // Otherwise it would check for a newer version online.
         command.arg("version").env("CHECKPOINT_DISABLE", "1");
         let said = process::run(&mut command)?;
         let path = program.path().display();
@@ -53,7 +54,7 @@ impl Packer {
         Ok(Packer { program, version })
     }
 
-    /// Whether the QEMU builder is a plugin to be fetched by `packer init`, as since Packer 1.7
+    /// Whether the QEMU builder is a plugin that `packer init` downloads, as since Packer 1.7
     /// (<https://developer.hashicorp.com/packer/docs/commands/init>), rather than built in.
     pub fn wants_plugins(&self) -> bool {
         wants_plugins(&self.version)
@@ -68,10 +69,10 @@ pub fn qemu_version() -> Result<String> {
     Ok(version.to_owned())
 }
 
-/// The option by which a QEMU of this version becomes the user without rights, Debian's `nobody`,
-/// once it has opened its files.
+/// The option with which a QEMU of this version switches to the unprivileged user, Debian's
+/// `nobody`, once it has opened its files.
 pub fn as_nobody(qemu_version: &str) -> [&'static str; 2] {
-    // QEMU 10 has the former no more.
+    // QEMU 10 no longer has the former.
     if numbers(qemu_version) < (9, 1) {
         ["-runas", "65534:65534"]
     } else {
@@ -89,14 +90,14 @@ fn numbers(version: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// `1.6.6` from `Packer v1.6.6`, which more lines may follow.
+/// `1.6.6` from `Packer v1.6.6`, which may be followed by more lines.
 fn version_in(said: &str) -> Option<&str> {
     let version = said.lines().next()?.strip_prefix("Packer v")?.trim();
     let is_number = version.starts_with(|c: char| c.is_ascii_digit());
     is_number.then_some(version)
 }
 
-/// That what `key` of the configuration of `lab` names cannot be used.
+/// The error that the file named by `key` in the configuration of `lab` cannot be used.
 fn unusable(lab: &Lab, key: &str, path: &SourcePath) -> Fault {
     let (lab, path) = (&lab.lab_id, path.as_path().display());
     let message = format!("{key} of lab '{lab}' cannot be used: {path}");

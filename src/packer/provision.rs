@@ -1,4 +1,4 @@
-//! An instructor's own files and scripts for a lab, made ready to be copied into the guest.
+//! An instructor's files and scripts for a lab, prepared to be copied into the guest.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,33 +12,33 @@ use crate::config::{Lab, SourcePath};
 use crate::error::Fault;
 use crate::text::{self, hex};
 
-/// Up to this size a file is known by its content. Reading a larger one each time would take longer
-/// than the whole look at whether anything changed: it is known by its place, size and time.
+/// Up to this size, a file is identified by its content. Reading a larger one each time would take
+/// longer than the rest of the check for changes: it is identified by its path, size and time.
 const READ: u64 = 16 << 20;
 
-/// So much of a script is looked at for its first line.
+/// How much of a script is read for its first line.
 const LONGEST_LINE: u64 = 64 << 10;
 
-/// What a file of a build contains.
+/// The content of a file of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// Just this.
+    /// These bytes.
     Bytes(Vec<u8>),
-    /// The same as a file of this machine.
+    /// The content of a file on this machine.
     Copy(PathBuf),
 }
 
-/// What a lab's own files and scripts become.
+/// A lab's files and scripts, prepared.
 #[derive(Debug, Default)]
 pub struct Provisioned {
-    /// By their paths below `provision/`, one thing a file.
+    /// By their paths below `provision/`, one value per file.
     pub files: Vec<(String, Content)>,
-    /// Everything about them, in few words: it changes when they do.
+    /// A short description that changes when they do.
     pub identity: Vec<String>,
 }
 
 impl Provisioned {
-    /// Looks at what the configuration of `lab` names.
+    /// Reads the files and scripts that the configuration of `lab` names.
     pub fn of(lab: &Lab) -> Result<Provisioned> {
         let mut all = Provisioned::default();
         let provision = &lab.provision;
@@ -82,15 +82,15 @@ fn unusable(lab: &Lab, key: &str, path: &SourcePath) -> Fault {
     super::unusable(lab, &format!("provision.{key}"), path).hint(hint)
 }
 
-/// Fails for a script that Linux cannot run as it was saved: with a mark before its first line, in
-/// UTF-16, or with a first line that ends as those of Windows do. Further down such ends are the
-/// script's own, as of a text that it writes. What `files` has is data, and copied as it is.
+/// Fails for a script that Linux cannot run: with a byte order mark, in UTF-16, or with a Windows
+/// line ending in its first line. Further down, such line endings may be intended, for example in a
+/// text that the script writes. `files` are data and copied unchanged.
 fn ensure_unix(script: &SourcePath) -> Result<()> {
     let mut begin = Vec::new();
     File::open(script.as_path())?
         .take(LONGEST_LINE)
         .read_to_end(&mut begin)?;
-    // A program is no text.
+    // A binary program is not text.
     if begin.starts_with(b"\x7fELF") {
         return Ok(());
     }
@@ -112,7 +112,7 @@ fn ensure_unix(script: &SourcePath) -> Result<()> {
 }
 
 fn identity(path: &SourcePath) -> Result<String> {
-    // Before it is opened: that would wait at a pipe.
+    // Check this before opening it, which would wait at a pipe.
     let there = std::fs::metadata(path.as_path())?;
     ensure!(there.is_file(), "it is not a regular file");
     if there.len() > READ {

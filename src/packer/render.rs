@@ -1,9 +1,9 @@
-//! What goes into a build's directory. Pure: values in, files out.
+//! Creates the content of a build's directory. Pure: values in, files out.
 //!
-//! There are two builds: that of a stage, which many labs share, and that of a lab, which goes on
-//! from its stage. The Packer template and the scripts are constant. A lab's values reach them as
-//! data only: what Packer needs in a variables file, what the guest gets as files that are copied
-//! and never run, but for the scripts that the instructor wants run.
+//! There are two builds: of a stage, which many labs share, and of a lab, which starts from its
+//! stage. The Packer template and the scripts are constant. A lab's values reach them only as data:
+//! for Packer in a variables file, for the guest in files that are copied and never run, except for
+//! the instructor's scripts.
 
 use std::collections::BTreeMap;
 
@@ -16,36 +16,36 @@ use crate::accelerator::Accelerator;
 use crate::config::{Desktop, Lab};
 use crate::units::ByteSize;
 
-/// The link in the build's directory to an image that is a file of this machine, so that no path of
-/// ours goes through Packer, which expands `{{ }}` in it.
+/// The link in the build's directory to an image on this machine, so that no path of ours passes
+/// through Packer, which expands `{{ }}` in it.
 pub const SOURCE_LINK: &str = "source.img";
 
-/// What Packer reads the template's variables from.
+/// The file with the template's variables for Packer.
 pub const VARIABLES: &str = "lab.auto.pkrvars.json";
 
 /// The build's SSH key.
 pub const KEY: &str = "id_ed25519";
 
-/// The disk that comes out of a build.
+/// The disk that a build produces.
 pub const DISK: &str = "out/disk.qcow2";
 
-/// What the guest has to tell at the end: of a stage what its archive has, of a lab what is installed,
-/// with versions.
+/// The guest's report at the end: for a stage the content of its archive, for a lab the installed
+/// packages with versions.
 pub const REPORT: &str = "report";
 
-/// What the guest's kernel and systemd say on the serial line while it is built.
+/// Output of the guest's kernel and systemd on the serial port during the build.
 pub const CONSOLE: &str = "console.log";
 
-/// What is copied into the guest.
+/// The directory that is copied into the guest.
 pub const GUEST: &str = "cyyber";
 
-/// The proxies for the guest's apt, where this host has some. No part of what an image is made from.
+/// The proxies for the guest's apt, if this host has some. Not an input of the image.
 pub const APT: &str = "cyyber/apt.conf";
 
-/// What cloud-init is served from.
+/// The directory that is served to cloud-init.
 pub const SERVED: &str = "http";
 
-/// Templates that a lab's build wants in the guest. What an instructor adds comes with them.
+/// Templates that a lab's build needs in the guest. An instructor's additions are included.
 const LAB_SCRIPTS: [&str; 4] = ["common.sh", "install.sh", "finish.sh", "seed-user-data"];
 
 /// Files by their path in the build's directory.
@@ -60,7 +60,7 @@ pub enum Step {
     Lab,
 }
 
-/// The machine that a build runs in.
+/// The VM that a build runs in.
 #[derive(Debug, Clone, Copy)]
 pub struct Machine {
     /// Hardware virtualisation or software emulation.
@@ -69,11 +69,11 @@ pub struct Machine {
     pub cpus: usize,
     /// Memory in MiB.
     pub memory_mb: u32,
-    /// QEMU's option to run as somebody else than we.
+    /// QEMU's option to run as another user than we.
     pub run_as: Option<[&'static str; 2]>,
 }
 
-/// All files of a stage's build but those that differ from machine to machine.
+/// All files of a stage's build, except those that differ between machines.
 pub fn stage_files(
     templates: &Templates,
     assets: &Assets,
@@ -93,7 +93,7 @@ pub fn stage_files(
     files
 }
 
-/// All files of a lab's build but those that differ from machine to machine.
+/// All files of a lab's build, except those that differ between machines.
 pub fn lab_files(
     lab: &Lab,
     templates: &Templates,
@@ -128,7 +128,7 @@ fn common_files(templates: &Templates, with_plugins: bool) -> Files {
     let template = |name: &str| bytes(templates.get(name));
     let mut files = Files::from([
         ("lab.pkr.hcl".to_owned(), template("packer/lab.pkr.hcl")),
-        // cloud-init wants both files of a seed; this one says all there is to say at build time.
+        // cloud-init requires both files of a seed; this one has all that is needed at build time.
         (
             format!("{SERVED}/meta-data"),
             line("instance-id: cyyber-build"),
@@ -175,14 +175,14 @@ fn packages(lab: &Lab) -> String {
     lines.collect()
 }
 
-/// JSON is YAML, and nothing has to be quoted by hand.
+/// JSON is valid YAML, so nothing needs to be quoted by hand.
 fn seed_meta_data(lab: &Lab) -> String {
     let name = hostname(lab);
     json!({"instance-id": name, "local-hostname": name}).to_string()
 }
 
-/// The variables of the Packer template: the image at `url`, which must have the hash `checksum`
-/// where that is known, becomes one with a disk of `disk_size` on `machine`.
+/// The variables of the Packer template: the image at `url`, whose hash must be `checksum` if
+/// known, becomes an image with a disk of `disk_size`, built on `machine`.
 pub fn variables(
     step: Step,
     url: &str,
@@ -195,7 +195,7 @@ pub fn variables(
             Step::Stage => "stage",
             Step::Lab => "install",
         },
-        // A stage is read a few times and then thrown away.
+        // A stage is read a few times and then removed.
         "skip_compaction": step == Step::Stage,
         "image_url": url,
         "image_checksum": checksum.map_or_else(|| "none".to_owned(), |sum| format!("sha256:{sum}")),
@@ -212,15 +212,15 @@ pub fn variables(
     format!("{variables:#}\n").into_bytes()
 }
 
-/// cloud-init's instructions for the build: let our key in as root, and nobody else.
+/// cloud-init's instructions for the build: permit our key for root, and nobody else.
 pub fn build_user_data(public_key: &str) -> Vec<u8> {
     let config = json!({
         "disable_root": false,
         "ssh_pwauth": false,
-        // The others take long to make, and are thrown away.
+        // The other key types take long to generate, and are removed anyway.
         "ssh_genkeytypes": ["ed25519"],
         "users": [{"name": "root", "ssh_authorized_keys": [public_key.trim()]}],
-        // Nobody looks at the desktop of a stage while a lab is made from it.
+        // Nobody uses the desktop of a stage while a lab is built from it.
         "bootcmd": ["systemctl --no-block stop display-manager.service 2>/dev/null || true"],
     });
     format!("#cloud-config\n{config:#}\n").into_bytes()

@@ -1,4 +1,4 @@
-//! The results of a build, described for people and programs.
+//! The metadata of a build, for people and programs.
 
 use std::path::{Path, PathBuf};
 
@@ -37,14 +37,14 @@ pub struct Metadata<'a> {
     tools: Tools<'a>,
 }
 
-/// What of the instructor's own is in the image.
+/// The instructor's files and scripts in the image.
 #[derive(Debug, Serialize)]
 struct Provisioned {
     files: Vec<String>,
     scripts: Vec<PathBuf>,
 }
 
-/// What the lab was made from.
+/// The source of the lab.
 #[derive(Debug, Serialize)]
 struct Stage<'a> {
     name: &'a str,
@@ -57,7 +57,7 @@ struct Stage<'a> {
 struct Installed<'a> {
     name: &'a str,
     version: Option<&'a str>,
-    /// The package that it is, where that has another name.
+    /// The providing package, if it has another name.
     #[serde(skip_serializing_if = "Option::is_none")]
     provided_by: Option<&'a str>,
 }
@@ -69,7 +69,7 @@ struct Tools<'a> {
     qemu: String,
 }
 
-/// All that a description is made from.
+/// The input of the metadata.
 #[derive(Debug)]
 pub struct Description<'a> {
     /// The lab.
@@ -78,11 +78,11 @@ pub struct Description<'a> {
     pub image: &'a ImageInfo,
     /// Its hash.
     pub sha256: &'a str,
-    /// What it was built from.
+    /// Its inputs.
     pub inputs: &'a Inputs,
     /// The name of the base build.
     pub build: &'a str,
-    /// The stage that it was made from.
+    /// The stage that it was built from.
     pub stage: &'a stages::Stage,
     /// `dpkg-query`'s list of all packages in the image.
     pub installed: &'a str,
@@ -90,14 +90,14 @@ pub struct Description<'a> {
     pub started: Timestamp,
     /// When it ended.
     pub finished: Timestamp,
-    /// What ran the build's VM.
+    /// The accelerator of the build's VM.
     pub accelerator: Accelerator,
     /// Packer's version.
     pub packer: &'a str,
 }
 
 impl Description<'_> {
-    /// The description as JSON.
+    /// The metadata as JSON.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let lab = self.lab;
         let metadata = Metadata {
@@ -144,8 +144,8 @@ fn provisioned(lab: &Lab) -> Provisioned {
     }
 }
 
-/// The versions of `wanted` by `installed`, the lines of which have a package, its version, and what
-/// it provides.
+/// The versions of `wanted` in `installed`, whose lines have a package, its version, and what it
+/// provides.
 fn versions<'a>(wanted: &'a [PackageName], installed: &'a str) -> Vec<Installed<'a>> {
     let all = installed.lines().filter_map(|line| {
         let (package, rest) = line.split_once('\t')?;
@@ -180,7 +180,7 @@ pub fn is_about(metadata: &[u8], build: &str) -> bool {
         .is_ok_and(|metadata| metadata["build"] == build)
 }
 
-/// Checks that an image is whole and stands by itself.
+/// Checks that an image is complete and has no backing file.
 pub fn check(image: &Path) -> Result<ImageInfo> {
     let info = images::info(image)?;
     info.ensure_whole()

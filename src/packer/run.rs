@@ -1,4 +1,4 @@
-//! Running Packer: its progress is reported, its whole log kept, and it ends when we do.
+//! Runs Packer: reports its progress, keeps its complete log, and ends it when we end.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -20,45 +20,45 @@ use crate::images;
 use crate::process::{self, Program};
 use crate::units::MIB;
 
-/// How many of Packer's last words a failure shows.
+/// How many of Packer's last messages are shown on failure.
 const REASONS: usize = 6;
 
-/// How long Packer may take to clean up after it was told to end.
+/// How long Packer may take to clean up after it was told to stop.
 const CLEANING: Duration = Duration::from_secs(60);
 
-/// How often the wish to end is looked for.
+/// How often to check for an interrupt.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often it is looked how the host fares.
+/// How often to check the resources of the host.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// With less room than this, in bytes, a build ends. QEMU would hold its guest still when it cannot
-/// write, and Packer would wait for the guest for ever.
+/// With less free space than this, in bytes, a build is stopped. Otherwise QEMU would freeze its
+/// guest when it cannot write, and Packer would wait for the guest for ever.
 const LEAST_ROOM: u64 = 128 * MIB;
 
-/// What happens while a build runs.
+/// An event during a build.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A phase begins.
     Phase(&'a str),
-    /// So much memory its processes hold now, in bytes.
+    /// The memory that its processes use now, in bytes.
     Resident(u64),
 }
 
-/// A directory with a rendered build, and where its story goes.
+/// A directory with a rendered build, and the path of its log.
 #[derive(Debug)]
 pub struct Build<'a> {
     /// The rendered build; Packer's working directory.
     pub directory: &'a Path,
     /// Packer's full log.
     pub log: &'a Path,
-    /// Where Packer keeps what it downloads.
+    /// Packer's download cache.
     pub cache: &'a Path,
 }
 
 impl Build<'_> {
-    /// Runs the build to its end. `tell` gets to know what happens; when `stop` becomes true the
-    /// build is ended and cleaned up after.
+    /// Runs the build. `tell` receives events; when `stop` becomes true, the build is stopped and
+    /// cleaned up.
     pub fn run(
         &self,
         packer: &Packer,
@@ -123,10 +123,10 @@ impl Build<'_> {
         }
     }
 
-    /// Runs one Packer command, handing every line it says to `tell`.
+    /// Runs one Packer command, and passes every line of its output to `tell`.
     ///
-    /// It writes to the log and is read from there. A pipe would break when we are killed, and
-    /// Packer would die of that before it has cleaned up.
+    /// It writes to the log, from which we read. A pipe would break if we were killed, and Packer
+    /// would die before it has cleaned up.
     fn step(
         &self,
         packer: &Packer,
@@ -182,15 +182,15 @@ impl Build<'_> {
     }
 }
 
-/// What a step has to tell.
+/// The report of a step.
 enum News<'a> {
     Line(&'a str),
     Resident(u64),
 }
 
-/// Packer in a process group of its own, so that a Ctrl-C reaches us alone and Packer is told to
-/// end once, by us. Should we be killed, the kernel tells it: left alone, Packer and its QEMU would
-/// run on.
+/// Packer in its own process group, so that only we receive a Ctrl-C, and we tell Packer once to
+/// stop. If we are killed, the kernel sends it a signal: otherwise Packer and its QEMU would keep
+/// running.
 fn tied_to_us(packer: &Packer, args: &[&str]) -> Result<Command> {
     let mut command = Program::find("setpriv", "util-linux")?.command();
     command
@@ -201,10 +201,10 @@ fn tied_to_us(packer: &Packer, args: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// The lines that are added to a file.
+/// The lines that are appended to a file.
 struct Lines {
     file: BufReader<File>,
-    /// The beginning of a line whose end is not written yet.
+    /// The beginning of an incomplete line.
     begun: Vec<u8>,
 }
 
@@ -227,8 +227,8 @@ impl Lines {
     }
 }
 
-/// A child that leads a process group, which ends with it: a Packer that was killed leaves its QEMU
-/// and plugins behind.
+/// A child that leads a process group, which is killed with it: a killed Packer leaves its QEMU and
+/// plugins behind.
 struct Group(Child);
 
 impl Group {

@@ -10,22 +10,22 @@ use crate::config::{ImageUrl, Lab, Sha256};
 use crate::error::{Fault, Kind};
 use crate::images::{self, cloud};
 
-/// What a cloud image that is yet to be downloaded is taken to have, in bytes.
+/// The assumed size of a cloud image that is not downloaded yet, in bytes.
 const DOWNLOAD: u64 = 1 << 30;
 
 /// The cloud image of a lab.
 #[derive(Debug)]
 pub struct Source {
-    /// Where it is, if it is a file of this machine.
+    /// Its path, if it is a file on this machine.
     pub file: Option<PathBuf>,
-    /// What tells it from any other.
+    /// Its identity.
     pub identity: String,
-    /// Its size in bytes, or what it is taken to be.
+    /// Its size in bytes, or an assumed one.
     pub size: u64,
 }
 
 impl Source {
-    /// Looks at the cloud image of `lab`.
+    /// Checks the cloud image of `lab`.
     pub fn of(lab: &Lab) -> Result<Source> {
         let checksum = lab.image.checksum.as_ref();
         let checksum = checksum.map(|sum| sum.as_str().to_owned());
@@ -56,7 +56,7 @@ impl Source {
                         labs/demo.json uses";
             Fault::new(Kind::Config, message).hint(hint)
         })?;
-        // Hashing it each time would take longer than the whole look at whether anything changed.
+        // Hashing it each time would take longer than the rest of the check for changes.
         let stamp = metadata.modified()?.duration_since(UNIX_EPOCH);
         let stamp = stamp.unwrap_or_default();
         let unhashed = format!("{} {} {}", file.display(), metadata.len(), stamp.as_nanos());
@@ -67,8 +67,8 @@ impl Source {
         })
     }
 
-    /// SHA-256 of the image, in hexadecimal: as it is of a file, as it must be of a download, which
-    /// Packer looks at. A file that is not what the configuration says is an error.
+    /// SHA-256 of the image, in hexadecimal: computed for a file, expected for a download, which
+    /// Packer checks. A file that does not match the configuration is an error.
     pub fn sha256(&self, lab: &Lab) -> Result<Option<String>> {
         let wanted = lab.image.checksum.as_ref().map(Sha256::digits);
         let Some(file) = &self.file else {
@@ -92,7 +92,7 @@ impl Source {
         Ok(Some(found))
     }
 
-    /// How Packer is to call it.
+    /// Its URL for Packer.
     pub fn url<'a>(&self, lab: &'a Lab) -> &'a str {
         match &lab.image.url {
             ImageUrl::Https(url) => url.as_str(),

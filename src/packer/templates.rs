@@ -1,5 +1,4 @@
-//! The templates that a build is rendered from: the built-in ones, or an instructor's own that
-//! replace them.
+//! The templates of a build: the built-in ones, or an instructor's that replace them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,25 +12,25 @@ use crate::error::{Fault, Kind};
 static PACKER: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates/packer");
 static GUEST: Dir = include_dir!("$CARGO_MANIFEST_DIR/templates/guest");
 
-/// What is wanted in the guest for a lab alone, and therefore no part of a stage.
+/// Templates that are only needed in the guest for a lab, and are therefore no input of a stage.
 const OF_LABS: [&str; 2] = ["guest/install.sh", "guest/seed-user-data"];
 
-/// What Packer is told about its plugins, where it wants that.
+/// Packer's plugin configuration, if it needs one.
 pub const PLUGINS: &str = "packer/plugins.pkr.hcl";
 
-/// A template of an instructor is not larger than this, nor is a file that goes with it.
+/// The maximum size of an instructor's template or additional file.
 const LARGEST: u64 = 64 << 20;
 
-/// Templates by their names below `templates/`, as in `guest/install.sh`.
+/// Templates by their names below `templates/`, for example `guest/install.sh`.
 #[derive(Debug)]
 pub struct Templates {
     files: BTreeMap<String, Vec<u8>>,
-    /// Those that take no other's place.
+    /// Those that do not replace a built-in one.
     added: BTreeSet<String>,
 }
 
 impl Templates {
-    /// Those of the program, with the files below `own` in the places of those of the same name.
+    /// The built-in templates, with the files below `own` replacing those of the same name.
     pub fn load(own: Option<&Path>) -> Result<Templates> {
         let mut files = BTreeMap::new();
         for (place, directory) in [("packer", &PACKER), ("guest", &GUEST)] {
@@ -53,8 +52,8 @@ impl Templates {
         Ok(templates)
     }
 
-    /// Lays the files below `directory` over ours. What is neither ours nor for the guest would be
-    /// read by nobody, as after a mistake in its name.
+    /// Adds the files below `directory`, replacing built-in ones. A file that is neither a built-in
+    /// name nor for the guest is an error: nothing would read it, so its name is probably wrong.
     fn overlay(&mut self, root: &Path, directory: &Path) -> Result<()> {
         for entry in fs_err::read_dir(directory)? {
             let path = entry?.path();
@@ -86,23 +85,23 @@ impl Templates {
         Ok(())
     }
 
-    /// The one called `name`; empty where there is none, which cannot be for ours.
+    /// The template called `name`; empty if there is none, which cannot happen for built-in names.
     pub fn get(&self, name: &str) -> &[u8] {
         self.files.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the instructor added it, rather than having it take the place of one of ours.
+    /// Whether the instructor added it, rather than replaced a built-in one.
     pub fn is_added(&self, name: &str) -> bool {
         self.added.contains(name)
     }
 
-    /// All that decides what a stage with `desktop` becomes, by name.
+    /// All templates that are inputs of a stage with `desktop`, by name.
     pub fn of_stages(&self, desktop: Desktop) -> impl Iterator<Item = (&str, &[u8])> {
         let of_labs = self.of_labs(desktop);
         of_labs.filter(|(name, _)| !OF_LABS.contains(name))
     }
 
-    /// All that decides what a lab with `desktop` becomes, by name.
+    /// All templates that are inputs of a lab with `desktop`, by name.
     pub fn of_labs(&self, desktop: Desktop) -> impl Iterator<Item = (&str, &[u8])> {
         let all = self.all();
         all.filter(move |(name, _)| !is_for_other(name, desktop))
@@ -115,7 +114,7 @@ impl Templates {
     }
 }
 
-/// Whether it is only for other desktops than this one.
+/// Whether it is only for other desktops.
 fn is_for_other(name: &str, desktop: Desktop) -> bool {
     let of_desktop = |other: Desktop| name.starts_with(&format!("guest/files/{}/", other.name()));
     let of_any = name.starts_with("guest/files/desktop/");

@@ -1,5 +1,5 @@
 //! When an instance was last used: the modification time of an empty file, which the web backend
-//! may also touch by itself.
+//! may also set.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use std::io;
@@ -11,8 +11,8 @@ use rustix::path::Arg;
 
 use crate::files::{Directory, open_or_make};
 
-/// Records activity now. Setting the present time needs no more than the right to write, so that
-/// members of the group can touch what another one made.
+/// Records activity now. Setting the current time only needs write access, so members of the group
+/// can touch a file that another one created.
 pub fn touch(path: &Path) -> io::Result<()> {
     let now = Timespec {
         tv_sec: 0,
@@ -25,13 +25,13 @@ pub fn touch(path: &Path) -> io::Result<()> {
     Ok(futimens(open_or_make(path)?, &times)?)
 }
 
-/// The last activity; `None` where it is not known, which must count as active. The file is not
-/// opened, and a link is not followed.
+/// The last activity; `None` if it is unknown, which must count as active. The file is not opened,
+/// and a link is not followed.
 pub fn last(path: &Path) -> Option<Timestamp> {
     last_in(&Directory::open(path.parent()?).ok()?, path.file_name()?)
 }
 
-/// As [`last`], of the file `name` in `directory`.
+/// Like [`last`], for the file `name` in `directory`.
 pub fn last_in(directory: &Directory, name: impl Arg) -> Option<Timestamp> {
     directory.modified(name).ok()
 }

@@ -1,5 +1,5 @@
-//! Which labs the reaper covers, so that a command can warn if none covers what it starts: judged
-//! by the passes that were run, not by what should run them.
+//! Which labs the reaper covers, so that a command can warn if none covers what it starts. This is
+//! judged by the passes that ran, not by what is set up to run them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Moment;
 use crate::files;
 
-/// A longer time without a pass is an outage: what was seen before it counts as unseen.
+/// A longer time without a pass is an outage: earlier observations then do not count.
 pub const LONGEST_GAP: SignedDuration = SignedDuration::from_mins(10);
 
-/// The last pass by each configuration that was read.
+/// The last pass with each configuration.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Coverage(BTreeMap<String, CoveringPass>);
 
@@ -25,20 +25,20 @@ struct CoveringPass {
 }
 
 impl Coverage {
-    /// What is noted at `path`.
+    /// The record at `path`.
     pub fn read(path: &Path) -> io::Result<Coverage> {
         let text = files::read_if_there(path)?;
         Ok(text.map_or_else(|| Ok(Coverage::default()), |it| serde_json::from_slice(&it))?)
     }
 
-    /// Notes at `path` a pass by the configuration `file`, which has `labs`.
+    /// Records at `path` a pass with the configuration `file`, which has `labs`.
     pub fn note<'a>(
         path: &Path,
         file: &Path,
         labs: impl Iterator<Item = &'a str>,
         now: &Moment,
     ) -> io::Result<()> {
-        // What cannot be read is replaced.
+        // An unreadable file is replaced.
         let mut coverage = Coverage::read(path).unwrap_or_default();
         coverage.0.retain(|_, pass| counts(pass.at, now));
         let pass = CoveringPass {
@@ -50,7 +50,7 @@ impl Coverage {
         files::replace_soon(path, &serde_json::to_vec(&coverage)?, files::SHARED)
     }
 
-    /// Why nothing looks after `lab`, where that is so.
+    /// Why no pass covers `lab`, if so.
     pub fn gap(&self, lab: &str, now: &Moment) -> Option<String> {
         let lately = self.0.iter().filter(|(_, pass)| counts(pass.at, now));
         let (files, passes): (Vec<_>, Vec<_>) = lately.map(|(file, pass)| (&**file, pass)).unzip();
@@ -67,8 +67,7 @@ impl Coverage {
     }
 }
 
-/// Whether a pass tells something of now. On a host that has just come up the next one may be to
-/// come.
+/// Whether a pass is recent. On a host that has just booted, the next one may still be to come.
 fn counts(pass: Timestamp, now: &Moment) -> bool {
     let since = now.time.duration_since(pass);
     now.uptime < LONGEST_GAP || (SignedDuration::from_secs(-60)..=LONGEST_GAP).contains(&since)

@@ -17,18 +17,18 @@ pub enum Keep {
     No,
     /// Until then.
     Until(Timestamp),
-    /// There is something that should say until when, and it cannot be read.
+    /// There is an exemption, but its end cannot be read.
     Unreadable(String),
 }
 
 #[derive(Serialize, Deserialize)]
 struct Promise {
-    /// The domain that it was made for.
+    /// The domain that it is for.
     uuid: Uuid,
     until: Timestamp,
 }
 
-/// Whether the domain `uuid` is exempt, by the file `name` in `directory`.
+/// Whether the domain `uuid` is exempt, according to the file `name` in `directory`.
 pub fn read_in(directory: &Directory, name: impl Arg, uuid: Uuid) -> Keep {
     let content = match directory.read(name) {
         Ok(content) => content,
@@ -39,7 +39,7 @@ pub fn read_in(directory: &Directory, name: impl Arg, uuid: Uuid) -> Keep {
     };
     match serde_json::from_slice::<Promise>(&content) {
         Ok(promise) if promise.uuid == uuid => Keep::Until(promise.until),
-        // Of another instance that had its name.
+        // It belongs to an earlier instance of the same name.
         Ok(_) => Keep::No,
         Err(_) => Keep::Unreadable(
             "the end of its exemption cannot be read: its file is damaged".to_owned(),
@@ -47,7 +47,7 @@ pub fn read_in(directory: &Directory, name: impl Arg, uuid: Uuid) -> Keep {
     }
 }
 
-/// Makes the domain `uuid` exempt. That survives a power cut.
+/// Exempts the domain `uuid`. This survives a power cut.
 pub fn write(path: &Path, uuid: Uuid, until: Timestamp) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         files::make_directory(directory, files::SHARED_DIRECTORY)?;

@@ -1,7 +1,7 @@
-//! One command at a time on one instance or one lab.
+//! Locks: one command at a time on one instance or one lab.
 //!
-//! A lock is the kernel's, on a file that stays: it ends with its process, however that ends, and
-//! removing the file while another process waits for it would make two holders.
+//! A lock is a kernel lock on a file that is never removed: it ends with its process, however that
+//! ends. Removing the file while another process waits for it would allow two holders.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -14,11 +14,11 @@ use anyhow::{Context, Result};
 use crate::error::{Fault, Kind};
 use crate::files::open_or_make;
 
-/// How long a command waits for another one to be done with the same instance. Longer than a
-/// graceful stop takes by default.
+/// How long a command waits for another one on the same instance: longer than a graceful stop takes
+/// by default.
 pub const PATIENCE: Duration = Duration::from_secs(45);
 
-/// How often a waiting command looks again.
+/// How often a waiting command tries again.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// A held lock; released when dropped.
@@ -34,7 +34,7 @@ impl Lock {
         Lock::wait(path, what, patience, File::try_lock)
     }
 
-    /// As [`Lock::take`], beside others who share it.
+    /// Like [`Lock::take`], but shared.
     pub fn share(path: &Path, what: &str, patience: Duration) -> Result<Lock> {
         Lock::wait(path, what, patience, File::try_lock_shared)
     }
@@ -65,7 +65,7 @@ impl Lock {
         }
     }
 
-    /// Takes the lock if that needs no waiting.
+    /// Takes the lock if it is free.
     pub fn try_take(path: &Path) -> Option<Lock> {
         let file = open_or_make(path).ok()?;
         file.try_lock().is_ok().then_some(Lock { _file: file })
@@ -75,7 +75,7 @@ impl Lock {
 fn open(path: &Path, what: &str) -> Result<File> {
     let failed = || format!("failed to lock {what}");
     match open_or_make(path) {
-        // As with libvirt itself, which such a person may not talk to either.
+        // The same applies to libvirt, which such a user cannot use either.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let fault = Fault::new(Kind::Unavailable, failed());
             Err(error).context(fault.hint(

@@ -1,8 +1,8 @@
-//! Tokens with which a browser gets through the gateway to one console, once.
+//! Tokens with which a browser can connect through the gateway to one console, once.
 //!
-//! The gateway makes a new key each time that it starts, and every command that gives access to a console
-//! signs with it. So the tokens from before a restart are void, and nothing has to be remembered of those
-//! that were used; a key that is there says that there is a gateway.
+//! The gateway creates a new key each time it starts, and every command that grants access to a
+//! console signs with it. So tokens from before a restart are void, and used ones need not be
+//! remembered across restarts; an existing key means that there is a gateway.
 
 use std::fmt;
 use std::io;
@@ -17,24 +17,24 @@ use sha2::Sha256;
 use crate::files;
 use crate::names::InstanceName;
 
-/// How long a token opens a session.
+/// How long a token is valid.
 const VALID_FOR: SignedDuration = SignedDuration::from_secs(60);
 
-/// The path of a console, before the token.
+/// The path of a console, without the token.
 pub const CONSOLE: &str = "/console/";
 
-/// Longer than any token, in characters.
+/// The maximum length of a token, in characters.
 const LONGEST: usize = 512;
 
 /// Bytes of a signature.
 const SIGNATURE: usize = 32;
 
-/// What somebody may do with a console.
+/// The access that a token grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// See it and use keyboard and pointer.
+    /// To view and to control the console.
     Control,
-    /// See it.
+    /// To view the console.
     View,
 }
 
@@ -47,30 +47,30 @@ impl Access {
     }
 }
 
-/// What a token says. An instance's name has its user in it.
+/// The content of a token. An instance's name includes its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Whose console it opens.
+    /// The instance.
     pub name: InstanceName,
-    /// What its bearer may do there.
+    /// The granted access.
     pub access: Access,
-    /// Until when it opens a session.
+    /// When it expires.
     pub expires: Timestamp,
-    /// Tells it from every other one.
+    /// A unique number.
     pub serial: u128,
 }
 
 /// Why a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nobody signed it with this key, or it is no token.
+    /// It is not signed with this key, or not a token.
     Forged,
-    /// Its time is over.
+    /// It has expired.
     Expired,
 }
 
 impl Token {
-    /// A new one, from `now` on.
+    /// A new token, valid from `now`.
     pub fn new(name: &InstanceName, access: Access, now: Timestamp) -> Token {
         Token {
             name: name.clone(),
@@ -106,12 +106,12 @@ impl Token {
     }
 }
 
-/// What tokens are signed with.
+/// The key that signs tokens.
 #[derive(Clone)]
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// Puts a new key in the place of the one at `path`, readable for nobody else.
+    /// Replaces the key at `path` with a new one that only its owner can read.
     pub fn renew(path: &Path) -> io::Result<Key> {
         let key = Key(rand::random());
         if let Some(directory) = path.parent() {
@@ -121,7 +121,7 @@ impl Key {
         Ok(key)
     }
 
-    /// The present key; `None` where there is no gateway.
+    /// The present key; `None` if there is no gateway.
     pub fn read(path: &Path) -> io::Result<Option<Key>> {
         let key = files::read_if_there(path)?.map(<[u8; 32]>::try_from);
         let key = key.transpose();
@@ -135,7 +135,7 @@ impl Key {
         Some(mac)
     }
 
-    /// The path by which a browser gets to the console.
+    /// The path with which a browser connects to the console.
     pub fn path(&self, token: &Token) -> String {
         let mut bytes = token.bytes();
         if let Some(mac) = self.mac(&bytes) {
@@ -144,10 +144,10 @@ impl Key {
         format!("{CONSOLE}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// The token in `path`, if this key signed it and it still holds.
+    /// The token in `path`, if it is signed with this key and valid.
     pub fn check(&self, path: &str, now: Timestamp) -> Result<Token, Refusal> {
         let token = self.signed(path).ok_or(Refusal::Forged)?;
-        // One that holds for longer was made under another time.
+        // One that is valid for longer was created before the clock was set.
         let left = token.expires.duration_since(now);
         if left.is_positive() && left <= VALID_FOR + VALID_FOR {
             Ok(token)
@@ -163,7 +163,7 @@ impl Key {
         }
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
         let (said, signature) = bytes.split_at_checked(bytes.len().checked_sub(SIGNATURE)?)?;
-        // In a time that does not depend on how much of it is right.
+        // In constant time.
         self.mac(said)?.verify_slice(signature).ok()?;
         Token::from_bytes(said)
     }

@@ -208,7 +208,7 @@ fn a_page_is_small_and_needs_nothing_else() {
     // What is no file is left alone, and the answer for a program is the same.
     sandbox
         .cyyber(["report", "--html", "/dev/null"])
-        .says(1, "something else than a file");
+        .says(1, "something that is not a file");
     let json = sandbox
         .cyyber(["-o", "json", "report", "--html", "again.html"])
         .json();
