@@ -1,4 +1,4 @@
-//! What the completion scripts ask on each Tab: `CYYBER_COMPLETE=SHELL cyyber -- WORD…`.
+//! Answers the completion scripts on each Tab: `CYYBER_COMPLETE=SHELL cyyber -- WORD…`.
 //!
 //! Always quick and silent: the shell waits, and would show messages in the middle of the command
 //! line. So libvirt is not asked; instances are found by the names of their disks.
@@ -26,21 +26,21 @@ use crate::paths::Paths;
 /// Set by the scripts to the shell's name.
 const VARIABLE: &str = "CYYBER_COMPLETE";
 
-/// How long names may take to find, as on a file system that hangs.
+/// How long searching names may take, for example on a file system that hangs.
 const DEADLINE: Duration = Duration::from_millis(800);
 
-/// Answers a completion script, if it is one that asks. Says whether it was.
+/// Answers a completion script, if one is asking. Returns whether it was.
 pub fn answer(words: ArgsOs) -> bool {
     let words: Vec<_> = words.collect();
     let directory = std::env::current_dir().ok();
     let asked = CompleteEnv::with_factory(|| command(&words))
         .var(VARIABLE)
         .try_complete(words.clone(), directory.as_deref());
-    // To be asked and to know nothing is no reason to say anything.
+    // If nothing is known, print nothing.
     asked.unwrap_or(true)
 }
 
-/// The script that has `shell` ask.
+/// The script with which `shell` asks.
 pub fn script(shell: &str) -> Result<Vec<u8>> {
     let shells = Shells::builtins();
     let writer = shells.completer(shell);
@@ -50,7 +50,7 @@ pub fn script(shell: &str) -> Result<Vec<u8>> {
     let script = String::from_utf8(script)?;
     let script = script.trim_matches('\n');
     Ok(match shell {
-        // A file on zsh's path is run as the completion function when it is first wanted.
+        // zsh runs a file on its path as the completion function when it is first needed.
         "zsh" => format!(
             "{}\nif [[ $funcstack[1] = _cyyber ]]; then\n    {ZSH_FUNCTION} \"$@\"\nelse\n    \
              {ZSH_COMPDEF}\nfi\n",
@@ -64,9 +64,9 @@ pub fn script(shell: &str) -> Result<Vec<u8>> {
 const ZSH_FUNCTION: &str = "_clap_dynamic_completer_cyyber";
 const ZSH_COMPDEF: &str = "compdef _clap_dynamic_completer_cyyber cyyber";
 
-/// The command line with what knows its values.
+/// The command line with completers for its values.
 fn command(words: &[OsString]) -> Command {
-    // Options are offered to those who begin one, or where there is nothing else.
+    // Offer options only if one was begun, or if there is nothing else.
     let wants_option =
         current_word(words).is_some_and(|word| word.as_encoded_bytes().starts_with(b"-"));
     equip(Cli::command(), !wants_option)
@@ -112,7 +112,7 @@ fn equipped(arg: Arg) -> Arg {
     }))
 }
 
-/// What `find` finds, if it does so in time.
+/// The result of `find`, if it returns in time.
 fn within_deadline(
     find: impl FnOnce() -> Result<Vec<CompletionCandidate>> + Send + 'static,
 ) -> Vec<CompletionCandidate> {
@@ -121,12 +121,12 @@ fn within_deadline(
     found.recv_timeout(DEADLINE).unwrap_or_default()
 }
 
-/// A command line that is not finished, and what it is about.
+/// An incomplete command line and its target.
 struct Asked {
     context: Context,
     /// The verb.
     verb: String,
-    /// The lab that is named already.
+    /// The lab, if it is given already.
     lab: Option<LabId>,
 }
 
@@ -147,7 +147,7 @@ impl Asked {
         })
     }
 
-    /// The instances within reach that have a disk.
+    /// The instances in scope that have a disk.
     fn instances(&self) -> impl Iterator<Item = InstanceName> {
         let entries = std::fs::read_dir(self.context.paths.user_instances());
         let names = entries.into_iter().flatten();
@@ -163,7 +163,7 @@ fn innermost<'a>(name: &'a str, matches: &'a ArgMatches) -> (&'a str, &'a ArgMat
     }
 }
 
-/// The configured labs, and those that have instances still.
+/// The configured labs, and those that still have instances.
 fn labs(asked: &Asked) -> Vec<CompletionCandidate> {
     let configured = &asked.context.config.labs;
     let known = configured.iter().map(|lab| {
@@ -178,8 +178,8 @@ fn labs(asked: &Asked) -> Vec<CompletionCandidate> {
     known.chain(left).collect()
 }
 
-/// The users who have an instance of the lab; of any lab where none is named, or where an instance
-/// may be made.
+/// The users who have an instance of the lab; of any lab if none is given, or if the command can
+/// create instances.
 fn users(asked: &Asked) -> Vec<CompletionCandidate> {
     let makes = matches!(asked.verb.as_str(), "create" | "start");
     let lab = asked.lab.as_ref().filter(|_| !makes);

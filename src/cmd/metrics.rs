@@ -30,12 +30,12 @@ use crate::sharing;
 use crate::state::lock::{self, Lock};
 use crate::units::MIB;
 
-/// For whoever collects metrics, as the node exporter does.
+/// Readable for collectors, such as the node exporter.
 const READABLE: u32 = 0o644;
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
     let hypervisor = context.hypervisor()?;
-    // Before instances are looked at: what is noted later is counted later.
+    // Before instances are read: what is recorded later is counted later.
     let ledger = match context.scope().only() {
         None => Counted::begin(context),
         Some(_) => None,
@@ -58,7 +58,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
     tell(context, options, metrics)
 }
 
-/// Hands metrics on, as `options` say.
+/// Prints or writes metrics, according to `options`.
 pub fn tell(context: &Context, options: &Options, metrics: Vec<Metric>) -> Result<()> {
     let answer = Metrics { metrics };
     match &options.textfile {
@@ -85,7 +85,7 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
     );
     let mut free = Metric::new(
         "cyyber_disk_available_bytes",
-        "What of it cyyber can use, without what is reserved for root.",
+        "Space available to cyyber in the file system of a directory, without what is reserved for root.",
     );
     let saved = context.hypervisor()?.saved_memory_directory();
     let directories = [
@@ -94,7 +94,7 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
         ("saved_memory", saved),
     ];
     for (name, directory) in directories {
-        // One that is not there yet has no size.
+        // A missing directory has no size.
         if let Some(stat) = directory.and_then(|it| rustix::fs::statvfs(&it).ok()) {
             let bytes = |blocks: u64| float(blocks.saturating_mul(stat.f_frsize));
             disk.add([("directory", name)], bytes(stat.f_blocks));
@@ -113,7 +113,7 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
         Metric::new("cyyber_host_cpus", "CPUs of the host.").with(float(cpu.count as u64)),
         Metric::new(
             "cyyber_host_cpu_busy_seconds_total",
-            "Time that the host's CPUs were busy since it was booted, all together.",
+            "Time that the host's CPUs were busy since boot, in total.",
         )
         .with(cpu.busy_seconds()),
         disk,
@@ -156,12 +156,12 @@ impl Counted {
                 _lock,
             })
         };
-        let left_out = |error: &_| format!("what the journal adds up to is left out: {error:#}");
+        let left_out = |error: &_| format!("figures from the journal are left out: {error:#}");
         let begun = begin().inspect_err(|error| context.output.warn(&left_out(error)));
         begun.ok()
     }
 
-    /// Counts up to now, and keeps that.
+    /// Counts up to now, and saves the result.
     fn end<'a>(
         mut self,
         context: &Context,
@@ -172,19 +172,19 @@ impl Counted {
         if let Err(error) = self.ledger.save(&context.paths) {
             // The next count reads the same lines again.
             context.output.warn(&format!(
-                "what the journal adds up to was not kept: {error}"
+                "failed to save the figures from the journal: {error}"
             ));
         }
         self.ledger
     }
 }
 
-/// What is on disk, and whether base images are as they were built.
+/// Disk usage, and whether base images are unchanged.
 fn images_of(context: &Context) -> Vec<Metric> {
     let mut bases = Metric::new("cyyber_base_bytes", "Size of a base image.");
     let mut changed = Metric::new(
         "cyyber_base_changed",
-        "1 if a base image has another size than when it was built, or can be written to.",
+        "1 if the size of a base image changed since its build, or if somebody can write to it.",
     );
     for (lab, base) in builds::all(&context.paths).unwrap_or_default() {
         let labels = [("lab", lab.as_str()), ("build", &base.build)];
@@ -195,7 +195,7 @@ fn images_of(context: &Context) -> Vec<Metric> {
     }
     let mut storage = Metric::new(
         "cyyber_storage_bytes",
-        "Disk space of all base images, stages, disks of instances, and saved memory.",
+        "Disk space used by base images, stages, disks of instances, or saved memory.",
     );
     let saved = context.hypervisor().ok();
     let saved = saved.and_then(Hypervisor::saved_memory_directory);
@@ -218,10 +218,10 @@ fn images_of(context: &Context) -> Vec<Metric> {
     vec![bases, changed, storage]
 }
 
-/// Which files are ours, by their names.
+/// Whether a file is ours, by its name.
 type Choice<'a> = &'a dyn Fn(&str) -> bool;
 
-/// What the files in `directory` take; `None` where that cannot be seen.
+/// The space used by the files in `directory`; `None` if it is unreadable.
 fn allocated_in(directory: &Path, is_ours: Choice) -> Option<u64> {
     let files = std::fs::read_dir(directory).ok()?;
     let sizes = files.filter_map(|file| {
@@ -238,7 +238,7 @@ type Counter = fn(&Account) -> f64;
 const COUNTERS: [(&str, &str, Counter); 5] = [
     (
         "cyyber_memory_used_byte_seconds_total",
-        "Memory of running instances by the time that they ran.",
+        "Memory of running instances multiplied by time.",
         |it| byte_seconds(it.used),
     ),
     (
@@ -267,15 +267,15 @@ type Histogram = fn(&Account) -> &Durations;
 const HISTOGRAMS: [(&str, &str, Histogram); 3] = [
     (
         "cyyber_resume_seconds",
-        "How long it took to resume from a pause.",
+        "Time to resume from a pause.",
         |it| &it.resumes,
     ),
     (
         "cyyber_start_seconds",
-        "How long it took to power on, until the command ended.",
+        "Time to power on, until the command ended.",
         |it| &it.starts,
     ),
-    ("cyyber_build_seconds", "How long builds took.", |it| {
+    ("cyyber_build_seconds", "Time that builds took.", |it| {
         &it.builds
     }),
 ];
@@ -285,8 +285,8 @@ const FAILURES: [&str; 4] = ["failed", "busy", "capacity", "unavailable"];
 
 const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
-/// What the journal adds up to. What has not happened yet in a lab is zero: a series that begins with
-/// its first event would never be seen to grow.
+/// Figures computed from the journal. Events that have not happened yet in a lab are zero: the
+/// growth of a series that begins with its first event would not be noticed.
 fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
     let none = Account::default();
     let configured = context.config.labs.iter();
@@ -311,7 +311,7 @@ fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
     }
     let mut freed = Metric::new(
         "cyyber_memory_freed_byte_seconds_total",
-        "Memory that the idle policy freed by the time that it did so, by where it brought instances.",
+        "Memory that the idle policy freed multiplied by time, by the state that it took instances to.",
     );
     let mut states = Metric::new(
         "cyyber_instance_state_seconds_total",
@@ -319,11 +319,11 @@ fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
     );
     let mut steps = Metric::new(
         "cyyber_reaper_steps_total",
-        "Steps that the idle policy took, by what they led to.",
+        "Steps of the idle policy, by the state that they lead to.",
     );
     let mut failed = Metric::new(
         "cyyber_failed_starts_total",
-        "Starts and resumes that failed, by the kind of the failure.",
+        "Starts and resumes that failed, by the kind of failure.",
     );
     let mut week = Metric::new(
         "cyyber_use_seconds_total",
@@ -351,7 +351,7 @@ fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
             let value = failures.map_or(0.0, |(count, _)| float(*count));
             failed.add([lab, ("code", code)], value);
         }
-        // Most hours of a week are empty, and stay so.
+        // Most hours of a week stay empty.
         for (n, ms) in account.week.iter().enumerate().filter(|(_, ms)| **ms > 0) {
             let hour = n.rem_euclid(24).to_string();
             let day = WEEKDAYS.get(n.div_euclid(24)).copied().unwrap_or_default();
@@ -360,7 +360,7 @@ fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
     }
     let unreadable = Metric::new(
         "cyyber_journal_unreadable_lines_total",
-        "Lines of the journal that could not be understood.",
+        "Lines of the journal that could not be parsed.",
     )
     .with(float(ledger.unreadable));
     metrics.extend([freed, states, steps, failed, week, unreadable]);
@@ -376,7 +376,7 @@ fn byte_seconds(mib_ms: u64) -> f64 {
     float(mib_ms) / 1000.0 * float(MIB)
 }
 
-/// Every state, also those that no instance is in: a series that comes and goes is of little use.
+/// Every state, including those without instances: a series that comes and goes is hard to use.
 fn of_states(seen: &[(InstanceStatus, Facts)]) -> Metric {
     let mut metric = Metric::new("cyyber_instances", "Instances by their state.");
     for state in State::value_variants() {
@@ -386,7 +386,7 @@ fn of_states(seen: &[(InstanceStatus, Facts)]) -> Metric {
     metric
 }
 
-/// What the host is spared.
+/// What the host saves.
 fn savings(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
     let facts = seen.iter().map(|(_, facts)| facts);
     let paused = facts.filter(|facts| facts.saved && facts.id.is_none());
@@ -423,7 +423,7 @@ fn savings(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
     ]
 }
 
-/// A figure of an instance, where it is known.
+/// A figure of an instance, if known.
 type Figure = fn(&InstanceStatus, &Facts) -> Option<f64>;
 
 const FIGURES: [(&str, &str, Figure); 10] = [
@@ -503,7 +503,7 @@ fn of_instances(seen: &[(InstanceStatus, Facts)]) -> Vec<Metric> {
     metrics
 }
 
-/// Those of the gateway, where there is one. A series that it does not have any more is left out.
+/// Metrics of the gateway, if there is one. Figures that it no longer reports are left out.
 fn of_gateway(context: &Context) -> Result<Vec<Metric>> {
     let Some(status) = Status::read(&context.paths)? else {
         return Ok(Vec::new());
@@ -526,7 +526,7 @@ fn of_gateway(context: &Context) -> Result<Vec<Metric>> {
     }
     let mut closed = Metric::new(
         "cyyber_gateway_closed_total",
-        "Connections that ended or were refused, by the code of their end.",
+        "Connections that ended or were refused, by close code.",
     );
     for (code, count) in &status.closed {
         closed.add([("code", &*code.to_string())], float(*count));
@@ -556,5 +556,5 @@ struct Written {
     samples: usize,
 }
 
-/// Without a text: cron would mail it.
+/// Print nothing: cron would mail it.
 impl Report for Written {}

@@ -1,4 +1,4 @@
-//! The verbs: one file each. A verb reads its target afresh, decides, acts, notes, and answers.
+//! The commands, one file each. A command calls the engine and prints its answer.
 
 mod build;
 mod cluster;
@@ -22,10 +22,10 @@ use crate::files;
 use crate::gateway;
 use crate::output::Output;
 
-/// Runs a command that began at `now`.
+/// Runs a command that started at `now`.
 pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
     let context = || Context::new(&cli.global, output.clone(), now);
-    // For what is about the whole host.
+    // For commands that act on the whole host.
     let of_all = |what: &str| -> Result<Context> {
         let context = context()?;
         context.require_everyone(what)?;
@@ -71,15 +71,15 @@ pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
     }
 }
 
-/// Puts `what` into a file that the user has named.
+/// Writes `what` to a file that the user has named.
 fn publish(path: &Path, what: &str, text: &str, mode: u32) -> Result<()> {
     files::publish(path, text.as_bytes(), mode).with_context(|| {
         let message = format!("failed to write {what} to {}", path.display());
-        Fault::new(Kind::Failed, message).hint("name a file in a directory that is there")
+        Fault::new(Kind::Failed, message).hint("name a file in an existing directory")
     })
 }
 
-/// Tells each of the failures, and as an error what they come to; `whole` says that of their number.
+/// Prints each failure, and returns an error with their number, worded by `whole`.
 fn tell_failures(
     context: &Context,
     failures: &[String],

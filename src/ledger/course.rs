@@ -1,4 +1,4 @@
-//! What happened in the course of time, and by the hours of a week. Pure.
+//! Figures over time, and by hours of the week. Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +13,20 @@ pub const HOURS_OF_WEEK: usize = 7 * 24;
 
 const HOUR: i64 = 3_600_000;
 
-/// Memory and states in the course of time, in steps of the same length.
+/// Memory and states over time, in steps of the same length.
 #[derive(Debug)]
 pub struct Course {
     from: Timestamp,
     /// The length of a step.
     pub step: SignedDuration,
-    /// What they add up to in each step.
+    /// The sums of each step.
     pub moments: Vec<Moment>,
 }
 
 /// One step of it.
 #[derive(Debug, Clone, Default)]
 pub struct Moment {
-    /// Memory of instances that ran, in MiB × milliseconds.
+    /// Memory of running instances, in MiB × milliseconds.
     pub used: u64,
     /// Memory that the idle policy freed, in MiB × milliseconds.
     pub freed: u64,
@@ -35,7 +35,7 @@ pub struct Moment {
 }
 
 impl Course {
-    /// From `from` to `until` in so many steps.
+    /// From `from` to `until` in this many steps.
     pub fn new(from: Timestamp, until: Timestamp, steps: u32) -> Course {
         let length = until.duration_since(from).as_millis_f64().max(1.0);
         let step = (length / f64::from(steps)).ceil() as i64;
@@ -85,8 +85,8 @@ impl Course {
     }
 }
 
-/// Hands the time from `from` to `until` to `each`, by hours of the week as clocks in `zone` show them,
-/// in milliseconds.
+/// Splits the time from `from` to `until` by hours of the week in `zone`, and passes each part, in
+/// milliseconds, to `each`.
 pub fn by_hour_of_week(
     from: Timestamp,
     until: Timestamp,
@@ -98,7 +98,7 @@ pub fn by_hour_of_week(
         let Ok(time) = Timestamp::from_millisecond(at) else {
             return;
         };
-        // Clocks are set at the full hour.
+        // Clocks change at the full hour.
         let offset = i64::from(zone.to_offset(time).seconds()) * 1000;
         let hour = (at + offset).div_euclid(HOUR);
         let next = ((hour + 1) * HOUR - offset).min(until);

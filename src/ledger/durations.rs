@@ -1,28 +1,28 @@
-//! How long things took: as a histogram that only grows, and exactly. Pure.
+//! Durations: as a histogram that only grows, and exactly. Pure.
 
 use serde::{Deserialize, Serialize};
 
-/// Durations, counted by bounds in seconds.
+/// Durations, counted by upper bounds in seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Durations {
-    /// How many took up to each of [`BOUNDS`], and no less.
+    /// The count in each bucket of [`BOUNDS`].
     counts: Vec<u64>,
-    /// Together, in milliseconds.
+    /// Their sum, in milliseconds.
     sum_ms: u64,
-    /// How many there were.
+    /// Their number.
     pub count: u64,
-    /// Each, in milliseconds. Not kept from one count to the next.
+    /// Each one, in milliseconds. Not saved in the file.
     #[serde(skip)]
     each: Vec<u64>,
 }
 
-/// From a thaw to the build of a desktop, in seconds.
+/// Upper bounds from unfreezing to the build of a desktop, in seconds.
 pub const BOUNDS: [f64; 15] = [
     0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0,
 ];
 
 impl Durations {
-    /// Adds one.
+    /// Adds one duration.
     pub fn add(&mut self, ms: u64) {
         self.counts.resize(BOUNDS.len(), 0);
         let fits = |bound: &f64| ms as f64 <= bound * 1000.0;
@@ -45,7 +45,7 @@ impl Durations {
         self.each.extend(&others.each);
     }
 
-    /// How many took at most as long as each bound, and how long all took, in seconds.
+    /// The cumulative count for each bound, and the sum in seconds.
     pub fn histogram(&self) -> (Vec<(f64, u64)>, f64) {
         let mut so_far = 0;
         let counts = self.counts.iter().copied().chain(std::iter::repeat(0));
@@ -56,7 +56,7 @@ impl Durations {
         (buckets.collect(), self.sum_ms as f64 / 1000.0)
     }
 
-    /// What `share` of them took at most, in seconds; `None` of none.
+    /// The quantile `share`, in seconds; `None` if there are none.
     pub fn quantile(&self, share: f64) -> Option<f64> {
         let mut each = self.each.clone();
         each.sort_unstable();

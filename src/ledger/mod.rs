@@ -1,10 +1,11 @@
-//! What the journal adds up to, lab by lab: the memory that the idle policy freed, pauses and wakes and
-//! how long they took, failures, builds, and hours of use.
+//! Figures computed from the journal, for each lab: the memory that the idle policy freed, pauses
+//! and wakes and their durations, failures, builds, and hours of use.
 //!
-//! The same sum is made anew for a report, and carried on from one count to the next for metrics: it is
-//! kept in a file, with how far the journal was read, so that it never goes back when old journals go.
-//! What nobody wrote down, such as a guest that shut itself down, shows when the next line, or libvirt,
-//! contradicts what was known: the time in between counts as nothing.
+//! A report computes them again; metrics continue from the last count, which is kept in a file
+//! together with the position in the journal, so that counters never go back when old journals are
+//! removed. Events that are not in the journal, such as a guest that shut itself down, become
+//! visible when the next line or libvirt contradicts the known state: the time in between is not
+//! counted.
 
 mod course;
 pub mod durations;
@@ -24,87 +25,87 @@ pub use course::{Course, Moment};
 use durations::Durations;
 use read::{Cursor, Event, Outcome, Wanted};
 
-/// Who is back sooner than this was taken down too soon.
+/// An instance that is woken within this time was taken down too soon.
 const TOO_SOON: SignedDuration = SignedDuration::from_mins(5);
 
-/// A sum is not larger than this: enough for a hundred thousand instances.
+/// The maximum size of the file: enough for a hundred thousand instances.
 const LARGEST: u64 = 64 << 20;
 
-/// What the journal adds up to.
+/// The figures from the journal.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Ledger {
     /// By lab.
     pub labs: BTreeMap<String, Account>,
-    /// How many lines could not be understood.
+    /// How many lines could not be parsed.
     pub unreadable: u64,
-    /// Nothing before this counts.
+    /// Nothing before this is counted.
     pub from: Timestamp,
-    /// A line was read.
+    /// At least one line was read.
     begun: bool,
-    /// Up to when everything was counted that was known then.
+    /// The time up to which everything known then was counted.
     closed: Option<Timestamp>,
     /// How far the journal was read.
     cursor: Option<Cursor>,
-    /// What each instance is in, by name.
+    /// The present span of each instance, by name.
     open: BTreeMap<String, Span>,
-    /// The one lab that is looked at, if it is not all.
+    /// The lab, if only one is counted.
     #[serde(skip)]
     pub only: Option<String>,
-    /// The same in the course of time, where that is wanted.
+    /// The same over time, if requested.
     #[serde(skip)]
     pub course: Option<Course>,
 }
 
-/// The sum of a lab. What it adds up is whole numbers, which are the same when they are read back.
+/// The sums of a lab, as integers, which are exact when they are read back.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     /// How long instances were in each state, in milliseconds.
     pub ms: BTreeMap<State, u64>,
-    /// Memory × time of instances that ran, in MiB × milliseconds.
+    /// Memory × time of running instances, in MiB × milliseconds.
     pub used: u64,
-    /// What the idle policy freed of that, by the state that it brought them to.
+    /// What the idle policy freed, by the state that it took them to.
     pub freed: BTreeMap<State, u64>,
     /// Milliseconds of use by hour of the week, from Monday, midnight.
     pub week: Vec<u64>,
-    /// How many steps the idle policy took, by what each led to.
+    /// How many steps the idle policy took, by the state that they led to.
     pub steps: BTreeMap<Rung, u64>,
     /// How many of its steps failed.
     pub failed_steps: u64,
     /// How often an instance was paused, by the policy or by hand.
     pub pauses: u64,
-    /// How long it took to come back from a pause.
+    /// Durations of resumes.
     pub resumes: Durations,
-    /// How long it took to power on.
+    /// Durations of starts.
     pub starts: Durations,
-    /// How many instances were brought up for lessons.
+    /// How many instances were started for lessons.
     #[serde(default)]
     pub for_lessons: u64,
     /// How many of both came too soon after a step of the policy.
     pub too_soon: u64,
-    /// How many failed, by the kind of the failure, and the reason of the last one.
+    /// The number of failures by kind, with the last reason of each.
     pub failed_starts: BTreeMap<String, (u64, String)>,
-    /// How long builds took.
+    /// Durations of builds.
     pub builds: Durations,
-    /// How many failed.
+    /// The number of failed builds.
     pub failed_builds: u64,
 }
 
-/// What an instance is in.
+/// The present span of an instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Span {
     lab: String,
     state: State,
     memory_mb: u64,
     since: Timestamp,
-    /// Up to when it was counted.
+    /// The time up to which it was counted.
     counted: Timestamp,
-    /// The policy brought it there.
+    /// The policy brought it to this state.
     by_policy: bool,
-    /// It would be running but for the policy.
+    /// Without the policy it would be running.
     freed: bool,
 }
 
-/// What libvirt knows of an instance.
+/// The facts about an instance from libvirt.
 #[derive(Debug)]
 pub struct Live {
     /// The lab.
@@ -113,11 +114,11 @@ pub struct Live {
     pub state: State,
     /// Its memory.
     pub memory_mb: u64,
-    /// When it was made.
+    /// When it was created.
     pub created: Option<Timestamp>,
 }
 
-/// Whether an instance in this state holds memory of the host.
+/// Whether an instance in this state uses memory of the host.
 pub fn is_up(state: State) -> bool {
     matches!(state, State::Starting | State::Running | State::Idle)
 }
@@ -126,7 +127,7 @@ fn agree(one: State, other: State) -> bool {
     one == other || is_up(one) && is_up(other)
 }
 
-/// Where a step of the policy led that left an instance in `state`.
+/// The target of a policy step that left an instance in `state`.
 fn rung(state: Option<State>) -> Rung {
     match state {
         Some(State::Running | State::Starting) => Rung::Running,
@@ -138,7 +139,7 @@ fn rung(state: Option<State>) -> Rung {
 }
 
 impl Ledger {
-    /// One of what happens from `from` on.
+    /// A ledger that counts from `from` on.
     pub fn new(from: Timestamp) -> Ledger {
         Ledger {
             from,
@@ -146,7 +147,7 @@ impl Ledger {
         }
     }
 
-    /// The one that is kept, or else a new one of all that the journal has.
+    /// The saved ledger, or else a new one for the complete journal.
     pub fn load(paths: &Paths) -> Ledger {
         files::read_up_to(&paths.ledger(), LARGEST)
             .ok()
@@ -154,13 +155,13 @@ impl Ledger {
             .unwrap_or_default()
     }
 
-    /// Keeps it for the next count.
+    /// Saves it for the next count.
     pub fn save(&self, paths: &Paths) -> io::Result<()> {
         files::replace_soon(&paths.ledger(), &serde_json::to_vec(self)?, files::SHARED)
     }
 
-    /// Adds what the journal has that was not read yet; how that went. `memory_mb` tells the memory of a
-    /// lab's instances where a line does not.
+    /// Adds the new lines of the journal; returns the outcome of reading. `memory_mb` is the memory
+    /// of a lab's instances for lines that do not have it.
     pub fn read(
         &mut self,
         paths: &Paths,
@@ -186,7 +187,7 @@ impl Ledger {
             return;
         }
         if !std::mem::replace(&mut self.begun, true) {
-            // Of what was before that nothing is known.
+            // Nothing is known about the time before.
             self.from = self.from.max(event.time);
         }
         let counts = event.time >= self.from;
@@ -198,7 +199,7 @@ impl Ledger {
         };
         let before = match (self.open.remove(name), event.from) {
             (Some(span), Some(from)) if agree(span.state, from) => Some(span),
-            // It was so when the journal began, or since it was last counted.
+            // It has been in this state since the journal began or since the last count.
             (None, Some(from)) => {
                 let since = self.closed.unwrap_or(self.from);
                 Some(Span::new(&event.lab_id, from, memory_mb, since))
@@ -224,7 +225,7 @@ impl Ledger {
         }
     }
 
-    /// Counts up to `now`. What libvirt says, if it says something, is the truth from now on.
+    /// Counts up to `now`. From now on, the states reported by libvirt, if any, are valid.
     pub fn close(&mut self, live: Option<BTreeMap<String, Live>>, now: Timestamp, zone: &TimeZone) {
         let mut open = std::mem::take(&mut self.open);
         if let Some(live) = live {
@@ -271,14 +272,14 @@ impl Ledger {
     }
 
     fn account(&mut self, lab: &str) -> &mut Account {
-        // Most of the time it is there.
+        // Usually it exists.
         if !self.labs.contains_key(lab) {
             self.labs.insert(lab.to_owned(), Account::default());
         }
         self.labs.entry(lab.to_owned()).or_default()
     }
 
-    /// Counts what `span` was until `until`.
+    /// Counts `span` up to `until`.
     fn count(&mut self, span: &Span, until: Timestamp, zone: &TimeZone) {
         let from = span.counted.max(self.from);
         let Some(ms) = ms_between(from, until) else {
@@ -303,7 +304,7 @@ impl Ledger {
     }
 }
 
-/// `None` where no time went by.
+/// `None` if no time has passed.
 fn ms_between(from: Timestamp, until: Timestamp) -> Option<u64> {
     let ms = until.as_millisecond().checked_sub(from.as_millisecond())?;
     u64::try_from(ms).ok().filter(|ms| *ms > 0)
@@ -324,7 +325,7 @@ impl Span {
 }
 
 impl Account {
-    /// Notes a build, or a failure.
+    /// Counts a build or a failure.
     fn note(&mut self, event: &Event) {
         match (&*event.action, event.ok) {
             ("build", true) => self.builds.add(event.duration_ms),
@@ -339,9 +340,9 @@ impl Account {
         }
     }
 
-    /// Notes what was done to an instance that was as `before` says.
+    /// Counts an event of an instance whose previous span was `before`.
     fn step(&mut self, event: &Event, before: Option<&Span>) {
-        // What it brings up for a lesson is no step of the policy, and nobody was waiting.
+        // Bringing up for a lesson is not a step of the policy, and nobody was waiting.
         let for_lesson = event.who == "reap" && event.action == "start";
         self.for_lessons += u64::from(for_lesson);
         if event.who == "reap" && !for_lesson {
@@ -363,7 +364,7 @@ impl Account {
         }
     }
 
-    /// Adds that of another lab.
+    /// Adds the sums of another lab.
     fn extend(&mut self, other: &Account) {
         add_all(&mut self.ms, &other.ms);
         add_all(&mut self.freed, &other.freed);
@@ -387,7 +388,7 @@ impl Account {
         self.failed_builds += other.failed_builds;
     }
 
-    /// What the policy freed in all, in MiB × milliseconds.
+    /// The total that the policy freed, in MiB × milliseconds.
     pub fn all_freed(&self) -> u64 {
         self.freed.values().sum()
     }

@@ -1,4 +1,4 @@
-//! Reads the journal, across the files that logrotate makes of it.
+//! Reads the journal, including the files rotated by logrotate.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -13,23 +13,23 @@ use serde::{Deserialize, Serialize};
 use crate::files::Directory;
 use crate::names::State;
 
-/// No line is longer: a reason is a line of text.
+/// The maximum length of a line.
 const LONGEST_LINE: u64 = 1 << 20;
 
-/// So many bytes of a file's first line tell it from all others.
+/// How many bytes of its first line identify a file.
 const TELLING: usize = 1 << 10;
 
-/// Lines of commands that end at the same time may stand in another order than their times.
+/// Lines of commands that end at the same time may not be in the order of their times.
 const DISORDER: SignedDuration = SignedDuration::from_hours(1);
 
-/// How often the files are listed again when logrotate moves them meanwhile.
+/// How often the files are listed again if logrotate moves them in the meantime.
 const TRIES: usize = 10;
 
-/// A line of the journal. Fields that earlier versions did not write are `None`; those of later
-/// versions are passed over.
+/// A line of the journal. Fields that earlier versions did not write are `None`; unknown fields are
+/// ignored.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Event<'a> {
-    /// When it had happened.
+    /// The time of the event.
     pub time: Timestamp,
     /// The instance's name; `None` for a build.
     pub instance: Option<String>,
@@ -59,30 +59,30 @@ pub struct Event<'a> {
     pub memory_mb: Option<u64>,
 }
 
-/// How far the journal was read. A file keeps its first line when it is renamed and compressed.
+/// The position in the journal. A file keeps its first line when it is renamed and compressed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
-    /// How the first line of the file begins.
+    /// The beginning of the file's first line.
     first: String,
-    /// How many bytes of the file, uncompressed, were read.
+    /// The offset in the uncompressed file.
     offset: u64,
     /// The time of the last line.
     last: Timestamp,
 }
 
-/// Which lines are wanted.
+/// Which lines to read.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted<'a> {
-    /// Those since then, and those that stand before them in the same file.
+    /// Those since this time, and earlier ones in the same file.
     Since(Timestamp),
-    /// Those that were not read yet.
+    /// Those after this position.
     After(&'a Cursor),
 }
 
-/// What became of reading.
+/// The outcome of reading.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Where to go on; `None` where there was no line.
+    /// The new position; `None` if there was no line.
     pub cursor: Option<Cursor>,
     /// How many lines could not be understood.
     pub unreadable: u64,
@@ -98,12 +98,12 @@ struct Part {
     rest: Box<dyn BufRead>,
 }
 
-/// Hands the lines of the journal at `path` that are `wanted` to `each`, the oldest first. A line that
-/// is being written is left for the next time.
+/// Passes the `wanted` lines of the journal at `path` to `each`, the oldest first. An incomplete
+/// line is left for the next time.
 ///
 /// # Errors
 ///
-/// The directory cannot be read. What is wrong with single files is in the outcome.
+/// The directory cannot be read. Errors in single files are in the outcome.
 pub fn events(path: &Path, wanted: Wanted, mut each: impl FnMut(&Event)) -> io::Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut parts = parts(path, &mut outcome.troubles)?;
@@ -114,7 +114,7 @@ pub fn events(path: &Path, wanted: Wanted, mut each: impl FnMut(&Event)) -> io::
             (parts.iter().position(is_it), cursor.last)
         }
     };
-    // What another file follows that begins before that is as old.
+    // A file whose successor begins before that time is older.
     let needed = |next: &Part| next.time > since.saturating_sub(DISORDER).unwrap_or(since);
     let begin = known.unwrap_or_else(|| {
         let mut nexts = parts.iter().skip(1);
@@ -136,7 +136,7 @@ pub fn events(path: &Path, wanted: Wanted, mut each: impl FnMut(&Event)) -> io::
                 return;
             }
             match serde_json::from_slice::<Event>(line) {
-                // Without its file, by its time.
+                // Its file is gone: use its time.
                 Ok(event)
                     if matches!(wanted, Wanted::After(_))
                         && known.is_none()
@@ -185,7 +185,7 @@ fn parts(path: &Path, troubles: &mut Vec<String>) -> io::Result<Vec<Part>> {
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
         };
         let mut named: Vec<_> = all.iter().filter(|file| is_part(file)).cloned().collect();
-        // While a file is compressed there are both.
+        // While a file is being compressed, both exist.
         named.retain(|file| {
             let plain = file.to_str().and_then(|file| file.strip_suffix(".gz"));
             plain.is_none_or(|plain| !all.iter().any(|other| other == plain))
@@ -216,12 +216,12 @@ fn parts(path: &Path, troubles: &mut Vec<String>) -> io::Result<Vec<Part>> {
 }
 
 impl Part {
-    /// Opens the file `name`; `None` where it has no line.
+    /// Opens the file `name`; `None` if it has no line.
     fn open(directory: &Directory, name: &OsString) -> io::Result<Option<Part>> {
         let file = directory.open_large(name)?;
         let ends = |ending: &str| name.to_string_lossy().ends_with(ending);
         if [".xz", ".zst", ".bz2", ".Z"].into_iter().any(ends) {
-            return Err(io::Error::other("only gzip is understood"));
+            return Err(io::Error::other("only gzip is supported"));
         }
         let mut rest: Box<dyn BufRead> = if ends(".gz") {
             Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file)))
@@ -236,14 +236,15 @@ impl Part {
         let time = serde_json::from_slice(&first).map(|event: Event| event.time);
         Ok(Some(Part {
             name: name.clone(),
-            // A file that begins with what is no line is read, whatever its age.
+            // A file that begins with an invalid line is read, whatever its age.
             time: time.unwrap_or_default(),
             first,
             rest,
         }))
     }
 
-    /// Hands each line to `each`; one without an end only where nobody writes any more.
+    /// Passes each line to `each`; an incomplete last line only if nobody writes to the file any
+    /// more.
     fn lines(&mut self, is_current: bool, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         each(&self.first);
         let mut line = Vec::new();
@@ -260,7 +261,7 @@ impl Part {
 fn read_line(from: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
     let read = from.take(LONGEST_LINE).read_until(b'\n', line)?;
     if read as u64 == LONGEST_LINE && !line.ends_with(b"\n") {
-        return Err(io::Error::other("a line is longer than any of ours"));
+        return Err(io::Error::other("a line is too long"));
     }
     Ok(read)
 }
@@ -337,7 +338,7 @@ mod tests {
         let (seen, outcome) = files.read(all());
         assert_eq!(seen, Vec::from_iter(0..310));
         assert_eq!((outcome.unreadable, outcome.troubles.len()), (0, 0));
-        // What is as old as that is not read.
+        // Older files are not read.
         let since = Timestamp::from_second(1_800_000_000 + 250 * 7200).unwrap();
         assert_eq!(files.read(Wanted::Since(since)).0, Vec::from_iter(200..310));
         assert!(Files(tempfile::tempdir().unwrap()).read(all()).0.is_empty());
@@ -356,7 +357,7 @@ mod tests {
         for step in 0..6 {
             match step {
                 0 => files.write("events.jsonl", &lines(300..320)),
-                // Written to by one that opened it before it was renamed, and anew.
+                // A command that opened it before it was renamed may still write to it.
                 1 => {
                     files.rename("events.jsonl", "events.jsonl.0");
                     files.write("events.jsonl.0", &lines(300..325));
@@ -377,7 +378,7 @@ mod tests {
             (next, cursor) = (end, outcome.cursor.unwrap_or(cursor));
         }
         assert_eq!(next, 350);
-        // The file at which it stood is gone: by time.
+        // The file of this position is gone: use the time.
         fs::remove_file(files.0.path().join("events.jsonl")).unwrap();
         files.write("events.jsonl", &lines(345..360));
         assert_eq!(

@@ -211,9 +211,9 @@ fn what_is_no_file_is_not_replaced() {
     symlink("/etc/passwd", sandbox.path("passwd.prom")).unwrap();
     fs::create_dir(sandbox.path("directory.prom")).unwrap();
     for (path, wanted) in [
-        ("passwd.prom", "something else than a file"),
-        ("directory.prom", "something else than a file"),
-        ("/dev/null", "something else than a file"),
+        ("passwd.prom", "something that is not a file"),
+        ("directory.prom", "something that is not a file"),
+        ("/dev/null", "something that is not a file"),
         ("/", "no name"),
         ("..", "no name"),
         ("nowhere/x.prom", "No such file"),

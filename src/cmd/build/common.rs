@@ -1,4 +1,4 @@
-//! What the builds of one command share, and the running of Packer for one of them.
+//! State shared by the builds of one command, and running Packer for one of them.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,17 +22,17 @@ use crate::packer::{Packer, as_nobody, render};
 use crate::state::lock::Lock;
 use crate::units::MIB;
 
-/// Room for a build beside three times the image that it begins with: what the packages take, and
-/// the copies that are made of the result.
+/// Space for a build in addition to three times its initial image: for packages and for copies of
+/// the result.
 const ROOM_FOR_BUILD: u64 = 2048 * MIB;
 
-/// How long to wait before looking again whether something that others have is free.
+/// How often to check whether something that others hold is free.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// More CPUs than this do not make package managers faster.
 const MOST_CPUS: usize = 4;
 
-/// What the builds of one command share.
+/// State shared by the builds of one command.
 pub struct Common<'a> {
     pub context: &'a Context,
     pub accelerator: Accelerator,
@@ -44,19 +44,19 @@ pub struct Common<'a> {
     pub dry_run: bool,
     pub force: bool,
     pub stop: Arc<AtomicBool>,
-    /// How many builds have their memory.
+    /// How many builds have reserved their memory.
     pub running: Mutex<usize>,
 }
 
 /// One build for Packer.
 pub struct Job<'a> {
-    /// What it is called in paths and to people.
+    /// Its name, in paths and messages.
     pub name: &'a str,
     pub directory: &'a Path,
     pub log: &'a Path,
-    /// Where the result is put.
+    /// The directory for the result.
     pub storage: &'a Path,
-    /// Size of the image that it begins with, in bytes.
+    /// Size of its initial image, in bytes.
     pub image_size: u64,
     pub memory_mb: u32,
 }
@@ -66,7 +66,7 @@ impl Common<'_> {
         self.packer.as_ref().is_none_or(Packer::wants_plugins)
     }
 
-    /// The versions of the tools, where they are known.
+    /// The versions of the tools, if known.
     pub fn tools(&self) -> Option<String> {
         let packer = &self.packer.as_ref()?.version;
         Some(format!("packer {packer}, qemu {}", self.qemu.as_ref()?))
@@ -89,7 +89,7 @@ impl Common<'_> {
         Ok(())
     }
 
-    /// Takes a lock that others may hold for as long as a build takes.
+    /// Takes a lock that others may hold during a whole build.
     pub fn wait_for(
         &self,
         take: impl Fn(Duration) -> Result<Lock>,
@@ -108,8 +108,8 @@ impl Common<'_> {
         }
     }
 
-    /// Runs Packer in a directory that is filled, as soon as there is memory for it, and has `finish`
-    /// take what came out.
+    /// Runs Packer in a prepared directory as soon as there is memory, and passes the result to
+    /// `finish`.
     pub fn run<T>(
         &self,
         job: &Job,
@@ -120,7 +120,7 @@ impl Common<'_> {
         let paths = &self.context.paths;
         files::make_directory(job.storage, files::PASSABLE_DIRECTORY)?;
         let cache = paths.download_cache(geteuid().as_raw());
-        // One by one: neither may be a link.
+        // Create them one by one: neither may be a link.
         for place in cache.parent().into_iter().chain([&*cache]) {
             files::make_directory(place, files::SHARED_DIRECTORY)?;
         }
@@ -149,8 +149,8 @@ impl Common<'_> {
         finished
     }
 
-    /// Memory for one more guest of `bytes`, reserved at `path`. With too little of it one that runs is
-    /// waited for, and it is a failure, `not_enough` for something, where none does.
+    /// Reserves memory for one more guest of `bytes` at `path`. If there is too little, waits for a
+    /// running build to finish; if none runs, fails with `not_enough`.
     pub fn wait_for_memory(
         &self,
         path: &Path,
@@ -161,11 +161,12 @@ impl Common<'_> {
         let need = memory::need(bytes);
         let mut waits = false;
         loop {
-            // Connected again: since the last time a whole build may have gone by, and libvirtd been
+            // Connect again: since the last time a whole build may have run, and libvirtd been
             // upgraded. A host that only builds needs no libvirt, and has no guests then.
             let anew = self.context.beside();
             let hypervisor = anew.hypervisor().ok().filter(|it| it.is_local());
-            // Held meanwhile: one that has its memory counts before another one finds too little.
+            // Hold this in the meantime: a build with reserved memory must be counted before
+            // another one finds too little.
             let mut running = counted(&self.running);
             match admission::set_aside(self.context, path, bytes, hypervisor, not_enough) {
                 Ok(reservation) => {
@@ -198,8 +199,8 @@ pub struct Memory<'a> {
 }
 
 impl Memory<'_> {
-    /// What it holds already is no longer reserved: it shows as taken. A figure that cannot be
-    /// written is too large at worst.
+    /// Memory that it uses already is no longer reserved, because it counts as used. If the figure
+    /// cannot be written, the reservation is too large at worst.
     fn holds(&self, bytes: u64) {
         if let Some(reservation) = &self.reservation {
             let _ = reservation.change(self.need.saturating_sub(bytes));
@@ -209,14 +210,14 @@ impl Memory<'_> {
 
 impl Drop for Memory<'_> {
     fn drop(&mut self) {
-        // Together, or one that waits would find that nobody has the memory that it cannot get.
+        // Under one lock; otherwise a waiting build could see that no build holds memory and fail.
         let mut running = counted(self.running);
         self.reservation = None;
         *running -= 1;
     }
 }
 
-/// A count is whole also where a thread that had it went down.
+/// A counter is valid even if a thread that held it panicked.
 fn counted(running: &Mutex<usize>) -> MutexGuard<'_, usize> {
     running.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! A build's directory: the rendered template with all it reads, for Packer and for people.
+//! A build's directory: the rendered template with all its files, for Packer and for people.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
@@ -12,15 +12,14 @@ use crate::packer::provision::Content;
 use crate::packer::render::{self, Files};
 use crate::process::Program;
 
-/// For the owner to change and for everyone to read: results and templates hold nothing secret.
+/// Writable for the owner and readable for everyone: results and templates contain no secrets.
 pub const PUBLIC: u32 = 0o644;
 
-/// As [`PUBLIC`].
+/// Like [`PUBLIC`].
 pub const PUBLIC_DIRECTORY: u32 = 0o755;
 
-/// Writes everything into `directory`, with a link to the `image` that it begins with where that is
-/// a file of this machine, and removes what an earlier build left there, so that it is not copied
-/// into the guest.
+/// Writes all files into `directory`, with a link to the initial `image` if it is a file on this
+/// machine, and removes files of an earlier build, so that they are not copied into the guest.
 pub fn fill(
     directory: &Path,
     rendered: &Files,
@@ -44,7 +43,7 @@ pub fn fill(
         files::make_directory(path.parent().unwrap_or(directory), PUBLIC_DIRECTORY)?;
         match content {
             Content::Bytes(bytes) => files::replace_soon(&path, bytes, PUBLIC)?,
-            // It may be a flag, or the answers.
+            // It may contain flags or solutions.
             Content::Copy(from) => copy(from, &path)?,
         }
     }
@@ -54,7 +53,7 @@ pub fn fill(
     private(Path::new(render::VARIABLES), variables)?;
     let proxies = apt::proxies_of_host()?;
     if !proxies.is_empty() {
-        // A proxy may have a password.
+        // A proxy URL may contain a password.
         private(Path::new(render::APT), proxies.as_bytes())?;
     }
     if let Some(image) = image {
@@ -74,8 +73,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The public half of the build's key, which is made where there is none. It opens a VM that lives
-/// for one build, to a port of this machine alone.
+/// The public part of the build's SSH key, which is generated if it is missing. It opens a VM that
+/// exists for one build, on a port of this machine only.
 fn key(directory: &Path) -> Result<String> {
     let private = directory.join(render::KEY);
     let public = private.with_extension("pub");

@@ -35,11 +35,11 @@ use plan::{Plan, PlannedLab, PlannedStage};
 use report::Outcome;
 
 pub fn run(context: &Context, options: &Build) -> Result<()> {
-    // Before the first program is run: Packer and QEMU take a moment to tell their versions.
+    // Before the first program runs: Packer and QEMU take a moment to print their versions.
     let stop = interrupt::flag()?;
     let labs = chosen(context, &options.labs)?;
     let (packer, qemu) = if options.dry_run {
-        // Nothing is run: without a Packer it is rendered for the one that people install today.
+        // Nothing runs: without Packer, render for the version that people install today.
         (Packer::find().ok(), packer::qemu_version().ok())
     } else {
         let found = (Some(Packer::find()?), Some(packer::qemu_version()?));
@@ -72,15 +72,14 @@ pub fn run(context: &Context, options: &Build) -> Result<()> {
     report::give(context, plan, results)
 }
 
-/// A piece of work.
+/// A task.
 enum Work<'p, 'a> {
     Stage(&'p PlannedStage<'a>),
     Lab(&'p PlannedLab<'a>),
 }
 
-/// Does what the plan says, so many at a time, and returns what became of the labs that could be
-/// planned, in their order. Stages come first, so that a lab that waits for its own never keeps it
-/// from being made.
+/// Carries out the plan, `jobs` at a time, and returns the results of the planned labs, in their
+/// order. Stages are first, so a lab that waits for its stage never blocks it.
 fn work_off(common: &Common, plan: &Plan, jobs: usize) -> Vec<Result<Outcome>> {
     let labs = plan.labs.iter().filter_map(|(_, lab)| lab.as_ref().ok());
     let stages = plan.stages_of(|lab| common.dry_run || lab.why != Why::Unchanged);
@@ -88,7 +87,7 @@ fn work_off(common: &Common, plan: &Plan, jobs: usize) -> Vec<Result<Outcome>> {
     let work: Vec<Work> = stages.chain(labs.map(Work::Lab)).collect();
     let done = side_by_side(&work, jobs, |work| match work {
         Work::Stage(stage) if common.dry_run => {
-            // What is wrong with it is told where it is made.
+            // Its error is reported where it is built.
             let _ = common.stage_rendered(stage);
             None
         }
@@ -108,8 +107,8 @@ fn work_off(common: &Common, plan: &Plan, jobs: usize) -> Vec<Result<Outcome>> {
     done.into_iter().flatten().collect()
 }
 
-/// Says at once what a build would find out only when the stage is made: that a package is not in
-/// the archive of the image's release, as far as this host knows it.
+/// Reports early that a package is not in the archive of the image's release, according to this
+/// host's package lists; the build would only notice after the stage.
 fn warn_of_unknown_packages(common: &Common, plan: &Plan) {
     for (lab, planned) in &plan.labs {
         let Ok(planned) = planned else { continue };
@@ -138,7 +137,7 @@ fn warn_of_unknown_packages(common: &Common, plan: &Plan) {
     }
 }
 
-/// Writes down that `lab` was built, or was not. Rendering alone changes nothing.
+/// Writes to the journal whether `lab` was built. Rendering alone is not recorded.
 fn note(context: &Context, lab: &Lab, began: Instant, built: &Result<Outcome>) {
     match built {
         Ok(outcome) if outcome.result == "built" => {
@@ -149,7 +148,7 @@ fn note(context: &Context, lab: &Lab, began: Instant, built: &Result<Outcome>) {
     }
 }
 
-/// The labs by these ids, each once; all when there are none.
+/// The labs with these ids, each once; all labs if no ids are given.
 fn chosen<'a>(context: &'a Context, ids: &[LabId]) -> Result<Vec<&'a Lab>> {
     if ids.is_empty() {
         return Ok(context.config.labs.iter().collect());
@@ -159,8 +158,8 @@ fn chosen<'a>(context: &'a Context, ids: &[LabId]) -> Result<Vec<&'a Lab>> {
     ids.map(|id| context.config.lab(id)).collect()
 }
 
-/// The templates to build from. Those of an instructor decide what Packer does, which is why they are
-/// to be trusted as the configuration is.
+/// The templates to build from. An instructor's templates control Packer, so they must be as
+/// trustworthy as the configuration.
 fn templates(context: &Context) -> Result<Templates> {
     let own = context.config.host.templates_dir.as_deref();
     if let Some(own) = own

@@ -1,4 +1,4 @@
-//! The build of one lab from its stage: render, run Packer, put the results in their places.
+//! Builds one lab from its stage: renders, runs Packer, installs the results.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -26,12 +26,12 @@ use crate::packer::{Packer, result};
 use crate::state::lock::{self, Lock};
 use crate::text;
 
-/// Memory of a build's VM in MiB: package managers want some, and do not get faster with more.
+/// Memory of a build's VM in MiB: package managers need some, but do not get faster with more.
 const LEAST_MEMORY: u32 = 1024;
 const MOST_MEMORY: u32 = 4096;
 
 impl Common<'_> {
-    /// Renders the lab, and does nothing else.
+    /// Only renders the lab.
     pub fn rendered(&self, plan: &Plan, planned: &PlannedLab) -> Result<Outcome> {
         let began = Instant::now();
         let paths = &self.context.paths;
@@ -51,7 +51,7 @@ impl Common<'_> {
         Ok(outcome)
     }
 
-    /// Builds the lab where that is needed.
+    /// Builds the lab if needed.
     pub fn build(&self, plan: &Plan, planned: &PlannedLab) -> Result<Outcome> {
         let began = Instant::now();
         let lab = planned.lab;
@@ -59,7 +59,8 @@ impl Common<'_> {
         self.check_interrupt()?;
         base::adopt(&self.context.paths, &lab.lab_id, &lock)?;
         let stage = plan.stage_of(planned)?;
-        // Another command may have built it since. The other way round nobody makes its stage.
+        // Another command may have built it since then. Taking the locks in the opposite order
+        // would block building its stage.
         let why = match planned.why {
             Why::Unchanged => Why::Unchanged,
             _ => plan::why(self, lab, &planned.inputs)?,
@@ -103,7 +104,7 @@ impl Common<'_> {
         let image = paths.built_image(&lab.lab_id);
         let xml = standalone_xml(lab, text::path(&image)?, self.accelerator)?;
         let place = paths.built_domain(&lab.lab_id);
-        // It has a console password. Each build writes it, so that nothing is lost with it.
+        // It contains a console password. Each build writes it again, so losing it does no harm.
         Ok(files::replace_soon(&place, xml.as_bytes(), files::PRIVATE)?)
     }
 
@@ -158,7 +159,7 @@ impl Common<'_> {
         self.context.warn_of_emulation();
         stage.touch();
         let directory = self.render_lab(planned, &stage.path, Some(&stage.note.sha256))?;
-        // Left by a build that was killed while it put its image there.
+        // Left by a build that was killed while it installed its image.
         files::remove(&paths.new_base(&lab.lab_id))?;
         let job = Job {
             name: lab.lab_id.as_str(),
@@ -172,8 +173,8 @@ impl Common<'_> {
         self.run(&job, progress, finish)
     }
 
-    /// Puts what Packer made into its places: first the base, then what describes it. Where the
-    /// second part is missing, the next build does not find the lab unchanged.
+    /// Installs Packer's results: first the base image, then its metadata. If the second part is
+    /// missing, the next build does not consider the lab unchanged.
     fn finish(
         &self,
         planned: &PlannedLab,
@@ -222,7 +223,7 @@ fn memory_mb(lab: &Lab) -> u32 {
     lab.memory_mb.clamp(LEAST_MEMORY, MOST_MEMORY)
 }
 
-/// What is wrong with names of packages: those that do not exist together, the others one by one.
+/// The errors in package names: missing ones together, the others one by one.
 fn told(unknown: &[Unknown]) -> String {
     let (mut missing, mut others) = (Vec::new(), Vec::new());
     for one in unknown {

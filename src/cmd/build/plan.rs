@@ -19,12 +19,12 @@ use crate::packer::result;
 use crate::packer::source::Source;
 use crate::units::ByteSize;
 
-/// As many digits of a hash as tell one stage from another.
+/// How many digits of a hash identify a stage.
 const KEY_DIGITS: usize = 16;
 
-/// All that is to be done.
+/// The plan.
 pub struct Plan<'a> {
-    /// The labs that were asked for.
+    /// The requested labs.
     pub labs: Vec<(&'a Lab, Result<PlannedLab<'a>>)>,
     /// The stages of all labs of the configuration.
     pub stages: Vec<PlannedStage<'a>>,
@@ -32,33 +32,33 @@ pub struct Plan<'a> {
     pub complete: bool,
 }
 
-/// A lab, looked at.
+/// A planned lab.
 pub struct PlannedLab<'a> {
     pub lab: &'a Lab,
     pub provisioned: Provisioned,
     pub inputs: Inputs,
     pub why: Why,
-    /// Its number among the plan's stages.
+    /// The index of its stage in the plan.
     pub stage: usize,
 }
 
-/// What several labs begin with.
+/// A stage that several labs share.
 pub struct PlannedStage<'a> {
-    /// Its name, which says what it is made from.
+    /// Its name, which is derived from its inputs.
     pub key: String,
     /// One of its labs.
     pub lab: &'a Lab,
     pub source: Source,
     pub assets: Assets,
     pub desktop: Desktop,
-    /// The smallest that a lab of it wants: a disk can grow and not shrink.
+    /// The smallest disk size among its labs: a disk can grow but not shrink.
     pub disk_size: ByteSize,
-    /// What became of it.
+    /// Its result.
     pub done: OnceLock<Result<Stage, Fault>>,
 }
 
 impl<'a> Plan<'a> {
-    /// Looks at the labs that were asked for, and at what those that were not share with them.
+    /// Plans the requested labs, including what the other labs share with them.
     pub fn make(common: &Common<'a>, chosen: &[&'a Lab]) -> Plan<'a> {
         let mut drafts = Drafts::default();
         let mut complete = true;
@@ -96,7 +96,7 @@ impl<'a> Plan<'a> {
         stage.context("the plan has no such stage")
     }
 
-    /// The stages that the labs which `wanted` picks begin with, each once.
+    /// The stages of the labs for which `wanted` is true, each once.
     pub fn stages_of(&self, wanted: impl Fn(&PlannedLab) -> bool) -> Vec<&PlannedStage<'a>> {
         let planned = self.labs.iter().filter_map(|(_, lab)| lab.as_ref().ok());
         let wanted = planned.filter(|lab| wanted(lab));
@@ -106,12 +106,12 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Stages whose disks may yet have to be smaller.
+/// Stages whose disk size may still be reduced.
 #[derive(Default)]
 struct Drafts<'a>(Vec<(Inputs, PlannedStage<'a>)>);
 
 impl<'a> Drafts<'a> {
-    /// The number of the stage that `lab` wants, and what a lab has in common with its stage.
+    /// The index of the stage of `lab`, and the inputs that a lab shares with its stage.
     fn add(&mut self, common: &Common<'a>, lab: &'a Lab) -> Result<(usize, Inputs)> {
         let (source, assets) = (Source::of(lab)?, branding::of(lab)?);
         let assets_all = assets.iter();
@@ -168,12 +168,12 @@ fn lab_inputs(common: &Common, lab: &Lab, shared: Inputs, provisioned: &Provisio
         .with_hash("provision", &provisioned.identity)
 }
 
-/// What there is to do about a lab of these `inputs`.
+/// The decision for a lab with these `inputs`.
 pub fn why(common: &Common, lab: &Lab, inputs: &Inputs) -> Result<Why> {
     let paths = &common.context.paths;
     let link = paths.base_link(&lab.lab_id);
     if common.dry_run && link.exists() && !link.is_symlink() {
-        // It is yet to be adopted, which changes something.
+        // It is not adopted yet, and adopting it changes something.
         return Ok(Why::Unknown);
     }
     let base = match base::current(paths, &lab.lab_id) {

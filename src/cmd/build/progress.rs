@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 
 use crate::output::Output;
 
-/// The phases of one build, as they are told.
+/// Reports the phases of one build.
 pub struct Progress<'a> {
     output: &'a Output,
     what: String,
@@ -15,7 +15,7 @@ pub struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    /// Begins the story of `what`: a lab, or a stage that labs share.
+    /// Starts the progress of `what`: a lab, or a shared stage.
     pub fn begin(output: &'a Output, what: &str) -> Self {
         Progress {
             output,

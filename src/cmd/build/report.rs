@@ -15,8 +15,9 @@ use crate::output::{Cell, Column, Report, Table};
 use crate::paths::Paths;
 use crate::units::age;
 
-/// Prints what became of each lab; `results` are those of the labs that could be planned. One lab's
-/// failure is the command's own; of several, that some failed.
+/// Prints the result of each lab; `results` are those of the labs that could be planned. The
+/// failure of a single lab is the command's own error; for several labs, the error says how many
+/// failed.
 pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Result<()> {
     let mut rows = Vec::new();
     let mut errors = Vec::new();
@@ -51,7 +52,7 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
     let failures = failures.map(|(lab, error)| format!("failed to build {lab}: {error:#}"));
     let whole = |count| format!("{count} of {all} labs failed to build");
     let hint =
-        "fix the cause, then run the command again: what is built already is not built again";
+        "fix the cause, then run the command again: finished builds are not repeated";
     tell_failures(context, &failures.collect::<Vec<_>>(), whole, hint)
 }
 
@@ -60,7 +61,7 @@ struct Outcomes {
     labs: Vec<Outcome>,
 }
 
-/// What became of a lab.
+/// The result of a lab.
 #[derive(Default, Serialize)]
 pub struct Outcome {
     lab_id: String,
@@ -73,16 +74,16 @@ pub struct Outcome {
     metadata: Option<PathBuf>,
     pub log: Option<PathBuf>,
     stage: Option<String>,
-    /// What became of the warm image of its base.
+    /// The result for the warm image of its base.
     pub warm: Option<&'static str>,
     error: Option<String>,
-    /// Where it was rendered or built, for people.
+    /// The directory or image, as text.
     #[serde(skip)]
     pub place: Option<PathBuf>,
 }
 
 impl Outcome {
-    /// Of a lab with its stage, on which work `began` then. Nothing is known of results.
+    /// A report about a lab and its stage, whose work `began` then, without results.
     pub fn new(lab: &Lab, result: &'static str, why: &Why, stage: &str, began: Instant) -> Outcome {
         Outcome {
             reason: Some(why.to_string()),
@@ -94,7 +95,7 @@ impl Outcome {
         }
     }
 
-    /// The same with the files that a build leaves.
+    /// The same with the files of a build.
     #[must_use]
     pub fn with_results(self, paths: &Paths, lab: &Lab) -> Outcome {
         let image = paths.built_image(&lab.lab_id);
@@ -113,7 +114,7 @@ const COLUMNS: [Column; 5] = [
     Column::new("RESULT"),
     Column::new("TIME").number().spare(1),
     Column::new("WHY").cut().spare(3),
-    // A path of which the end is gone is of no use.
+    // A cut path would be useless.
     Column::new("WHERE").spare(2),
 ];
 

@@ -1,5 +1,5 @@
-//! A stage image, which labs are built from: found, built if missing, and removed when no lab uses
-//! it any more.
+//! Stage images, from which labs are built: finds them, builds missing ones, and removes those that
+//! no lab uses any more.
 
 use std::path::PathBuf;
 
@@ -19,16 +19,15 @@ use crate::packer::result;
 use crate::state::lock::Lock;
 use crate::units::{MIB, age};
 
-/// Memory of a stage's VM in MiB; installing a desktop wants more.
+/// Memory of a stage's VM in MiB; installing a desktop needs more.
 const MEMORY: u32 = 1024;
 const MEMORY_FOR_DESKTOP: u32 = 2048;
 
-/// How many stages stay that no lab wants at present: whoever tries something out goes back to what
-/// was before.
+/// How many unused stages are kept, for people who try something out and go back.
 const KEPT: usize = 1;
 
 impl Common<'_> {
-    /// The stage that is there or that is made now.
+    /// The existing stage, or a new one.
     pub fn stage(&self, planned: &PlannedStage) -> Result<Stage> {
         self.check_interrupt()?;
         let paths = &self.context.paths;
@@ -38,7 +37,7 @@ impl Common<'_> {
         let began = self.context.time();
         let _alone = self.wait_for(lock, &progress)?;
         let found = stages::find(paths, &planned.key);
-        // Also with --force, where another command made it while this one waited.
+        // Even with --force, if another command built it while this one waited.
         if let Some(stage) = found.filter(|stage| !self.force || stage.note.made > began) {
             stage.touch();
             return Ok(stage);
@@ -77,7 +76,7 @@ impl Common<'_> {
         })
     }
 
-    /// Renders the stage, and does nothing else. One that is just being made is left alone.
+    /// Only renders the stage. Skips one that is being built.
     pub fn stage_rendered(&self, planned: &PlannedStage) -> Result<()> {
         if let Some(_alone) = Lock::try_take(&self.context.paths.stage_lock(&planned.key)) {
             let checksum = planned.lab.image.checksum.as_ref();
@@ -102,12 +101,12 @@ impl Common<'_> {
         Ok(directory)
     }
 
-    /// Removes the stages that no lab of the configuration wants, but for those used last.
+    /// Removes the stages that no lab of the configuration uses, except those used last.
     pub fn collect_stages(&self, plan: &Plan) -> Result<()> {
         let paths = &self.context.paths;
         let needed: Vec<&str> = plan.stages.iter().map(|stage| stage.key.as_str()).collect();
         for stale in stages::stale(paths, &needed, KEPT)? {
-            // Another command may be making labs from it.
+            // Another command may be building labs from it.
             let Some(_alone) = Lock::try_take(&paths.stage_lock(&stale.key)) else {
                 continue;
             };

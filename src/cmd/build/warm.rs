@@ -1,4 +1,4 @@
-//! Warming: after its build a lab is booted once, so that its instances need not be.
+//! Warming: after its build, a lab is booted once, so that its instances need not boot.
 
 use anyhow::Result;
 use rustix::process::geteuid;
@@ -16,16 +16,16 @@ use crate::packer::result;
 use crate::units::MIB;
 
 impl Common<'_> {
-    /// Sees to it that the current base of `lab`, whose lock is held, has a warm image that fits this
-    /// host: `made`, `kept` or `failed`, which is a warning and no more. `None` where the lab or the
-    /// host wants none.
+    /// Makes sure that the current base of `lab`, whose lock is held, has a warm image that fits
+    /// this host: `made`, `kept` or `failed`, which is only a warning. `None` if the lab or the
+    /// host does not use warm images.
     pub fn warm(&self, lab: &Lab) -> Option<&'static str> {
         let context = self.context;
         let told = |error: anyhow::Error| {
             let why = format!("{error:#}");
             let id = &lab.lab_id;
             context.output.warn(&format!(
-                "{id}: it was not warmed up, so its instances boot: {why}; the log of its domain is in \
+                "{id}: no warm image was made, so its instances boot: {why}; the log of its domain is in \
                  /var/log/libvirt/qemu"
             ));
             "failed"
@@ -37,7 +37,7 @@ impl Common<'_> {
         }
         if let Some(why) = self.cannot_warm() {
             let id = &lab.lab_id;
-            let note = format!("{id}: it is not warmed up, so its instances boot: {why}");
+            let note = format!("{id}: no warm image is made, so its instances boot: {why}");
             context.output.detail(&note);
             return None;
         }
@@ -48,9 +48,9 @@ impl Common<'_> {
         match self.context.hypervisor() {
             Err(error) => Some(format!("{error:#}")),
             Ok(hypervisor) if !hypervisor.is_system() => {
-                Some("that needs the libvirt of this host, qemu:///system".to_owned())
+                Some("warm images need this host's own libvirt, qemu:///system".to_owned())
             }
-            Ok(_) if !geteuid().is_root() => Some("that needs to be root".to_owned()),
+            Ok(_) if !geteuid().is_root() => Some("only root can make warm images".to_owned()),
             Ok(_) => None,
         }
     }
@@ -65,7 +65,7 @@ impl Common<'_> {
         let progress = Progress::begin(&context.output, lab.lab_id.as_str());
         context
             .output
-            .detail(&format!("{}: warming it up: {why}", lab.lab_id));
+            .detail(&format!("{}: making a warm image: {why}", lab.lab_id));
         let path = context.paths.warm_reservation(&lab.lab_id);
         let not_enough = format!("not enough memory to boot {}", lab.lab_id);
         let memory = u64::from(lab.memory_mb) * MIB;
@@ -77,7 +77,7 @@ impl Common<'_> {
         Ok("made")
     }
 
-    /// Adds a warm image to the description of its build.
+    /// Adds a warm image to the metadata of its build.
     fn describe(&self, lab: &Lab, warm: &Warm) -> Result<()> {
         let path = self.context.paths.built_metadata(&lab.lab_id);
         let Ok(described) = fs_err::read(&path) else {

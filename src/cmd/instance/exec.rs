@@ -1,4 +1,4 @@
-//! `cyyber instance exec`: a command in the guest of one user, or in those of a class.
+//! `cyyber instance exec`: runs a command in the guest of one user, or in the guests of a class.
 
 use anyhow::Result;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! A verb on many instances of a lab at once.
+//! Commands on many instances of a lab at once.
 
 use std::io::Read;
 use std::path::Path;
@@ -20,10 +20,10 @@ use crate::parallel;
 use crate::roster;
 use crate::text;
 
-/// No list of users is longer, in bytes.
+/// The maximum size of a list of users, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// Has the instance of `class`, or each that it lists, be dealt with by `verb`.
+/// Runs `verb` on the instance of `class`, or on each that it lists.
 pub fn of_class<R: Send>(
     context: &Context,
     class: &Class,
@@ -33,7 +33,7 @@ pub fn of_class<R: Send>(
     one_or_all(context, &class.lab, user, users_from, class.jobs, verb)
 }
 
-/// The same where no class was parsed. The failure of a single one is the error.
+/// The same without a parsed class. The failure of a single instance is the command's error.
 pub fn one_or_all<R: Send>(
     context: &Context,
     lab: &LabId,
@@ -53,7 +53,7 @@ pub fn one_or_all<R: Send>(
     }
 }
 
-/// The same, with whatever `verb` makes of each.
+/// The same, with any result type of `verb`.
 fn for_each<R: Send>(
     context: &Context,
     lab: &LabId,
@@ -62,7 +62,8 @@ fn for_each<R: Send>(
     verb: impl Fn(&Context, &InstanceName) -> Result<R> + Sync,
 ) -> Result<Vec<(InstanceName, Result<R>)>> {
     let names = names(context, lab, file)?;
-    // What would fail for each of them fails once: no such lab, and no instance of one that was.
+    // Errors that would occur for each of them are reported once: no such lab, and no instances of
+    // it either.
     let all = context.hypervisor()?.survey(Detail::Power)?;
     if !all.iter().any(|(name, _)| name.lab == *lab) {
         context.config.lab(lab)?;
@@ -71,8 +72,8 @@ fn for_each<R: Send>(
     Ok(names.into_iter().zip(results).collect())
 }
 
-/// Runs `job` on every item, `most` at a time, each with a context of its own, and shows how far that
-/// is. What was not begun when the command was asked to end fails.
+/// Runs `job` on every item, `most` at a time, each with its own context, and shows progress. Items
+/// that were not started before an interrupt fail.
 pub fn side_by_side<T: Sync, R: Send>(
     context: &Context,
     items: &[T],
@@ -111,7 +112,7 @@ pub fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<Instance
     if let Some(only) = context.scope().only()
         && !matches!(&users, Ok(users) if users.iter().all(|user| user == only))
     {
-        // Whoever else is in there is not named, nor is a line of it shown.
+        // Other users in the list are not named, and none of its lines is shown.
         let message = format!("{source} lists users other than {only}");
         return Err(Fault::new(Kind::NotFound, message)
             .hint(format!("name the one instance: {lab} {only}"))
@@ -121,7 +122,7 @@ pub fn names(context: &Context, lab: &LabId, file: &Path) -> Result<Vec<Instance
     users.iter().map(|it| context.instance(lab, it)).collect()
 }
 
-/// The text of a list, which is never long.
+/// The content of a list.
 fn whole(file: impl Read) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut bytes)?;
@@ -140,7 +141,7 @@ pub fn report(context: &Context, results: Vec<(InstanceName, Result<Outcome>)>) 
     tell(context, &many.failed, all)
 }
 
-/// What went well, and what failed.
+/// Successes and failures.
 pub fn apart<R>(results: Vec<(InstanceName, Result<R>)>) -> (Vec<R>, Vec<FailedInstance>) {
     let (mut done, mut failed) = (Vec::new(), Vec::new());
     for (name, result) in results {
@@ -152,7 +153,7 @@ pub fn apart<R>(results: Vec<(InstanceName, Result<R>)>) -> (Vec<R>, Vec<FailedI
     (done, failed)
 }
 
-/// Tells of each failure, and fails where there are any, of `all`.
+/// Prints each failure; fails if there are any among `all`.
 pub fn tell(context: &Context, failed: &[FailedInstance], all: usize) -> Result<()> {
     let failures: Vec<_> = failed.iter().map(ToString::to_string).collect();
     let whole = |count| format!("{count} of {all} instances failed");
@@ -166,7 +167,7 @@ struct Many {
     failed: Vec<FailedInstance>,
 }
 
-/// One for which a verb failed.
+/// An instance for which a command failed.
 #[derive(Serialize)]
 pub struct FailedInstance {
     instance: String,

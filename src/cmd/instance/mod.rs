@@ -1,4 +1,4 @@
-//! The verbs on instances.
+//! Commands on instances.
 
 mod cleanup;
 mod exec;
@@ -25,7 +25,7 @@ use crate::reaper::pressure;
 use crate::state::token::Access;
 use crate::units::{Duration, Until, latest};
 
-/// Runs a verb.
+/// Runs a command on instances.
 pub fn run(context: &Context, command: &Command) -> Result<()> {
     match command {
         Command::Create {
@@ -115,8 +115,8 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
     }
 }
 
-/// Runs a verb on one instance, or on those of a whole class, each under its lock. Where there is a
-/// limit to `wait`, waits for each guest to be ready.
+/// Runs an operation on one instance, or on those of a whole class, each under its lock. If `wait`
+/// is set, waits until each guest is ready, at most that long.
 fn each(
     context: &Context,
     action: &str,
@@ -129,7 +129,7 @@ fn each(
             verb(Instance::lock(context, name)?)
         })?;
         match wait {
-            // What the verb changed is in the journal already.
+            // The change is in the journal already.
             Some(limit) => acted(context, action, name, || {
                 ready::wait(context, name, &done, limit.std())
             }),
@@ -143,7 +143,7 @@ fn each(
     }
 }
 
-/// Runs a verb on one instance and tells how it went.
+/// Runs an operation on one instance and prints the outcome.
 fn one(
     context: &Context,
     action: &str,
@@ -155,7 +155,7 @@ fn one(
     context.output.answer(&done)
 }
 
-/// The instance that is named, if one is.
+/// The named instance, if any.
 fn named(
     context: &Context,
     lab: &Option<LabId>,
@@ -167,7 +167,7 @@ fn named(
         .transpose()
 }
 
-/// Until when `--until` asks for an exemption; `None` for no longer.
+/// The end of the exemption according to `--until`; `None` for off.
 fn end_of_keep(context: &Context, until: &Until) -> Result<Option<Timestamp>> {
     let now = context.time();
     let until = match until {
@@ -186,7 +186,7 @@ fn end_of_keep(context: &Context, until: &Until) -> Result<Option<Timestamp>> {
     Ok(Some(until))
 }
 
-/// Asks whether `name` is to be reset, unless that is a `yes` already.
+/// Asks for confirmation to reset `name`, unless `yes` is set.
 fn confirm_reset(context: &Context, name: &InstanceName, yes: bool) -> Result<()> {
     context.config.lab(&name.lab)?;
     resettable(context, name)?;
@@ -200,8 +200,8 @@ fn confirm_reset(context: &Context, name: &InstanceName, yes: bool) -> Result<()
     Ok(())
 }
 
-/// Runs the verb `action` on an instance, with room made for it where memory is short, and writes down
-/// what it changed, or that it failed. What is returned tells what becomes of the instance next.
+/// Runs the operation `action` on an instance, makes room for it if memory is short, and writes its
+/// change or failure to the journal. The result includes the next step of the idle policy.
 fn acted(
     context: &Context,
     action: &str,

@@ -1,4 +1,4 @@
-//! `cyyber instance screens`: a page with the screens of all that runs.
+//! `cyyber instance screens`: a page with the screens of all running instances.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,13 +21,13 @@ use crate::units::{Interval, age};
 
 const PAGE: &str = include_str!("../../../templates/screens.html");
 
-/// How many pictures are taken at once.
+/// How many pictures are taken in parallel.
 const AT_ONCE: usize = 4;
 
-/// How often a browser looks for a new page that is written once, in seconds.
+/// How often a browser reloads a page that is written once, in seconds.
 const LOOKS: u64 = 10;
 
-/// Writes the page and its pictures into `directory`, once or every so often until it is asked to end.
+/// Writes the page and its pictures into `directory`, once, or repeatedly until interrupted.
 pub fn run(
     context: &Context,
     lab: Option<&LabId>,
@@ -40,7 +40,7 @@ pub fn run(
     }
     let stop = context.interrupted()?;
     let directory = std::path::absolute(directory)?;
-    // An administrator's link is looked through once.
+    // Resolve an administrator's link once.
     let directory = directory.canonicalize().unwrap_or(directory);
     files::make_directory(&directory, PRIVATE_DIRECTORY)?;
     let every = watch.map(Interval::std);
@@ -52,7 +52,7 @@ pub fn run(
     let mut live = context.output.live();
     loop {
         let began = Instant::now();
-        // As a command of its own would: libvirtd may have been restarted meanwhile.
+        // Like a new command: libvirtd may have been restarted in the meantime.
         let wall = Wall::of(&context.beside(), lab, &directory, every.as_secs(), viewer)?;
         let has_reader = live.show(&wall, |_| None)?;
         if !has_reader || !live.wait_until(began + every, stop) {
@@ -61,7 +61,7 @@ pub fn run(
     }
 }
 
-/// All screens, as they were just taken.
+/// All screens, just taken.
 #[derive(Serialize)]
 struct Wall {
     page: PathBuf,
@@ -76,13 +76,13 @@ struct Screen {
     user_id: UserId,
     state: State,
     idle_seconds: Option<i64>,
-    /// The file in the directory of the page.
+    /// The file name in the directory of the page.
     picture: Option<String>,
     error: Option<String>,
-    /// As people read it.
+    /// As text.
     #[serde(skip)]
     unused: Option<String>,
-    /// Where it can be watched.
+    /// The URL where it can be watched.
     #[serde(skip)]
     link: Option<Secret>,
 }
@@ -155,7 +155,7 @@ impl Wall {
             every,
             off => count.saturating_sub(self.screens.len()),
             time => now.strftime("%F %H:%M:%S UTC").to_string(),
-            // A browser must not show the picture that it has of before.
+            // A browser must not show its cached picture.
             stamp => now.as_second(),
             screens,
         };
@@ -164,7 +164,7 @@ impl Wall {
             .context("failed to render the page of screens")
     }
 
-    /// Pictures of what does not run any more.
+    /// Pictures of instances that no longer run.
     fn remove_others(&self, directory: &Path) -> Result<()> {
         let ours = |file: &str| file.strip_suffix(".png")?.parse::<InstanceName>().ok();
         let directory = files::Directory::open(directory)?;
@@ -203,8 +203,8 @@ impl Screen {
     }
 }
 
-/// The page of noVNC at `viewer` with the console of `name`, to be watched through the gateway. What is
-/// behind the # is in no log of a web server.
+/// The URL of noVNC's page at `viewer` for watching the console of `name` through the gateway. The
+/// part after # does not appear in a web server's log.
 fn link(context: &Context, name: &InstanceName, viewer: &str) -> Option<Secret> {
     let path = watch_path(context, name)?;
     let path = path.reveal().trim_start_matches('/');
@@ -219,7 +219,7 @@ fn picture_of(name: &InstanceName) -> String {
 
 impl Report for Wall {
     fn text(&self) -> String {
-        format!("no instance runs; {}", self.page.display())
+        format!("no instance is running; {}", self.page.display())
     }
 
     fn table(&self) -> Option<Table> {

@@ -1,10 +1,10 @@
-//! How the answer of a verb on one instance looks.
+//! Prints the outcome of an operation on one instance.
 
 use crate::instance::outcome::Outcome;
 use crate::output::{Cell, Column, Report};
 use crate::units::endpoint;
 
-/// Of a table of many.
+/// The columns of a table of many.
 pub const COLUMNS: [Column; 6] = [
     Column::new("INSTANCE"),
     Column::new("STATE"),

@@ -19,10 +19,10 @@ use crate::reaper::forecast::Forecast;
 use crate::sharing;
 use crate::units::{MIB, age, size};
 
-/// Between the two samples of CPU time.
+/// The time between the two samples of CPU time.
 pub const SAMPLE: Duration = Duration::from_millis(250);
 
-/// What one instance uses.
+/// The usage of one instance.
 #[derive(Serialize)]
 pub struct Stats {
     pub instance: String,
@@ -42,12 +42,12 @@ pub struct Stats {
     net_rx_bytes: Option<u64>,
     net_tx_bytes: Option<u64>,
     idle_seconds: Option<i64>,
-    /// What comes next for it, and when.
+    /// Its next step, and when.
     #[serde(skip)]
     pub next: Option<(Rung, Timestamp)>,
 }
 
-/// The answer: of one instance that was named, or of all.
+/// The answer: for one named instance, or for all.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub enum Figures {
@@ -59,7 +59,7 @@ pub enum Figures {
     },
 }
 
-/// Shows what all instances use, or the one called `name`.
+/// Shows the usage of all instances, or of the one called `name`.
 pub fn run(context: &Context, name: Option<&InstanceName>) -> Result<()> {
     let before = UsageSample::first(context, name)?;
     let after = before
@@ -70,14 +70,14 @@ pub fn run(context: &Context, name: Option<&InstanceName>) -> Result<()> {
     context.output.answer(&after.since(&before, context, name)?)
 }
 
-/// Facts about all instances, or one, and when they were learned.
+/// Facts about all instances, or one, and when they were read.
 pub struct UsageSample {
     at: Instant,
     instances: Vec<(InstanceName, Facts)>,
 }
 
 impl UsageSample {
-    /// A sample that another one may follow at once to measure by.
+    /// A first sample, which can be followed by another one to measure CPU use.
     pub fn first(context: &Context, name: Option<&InstanceName>) -> Result<UsageSample> {
         if let Some(name) = name {
             instance::existing(context, name)?;
@@ -89,9 +89,9 @@ impl UsageSample {
         Ok(sample)
     }
 
-    /// Facts as they are now. An instance called `name` must be there.
+    /// The present facts. An instance called `name` must exist.
     pub fn take(context: &Context, name: Option<&InstanceName>) -> Result<UsageSample> {
-        // Connecting is not to count as a part of the first sample.
+        // Connecting must not count as part of the first sample.
         context.hypervisor()?;
         let began = Instant::now();
         let mut instances = context.hypervisor()?.survey(Detail::Usage)?;
@@ -112,7 +112,7 @@ impl UsageSample {
         self.instances.iter().any(|(_, facts)| runs(facts))
     }
 
-    /// What the instances use, and have used of the CPU since the sample `before`.
+    /// The usage of the instances, including CPU use since the sample `before`.
     pub fn since(
         &self,
         before: &UsageSample,
@@ -140,8 +140,8 @@ impl UsageSample {
         })
     }
 
-    /// CPU time that the domain with the later facts `facts` has spent since this sample; unknown
-    /// where it was powered on since.
+    /// CPU time that the domain with the later facts `facts` has used since this sample; unknown if
+    /// it was powered on since then.
     fn cpu_since(&self, facts: &Facts) -> Option<u64> {
         let mut earlier = self.instances.iter().map(|(_, earlier)| earlier);
         let earlier = earlier.find(|it| it.uuid == facts.uuid && it.id == facts.id)?;
@@ -155,7 +155,7 @@ fn runs(facts: &Facts) -> bool {
     facts.id.is_some() && facts.usage().cpu_time_ns.is_some()
 }
 
-/// CPU time as a share of the time that went by, to a tenth.
+/// CPU time as a share of the elapsed time, in tenths.
 fn percent(cpu_ns: u64, elapsed: Duration) -> f64 {
     let share = Duration::from_nanos(cpu_ns).div_duration_f64(elapsed);
     (share * 1000.0).round() / 10.0
@@ -204,18 +204,18 @@ impl Stats {
         }
     }
 
-    /// What it takes of a host with `cpus` and `memory` in bytes, as a share of each.
+    /// Its share of the CPUs and of the memory (in bytes) of a host.
     pub fn cost(&self, cpus: usize, memory: u64) -> f64 {
         let cpu = self.cpu_percent.unwrap_or(0.0) / (100.0 * cpus as f64);
         cpu + self.used() as f64 / memory as f64
     }
 
-    /// The host's memory that it takes, in bytes.
+    /// The host's memory that it uses, in bytes.
     pub fn used(&self) -> u64 {
         self.memory_used_mb.unwrap_or(0).saturating_mul(MIB)
     }
 
-    /// What of the host's memory it would take at most if it were not paused, in bytes.
+    /// How much more of the host's memory it could use if it were not paused, in bytes.
     pub fn spared(&self) -> u64 {
         let whole = self.memory_mb.filter(|_| self.state == State::Paused);
         whole

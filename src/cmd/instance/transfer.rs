@@ -1,5 +1,5 @@
-//! `cyyber instance push` and `cyyber instance collect`: files of one user's guest, or of those of a
-//! class.
+//! `cyyber instance push` and `cyyber instance collect`: copy files to or from the guest of one
+//! user, or the guests of a class.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::names::{GuestOwner, GuestPath, InstanceName, LabId, State, UserId};
 use crate::output::{Cell, Column, Report, Table};
 use crate::units::ByteSize;
 
-/// What is to be pushed, where to, and for whom.
+/// What to push, the target, and the users.
 pub struct Request {
     user: Option<UserId>,
     sources: Vec<PathBuf>,
@@ -87,7 +87,7 @@ pub fn collect(
         usage(format!("--from {from} names no file or directory"))
             .hint("collect a directory below the root, as /home/student")
     );
-    // An administrator's link is looked through once.
+    // Resolve an administrator's link once.
     let to = std::path::absolute(to)?;
     let collect = Collect {
         from: from.clone(),
@@ -101,7 +101,7 @@ pub fn collect(
     let done = many::of_class(context, class, verb)?;
     let done = with_resting(context, &collect, done)?;
     let done = match class.user {
-        // Of one, its failure is that of the command.
+        // For one instance, its failure is the command's error.
         Some(_) => done
             .into_iter()
             .map(|(name, one)| Ok((name, Ok(one?))))
@@ -122,7 +122,8 @@ fn usage(what: impl Into<String>) -> Fault {
     Fault::new(Kind::Usage, what)
 }
 
-/// What was fetched, and what is now fetched from the disks of those that do not run.
+/// Files that were collected from guests, and now those from the disks of instances that are not
+/// running.
 fn with_resting(
     context: &Context,
     collect: &Collect,
@@ -159,7 +160,7 @@ fn with_resting(
 fn warn(context: &Context, collected: &Collected) {
     if collected.state == State::Paused {
         context.output.warn(&format!(
-            "{} is paused: its files are as after a power cut, without what its guest had not yet \
+            "{} is paused: its files are as after a power cut, without data that its guest had not yet \
              written to its disk",
             collected.instance
         ));

@@ -19,16 +19,16 @@ use crate::output::{Page, Report, Table};
 use crate::reaper::report::due;
 use crate::units::{MIB, age, size};
 
-/// How far back the policy's work is told.
+/// The period for which the policy's steps are shown.
 const POLICY: SignedDuration = SignedDuration::from_hours(24);
 
-/// How many are named of those whose turn is next.
+/// How many of the next steps are shown.
 const MOST_NEXT: usize = 5;
-/// How far ahead lessons are told, and how many.
+/// How far ahead lessons are shown, and how many.
 const LESSONS: SignedDuration = SignedDuration::from_hours(24);
 const MOST_LESSONS: usize = 3;
 
-/// Shows what all instances use, or the one called `name`, until it is asked to end.
+/// Shows the usage of all instances, or of the one called `name`, until interrupted.
 pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> Result<()> {
     let stop = context.interrupted()?;
     let mut live = context.output.live();
@@ -37,8 +37,7 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
     let mut ledger = Ledger::new(context.time() - POLICY);
     loop {
         let began = Instant::now();
-        // Each refresh asks again, as a command of its own would: a libvirtd that was restarted
-        // meanwhile is no reason to end.
+        // Each refresh connects again, like a new command: a restart of libvirtd must not end it.
         let context = &context.beside();
         let sample = UsageSample::take(context, name)?;
         let busy = host::cpu().ok();
@@ -53,7 +52,7 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
             cpu_percent: both.and_then(|(busy, before)| busy.percent_since(&before)),
         };
         let has_reader = live.show(&dashboard, |page| dashboard.head(page))?;
-        // CPU time needs some time to be measured in, also where a refresh takes long.
+        // CPU use needs some time to measure, even if a refresh takes long.
         let next = (began + every).max(Instant::now() + SAMPLE);
         if !has_reader || !live.wait_until(next, stop) {
             return Ok(());
@@ -62,7 +61,8 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
     }
 }
 
-/// What the idle policy did, for whoever sees all; each refresh reads what is new in the journal.
+/// The steps of the idle policy, unless `--as-user` limits the view; each refresh reads new lines
+/// of the journal.
 fn policy(context: &Context, ledger: &mut Ledger) -> Result<Vec<String>> {
     context.require_everyone("cyyber report")?;
     let (now, zone) = (context.time(), env::time_zone()?);
@@ -79,7 +79,7 @@ fn policy(context: &Context, ledger: &mut Ledger) -> Result<Vec<String>> {
     Ok(parts)
 }
 
-/// The lessons of now and the next ones, for whoever sees all.
+/// The present and the next lessons, unless `--as-user` limits the view.
 fn lessons(context: &Context) -> Result<Vec<String>> {
     context.require_everyone("cyyber timetable")?;
     if context.config.timetable.is_empty() {
@@ -88,7 +88,7 @@ fn lessons(context: &Context) -> Result<Vec<String>> {
     Schedule::read(context, LESSONS).map(|all| all.headline(MOST_LESSONS))
 }
 
-/// An answer, and the host that all this runs on.
+/// An answer, with the host's resources.
 struct Dashboard {
     answer: Figures,
     policy: Vec<String>,
@@ -99,7 +99,7 @@ struct Dashboard {
     cpu_percent: Option<f64>,
 }
 
-/// For a program it is the same answer as without `--watch`.
+/// In JSON it is the same answer as without `--watch`.
 impl Serialize for Dashboard {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.answer.serialize(serializer)
@@ -111,7 +111,7 @@ impl Report for Dashboard {
         self.answer.text()
     }
 
-    /// What costs most comes first.
+    /// Those that use most come first.
     fn table(&self) -> Option<Table> {
         let Figures::All { instances, .. } = &self.answer else {
             return self.answer.table();
@@ -120,15 +120,15 @@ impl Report for Dashboard {
         let memory = self.memory.map_or(1 << 40, |memory| memory.total);
         let cost = |one: &Stats| one.cost(cpus, memory);
         let mut by_cost: Vec<_> = instances.iter().collect();
-        // Of those that cost the same the order stays, which is that of their names.
+        // For equal usage, the order stays by name.
         by_cost.sort_by(|one, other| cost(other).total_cmp(&cost(one)));
         (!instances.is_empty()).then(|| stats::table(by_cost))
     }
 }
 
 impl Dashboard {
-    /// What the host has left, how many instances there are of each state, what they use together,
-    /// and what pausing spares. Of one instance that was named there is no more to say.
+    /// The host's free resources, the number of instances in each state, their total usage, and
+    /// what pausing saves. Empty for a single named instance.
     fn head(&self, page: Page) -> Option<String> {
         let Figures::All {
             instances,
@@ -148,7 +148,7 @@ impl Dashboard {
         }
         let sum = |of: fn(&Stats) -> u64| instances.iter().map(of).sum::<u64>();
         let percents = instances.iter().filter_map(|one| one.cpu_percent);
-        // Not `sum`: that of nothing is -0.0.
+        // Not `sum`, which is -0.0 for an empty iterator.
         let cpu = percents.fold(0.0, |sum, percent| sum + percent);
         let mut used = vec![
             format!("{} memory used", size(sum(Stats::used))),
@@ -185,7 +185,7 @@ impl Dashboard {
 }
 
 impl Dashboard {
-    /// Whose turn it is next on the idle ladder, and when.
+    /// The next steps of the idle policy, and when.
     fn next(&self, instances: &[Stats]) -> Vec<String> {
         let steps = instances.iter().filter_map(|one| Some((one, one.next?)));
         let mut steps: Vec<_> = steps.collect();
@@ -198,7 +198,7 @@ impl Dashboard {
     }
 }
 
-/// How many there are, and how many of each state.
+/// The number of instances, in total and in each state.
 fn counts(instances: &[Stats]) -> Vec<String> {
     let of_state = |state: &State| {
         let count = instances.iter().filter(|one| one.state == *state).count();
@@ -209,7 +209,7 @@ fn counts(instances: &[Stats]) -> Vec<String> {
     [all].into_iter().chain(states).collect()
 }
 
-/// Lines of these parts behind a label, broken between two parts where the page ends.
+/// These parts after a label, wrapped between two parts at the end of the page.
 fn labelled(label: &str, parts: &[String], page: Page) -> Vec<String> {
     let columns = page.columns.unwrap_or(usize::MAX);
     let mut parts = parts.iter();

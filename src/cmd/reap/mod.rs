@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::reaper::{self, Options};
 
-/// Makes a pass, and tells how it went.
+/// Runs a pass, and reports its failures.
 pub fn run(context: &Context, options: &Reap) -> Result<()> {
     let options = Options {
         dry_run: options.dry_run,

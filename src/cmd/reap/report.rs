@@ -1,4 +1,4 @@
-//! How the answer of a pass looks.
+//! Prints the answer of a pass.
 
 use crate::output::{self, Cell, Column, Table};
 use crate::reaper::policy::Rung;
@@ -6,7 +6,7 @@ use crate::reaper::report::{InstanceRow, PassReport, Shown};
 use crate::reaper::signals::SIGNALS;
 use crate::units::age;
 
-/// The columns: one for each signal, between what there always is.
+/// The columns: one for each signal, between the fixed ones.
 fn columns() -> Vec<Column> {
     let mut columns = vec![Column::new("INSTANCE"), Column::new("STATE")];
     let titles = SIGNALS.iter().filter_map(|(source, _)| source.title);
@@ -20,7 +20,7 @@ fn columns() -> Vec<Column> {
 }
 
 impl output::Report for PassReport {
-    /// Nothing of a pass: cron would mail it.
+    /// Nothing for a pass: cron would mail it.
     fn text(&self) -> String {
         self.instances
             .as_ref()

@@ -1,4 +1,4 @@
-//! The figures of a report, as its JSON has them.
+//! The figures of a report, as in its JSON.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use crate::ledger::durations::Durations;
 use crate::ledger::{Account, Ledger};
 use crate::names::{LabId, Rung, State};
 
-/// What was used and what the policy did in some time.
+/// The usage and the policy's steps in a period.
 #[derive(Debug, Serialize)]
 pub struct UseReport {
-    /// Since when: not before the journal began.
+    /// The start of the period; not before the journal began.
     pub since: Timestamp,
     pub until: Timestamp,
-    /// The one lab that this is about, if it is not about all.
+    /// The lab, if the report is about one lab.
     pub lab_id: Option<LabId>,
     #[serde(flatten)]
     pub total: Figures,
-    /// The costliest first.
+    /// The one with the most memory used first.
     pub labs: Vec<LabFigures>,
     pub unreadable_lines: u64,
 }
@@ -36,7 +36,7 @@ pub struct LabFigures {
 pub struct Figures {
     pub use_hours: f64,
     pub memory_used_gib_hours: f64,
-    /// What it would have been without the idle policy.
+    /// Memory use without the idle policy.
     pub memory_without_policy_gib_hours: f64,
     pub memory_freed_gib_hours: BTreeMap<State, f64>,
     pub memory_saved_percent: Option<f64>,
@@ -46,7 +46,7 @@ pub struct Figures {
     pub pauses: u64,
     pub resumes: Times,
     pub starts: Times,
-    /// How many instances were brought up for lessons.
+    /// How many instances were started for lessons.
     pub started_for_lessons: u64,
     pub woken_too_soon: u64,
     pub woken_too_soon_percent: Option<f64>,
@@ -57,7 +57,7 @@ pub struct Figures {
     pub hours_of_week: Vec<f64>,
 }
 
-/// How many there were, and what half and nineteen in twenty of them took at most.
+/// The number of durations, their 50th and 95th percentile, and the longest.
 #[derive(Debug, Serialize)]
 pub struct Times {
     pub count: u64,
@@ -70,7 +70,7 @@ pub struct Times {
 pub struct FailedStarts {
     pub code: String,
     pub count: u64,
-    /// That of the last one.
+    /// The reason of the last failure.
     pub reason: String,
 }
 
@@ -130,7 +130,7 @@ impl Figures {
         }
     }
 
-    /// What the policy freed in all.
+    /// The total that the policy freed.
     pub fn freed(&self) -> f64 {
         self.memory_without_policy_gib_hours - self.memory_used_gib_hours
     }
@@ -164,7 +164,7 @@ pub fn gib_hours(mib_ms: u64) -> f64 {
     rounded(mib_ms as f64 / 1024.0 / 3_600_000.0)
 }
 
-/// To the thousandth: more is not known.
+/// Rounded to thousandths: more digits mean nothing.
 fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

@@ -1,4 +1,4 @@
-//! A report as one page that needs nothing else.
+//! A report as one self-contained page.
 
 use anyhow::Result;
 use jiff::tz::TimeZone;
@@ -15,7 +15,7 @@ use crate::ledger::durations::{BOUNDS, Durations};
 use crate::ledger::{Account, Course, Ledger, Moment};
 use crate::names::State;
 
-/// So many labs are drawn.
+/// The maximum number of labs in a plot.
 const MOST_LABS: usize = 12;
 
 const GREEN: RGBColor = RGBColor(46, 158, 91);
@@ -96,7 +96,7 @@ fn plots(report: &UseReport, ledger: &Ledger, zone: &TimeZone) -> Result<Vec<Plo
         };
         plots.push(Plot::new(
             "Memory in use",
-            "Memory of instances that ran, and of those that would have without the idle policy.",
+            "Memory of running instances, and of those that would run without the idle policy.",
             &MEMORY,
             in_time(
                 course,
@@ -115,13 +115,13 @@ fn plots(report: &UseReport, ledger: &Ledger, zone: &TimeZone) -> Result<Vec<Plo
     }
     plots.push(Plot::new(
         "Hours of use by weekday and hour",
-        "The fuller, the more instances were in use.",
+        "Darker fields mean more instances in use.",
         &[],
         plot::week(&report.total.hours_of_week, GREEN, DAYS)?,
     ));
     plots.push(Plot::new(
         "How long students waited",
-        "Starts and resumes by the time that they took.",
+        "Starts and resumes by duration.",
         &TIMES,
         plot::bars(&waits(&total), &TIMES, "")?,
     ));
@@ -133,7 +133,7 @@ fn plots(report: &UseReport, ledger: &Ledger, zone: &TimeZone) -> Result<Vec<Plo
     };
     plots.push(Plot::new(
         "Costliest labs",
-        "Memory by time, in GiB hours.",
+        "Memory multiplied by time, in GiB hours.",
         &MEMORY,
         plot::bars(
             &labs(|it| Some(vec![it.memory_used_gib_hours, it.freed()])),
@@ -148,7 +148,7 @@ fn plots(report: &UseReport, ledger: &Ledger, zone: &TimeZone) -> Result<Vec<Plo
     if !builds.is_empty() {
         plots.push(Plot::new(
             "Builds",
-            "Minutes that a build took, by lab.",
+            "Duration of a build in minutes, by lab.",
             &BUILDS,
             plot::bars(&builds, &BUILDS, "min")?,
         ));
@@ -156,7 +156,7 @@ fn plots(report: &UseReport, ledger: &Ledger, zone: &TimeZone) -> Result<Vec<Plo
     Ok(plots)
 }
 
-/// A plot in the course of time. Days begin at midnight in `zone`.
+/// A plot over time. Days begin at midnight in `zone`.
 fn in_time(
     course: &Course,
     zone: &TimeZone,
@@ -169,7 +169,7 @@ fn in_time(
         .start_of_day()
         .map_or(course.time(0), |day| day.timestamp());
     let all = course.step.as_secs_f64() / 3600.0 * course.moments.len() as f64;
-    // Of days, or of hours.
+    // Labels for days or hours.
     let unit_hours = if all > 48.0 { 24.0 } else { 1.0 };
     let x = |n: usize| course.time(n).duration_since(midnight).as_secs_f64() / 3600.0 / unit_hours;
     let points: Vec<_> = course
@@ -192,7 +192,7 @@ fn local(at: Timestamp, zone: &TimeZone, format: &str) -> String {
     at.strftime(format).to_string()
 }
 
-/// Resumes and starts by how long they took, from the quickest that there was to the slowest.
+/// Resumes and starts by duration, from the quickest to the slowest.
 fn waits(total: &Account) -> Vec<(String, Vec<f64>)> {
     let of = |durations: &Durations| {
         let (buckets, _) = durations.histogram();

@@ -19,7 +19,7 @@ use crate::instance::status::{InstanceStatus, statuses};
 use crate::ledger::{Course, Ledger, Live};
 use figures::{Figures, UseReport};
 
-/// In so many steps the course of time is drawn.
+/// The number of steps of a plot over time.
 const STEPS: u32 = 168;
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
@@ -29,9 +29,9 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
     ledger.only = options.lab.as_ref().map(ToString::to_string);
     ledger.course = Some(Course::new(from, now, STEPS));
     read(context, &mut ledger, &zone)?;
-    // What nobody did anything to in this time is not in the journal.
+    // Instances without an event in this period are not in the journal.
     let live = live(context).inspect_err(|error| {
-        let left_out = "instances that nothing was done to in this time are left out";
+        let left_out = "instances without an event in this period are left out";
         context.output.warn(&format!("{left_out}: {error:#}"));
     });
     ledger.close(live.ok(), now, &zone);
@@ -41,7 +41,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         context.config.lab(lab)?;
     }
     if ledger.unreadable > 0 {
-        let what = "lines of the journal could not be understood and are left out";
+        let what = "lines of the journal could not be parsed and are left out";
         context
             .output
             .warn(&format!("{} {what}", ledger.unreadable));
@@ -58,7 +58,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
     context.output.answer(&report)
 }
 
-/// Adds what the journal has that was not read yet, and tells which of its files could not be read.
+/// Reads the new lines of the journal, and reports which of its files could not be read.
 pub fn read(context: &Context, ledger: &mut Ledger, zone: &TimeZone) -> Result<()> {
     let memory = |lab: &str| {
         let lab = context.config.lab(&lab.parse().ok()?).ok()?;
@@ -73,18 +73,18 @@ pub fn read(context: &Context, ledger: &mut Ledger, zone: &TimeZone) -> Result<(
     Ok(())
 }
 
-/// What a sum comes to in a few words each.
+/// The sums as short texts.
 pub fn headline(ledger: &Ledger) -> Vec<String> {
     Figures::new(&ledger.total()).headline()
 }
 
-/// What libvirt knows of all instances.
+/// The facts about all instances from libvirt.
 fn live(context: &Context) -> Result<BTreeMap<String, Live>> {
     let all = context.hypervisor()?.survey(Detail::Power)?;
     Ok(live_of(context, statuses(context, &all, false)?.iter()))
 }
 
-/// The same of those whose status is known.
+/// The same for instances whose status is known.
 pub fn live_of<'a>(
     context: &Context,
     statuses: impl Iterator<Item = &'a InstanceStatus>,

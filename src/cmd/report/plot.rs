@@ -1,13 +1,13 @@
-//! The plots of a report, as SVG. Black and the grey of grids are replaced by the page's own colours.
+//! The plots of a report, as SVG. CSS of the page replaces black and grey.
 
 use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-/// For axes and words; the page has its own.
+/// For axes and text; replaced by the page.
 const INK: RGBColor = RGBColor(0, 0, 0);
 
-/// For grids; the page has its own.
+/// For grids; replaced by the page.
 const GRID: RGBColor = RGBColor(221, 221, 221);
 
 const SIZE: (u32, u32) = (720, 260);
@@ -15,10 +15,10 @@ const FONT: (&str, u32) = ("sans-serif", 13);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A colour with the name of what it stands for.
+/// A colour with its name in the legend.
 pub type Layer = (&'static str, RGBColor);
 
-/// Layers on top of one another in the course of time: at each `x` a value of each layer.
+/// Stacked layers over time: for each `x` a value of each layer.
 pub fn layers(
     points: &[(f64, Vec<f64>)],
     layers: &[Layer],
@@ -65,7 +65,7 @@ pub fn layers(
     })
 }
 
-/// Lines of bars, each beginning where the one before it ends.
+/// Rows of stacked bars.
 pub fn bars(rows: &[(String, Vec<f64>)], layers: &[Layer], unit: &str) -> Result<String> {
     let most = rows.iter().map(|(_, values)| values.iter().sum::<f64>());
     let most = most.fold(0.0, f64::max).max(0.001) * 1.05;
@@ -110,7 +110,7 @@ pub fn bars(rows: &[(String, Vec<f64>)], layers: &[Layer], unit: &str) -> Result
     })
 }
 
-/// A field for each hour of the week, the fuller the more.
+/// A heat map with a field for each hour of the week.
 pub fn week(hours: &[f64], colour: RGBColor, days: [&str; 7]) -> Result<String> {
     let most = hours.iter().copied().fold(0.001, f64::max);
     drawn((SIZE.0, 220), |area| {
@@ -144,7 +144,7 @@ pub fn week(hours: &[f64], colour: RGBColor, days: [&str; 7]) -> Result<String> 
     })
 }
 
-/// What `draw` draws, as SVG.
+/// The output of `draw` as SVG.
 fn drawn(size: (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) -> Result<String> {
     let mut svg = String::new();
     {
@@ -155,7 +155,7 @@ fn drawn(size: (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) -> Result<Str
     Ok(svg)
 }
 
-/// The upper end of the row `n` of so many.
+/// The upper end of row `n`.
 fn end_of(n: usize, count: usize) -> SegmentValue<usize> {
     if n + 1 < count {
         SegmentValue::Exact(n + 1)

@@ -1,4 +1,4 @@
-//! A report for people at a terminal.
+//! A report as text.
 
 use super::figures::{Figures, Times, UseReport};
 use crate::names::Rung;
@@ -25,7 +25,7 @@ impl Report for UseReport {
 }
 
 impl UseReport {
-    /// The whole in a few words.
+    /// The summary.
     pub fn headline(&self) -> String {
         let length = age(self.until.duration_since(self.since));
         let of = self
@@ -153,7 +153,7 @@ impl UseReport {
 }
 
 impl Figures {
-    /// What they come to in a few words each.
+    /// The sums as short texts.
     pub fn headline(&self) -> Vec<String> {
         let saved = self.memory_saved_percent.unwrap_or(0.0);
         let mut parts = vec![
@@ -179,7 +179,7 @@ impl Figures {
     }
 }
 
-/// A length of time at a glance.
+/// A duration, in short.
 pub fn seconds(seconds: f64) -> String {
     match seconds {
         short if short < 10.0 => format!("{short:.1}s"),
@@ -188,7 +188,7 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
-/// A bar of what was used, and one of what was freed behind it.
+/// A bar for used memory, followed by one for freed memory.
 fn bar(used: f64, freed: f64, most: f64) -> String {
     let length = |value: f64| match most {
         0.0 => 0,
@@ -198,7 +198,7 @@ fn bar(used: f64, freed: f64, most: f64) -> String {
     "█".repeat(length(used)) + &"░".repeat(all.saturating_sub(length(used)))
 }
 
-/// A character as high as its share.
+/// A block character whose height is the share.
 fn level(value: f64, most: f64) -> char {
     const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     if value <= 0.0 || most <= 0.0 {

@@ -9,8 +9,8 @@ use crate::instance::references::References;
 use crate::names::{InstanceName, LabId};
 use crate::state::lock::Lock;
 
-/// The builds of `lab`, or of all labs, that are not current and that nothing refers to but
-/// instances that `goes` accepts.
+/// The builds of `lab`, or of all labs, that are not current and that only instances for which
+/// `goes` is true refer to.
 pub fn unused(
     context: &Context,
     lab: Option<&LabId>,
@@ -26,8 +26,8 @@ pub fn unused(
     Ok(unused)
 }
 
-/// Removes `build` of `lab` unless it is in use by now; whether it did. A lab that is being built,
-/// or whose builds a command is about to use, is left for the next time.
+/// Removes `build` of `lab` unless it is in use by now; returns whether it did. If the lab is being
+/// built, or a command is about to use one of its builds, it is left for the next time.
 pub fn collect(context: &Context, lab: &LabId, build: &Base) -> Result<bool> {
     let (Some(_lab), Some(_builds)) = (
         Lock::try_take(&context.paths.lab_lock(lab)),

@@ -1,5 +1,5 @@
-//! For how long nobody used what a cleanup may destroy, as the reaper judges that: by its console, its
-//! guest, the host's clock, and what was promised of it.
+//! How long instances have been unused, judged as the reaper does: by console, guest, the host's
+//! clock, and exemptions.
 
 use jiff::SignedDuration;
 
@@ -11,23 +11,23 @@ use crate::reaper::policy::Decision;
 use crate::reaper::signals::SignalSource;
 use crate::units::Duration;
 
-/// What is known of the use of an instance.
+/// The last use of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inactive {
-    /// For how long nobody used it; `None` where it stays however long that is.
+    /// How long it has been unused; `None` if it must be kept.
     pub length: Option<SignedDuration>,
-    /// What says so.
+    /// The sign that says so.
     pub reason: String,
 }
 
-/// Where that is learned.
+/// The sources.
 pub struct Uses<'a> {
     observer: Observer<'a>,
     passes: Passes,
 }
 
 impl<'a> Uses<'a> {
-    /// As passes of the reaper have seen it until now. What is seen here is not for them.
+    /// The record of the reaper's passes. It is not changed here.
     pub fn new(context: &'a Context) -> Self {
         let mut passes = Passes::read(&context.paths.passes());
         passes.begin(&context.moment());
@@ -37,7 +37,7 @@ impl<'a> Uses<'a> {
         }
     }
 
-    /// For how long each of `all` was not used. Guests are asked of those that would be inactive for
+    /// How long each of `all` has been unused. Guests are only asked if they would be inactive for
     /// `limit` otherwise.
     pub fn inactive(&self, all: &[&Remains], limit: Duration) -> Vec<Inactive> {
         let observer = self.observer.renewed();

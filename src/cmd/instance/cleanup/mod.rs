@@ -30,20 +30,20 @@ use select::{Filter, Inspected, Verdict};
 /// How many instances are destroyed at once.
 const AT_ONCE: usize = 4;
 
-/// An instance that is to be destroyed.
+/// An instance to destroy.
 struct Candidate {
     remains: Remains,
     state: Option<State>,
     reason: String,
 }
 
-/// What a cleanup is going to do.
+/// The plan of a cleanup.
 struct CleanupPlan {
     candidates: Vec<Candidate>,
     builds: Vec<(LabId, Base)>,
 }
 
-/// A cleanup and what it was asked for.
+/// A cleanup with its options.
 struct Cleanup<'a> {
     context: &'a Context,
     filter: Filter<'a>,
@@ -100,7 +100,8 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
 }
 
 impl Cleanup<'_> {
-    /// Decides what goes; what stays although it was asked for goes into `report` at once.
+    /// Decides what to destroy; instances that are kept although they match are added to `report`
+    /// at once.
     fn plan(
         &self,
         named: Option<&InstanceName>,
@@ -136,7 +137,7 @@ impl Cleanup<'_> {
             }
         }
         let goes = |name: &InstanceName| candidates.iter().any(|going| going.remains.name == *name);
-        // Base images are everybody's.
+        // All users share base images.
         let builds = match context.scope().only() {
             Some(_) => Vec::new(),
             None => builds::unused(context, filter.lab, goes).unwrap_or_else(|error| {
@@ -148,7 +149,7 @@ impl Cleanup<'_> {
         Ok(CleanupPlan { candidates, builds })
     }
 
-    /// For how long nobody used each of `all`, where that was asked for.
+    /// How long each of `all` has been unused, if requested.
     fn inactive(&self, context: &Context, all: &[&Remains]) -> Vec<Option<Inactive>> {
         let Some(limit) = self.filter.inactive_for else {
             return vec![None; all.len()];
@@ -181,7 +182,7 @@ impl Cleanup<'_> {
         Ok(())
     }
 
-    /// Destroys `name` if that is still what was asked for; the bytes that this freed.
+    /// Destroys `name` if it still matches; returns the number of freed bytes.
     fn destroy(&self, context: &Context, name: &InstanceName) -> Result<Option<u64>> {
         let vm = Instance::lock(context, name)?;
         let Some(remains) = Remains::find(context, name)? else {
@@ -244,7 +245,7 @@ fn look(
     })
 }
 
-/// Asks the person at the terminal; anything but a yes ends the command.
+/// Asks for confirmation; anything but a yes ends the command.
 fn confirm(context: &Context, plan: &CleanupPlan) -> Result<()> {
     let instances = plan.candidates.iter().map(|going| {
         let state = going.state.map_or("", State::as_str);
@@ -262,7 +263,7 @@ fn confirm(context: &Context, plan: &CleanupPlan) -> Result<()> {
     context.output.confirm(&lines, &question, stop)
 }
 
-/// Writes down what became of `candidate`.
+/// Writes the result for `candidate` to the journal.
 fn note(context: &Context, candidate: &Candidate, began: Instant, destroyed: &Result<Option<u64>>) {
     let name = &candidate.remains.name;
     match destroyed {
@@ -284,7 +285,7 @@ fn collected((lab, base): &(LabId, Base)) -> Collected {
     }
 }
 
-/// Tells how it went. The failure of a single instance that was asked for is the command's own.
+/// Prints the result. The failure of a single named instance is the command's own error.
 fn finish(context: &Context, mut report: CleanupReport, single: bool) -> Result<()> {
     let instances = report.destroyed.iter().map(|destroyed| destroyed.freed);
     report.freed = instances

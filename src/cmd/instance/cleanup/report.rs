@@ -1,4 +1,4 @@
-//! What a cleanup answers.
+//! The answer of a cleanup.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,14 @@ use crate::names::{LabId, State, UserId};
 use crate::output::{self, Cell, Column, Table};
 use crate::units::{MIB, size};
 
-/// The document of the contract.
+/// The JSON document.
 #[derive(Debug, Default, Serialize)]
 pub struct CleanupReport {
     pub destroyed: Vec<Destroyed>,
     pub kept: Vec<Kept>,
     pub failed: Vec<Failed>,
     pub builds: Vec<Collected>,
-    /// By both, in bytes.
+    /// Freed by instances and builds, in bytes.
     #[serde(rename = "freed_mb", serialize_with = "in_mib")]
     pub freed: u64,
     pub dry_run: bool,
@@ -26,7 +26,7 @@ pub struct Destroyed {
     pub instance: String,
     pub lab_id: LabId,
     pub user_id: UserId,
-    /// The state it was in; `None` for what had no VM.
+    /// The previous state; `None` if there was no VM.
     pub state: Option<State>,
     /// In bytes.
     #[serde(rename = "freed_mb", serialize_with = "in_mib")]

@@ -6,7 +6,7 @@ use super::inactive::Inactive;
 use crate::names::{InstanceName, LabId, State, UserId};
 use crate::units::{Duration, age};
 
-/// What a cleanup was asked for.
+/// The selection of a cleanup.
 #[derive(Debug, Default)]
 pub struct Filter<'a> {
     pub lab: Option<&'a LabId>,
@@ -15,39 +15,39 @@ pub struct Filter<'a> {
     pub inactive_for: Option<Duration>,
 }
 
-/// What is known of an instance, or of what is left of one.
+/// The facts about an instance, or about the remains of one.
 #[derive(Debug)]
 pub struct Inspected {
-    /// `None` for what has no VM.
+    /// `None` if there is no VM.
     pub state: Option<State>,
-    /// Why it is in that state, or what is left of it.
+    /// Why it is in that state, or what remains of it.
     pub reason: String,
     pub last_activity: Option<Timestamp>,
-    /// For how long nobody used it, where that was asked for.
+    /// How long it has been unused, if requested.
     pub inactive: Option<Inactive>,
-    /// An earlier cleanup began to destroy it, and it was not used since.
+    /// An earlier cleanup began to destroy it, and it was not used since then.
     pub half_destroyed: bool,
 }
 
-/// What becomes of it.
+/// The decision.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes, and why.
+    /// It is destroyed, and why.
     Destroy(String),
-    /// It was asked for and stays all the same, and why.
+    /// It matches but is kept, and why.
     Keep(String),
-    /// It was not asked for.
+    /// It does not match.
     Ignore,
 }
 
 impl Filter<'_> {
-    /// Whether the instance called `name` was asked for.
+    /// Whether the instance called `name` matches.
     pub fn names(&self, name: &InstanceName) -> bool {
         self.lab.is_none_or(|lab| *lab == name.lab)
             && self.user.is_none_or(|user| *user == name.user)
     }
 
-    /// What becomes of an instance that was asked for by name.
+    /// The decision for an instance that matches by name.
     pub fn judge(&self, seen: &Inspected) -> Verdict {
         if seen.half_destroyed {
             return Verdict::Destroy("an earlier cleanup was interrupted".to_owned());
