@@ -30,7 +30,7 @@ impl Accelerator {
     }
 }
 
-/// What was seen of the host.
+/// What the host supports.
 #[derive(Debug, Clone, Copy)]
 pub struct Host {
     /// The CPU has the `vmx` or `svm` flag. Without it a KVM device may open and run firmware, yet
@@ -41,7 +41,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks at this machine.
+    /// Checks this machine.
     pub fn probe() -> Host {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Host {
@@ -57,7 +57,8 @@ fn has_virtualisation_flag(cpuinfo: &str) -> bool {
     flags.any(|flag| flag == "vmx" || flag == "svm")
 }
 
-/// The accelerator to use, and a warning where it is not the one a teacher would hope for.
+/// The accelerator to use, and a warning if it is software emulation for lack of hardware
+/// virtualisation.
 pub fn choose(
     choice: AcceleratorChoice,
     host: Host,

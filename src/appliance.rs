@@ -1,7 +1,7 @@
-//! libguestfs: what is on disks of VMs that do not run. Its appliance, a small VM, reads their file systems:
-//! these are students', and no kernel of this host gets to see them.
+//! libguestfs: reads the disks of VMs that are not running. Its appliance, a small VM, mounts their
+//! file systems, because this host's kernel must never mount a student's file system.
 //!
-//! What it says comes from their disks, and is trusted no further than what a guest says.
+//! Its output depends on these disks, and is trusted no more than a guest's.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -23,39 +23,39 @@ use crate::accelerator::Accelerator;
 use crate::error::{Fault, Kind};
 use crate::process::Program;
 
-/// How many disks one appliance gets.
+/// The maximum number of disks of one appliance.
 pub const MOST_DISKS: usize = 16;
 
-/// How long it may take to boot, also in software emulation on a busy host.
+/// How long it may take to boot, including software emulation on a busy host.
 const BOOTING: Duration = Duration::from_secs(10 * 60);
 
-/// How much it may say to one command, in bytes.
+/// The maximum size of its answer to a command, in bytes.
 const LARGEST: usize = 256 << 10;
 
-/// How often it is looked whether somebody wants us to end.
+/// How often to check for an interrupt.
 const INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
 
-/// How long it has to end by itself.
+/// How long it may take to end by itself.
 const ENDING: Duration = Duration::from_secs(10);
 
-/// A running appliance, with some disks, to which it does not write.
+/// A running appliance with some disks, which it opens read-only.
 #[derive(Debug)]
 pub struct Appliance<'a> {
     child: Child,
     input: Option<ChildStdin>,
     output: File,
-    /// With this it says that it is done with a command: no disk can know it.
+    /// It prints this after each command: no disk can know it.
     mark: String,
-    /// Where data comes through.
+    /// The pipe for data.
     pipe: PathBuf,
     file_systems: Vec<(String, String)>,
     stop: &'a AtomicBool,
 }
 
-/// What is at a path.
+/// The type and size of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// Its type and permissions, as of stat(2).
@@ -64,20 +64,20 @@ pub struct Entry {
     pub size: u64,
 }
 
-/// Where data goes, and how much of it may come.
+/// The target of data, and its maximum size.
 struct Sink<'a> {
     file: &'a mut File,
     most: u64,
 }
 
 impl<'a> Appliance<'a> {
-    /// The program, or what to do where it is missing.
+    /// The program, or an error with a hint if it is missing.
     pub fn program() -> Result<Program> {
         Program::find("guestfish", "guestfish")
     }
 
-    /// Boots one with these `disks`, images in the format qcow2 and at most [`MOST_DISKS`]. Until it ends it
-    /// has files in `directory`.
+    /// Boots an appliance with these `disks`, which are qcow2 images and at most [`MOST_DISKS`].
+    /// Until it ends, it has files in `directory`.
     pub fn boot(
         disks: &[&Path],
         directory: &Path,
@@ -87,7 +87,7 @@ impl<'a> Appliance<'a> {
         let program = Appliance::program()?;
         let pipe = directory.join("pipe");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
-            .with_context(|| format!("failed to make {}", pipe.display()))?;
+            .with_context(|| format!("failed to create {}", pipe.display()))?;
         let (output, theirs) = std::io::pipe()?;
         let mut command = program.command();
         command.args(["--ro", "--format=qcow2"]);
@@ -109,7 +109,7 @@ impl<'a> Appliance<'a> {
             .stderr(theirs)
             .process_group(0)
             .spawn();
-        // Its ends of the pipe are with the command.
+        // The command has its ends of the pipes.
         drop(command);
         let mut child = child.context("failed to run guestfish")?;
         let mut appliance = Appliance {
@@ -138,33 +138,33 @@ impl<'a> Appliance<'a> {
         Ok(appliance)
     }
 
-    /// Whether it has ended, or is to: of it no more is to be asked.
+    /// Whether it has ended, or must end: it must not be used any more.
     pub fn has_ended(&self) -> bool {
         self.input.is_none()
     }
 
-    /// The devices and kinds of the file systems on partitions of the disk with this number.
+    /// The devices and types of the file systems on partitions of the disk with this number.
     pub fn file_systems(&self, disk: usize) -> Vec<(String, String)> {
         let all = self.file_systems.iter();
         let of = all.filter(|(device, _)| disk_of(device) == Some(disk));
         of.cloned().collect()
     }
 
-    /// Those that are not on partitions of one disk, but of a volume manager.
+    /// File systems of a volume manager, which may be on several disks.
     pub fn other_file_systems(&self) -> Vec<(String, String)> {
         let all = self.file_systems.iter();
         let of = all.filter(|(device, _)| disk_of(device).is_none());
         of.cloned().collect()
     }
 
-    /// Takes the file system of `device` in place of the one before.
+    /// Mounts the file system of `device` in place of the previous one.
     pub fn mount(&mut self, device: &str, until: Instant) -> Result<()> {
         self.ask("umount-all", until)?;
         let device = quoted(device);
         self.ask(&format!("mount-ro {device} /"), until).map(drop)
     }
 
-    /// The path of what is at `path`, without links; `None` where there is nothing.
+    /// The real path of `path`, without links; `None` if it does not exist.
     pub fn real_path(&mut self, path: &str, until: Instant) -> Result<Option<String>> {
         let asked = self.ask(&format!("realpath {}", quoted(path)), until);
         match asked {
@@ -177,7 +177,7 @@ impl<'a> Appliance<'a> {
         }
     }
 
-    /// What is at `path` itself.
+    /// The type and size of `path` itself.
     pub fn entry(&mut self, path: &str, until: Instant) -> Result<Entry> {
         let lines = self.ask(&format!("lstatns {}", quoted(path)), until)?;
         let number = |of: &str| {
@@ -190,11 +190,11 @@ impl<'a> Appliance<'a> {
                 size: number("st_size: ")?,
             })
         };
-        entry().context("the appliance does not tell what is there")
+        entry().context("the appliance does not report the file's type")
     }
 
-    /// Writes what is in the directory at `path`, which has no link in it, to `file` as an archive, if that is
-    /// less than `most` bytes.
+    /// Writes the content of the directory at `path`, which contains no link, to `file` as an
+    /// archive, if that is smaller than `most` bytes.
     pub fn archive(
         &mut self,
         path: &str,
@@ -216,14 +216,14 @@ impl<'a> Appliance<'a> {
         self.copy("download", path, Sink { file, most }, until)
     }
 
-    /// Has what a command writes of `path` come through the pipe.
+    /// Runs a command that writes the content of `path` to the pipe.
     fn copy(&mut self, command: &str, path: &str, sink: Sink, until: Instant) -> Result<()> {
         let pipe = quoted(&self.pipe.to_string_lossy());
         let command = format!("{command} {} {pipe}", quoted(path));
         self.exchange(&command, Some(sink), until).map(drop)
     }
 
-    /// The lines that it says to `command`; an error is its last words.
+    /// The lines that it prints for `command`; on failure, the last ones are the error.
     fn ask(&mut self, command: &str, until: Instant) -> Result<Vec<String>> {
         self.exchange(command, None, until)
     }
@@ -238,7 +238,7 @@ impl<'a> Appliance<'a> {
         let (said, went_on) = match answered {
             Ok(answered) => answered,
             Err(error) => {
-                // What it says from here on would be taken for the answer to another command.
+                // Later output would be taken for the answer to another command.
                 self.input = None;
                 return Err(error);
             }
@@ -257,7 +257,7 @@ impl<'a> Appliance<'a> {
         Ok(lines.into_iter().map(str::to_owned).collect())
     }
 
-    /// What it says until it is done with `command`, and whether no more came than the sink may have.
+    /// Its output until `command` is done, and whether the sink's limit was kept.
     fn try_exchange(
         &mut self,
         command: &str,
@@ -266,7 +266,7 @@ impl<'a> Appliance<'a> {
     ) -> Result<(String, bool)> {
         let input = self.input.as_mut().context("it has ended")?;
         let gone = "the appliance has ended: a file system may be damaged";
-        // The sign in front has it go on after a failure.
+        // With this prefix it continues after a failure.
         writeln!(input, "-{command}\necho {}", self.mark).context(gone)?;
         let mut pipe = match sink {
             Some(_) => Some(open(&self.pipe)?),
@@ -285,7 +285,7 @@ impl<'a> Appliance<'a> {
                     Ok(read) => {
                         went_on = sink.take(&buffer[..read])?;
                         if !went_on {
-                            // It notices that nobody reads, and goes on with the next command.
+                            // It notices that nobody reads, and continues with the next command.
                             pipe = None;
                         }
                     }
@@ -298,7 +298,7 @@ impl<'a> Appliance<'a> {
                 let read = self.output.read(&mut buffer)?;
                 ensure!(read > 0, gone);
                 said.extend_from_slice(&buffer[..read]);
-                ensure!(said.len() <= LARGEST, "the appliance says too much");
+                ensure!(said.len() <= LARGEST, "the appliance prints too much");
                 if said.ends_with(mark.as_bytes()) {
                     said.truncate(said.len() - mark.len());
                     return Ok((String::from_utf8_lossy(&said).into_owned(), went_on));
@@ -309,7 +309,7 @@ impl<'a> Appliance<'a> {
 }
 
 impl Sink<'_> {
-    /// Takes `piece`, unless that is too much.
+    /// Writes `piece`, unless the limit is exceeded.
     fn take(&mut self, piece: &[u8]) -> Result<bool> {
         let left = self.most.checked_sub(piece.len() as u64);
         self.most = left.unwrap_or(0);
@@ -337,8 +337,8 @@ impl Drop for Appliance<'_> {
 }
 
 fn too_much() -> anyhow::Error {
-    Fault::new(Kind::Failed, "there is more in it than is allowed")
-        .hint("allow more with --max-size, or name less")
+    Fault::new(Kind::Failed, "it is larger than allowed")
+        .hint("raise the limit with --max-size, or name fewer files")
         .into()
 }
 
@@ -352,7 +352,7 @@ fn open(pipe: &Path) -> Result<File> {
     opened.map_err(|error| anyhow!("failed to open {}: {error}", pipe.display()))
 }
 
-/// Waits until one of these has something to read, and which.
+/// Waits until one of these is readable; returns which.
 fn wait_for(output: BorrowedFd, pipe: Option<BorrowedFd>) -> Result<[bool; 2]> {
     let mut all = vec![PollFd::from_borrowed_fd(output, PollFlags::IN)];
     all.extend(pipe.map(|pipe| PollFd::from_borrowed_fd(pipe, PollFlags::IN)));
@@ -364,7 +364,7 @@ fn wait_for(output: BorrowedFd, pipe: Option<BorrowedFd>) -> Result<[bool; 2]> {
     Ok([is_ready(0), is_ready(1)])
 }
 
-/// The number of the disk that `device` is, or is a partition of: `/dev/sda1` is of the first.
+/// The number of the disk of `device`: for `/dev/sda1` it is the first.
 fn disk_of(device: &str) -> Option<usize> {
     let rest = device.strip_prefix("/dev/sd")?;
     let letter = rest.bytes().next().filter(u8::is_ascii_lowercase)?;
@@ -372,7 +372,7 @@ fn disk_of(device: &str) -> Option<usize> {
     is_partition.then(|| usize::from(letter - b'a'))
 }
 
-/// A word of guestfish that stands for `text`, whatever that is.
+/// `text` quoted as one guestfish argument.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for byte in text.bytes() {

@@ -1,5 +1,5 @@
-//! Strings that are checked when they are read. A pattern is written once: the check, the JSON schema
-//! and the message of an error are made from it. Pure.
+//! Strings that are checked when they are read. A pattern is written once: the check, the JSON
+//! schema and the error message are derived from it. Pure.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use regex_lite::Regex;
 /// How much of a refused string an error shows, in characters.
 const SHOWN: usize = 80;
 
-/// A string that is not what is wanted.
+/// The error for an invalid string.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadText {
     what: &'static str,
@@ -17,7 +17,7 @@ pub struct BadText {
 }
 
 impl BadText {
-    /// Of `given`, which is no `what`; `allowed` says what is one.
+    /// The error that `given` is not a `what`; `allowed` describes valid ones.
     pub fn new(what: &'static str, given: &str, allowed: &'static str) -> BadText {
         BadText {
             what,
@@ -37,26 +37,27 @@ impl fmt::Display for BadText {
 
 impl std::error::Error for BadText {}
 
-/// What `value` makes of `text`, which must fit `regex`.
+/// The result of `value` for `text`, which must match `regex`.
 pub fn read<T>(text: &str, regex: Option<&Regex>, value: fn(&str) -> Option<T>) -> Option<T> {
     let fits = regex.is_some_and(|regex| regex.is_match(text));
     (fits && !text.contains(char::is_control)).then(|| value(text))?
 }
 
-/// Has a type be read from a string. `impl TYPE, WHAT, PATTERN, ALLOWED, VALUE` is for a type that is
-/// defined elsewhere: VALUE makes it from a string that fits the pattern, or refuses that. Its schema
-/// has the pattern by `#[schemars(extend("pattern" = Self::PATTERN))]`. `struct TYPE, WHAT, PATTERN`
-/// defines one that holds the string, with all of that; `ALLOWED` and `VALUE` may follow.
+/// Implements reading a type from a string. `impl TYPE, WHAT, PATTERN, ALLOWED, VALUE` is for a
+/// type that is defined elsewhere: VALUE creates it from a string that matches the pattern, or
+/// refuses that. Its schema gets the pattern with `#[schemars(extend("pattern" = Self::PATTERN))]`.
+/// `struct TYPE, WHAT, PATTERN` defines a type that holds the string, with all of this; `ALLOWED`
+/// and `VALUE` may follow.
 ///
-/// A pattern is a regular expression that JSON Schema and `regex_lite` both know; it is anchored at
-/// both ends. Control characters are refused whatever it says.
+/// A pattern is a regular expression that both JSON Schema and `regex_lite` support; it is anchored
+/// at both ends. Control characters are always refused.
 macro_rules! checked {
     (impl $type:ident, $what:literal, $pattern:expr, $allowed:literal, $value:expr) => {
         $crate::checked::checked!(impl $type, $what, $pattern, |_| $allowed, $value);
     };
     (impl $type:ident, $what:literal, $pattern:expr, $allowed:expr, $value:expr) => {
         impl $type {
-            /// The regular expression of what can be one.
+            /// The regular expression for valid strings.
             pub const PATTERN: &str = concat!("^", $pattern, "$");
         }
 
@@ -108,7 +109,7 @@ macro_rules! checked {
     };
 }
 
-/// What a type that holds a string has of it.
+/// Methods of a type that holds a string.
 macro_rules! like_a_string {
     ($type:ident) => {
         impl $type {

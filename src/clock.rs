@@ -2,13 +2,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-/// A moment by the clock, which can be set, and by the time since the host was booted, which
-/// cannot.
+/// A moment, by the clock, which can be set, and by the time since boot, which cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// The time of day.
     pub time: Timestamp,
-    /// Since boot, time asleep included.
+    /// The time since boot, including suspend.
     pub uptime: SignedDuration,
 }
 
@@ -23,7 +22,7 @@ impl Moment {
         }
     }
 
-    /// The moment that is `later` than this one.
+    /// The moment this much `later`.
     pub fn after(&self, later: std::time::Duration) -> Moment {
         let later = SignedDuration::try_from(later).unwrap_or(SignedDuration::MAX);
         Moment {

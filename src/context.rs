@@ -1,5 +1,4 @@
-//! The base of every command: configuration, paths, the hypervisor and the time, each resolved
-//! once.
+//! What every command needs: configuration, paths, the hypervisor and the time, each resolved once.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
@@ -25,38 +24,38 @@ use crate::paths::{Paths, SharedPaths};
 use crate::scope::{Scope, missing};
 use crate::state::coverage::Coverage;
 
-/// The surroundings of a command.
+/// The context of a command.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The checked configuration.
     pub config: Arc<Config>,
     /// Every path, with the environment's overrides.
     pub paths: Paths,
-    /// Whose files say what is to be done.
+    /// The trusted authors of configurations.
     pub trust: Trust,
-    /// Where words go.
+    /// The output.
     pub output: Output,
-    /// Which accelerator is wanted.
+    /// The requested accelerator.
     pub accelerator_choice: AcceleratorChoice,
     began: (Moment, Instant),
     uri: ConnectUri,
     who: String,
     scope: Scope,
-    /// What is said once, and was.
+    /// The messages that were printed already and are printed only once.
     said: Arc<Mutex<BTreeSet<&'static str>>>,
     hypervisor: Arc<OnceLock<Hypervisor>>,
     stop: OnceLock<Arc<AtomicBool>>,
 }
 
 impl Context {
-    /// Settles everything by the contract's precedence: option, environment, file, default.
+    /// Resolves everything by precedence: option, environment, file, default.
     pub fn new(global: &Global, output: Output, now: Moment) -> Result<Context> {
         let (overrides, config) = settings(global)?;
         Context::with(config?, overrides, global, output, now)
     }
 
-    /// The same for a look at the host, whatever its configuration is worth: where that cannot be
-    /// used, the reason, and a context with the defaults and no labs.
+    /// The same for checking the host, even if its configuration cannot be used: then the reason,
+    /// and a context with the defaults and no labs.
     pub fn of_host(
         global: &Global,
         output: Output,
@@ -80,8 +79,8 @@ impl Context {
     ) -> Result<Context> {
         let host = &config.host;
         let state = overrides.state_dir.as_ref().unwrap_or(&host.state_dir);
-        // An administrator's link, which is looked through once. Of storage_dir the path stays, for
-        // domains and images have it.
+        // Resolve an administrator's link once. The path of storage_dir stays, because domains and
+        // images contain it.
         let real = state.canonicalize().ok().filter(|_| state.is_symlink());
         let storage = overrides.storage_dir.as_ref().unwrap_or(&host.storage_dir);
         let results = overrides.output_dir.as_ref().unwrap_or(&host.output_dir);
@@ -107,8 +106,8 @@ impl Context {
         })
     }
 
-    /// The same for work beside this: with a connection of its own to the hypervisor, so that
-    /// neither waits for a call of the other.
+    /// A copy for parallel work, with its own connection to the hypervisor, so that neither waits
+    /// for a call of the other.
     pub fn beside(&self) -> Context {
         Context {
             hypervisor: Arc::default(),
@@ -116,8 +115,7 @@ impl Context {
         }
     }
 
-    /// The same for what is about the whole host, whomever this command acts for. What it finds is not
-    /// for that one's eyes.
+    /// A copy for the whole host, ignoring `--as-user`. Its results must not be shown to that user.
     #[must_use]
     pub fn for_everyone(&self) -> Context {
         Context {
@@ -126,8 +124,8 @@ impl Context {
         }
     }
 
-    /// The time. The clock was read once, when the command began; what went by since then is
-    /// counted, so that a clock that jumps meanwhile does no harm.
+    /// The time. The clock was read once, when the command started, and the elapsed time is added,
+    /// so that setting the clock in the meantime does no harm.
     pub fn time(&self) -> Timestamp {
         self.moment().time
     }
@@ -138,13 +136,13 @@ impl Context {
         began.after(instant.elapsed())
     }
 
-    /// The policy of `lab`; that of a lab that is no longer configured is the default one.
+    /// The policy of `lab`; for a lab that is no longer configured, the default one.
     pub fn policy(&self, lab: &LabId) -> Policy {
         let lab = self.config.lab(lab);
         lab.map_or_else(|_| Policy::default(), |lab| lab.policy.clone())
     }
 
-    /// The same for what is done in the name of `who`, as the journal has it: `reap` or `gateway`.
+    /// A copy for actions of `who`, as in the journal: `reap` or `gateway`.
     #[must_use]
     pub fn acting_as(self, who: &str) -> Context {
         Context {
@@ -158,18 +156,18 @@ impl Context {
         &self.who
     }
 
-    /// What this machine is, where there are several.
+    /// The role of this machine, if there are several hosts.
     pub fn place(&self) -> Option<Place<'_>> {
         self.config.cluster.as_ref().map(Place::here)
     }
 
-    /// Whose instances there are, for this command.
+    /// The scope of this command.
     pub fn scope(&self) -> &Scope {
         &self.scope
     }
 
-    /// The instance of `user` that the command line names. One that is out of reach is missing,
-    /// whatever there is.
+    /// The instance of `user` that the command line names. If it is out of scope, it is reported as
+    /// missing, whether it exists or not.
     pub fn instance(&self, lab: &LabId, user: &UserId) -> Result<InstanceName> {
         let (lab, user) = (lab.clone(), user.clone());
         let name = InstanceName { lab, user };
@@ -180,7 +178,7 @@ impl Context {
         Ok(name)
     }
 
-    /// Fails where the command acts for one user alone: `what` is about the whole host.
+    /// Fails with `--as-user`: `what` acts on the whole host.
     pub fn require_everyone(&self, what: &str) -> Result<()> {
         let Some(user) = self.scope.only() else {
             return Ok(());
@@ -200,13 +198,12 @@ impl Context {
         Ok(self.hypervisor.get_or_init(|| open))
     }
 
-    /// Whether libvirt gives the simplest answer within `deadline`, or at least refuses to.
+    /// Whether libvirt answers the simplest call within `deadline`, even with an error.
     pub fn libvirt_answers(&self, deadline: Duration) -> bool {
         Hypervisor::answers(self.uri.as_str(), deadline)
     }
 
-    /// A flag that is raised when the program is asked to end. From the first call on, signals do
-    /// nothing but that.
+    /// A flag that is set on SIGINT or SIGTERM. After the first call, signals only set the flag.
     pub fn interrupted(&self) -> Result<&AtomicBool> {
         if let Some(stop) = self.stop.get() {
             return Ok(stop);
@@ -225,8 +222,7 @@ impl Context {
         Ok(accelerator::choose(self.accelerator_choice, accelerator::Host::probe())?.0)
     }
 
-    /// Says, once, that what is about to run will be slow, where it will be for want of hardware
-    /// virtualisation.
+    /// Warns, once, that a guest will be slow, if hardware virtualisation is missing.
     pub fn warn_of_emulation(&self) {
         let chosen = accelerator::choose(self.accelerator_choice, accelerator::Host::probe());
         if let Ok((_, Some(warning))) = chosen {
@@ -241,7 +237,7 @@ impl Context {
         }
     }
 
-    /// Says, once, that consoles are seen by others than this host.
+    /// Warns, once, that other hosts can reach the consoles.
     pub fn warn_of_exposed_console(&self) {
         self.once("console", || {
             let what = "their passwords are weak, and their traffic is not encrypted";
@@ -250,7 +246,7 @@ impl Context {
         });
     }
 
-    /// Says, once, that what is started of `lab` stays on until somebody stops it.
+    /// Warns, once, that instances of `lab` keep running until somebody stops them.
     pub fn warn_of_no_reaper(&self, lab: &LabId) {
         if !self.policy(lab).takes_down() {
             return;
@@ -269,14 +265,15 @@ impl Context {
         });
     }
 
-    /// Says, once, that nothing can be throttled here. The reason of each idle instance says so too.
+    /// Notes, once, that this hypervisor cannot throttle. The reason of each idle instance says so
+    /// too.
     pub fn tell_of_no_cpu_control(&self) {
         let text = "this hypervisor cannot limit CPU time: idle instances are not throttled";
         self.once("cpu", || self.output.detail(text));
     }
 }
 
-/// What the environment says, and the configuration that options or it name.
+/// The environment's settings, and the configuration that options or the environment name.
 fn settings(global: &Global) -> Result<(Overrides, Result<Config>)> {
     let overrides = Overrides::read()?;
     let file = global.config.as_deref().or(overrides.config.as_deref());

@@ -16,7 +16,7 @@ use crate::error::{Fault, Kind};
 use crate::files::trust::Trust;
 use crate::names::UserId;
 
-/// What the environment overrides of the configuration; options override it in turn.
+/// Overrides of the configuration from the environment; options override these.
 #[derive(Debug)]
 pub struct Overrides {
     /// `CYYBER_CONFIG`
@@ -31,7 +31,7 @@ pub struct Overrides {
     pub output_dir: Option<PathBuf>,
     /// `CYYBER_ACCELERATOR`
     pub accelerator: Option<AcceleratorChoice>,
-    /// Whose files say what is to be done: also those of whoever is behind `sudo`.
+    /// The trusted authors of configurations, including the user behind `sudo`.
     pub trust: Trust,
     /// `CYYBER_AS_USER`
     pub as_user: Option<UserId>,
@@ -48,26 +48,26 @@ impl Overrides {
             output_dir: set("CYYBER_OUTPUT_DIR").map(PathBuf::from),
             accelerator: choice("CYYBER_ACCELERATOR")?,
             trust: Trust::new(set("SUDO_UID").and_then(|user| user.to_str()?.parse().ok())),
-            // An empty value is a session without a user, and must not become leave to do anything.
+            // An empty value means a session without a user, and must not permit everything.
             as_user: parsed("CYYBER_AS_USER", var_os("CYYBER_AS_USER"))
                 .map_err(|fault| fault.hint("unset it to act for everyone"))?,
         })
     }
 }
 
-/// `CYYBER_OUTPUT`, which is needed before anything else, for errors.
+/// `CYYBER_OUTPUT`, which is needed first, for errors.
 pub fn output<T: ValueEnum>() -> Result<Option<T>> {
     choice("CYYBER_OUTPUT")
 }
 
-/// This host's time zone, or that of `TZ`. One that is not known is an error: it would be taken for
-/// UTC.
+/// This host's time zone, or that of `TZ`. An unknown one is an error, because it would be taken
+/// for UTC.
 pub fn time_zone() -> Result<TimeZone> {
     let Some(name) = set("TZ") else {
         return Ok(TimeZone::system());
     };
     let name = name.to_string_lossy();
-    // A path, which tzset(3) takes as well, is for the system's own reading.
+    // A path, which tzset(3) allows as well, is left to the system.
     let known = match name.trim_start_matches(':') {
         path if path.starts_with('/') => Ok(TimeZone::system()),
         name => TimeZone::get(name).or_else(|_| TimeZone::posix(name)),
@@ -80,7 +80,7 @@ pub fn time_zone() -> Result<TimeZone> {
     })
 }
 
-/// The value of a variable as what it stands for.
+/// The parsed value of a variable.
 fn parsed<T: FromStr<Err: Display>>(
     name: &str,
     value: Option<OsString>,
@@ -91,12 +91,12 @@ fn parsed<T: FromStr<Err: Display>>(
         .map_err(|error| Fault::new(Kind::Usage, format!("bad {name}: {error}")))
 }
 
-/// Whether words may have colours at a terminal: nobody says no, and it is one that knows them.
+/// Whether output at a terminal may have colours: not disabled, and supported by the terminal.
 pub fn allows_colour() -> bool {
     set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")
 }
 
-/// Which word of its command line a shell asks to complete, where it says so.
+/// The index of the word that a shell asks to complete, if given.
 pub fn completed_word() -> Option<usize> {
     set("_CLAP_COMPLETE_INDEX")?.to_str()?.parse().ok()
 }
@@ -105,7 +105,7 @@ fn set(name: &str) -> Option<OsString> {
     var_os(name).filter(|value| !value.is_empty())
 }
 
-/// A variable that has one of few values.
+/// A variable with a fixed set of values.
 fn choice<T: ValueEnum>(name: &str) -> Result<Option<T>> {
     let Some(value) = set(name) else {
         return Ok(None);

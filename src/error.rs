@@ -1,15 +1,15 @@
-//! What can go wrong, in the eight kinds that a caller can tell apart.
+//! Errors, in the eight kinds that a caller can distinguish.
 //!
-//! Errors travel as [`anyhow::Error`]. Where the kind matters, a [`Fault`] is the error or is
-//! attached as context; the outermost one decides exit code, JSON code and hint. Everything
-//! without a fault is [`Kind::Failed`].
+//! Errors are passed as [`anyhow::Error`]. If the kind matters, a [`Fault`] is the error or is
+//! attached as context; the outermost one decides exit code, JSON code and hint. Everything without
+//! a fault is [`Kind::Failed`].
 
 use std::{fmt, io};
 
 use serde::Serialize;
 
-/// The kinds of failure by their exit codes. These are part of the contract with scripts, and so are
-/// the names, as JSON has them in `error.code`.
+/// The kinds of failure by exit code. The exit codes are part of the interface for scripts, and so
+/// are the names, which are `error.code` in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
@@ -50,7 +50,7 @@ impl Kind {
         self as u8
     }
 
-    /// When it happens, for people; part of the reference.
+    /// A description for the manual.
     pub const fn meaning(self) -> &'static str {
         match self {
             Kind::Failed => "Any other failure; with several targets, some of them failed.",
@@ -67,7 +67,7 @@ impl Kind {
     }
 }
 
-/// A failure of a known kind, with what to do about it where that is known.
+/// A failure of a known kind, with a hint if there is one.
 ///
 /// The message is a lowercase fragment that reads well after `error: `.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault of `kind` saying `message`.
+    /// A fault of `kind` with `message`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Fault {
             kind,
@@ -87,7 +87,7 @@ impl Fault {
         }
     }
 
-    /// All that matters of `error`, for more than one that is to be told.
+    /// A copy of `error`'s kind, message and hint, to report it several times.
     pub fn of(error: &anyhow::Error) -> Self {
         Fault {
             kind: kind_of(error),
@@ -96,7 +96,7 @@ impl Fault {
         }
     }
 
-    /// The same fault with advice for the reader.
+    /// The same fault with a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -104,8 +104,8 @@ impl Fault {
     }
 }
 
-/// No failure of ours, and nothing to be told: the program ends with the exit status of a command that
-/// it ran in a guest.
+/// Not a failure of ours, and nothing to print: the program ends with the exit status of a command
+/// that it ran in a guest.
 #[derive(Debug, Clone, Copy)]
 pub struct Passed(pub u8);
 
@@ -125,8 +125,8 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// The kind of `error`: that of its outermost fault. Where there is none, a full disk is one of
-/// capacity, wherever it was met.
+/// The kind of `error`: that of its outermost fault. Without one, a full disk is always of the kind
+/// capacity.
 pub fn kind_of(error: &anyhow::Error) -> Kind {
     let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
     let is_full = |cause: &(dyn std::error::Error + 'static)| {
@@ -140,7 +140,7 @@ pub fn kind_of(error: &anyhow::Error) -> Kind {
     }
 }
 
-/// The advice that goes with `error`: that of its outermost fault, or else of what caused it.
+/// The hint of `error`: that of its outermost fault, or else one for its cause.
 pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
     let fault = error.downcast_ref::<Fault>();
     fault
@@ -148,7 +148,7 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
         .or_else(|| error.chain().find_map(hint_of_cause))
 }
 
-/// What helps wherever the system refuses something.
+/// The hint for an error of the operating system.
 fn hint_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     let kind = cause.downcast_ref::<io::Error>()?.kind();
     match kind {

@@ -1,5 +1,5 @@
-//! The firewall of the lab networks: a table of the kernel's, which setup.sh makes and libvirt's
-//! hook loads (`templates/host/network.nft`). This module checks whether it is still as it was
+//! The firewall of the lab networks: an nftables table that setup.sh writes and libvirt's hook
+//! loads (`templates/host/network.nft`). This module checks whether it is unchanged since it was
 //! loaded.
 
 use std::path::Path;
@@ -13,14 +13,14 @@ use crate::network::Mac;
 use crate::process::{self, Program};
 use crate::state::lock::Lock;
 
-/// The table as it is loaded.
+/// The file with the table.
 const TABLE: &str = "/etc/cyyber/network.nft";
 
-/// What loads it: libvirt's hook on networks, with the arguments by which libvirt calls it.
+/// The program that loads it: libvirt's network hook, with the arguments of libvirt's call.
 const LOADER: &str = "/etc/libvirt/hooks/network.d/cyyber";
 const LOADING: [&str; 4] = ["cyyber-nat", "start", "begin", "-"];
 
-/// What the kernel had right after it was loaded, since this host was booted.
+/// The kernel's listing right after it was loaded, since boot.
 const LOADED: &str = "/run/cyyber/network.loaded";
 
 /// Held while it is loaded.
@@ -29,15 +29,15 @@ const LOCK: &str = "/run/cyyber/network.lock";
 /// How long loading may take.
 const LOADING_TIME: Duration = Duration::from_secs(10);
 
-/// The families of which it has a table.
+/// The families for which it has a table.
 const FAMILIES: [&str; 3] = ["bridge", "arp", "inet"];
 
-/// Whether setup.sh ever made it on this host.
+/// Whether setup.sh has written it on this host.
 pub fn is_set_up() -> bool {
     Path::new(LOADER).exists()
 }
 
-/// Fails where it was not loaded since this host was booted: a guest would be open.
+/// Fails if it was not loaded since boot: guests would not be isolated.
 pub fn ensure_loaded() -> Result<()> {
     if Path::new(LOADED).exists() {
         return Ok(());
@@ -51,14 +51,16 @@ fn not_loaded() -> anyhow::Error {
     Fault::new(Kind::Unavailable, message).hint(hint).into()
 }
 
-/// Whether the kernel has it as it was loaded: no chain, rule or element was removed, changed or put
-/// in. Fails where that cannot be seen, as by whoever is not root.
+/// Whether the kernel's table is unchanged since it was loaded: no chain, rule or element was
+/// removed, changed or added. Fails if that cannot be checked, for example because the user is not
+/// root.
 ///
-/// Every table, set and rule has a number of its own, which does not come back. The sets of cards
-/// need no look at their elements: the kernel lets nobody change them while a rule refers to them.
+/// Every table, set and rule has a handle that is never reused. The elements of the sets of
+/// interfaces need not be compared: the kernel does not permit changing them while a rule refers to
+/// them.
 pub fn in_force() -> Result<bool> {
     let nft = Program::find("nft", "nftables")?;
-    // Family by family, which reads nothing of the rules of iptables. Tables by their names take ten
+    // Family by family, which does not read the rules of iptables. Listing tables by name takes ten
     // times as long.
     let all = FAMILIES.map(|family| format!("list ruleset {family}"));
     let now = nft.run(["-a", "-t", "-s", &all.join("; ")])?;
@@ -70,7 +72,7 @@ pub fn in_force() -> Result<bool> {
     Ok(!loaded.is_empty() && now == loaded)
 }
 
-/// Puts it back where it is not in force; whether it had to.
+/// Restores it if it is not in force; returns whether that was necessary.
 pub fn restore() -> Result<bool> {
     if in_force()? || looked_at_again()? {
         return Ok(false);
@@ -82,7 +84,7 @@ pub fn restore() -> Result<bool> {
     Ok(true)
 }
 
-/// Once nobody else is loading it.
+/// Check again under the lock: another process may have loaded it.
 fn looked_at_again() -> Result<bool> {
     let lock = Path::new(LOCK);
     let take = || Lock::take(lock, "the firewall of the lab networks", LOADING_TIME);
@@ -105,8 +107,8 @@ fn ours(listing: &str) -> Vec<&str> {
     lines.collect()
 }
 
-/// Whether it admits the card at the port `device`, which is none that goes with the card: that of a
-/// guest that was started before cards had ports of their own.
+/// Whether it accepts the interface with this MAC address at the port `device`, which is not its
+/// own port: the guest was started before interfaces had their own ports.
 pub fn admits(device: &str, mac: Mac) -> bool {
     let table = fs_err::read_to_string(TABLE).unwrap_or_default();
     table.contains(&format!("\"{device}\" . {mac},"))

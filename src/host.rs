@@ -1,4 +1,4 @@
-//! The host's available memory, and how busy it is.
+//! The host's available memory and CPU load.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ const CPUINFO: &str = "/proc/cpuinfo";
 const MEMINFO: &str = "/proc/meminfo";
 const STAT: &str = "/proc/stat";
 
-/// Where systemd's units are, an administrator's and those of packages.
+/// The directories of systemd units, those of the administrator and those of packages.
 const UNITS: [&str; 3] = [
     "/etc/systemd/system",
     "/usr/lib/systemd/system",
@@ -20,22 +20,22 @@ const UNITS: [&str; 3] = [
 /// The host's memory in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// All that the kernel can use.
+    /// The total memory of the kernel.
     pub total: u64,
-    /// What new programs can have without swapping, as the kernel estimates it.
+    /// Memory available to new programs without swapping, as the kernel estimates it.
     pub available: u64,
 }
 
-/// What the host's CPUs did since it was booted, in ticks of the kernel.
+/// The CPU time of the host since boot, in kernel ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpu {
-    /// How many CPUs there are.
+    /// The number of CPUs.
     pub count: usize,
     busy: u64,
     all: u64,
 }
 
-/// The unit of libvirt's daemon for QEMU: one daemon does everything, or each part has its own.
+/// The unit of libvirt's daemon for QEMU: either one daemon for everything, or modular daemons.
 pub fn libvirt_unit() -> &'static str {
     libvirt_unit_in(&UNITS, "virtqemud")
 }
@@ -58,7 +58,7 @@ fn libvirt_unit_in<P: AsRef<Path>>(directories: &[P], own: &'static str) -> &'st
     }
 }
 
-/// What kind of processor the host has, with all that programs can tell of it: as one hash.
+/// A hash of the host's CPU model and all features that programs can see.
 pub fn processor() -> Result<String> {
     let text = fs_err::read_to_string(CPUINFO)?;
     let first = text.split("\n\n").next().unwrap_or_default();
@@ -79,20 +79,19 @@ pub fn processor() -> Result<String> {
         .fingerprint())
 }
 
-/// What the CPUs have done up to this moment.
+/// The CPU time until now.
 pub fn cpu() -> Result<Cpu> {
     let text = fs_err::read_to_string(STAT)?;
     parse_cpu(&text).with_context(|| format!("{STAT} does not list the host's CPUs"))
 }
 
 impl Cpu {
-    /// How long the CPUs were busy since the host was booted, all together, in seconds.
+    /// The busy time of all CPUs since boot, in seconds.
     pub fn busy_seconds(&self) -> f64 {
         self.busy as f64 / rustix::param::clock_ticks_per_second() as f64
     }
 
-    /// How busy the CPUs were since `before`; 100 is one CPU, fully used. Unknown where no time
-    /// went by.
+    /// The CPU use since `before`; 100 is one fully used CPU. Unknown if no time has passed.
     pub fn percent_since(&self, before: &Cpu) -> Option<f64> {
         let (busy, all) = (
             self.busy.saturating_sub(before.busy),
@@ -108,7 +107,7 @@ fn parse_cpu(stat: &str) -> Option<Cpu> {
         .find_map(|line| line.strip_prefix("cpu "))?
         .split_whitespace()
         .map_while(|field| field.parse().ok())
-        // What guests took, which follows, is a part of the first two.
+        // The next fields, the time of guests, are included in the first two.
         .take(8)
         .collect();
     let [_, _, _, idle, waiting, ..] = ticks[..] else {
@@ -126,7 +125,7 @@ fn parse_cpu(stat: &str) -> Option<Cpu> {
     })
 }
 
-/// The host's memory at this moment.
+/// The host's present memory.
 pub fn memory() -> Result<Memory> {
     let text = fs_err::read_to_string(MEMINFO)?;
     parse(&text).with_context(|| format!("{MEMINFO} does not list the host's memory"))

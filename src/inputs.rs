@@ -1,5 +1,4 @@
-//! What an image is made from, part by part, so that it can be told whether anything changed since,
-//! and what. Pure.
+//! The inputs of an image, part by part, to detect whether and what changed since its build. Pure.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +7,23 @@ use sha2::{Digest, Sha256};
 
 use crate::text::hex;
 
-/// The part that tells of programs.
+/// The part with versions of programs.
 const TOOLS: &str = "tools";
 
-/// The parts by their names for people, each as a short text or a hash.
+/// The parts by name, each as a short text or a hash.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Inputs(BTreeMap<String, String>);
 
 impl Inputs {
-    /// The same with a part that is known by a short text.
+    /// Adds a part that is identified by a short text.
     #[must_use]
     pub fn with(mut self, part: &str, value: impl Into<String>) -> Inputs {
         self.0.insert(part.to_owned(), value.into());
         self
     }
 
-    /// The same with a part that is known by the hash of its pieces.
+    /// Adds a part that is identified by the hash of its pieces.
     #[must_use]
     pub fn with_hash<P: AsRef<[u8]>>(
         self,
@@ -34,8 +33,8 @@ impl Inputs {
         self.with(part, hash(pieces))
     }
 
-    /// The same with the tools' versions. Without them, as in a dry run where there are none,
-    /// nothing is said about those.
+    /// Adds the tools' versions. If they are unknown, as in a dry run without the tools, they are
+    /// not compared.
     #[must_use]
     pub fn with_tools(self, versions: Option<&str>) -> Inputs {
         match versions {
@@ -49,7 +48,7 @@ impl Inputs {
         hash(self.0.iter().flat_map(|(part, value)| [part, value]))
     }
 
-    /// The parts that are not as they were, by name.
+    /// The names of the changed parts.
     pub fn changes_since<'a>(&'a self, before: &Inputs) -> Vec<&'a str> {
         let parts = self.0.iter();
         let changed = parts.filter(|(part, value)| before.0.get(*part) != Some(value));
@@ -57,7 +56,7 @@ impl Inputs {
     }
 }
 
-/// One hash of pieces, which cannot be moved from one to the next.
+/// One hash of all pieces, including their lengths.
 fn hash<P: AsRef<[u8]>>(pieces: impl IntoIterator<Item = P>) -> String {
     let mut hasher = Sha256::new();
     for piece in pieces {
@@ -68,25 +67,25 @@ fn hash<P: AsRef<[u8]>>(pieces: impl IntoIterator<Item = P>) -> String {
     hex(&hasher.finalize())
 }
 
-/// Why a lab is built, or is not.
+/// Why a lab is built, or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// There is no base of it.
+    /// It has no base image.
     First,
-    /// It was asked for.
+    /// With `--force`.
     Forced,
-    /// These parts are not what the current base was made from.
+    /// These parts changed since the current base was built.
     Changed(Vec<String>),
-    /// Nobody noted what the current base was made from.
+    /// The inputs of the current base are not recorded.
     Unknown,
-    /// Something that the last build left is not there any more.
+    /// A result of the last build is missing.
     Incomplete,
     /// Nothing changed.
     Unchanged,
 }
 
 impl Why {
-    /// What there is to do about a lab of `inputs`, whose base was made from `before`.
+    /// The decision for a lab with these `inputs`, whose base was built from `before`.
     pub fn of(inputs: &Inputs, before: Option<&Inputs>) -> Why {
         match before.map(|before| inputs.changes_since(before)) {
             None => Why::Unknown,

@@ -1,7 +1,7 @@
-//! The journal: one line for every change of state, every build and every failure.
+//! The journal: one line for every state change, build and failure.
 //!
-//! Lines are appended whole, by any number of processes at once. A rotated journal is simply made
-//! again.
+//! Lines are appended atomically, by any number of processes at once. If it was rotated, a new file
+//! is created.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
@@ -17,8 +17,8 @@ use crate::error::{Kind, kind_of};
 use crate::files;
 use crate::names::{InstanceName, LabId, State, UserId};
 
-/// Writes down that `action` on something, which began at `began`, was done: the states before and
-/// after, of which `None` is for an instance that was or is not there, and why. Returns whether it could.
+/// Records that `action` on something, which began at `began`, was done: the states before and
+/// after, where `None` is a missing instance, and the reason. Returns whether that succeeded.
 pub fn done<'a>(
     context: &Context,
     action: &str,
@@ -31,8 +31,7 @@ pub fn done<'a>(
     write(context, action, subject, began, (from, to), Ok(reason))
 }
 
-/// Writes down that `action` failed. What was refused because it was wrongly asked for is no
-/// failure.
+/// Records that `action` failed. Usage errors are not recorded.
 pub fn failure<'a>(
     context: &Context,
     action: &str,
@@ -51,8 +50,8 @@ pub fn failure<'a>(
     write(context, action, subject, began, (from, None), reason);
 }
 
-/// A journal that cannot be written stops nobody, and is no news beside a failure, which often has
-/// the same cause.
+/// Commands work even if the journal cannot be written. After a failure, which often has the same
+/// cause, this is not reported.
 fn write<'a>(
     context: &Context,
     action: &str,
@@ -88,10 +87,10 @@ fn write<'a>(
     written.is_ok()
 }
 
-/// One line of it.
+/// One line.
 #[derive(Debug, Clone, Serialize)]
 struct Line<'a> {
-    /// When it had happened.
+    /// The time of the event.
     time: Timestamp,
     #[serde(flatten)]
     subject: Subject<'a>,
@@ -99,7 +98,7 @@ struct Line<'a> {
     action: &'a str,
     /// The state before; `None` where there was no instance.
     from: Option<State>,
-    /// The state after; `None` where there is no instance any more, or where it failed.
+    /// The state after; `None` if there is no instance any more, or if it failed.
     to: Option<State>,
     /// Whether it was done.
     ok: bool,
@@ -107,17 +106,17 @@ struct Line<'a> {
     reason: &'a str,
     /// The kind of a failure, as in the JSON of errors.
     code: Option<Kind>,
-    /// Who did it: the number of a user, `reap` or `gateway`.
+    /// The actor: a numeric user id, `reap` or `gateway`.
     who: &'a str,
-    /// For which user alone, where it was told so by `--as-user`.
+    /// The user of `--as-user`, if used.
     as_user: Option<&'a UserId>,
     /// How long it took.
     duration_ms: u64,
-    /// The memory that the lab's instances have, by the configuration.
+    /// The memory of the lab's instances, according to the configuration.
     memory_mb: Option<u32>,
 }
 
-/// To what something happened.
+/// The subject of an event.
 #[derive(Debug, Clone, Serialize)]
 pub struct Subject<'a> {
     /// The instance's name; `None` for a build.
@@ -146,11 +145,11 @@ impl<'a> From<&'a LabId> for Subject<'a> {
     }
 }
 
-/// How long a line waits for others. One takes far less than a millisecond to write; whoever holds
-/// the journal for longer is stuck, and must not make everybody so.
+/// How long a line waits for others. Writing one takes far less than a millisecond; a process that
+/// holds the journal longer hangs, and must not delay everyone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often it is looked again.
+/// How often to try again.
 const INTERVAL: Duration = Duration::from_millis(2);
 
 /// Appends `event` to the journal at `path`, if that is free within `patience`.
@@ -161,7 +160,7 @@ fn append(patience: Duration, path: &Path, event: &Line) -> io::Result<()> {
     loop {
         let file = files::open_or_make(path)?;
         match file.try_lock() {
-            // It may have been rotated away just now.
+            // It may just have been rotated.
             Ok(()) if is_at(&file, path)? => return append_whole(&file, &line),
             Ok(()) => {}
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(INTERVAL),
@@ -173,7 +172,8 @@ fn append(patience: Duration, path: &Path, event: &Line) -> io::Result<()> {
     }
 }
 
-/// Appends `line`, or nothing: on a full disk half of it would spoil the next one as well.
+/// Appends `line` completely or not at all: on a full disk, half of it would damage the next line
+/// as well.
 fn append_whole(mut file: &File, line: &[u8]) -> io::Result<()> {
     let end = file.metadata()?.len();
     rustix::fs::seek(file, rustix::fs::SeekFrom::Start(end))?;
@@ -275,7 +275,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = File::create(dir.path().join("full")).unwrap();
         append_whole(&file, b"one\n").unwrap();
-        // Writes to it fail from here on.
+        // Later writes to it fail.
         let reader = File::open(dir.path().join("full")).unwrap();
         assert!(append_whole(&reader, b"two\n").is_err());
         assert_eq!(std::fs::read(dir.path().join("full")).unwrap(), b"one\n");

@@ -1,4 +1,4 @@
-//! Parses the command line, runs the command, and turns its outcome into messages and an exit code.
+//! Parses the command line, runs the command, and turns its result into messages and an exit code.
 
 use std::io::Write;
 
@@ -11,15 +11,14 @@ use cyyber::output::{Format, Output};
 fn main() {
     let code = run();
     let _ = std::io::stdout().flush();
-    // Without what libraries do at the end: OpenSSL, which libvirt brings along, takes away what a
-    // thread that is still ending, or in a call that hangs, goes on to use.
+    // Exit without destructors of libraries: OpenSSL, which libvirt loads, would free data that is
+    // still used by a thread that is ending or in a hanging call.
     signal_hook::low_level::exit(code.into())
 }
 
-/// What the command line asks for; the exit code.
+/// Runs the command line; returns the exit code.
 fn run() -> u8 {
-    // What we make is for the owner and the group, never for the world; modes that matter are set
-    // where the files are made.
+    // New files are for the owner and the group only; where modes matter, they are set explicitly.
     rustix::process::umask(rustix::fs::Mode::RWXO);
     if cyyber::cmd::complete::answer(std::env::args_os()) {
         return 0;
@@ -58,7 +57,7 @@ fn usage(error: &clap::Error) -> u8 {
     }
     let text = error.render().to_string();
     let message = match error.kind() {
-        // People get the whole help in its place.
+        // People get the complete help instead.
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing",
         _ => text.split("\n\n").next().unwrap_or_default(),
     };
@@ -68,7 +67,7 @@ fn usage(error: &clap::Error) -> u8 {
     Kind::Usage.exit_code()
 }
 
-/// Whether JSON was asked for on a command line that could not be read as a whole.
+/// Whether an invalid command line requests JSON.
 fn wants_json() -> bool {
     let args: Vec<_> = std::env::args_os()
         .map(|arg| arg.to_string_lossy().into_owned())

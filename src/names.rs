@@ -1,7 +1,7 @@
 //! Labs, users and instances by name, and the states an instance can be in.
 //!
-//! Pure: names are checked here once, so that whatever carries one of these types is safe in a
-//! path, in XML, in HCL and as a program argument.
+//! Pure: names are checked here once, so values of these types are safe in a path, in XML, in HCL
+//! and as a program argument.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::checked::{BadText, checked};
 
-/// What stands between lab and user in an instance's name. Neither id may contain `_`, so a name
-/// has one reading only.
+/// The separator of lab and user in an instance's name. Neither id may contain `_`, so a name is
+/// unambiguous.
 const INFIX: &str = "_user_";
 
 checked! {
@@ -27,23 +27,23 @@ checked! {
 }
 
 checked! {
-    /// A place in a guest, from its root.
+    /// An absolute path in a guest.
     struct GuestPath, "path in the guest", "/.{0,1000}",
-    |_| "write it from the root, as /home/student/work"
+    |_| "write an absolute path, for example /home/student/work"
 }
 
 impl GuestPath {
-    /// The name of what is there; `None` for the root and for `..`.
+    /// Its last part; `None` for the root and for `..`.
     pub fn file_name(&self) -> Option<&str> {
         std::path::Path::new(self.as_str()).file_name()?.to_str()
     }
 }
 
 checked! {
-    /// Whose files are to be in a guest, as of chown(1).
+    /// The owner of files in a guest, as for chown(1).
     struct GuestOwner, "owner",
     "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?",
-    |_| "write it as USER or USER:GROUP, by names of the guest"
+    |_| "write it as USER or USER:GROUP, with names of the guest"
 }
 
 /// An instance's name, which is also its libvirt domain name: `{lab_id}_user_{user_id}`.
@@ -56,12 +56,12 @@ pub struct InstanceName {
 }
 
 impl InstanceName {
-    /// As commands take it.
+    /// As arguments of a command.
     pub fn arguments(&self) -> String {
         format!("{} {}", self.lab, self.user)
     }
 
-    /// A hint for who needs it to run.
+    /// A hint for commands that need it to run.
     pub fn start_it(&self) -> String {
         format!("start it: cyyber instance start {}", self.arguments())
     }
@@ -113,7 +113,7 @@ pub enum State {
     Idle,
     /// Memory saved to disk, or frozen in RAM.
     Paused,
-    /// The hypervisor says so.
+    /// The hypervisor reports a crash.
     Crashed,
 }
 
@@ -156,7 +156,7 @@ pub enum Rung {
 }
 
 impl Rung {
-    /// The state that it is, unless there is nothing left.
+    /// The state of an instance on this rung, if it still exists.
     pub const fn state(self) -> Option<State> {
         match self {
             Rung::Running => Some(State::Running),
@@ -167,7 +167,7 @@ impl Rung {
         }
     }
 
-    /// Its name, which is that of the state where there is one.
+    /// Its name: that of the state, if there is one.
     pub fn as_str(self) -> &'static str {
         self.state().map_or("destroyed", State::as_str)
     }

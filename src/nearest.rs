@@ -2,10 +2,10 @@
 
 use strsim::osa_distance;
 
-/// The one of `known` that `given` is most likely a slip of; `None` where none is close.
+/// The one of `known` of which `given` is most likely a typo; `None` if none is close.
 ///
-/// One slip is allowed for every three characters. Words of digits alone are left out: to somebody
-/// who asks for 123 the number 124 is no help.
+/// One typo is allowed per three characters. Words of digits only are left out: 124 is no useful
+/// suggestion for 123.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = given.to_lowercase();
     let is_number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
@@ -14,7 +14,7 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .filter(|other| *other != given && !(is_number(given) && is_number(other)))
         .map(|other| (osa_distance(&lower, &other.to_lowercase()), other))
         .filter(|(slips, _)| *slips <= given.chars().count() / 3)
-        // Of several that are as close, the first by its name.
+        // If several are equally close, the first by name.
         .min()
         .map(|(_, other)| other)
 }
@@ -47,7 +47,7 @@ mod tests {
         assert_eq!(nearest("bo", ["jo"]), None);
         assert_eq!(nearest("ana", ["anna"]), Some("anna"));
         assert_eq!(nearest("s123", ["s124"]), Some("s124"));
-        // The same in other case, however short.
+        // Equal except for case, however short.
         assert_eq!(nearest("a", ["A"]), Some("A"));
     }
 }

@@ -1,12 +1,11 @@
-//! The lab networks: the cards in them, with their addresses and ports. No I/O.
+//! The lab networks: their interfaces with addresses and ports. No I/O.
 //!
-//! `make setup` gives a network as many cards as it may ever have, each with a MAC and an IP address
-//! that belong together: the MAC ends with the host part of the IP address. An instance gets one of
-//! these cards for as long as it exists, and the host's end of it, its port in the bridge, has a name
-//! that goes with it. So nothing about the network changes when an instance comes or goes: which
-//! addresses belong to which port stands in the firewall before there is any instance. It lets
-//! nothing else through, so that no instance can take the address of another one, nor be given it
-//! while that one is paused.
+//! `make setup` defines all interfaces that a network can ever have, each with a MAC and an IP
+//! address that belong together: the MAC address ends with the host part of the IP address. An
+//! instance has one of these interfaces while it exists, and the host's end of it, its bridge port,
+//! has a matching name. So nothing in the network changes when an instance is created or destroyed:
+//! the firewall knows in advance which addresses belong to which port. It blocks everything else,
+//! so that no instance can use the address of another one, or be given it while that one is paused.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -17,22 +16,22 @@ use serde::Deserialize;
 
 use crate::config::NetworkMode;
 
-/// What MAC addresses of ours begin with: locally administered, and "cyy".
+/// The prefix of our MAC addresses: locally administered, and "cyy".
 const PREFIX: [u8; 4] = *b"Rcyy";
 
-/// What is the same in the IP address and in the MAC address of a card, and tells it from all others
-/// in its network: the host part of the one, the end of the other.
+/// The host part of an IP address, which is also the end of the MAC address and identifies an
+/// interface in its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPart(u16);
 
 impl HostPart {
-    /// Those of instances, as setup.sh makes them.
+    /// The host parts of instances, as defined by setup.sh.
     pub const OF_INSTANCES: RangeInclusive<u16> = 16..=2015;
 
-    /// That of the machine which a build's own domain definition describes.
+    /// The host part of the VM in the domain definition of a build.
     pub const STANDALONE: HostPart = HostPart(2);
 
-    /// The host part `number`, if it is one that an instance can have.
+    /// The host part `number`, if an instance can have it.
     pub fn of_instance(number: u16) -> Option<HostPart> {
         let is_one = HostPart::OF_INSTANCES.contains(&number);
         is_one.then_some(HostPart(number))
@@ -43,7 +42,7 @@ impl HostPart {
         self.0
     }
 
-    /// The port of the card with this host part in the network of this mode.
+    /// The port of the interface with this host part in the network of this mode.
     pub fn port(self, mode: NetworkMode) -> String {
         let kind = match mode {
             NetworkMode::Isolated => 'i',
@@ -64,16 +63,16 @@ impl fmt::Display for HostPart {
 pub struct Mac([u8; 6]);
 
 impl Mac {
-    /// That of the first card that an instance can have.
+    /// The MAC address of the first interface of instances.
     pub const FIRST: Mac = Mac::from_host_part(HostPart(*HostPart::OF_INSTANCES.start()));
 
-    /// That of the card with this host part.
+    /// The MAC address of the interface with this host part.
     pub const fn from_host_part(part: HostPart) -> Mac {
         let ([a, b, c, d], [e, g]) = (PREFIX, part.0.to_be_bytes());
         Mac([a, b, c, d, e, g])
     }
 
-    /// The host part, if this is the card of an instance.
+    /// The host part, if this is an interface of an instance.
     pub fn of_instance(self) -> Option<HostPart> {
         let [.., a, b] = self.0;
         let part = HostPart::of_instance(u16::from_be_bytes([a, b]))?;
@@ -111,12 +110,12 @@ impl<'de> Deserialize<'de> for Mac {
 pub struct Subnet {
     /// The host's own address.
     pub gateway: Ipv4Addr,
-    /// The bits that all addresses share.
+    /// The network prefix.
     pub mask: u32,
 }
 
 impl Subnet {
-    /// The address of the card with this host part; `None` where the network is too small for it.
+    /// The address of the interface with this host part; `None` if the network is too small for it.
     pub fn address(self, part: HostPart) -> Option<Ipv4Addr> {
         let part = u32::from(part.0);
         let ip = Ipv4Addr::from_bits(self.gateway.to_bits() & self.mask | part);

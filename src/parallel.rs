@@ -1,4 +1,4 @@
-//! Doing several things at once, but not too many, and none at another's cost.
+//! Bounded parallel work, in which a panic does not affect other jobs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
 
-/// Runs `job` on every item, `most` at a time; the results are in the items' order.
+/// Runs `job` on every item, `most` at a time; returns the results in the order of the items.
 pub fn side_by_side<T: Sync, R: Send>(
     items: &[T],
     most: usize,
@@ -35,9 +35,9 @@ pub fn side_by_side<T: Sync, R: Send>(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// What `job` returns. If it panics, that is an error of this job, and others continue.
+/// The result of `job`. A panic is an error of this job, and others continue.
 pub fn contained<R>(job: impl FnOnce() -> R) -> Result<R> {
-    // What it was working on is not used again, or only read.
+    // The data that it was working on is not used again, or only read.
     catch_unwind(AssertUnwindSafe(job)).map_err(|_| anyhow!("this is a bug in cyyber"))
 }
 

@@ -1,21 +1,21 @@
-//! Every path of the product, in one place. Nothing here touches a file.
+//! Every path of the program, in one place. Nothing here accesses a file.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::HostName;
 use crate::names::{InstanceName, LabId};
 
-/// Directories whose content is in memory on nearly every host; the first is root's alone.
+/// Directories in memory on nearly every host; only root can write to the first.
 pub const VOLATILE: [&str; 2] = ["/run", "/dev/shm"];
 
-/// The three directories that everything lives in. All are absolute: libvirt and QEMU run
-/// elsewhere, and `qemu-img` reads a relative name such as `nbd:x` as a protocol.
+/// The three directories that contain everything. All are absolute: libvirt and QEMU run elsewhere,
+/// and `qemu-img` takes a relative name such as `nbd:x` for a protocol.
 #[derive(Debug, Clone)]
 pub struct Paths {
     storage: PathBuf,
     state: PathBuf,
     output: PathBuf,
-    /// What hosts that carry instances together have in common; of one alone the state.
+    /// The directory that several hosts share; on a single host, the state directory.
     common: PathBuf,
 }
 
@@ -24,12 +24,12 @@ pub struct Paths {
 pub struct SharedPaths(PathBuf);
 
 impl SharedPaths {
-    /// Those in `directory`.
+    /// The paths in `directory`.
     pub fn new(directory: &Path) -> SharedPaths {
         SharedPaths(directory.to_owned())
     }
 
-    /// What the host `host` keeps, as seen from any other: overlays and state.
+    /// The paths of the host `host`, as seen from any other: overlays and state.
     pub fn of(&self, host: &HostName) -> Paths {
         let own = self.host(host);
         Paths {
@@ -49,12 +49,12 @@ impl SharedPaths {
         self.host(host).join(format!("save/{name}.save"))
     }
 
-    /// The mark of a host that was said to be off.
+    /// The mark of a fenced host.
     pub fn fenced(&self, host: &HostName) -> PathBuf {
         self.host(host).join("fenced")
     }
 
-    /// Where the marks are of instances of a host that are to run again when they have left it.
+    /// The directory with marks of instances of a host that must be resumed after their move.
     pub fn draining(&self, host: &HostName) -> PathBuf {
         self.host(host).join("draining")
     }
@@ -76,25 +76,25 @@ impl Paths {
         })
     }
 
-    /// The same on a host of several that share a directory: which addresses are taken is known to all of
-    /// them, so that an instance keeps its own when it moves, and so are the locks on shared images.
+    /// The same on one of several hosts with a shared directory: the reserved addresses are shared,
+    /// so that an instance keeps its address when it moves, and so are the locks on shared images.
     #[must_use]
     pub fn beside_others(mut self, shared: &SharedPaths) -> Paths {
         self.common.clone_from(&shared.0);
         self
     }
 
-    /// Where all disk images are.
+    /// The directory of all disk images.
     pub fn storage(&self) -> &Path {
         &self.storage
     }
 
-    /// Where the program's own state is.
+    /// The directory of the program's own state.
     pub fn state(&self) -> &Path {
         &self.state
     }
 
-    /// Where builds leave their results.
+    /// The directory for the results of builds.
     pub fn output(&self) -> &Path {
         &self.output
     }
@@ -119,7 +119,7 @@ impl Paths {
     }
 }
 
-/// Each line is a method that returns a path: its name and arguments, and where that is.
+/// Each line defines a method that returns a path: its name, its arguments, and the path.
 macro_rules! paths {
     ($($(#[$doc:meta])* $name:ident($($of:ident: $type:ty),*) = $place:ident / $path:literal;)*) => {
         impl Paths {$(
@@ -132,84 +132,85 @@ macro_rules! paths {
 }
 
 paths! {
-    /// Golden images, one or more builds a lab.
+    /// Golden images, one or more builds per lab.
     base_images() = storage / "base-images";
 
     /// The link to a lab's current build.
     base_link(lab: &LabId) = storage / "base-images/{lab}-base.qcow2";
 
-    /// One build of a lab's base. Ids hold no `.`, so a build's lab can be told from its name.
+    /// One build of a lab's base. Ids contain no `.`, so a build's lab can be derived from its
+    /// name.
     base_build(lab: &LabId, build: &str) = storage / "base-images/{lab}-base.{build}.qcow2";
 
-    /// What a build's instances begin with in place of a boot: which of its warm images that is.
+    /// The record of a build's current warm image.
     warm_note(lab: &LabId, build: &str) = storage / "base-images/{lab}-base.{build}.warm.json";
 
     /// The disk of one warm image of a build.
     warm_layer(lab: &LabId, build: &str, serial: &str) = storage / "base-images/{lab}-warm.{build}.{serial}.qcow2";
 
-    /// A base that is being put in place.
+    /// A base that is being installed.
     new_base(lab: &LabId) = storage / "base-images/.{lab}-base.new";
 
-    /// Stages: images that labs are made from.
+    /// Stages: images that labs are built from.
     stages() = storage / "stages";
 
     /// The image of the stage `key`.
     stage(key: &str) = storage / "stages/{key}.qcow2";
 
-    /// A stage that is being put in place.
+    /// A stage that is being installed.
     new_stage(key: &str) = storage / "stages/.{key}.new";
 
-    /// Overlays, one an instance.
+    /// Overlays, one per instance.
     user_instances() = storage / "user-instances";
 
     /// The overlay of an instance.
     overlay(name: &InstanceName) = storage / "user-instances/{name}.qcow2";
 
-    /// An overlay that is being made.
+    /// An overlay that is being created.
     new_overlay(name: &InstanceName) = storage / "user-instances/.{name}.qcow2.new";
 
-    /// The memory that an instance is being forked with.
+    /// The copy of memory that an instance is being forked from.
     forked_memory(name: &InstanceName) = storage / "user-instances/.{name}.memory";
 
     /// The file whose modification time is the instance's last activity.
     activity(name: &InstanceName) = state / "activity/{name}";
 
-    /// Where the activity files are, each called as its instance.
+    /// The directory of activity files, each named after its instance.
     activities() = state / "activity";
 
-    /// What the program noted about an instance.
+    /// The record of an instance.
     record(name: &InstanceName) = state / "instances/{name}.json";
 
-    /// Where the records are.
+    /// The directory of records.
     records() = state / "instances";
 
     /// The lock of an instance.
     instance_lock(name: &InstanceName) = state / "locks/{name}.lock";
 
-    /// The lock of a lab: held while it is built or its current base is changed. No instance's
-    /// lock can have this name, since an id does not begin with `_`.
+    /// The lock of a lab: held while it is built or its current base is changed. It cannot collide
+    /// with an instance's lock, since an id does not begin with `_`.
     lab_lock(lab: &LabId) = common / "locks/_lab_{lab}.lock";
 
-    /// The lock of a stage: held alone while it is built or removed, shared while labs are made from
-    /// it.
+    /// The lock of a stage: exclusive while it is built or removed, shared while labs are built
+    /// from it.
     stage_lock(key: &str) = common / "locks/_stage_{key}.lock";
 
-    /// What passes of the reaper remember.
+    /// The record of the reaper's passes.
     passes() = state / "reaper.json";
 
-    /// Which labs passes of the reaper know.
+    /// The labs that the reaper's passes cover.
     coverage() = state / "reaper-labs.json";
 
-    /// What the kernel's settings for merging pages were before the reaper changed them.
+    /// The kernel's settings for merging pages before the reaper changed them.
     sharing() = state / "sharing.json";
 
     /// The lock of a pass of the reaper.
     reaper_lock() = state / "locks/_reaper.lock";
 
-    /// What tokens for the gateway are signed with.
+    /// The key that signs tokens for the gateway.
     gateway_key() = state / "gateway.key";
 
-    /// How the gateway stands.
+    /// The status of the gateway.
     gateway_status() = state / "gateway.json";
 
     /// The lock that a running gateway holds.
@@ -218,86 +219,86 @@ paths! {
     /// The journal.
     journal() = state / "events.jsonl";
 
-    /// What the journal added up to when it was last counted for metrics.
+    /// The figures from the journal when it was last counted for metrics.
     ledger() = state / "ledger.json";
 
-    /// The lock under which it is counted.
+    /// The lock for counting it.
     ledger_lock() = state / "locks/_ledger.lock";
 
-    /// Where it is noted which instances are exempt from the idle policy.
+    /// The directory of exemptions from the idle policy.
     keeps() = state / "kept";
 
-    /// Until when an instance is exempt from it.
+    /// The exemption of an instance.
     keep(name: &InstanceName) = state / "kept/{name}";
 
-    /// The lock under which it is settled whether there is room for one more guest.
+    /// The lock for checking whether there is memory for one more guest.
     admission_lock() = state / "locks/_admission.lock";
 
-    /// The lock under which unused instances are paused for others.
+    /// The lock for pausing unused instances for others.
     pressure_lock() = state / "locks/_pressure.lock";
 
-    /// Where memory is reserved for guests that are being started.
+    /// The directory of memory reservations for guests that are being started.
     reservations() = state / "reservations";
 
-    /// The memory that is reserved for an instance that is being started.
+    /// The memory reservation of an instance that is being started.
     reservation(name: &InstanceName) = state / "reservations/{name}";
 
-    /// The memory that is reserved for a build, of a lab or a stage called `what`. No instance has
-    /// such a name.
+    /// The memory reservation of a build of a lab or stage called `what`. No instance has such a
+    /// name.
     build_reservation(what: &str) = state / "reservations/_build_{what}";
 
-    /// The memory that is reserved for the guest of a lab that is booted to have its memory saved; called
-    /// as its domain.
+    /// The memory reservation of the guest that is booted for a lab's warm image; named after its
+    /// domain.
     warm_reservation(lab: &LabId) = state / "reservations/cyyber-warm_{lab}";
 
-    /// The lock on the set of a lab's builds: shared by commands that are about to use one, held
-    /// alone by one that removes those that nothing uses.
+    /// The lock on the set of a lab's builds: shared by commands that are about to use one,
+    /// exclusive for removing unused ones.
     bases_lock(lab: &LabId) = common / "locks/_bases_{lab}.lock";
 
     /// The mark of an instance that is about to move to another host.
     leaving(name: &InstanceName) = state / "leaving/{name}";
 
-    /// What is noted of an instance that comes from another host.
+    /// The note about an instance that arrives from another host.
     arriving(name: &InstanceName) = state / "arriving/{name}.json";
 
-    /// Where that is noted.
+    /// The directory of these notes.
     arrivals() = state / "arriving";
 
-    /// What a pass of the reaper remembers of what Slurm has allocated.
+    /// The reaper's record of Slurm's allocations.
     leases() = state / "leases.json";
 
-    /// Which instance has which card in the lab networks: a file for each host part.
+    /// The directory of reserved addresses in the lab networks: a file for each host part.
     addresses() = common / "addresses";
 
-    /// Where the marks of instances are that are being destroyed.
+    /// The directory with marks of instances that are being destroyed.
     marks() = state / "destroying";
 
     /// The mark of an instance that is being destroyed.
     destroying(name: &InstanceName) = state / "destroying/{name}";
 
-    /// Cloud images that Packer downloaded for the user with the number `uid`: it makes directories
-    /// in there that nobody else may write.
+    /// Cloud images that Packer downloaded for the user with the id `uid`: it creates directories
+    /// there to which nobody else may write.
     download_cache(uid: u32) = state / "downloads/{uid}";
 
-    /// A lab's rendered Packer template, with all it reads.
+    /// A lab's rendered Packer template with all its files.
     build_dir(lab: &LabId) = output / "{lab}.packer";
 
-    /// All that Packer said of a lab's build.
+    /// Packer's log of a lab's build.
     build_log(lab: &LabId) = output / "{lab}.log";
 
-    /// As [`Paths::build_dir`], of a stage. No lab has such an id.
+    /// Like [`Paths::build_dir`], for a stage. No lab has such an id.
     stage_dir(key: &str) = output / "_stage-{key}.packer";
 
-    /// All that Packer said of a stage's build.
+    /// Packer's log of a stage's build.
     stage_log(key: &str) = output / "_stage-{key}.log";
 
-    /// The disk image that a build leaves.
+    /// The disk image of a build.
     built_image(lab: &LabId) = output / "{lab}.qcow2";
 
-    /// The domain definition that a build leaves.
+    /// The domain definition of a build.
     built_domain(lab: &LabId) = output / "{lab}.xml";
 
-    /// The description that a build leaves.
+    /// The metadata of a build.
     built_metadata(lab: &LabId) = output / "{lab}-metadata.json";
 }
 

@@ -1,5 +1,5 @@
-//! Starting outside programs. No shell is ever involved, and a failure shows the whole command
-//! line and what the program said.
+//! Runs external programs. No shell is ever involved, and a failure shows the complete command line
+//! and the program's message.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -15,10 +15,10 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::{Fault, Kind};
 
-/// The path by which a program opens again what it has as its standard input.
+/// The path with which a program reopens its standard input.
 pub const STDIN: &str = "/proc/self/fd/0";
 
-/// Where Debian's packages put programs for administrators.
+/// The directories of Debian's programs for administrators.
 const SBIN: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
 /// A program that was found on this machine.
@@ -28,15 +28,14 @@ pub struct Program {
 }
 
 impl Program {
-    /// Finds `name` in `PATH`, or where Debian keeps programs for administrators, which is not in the
-    /// `PATH` of cron.
-    /// `package` is the Debian package to advise when it is missing.
+    /// Finds `name` in `PATH`, or in Debian's directories for administrators, which are not in the
+    /// `PATH` of cron. `package` is the Debian package to suggest if it is missing.
     pub fn find(name: &str, package: &str) -> Result<Program> {
         Program::find_or(name, &format!("install it: apt-get install {package}"))
     }
 
-    /// As [`Program::find`], for one that is no package of every release; `hint` says where it is to
-    /// be had.
+    /// Like [`Program::find`], for a program that not every release packages; `hint` says where to
+    /// get it.
     pub fn find_or(name: &str, hint: &str) -> Result<Program> {
         let path = which::which(name)
             .or_else(|_| which::which_in(name, Some(SBIN), "/"))
@@ -46,7 +45,7 @@ impl Program {
         Ok(Program { path })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -59,7 +58,7 @@ impl Program {
         command
     }
 
-    /// Runs it to its end and returns what it printed on standard output.
+    /// Runs it and returns its standard output.
     pub fn run<I, S>(&self, args: I) -> Result<String>
     where
         I: IntoIterator<Item = S>,
@@ -69,7 +68,7 @@ impl Program {
     }
 }
 
-/// Runs a command to its end and returns what it printed on standard output.
+/// Runs a command and returns its standard output.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
@@ -87,8 +86,8 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command in a process group of its own to its end, which is to come within `limit`: `None` where it
-/// does not, and then what runs of it is killed.
+/// Runs a command in its own process group for at most `limit`; then it is killed, and the result
+/// is `None`.
 pub fn within(command: &mut Command, limit: Duration) -> Result<Option<Output>> {
     let started = command
         .stdout(Stdio::piped())
@@ -113,14 +112,14 @@ pub fn within(command: &mut Command, limit: Duration) -> Result<Option<Output>> 
     }
 }
 
-/// Runs a command in a process group of its own with `input`, which a pipe can hold, as its standard
-/// input. Whatever of it runs after `limit` is killed.
+/// Runs a command in its own process group with `input`, which must fit into a pipe, as standard
+/// input. It is killed after `limit`.
 pub fn feed(command: &mut Command, input: &[u8], limit: Duration) -> Result<()> {
     let began = Instant::now();
     let started = command.stdin(Stdio::piped()).process_group(0).spawn();
     let mut child = started.with_context(|| format!("failed to run {}", line(command)))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // It need not read it.
+        // The program need not read it.
         let _ = stdin.write_all(input);
     }
     let status = loop {
@@ -145,10 +144,10 @@ pub fn feed(command: &mut Command, input: &[u8], limit: Duration) -> Result<()> 
     }
 }
 
-/// How often it is looked whether it has ended.
+/// How often to check whether it has ended.
 const FEEDING: Duration = Duration::from_millis(10);
 
-/// Memory that the processes of a group hold, in bytes, as far as it can be seen.
+/// The memory of the processes of a group, in bytes, as far as it can be read.
 pub fn resident_of_group(group: u32) -> u64 {
     let page = rustix::param::page_size() as u64;
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -170,7 +169,7 @@ fn resident_pages(stat: &str, group: u32) -> Option<u64> {
     (of == group).then_some(pages)
 }
 
-/// The command line as a person could type it.
+/// The command line as it could be typed.
 pub fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     shell_words::join(words.map(OsStr::to_string_lossy))

@@ -22,13 +22,13 @@ pub struct Metric {
 pub struct Sample {
     labels: BTreeMap<Cow<'static, str>, String>,
     value: f64,
-    /// What of a histogram this is: the end of the sample's name.
+    /// The suffix of the sample's name in a histogram.
     part: Option<Cow<'static, str>>,
 }
 
 impl Metric {
-    /// A metric without samples. One that counts up, and begins anew at nothing, has a name that ends
-    /// with `_total`, as the format's convention has it.
+    /// A metric without samples. The name of a counter ends with `_total`, as is the convention of
+    /// the format.
     pub fn new(name: &'static str, help: &'static str) -> Metric {
         let counts = name.ends_with("_total");
         Metric {
@@ -47,8 +47,8 @@ impl Metric {
         }
     }
 
-    /// Adds to a histogram what was observed: how many values were at most as large as each bound, how
-    /// many there were, and their sum.
+    /// Adds observations to a histogram: the cumulative count for each bound, the total count, and
+    /// the sum.
     pub fn observe(
         &mut self,
         label: (&'static str, &str),
@@ -66,7 +66,7 @@ impl Metric {
         self.put(Some("_count"), [label], whole(count));
     }
 
-    /// The same with a sample more, where its value is known.
+    /// Adds a sample, if its value is known.
     #[must_use]
     pub fn with(mut self, value: impl Into<Option<f64>>) -> Metric {
         if let Some(value) = value.into() {
@@ -100,7 +100,7 @@ impl Metric {
         });
     }
 
-    /// Takes the samples of the same metric of the host `host`, and says of each whose it is.
+    /// Adds the samples of the same metric from the host `host`, labelled with the host.
     pub fn take_from(&mut self, host: &str, other: Metric) {
         self.samples
             .extend(other.samples.into_iter().map(|mut sample| {
@@ -156,7 +156,7 @@ pub fn text(metrics: &[Metric]) -> String {
     text
 }
 
-/// Prometheus counts in floating point; what is above 2^53 loses its last digits.
+/// Prometheus uses floating point; numbers above 2^53 lose their last digits.
 #[expect(clippy::cast_precision_loss, reason = "all that the format can hold")]
 pub fn whole(count: u64) -> f64 {
     count as f64

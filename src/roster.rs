@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use crate::error::{Fault, Kind};
 use crate::names::UserId;
 
-/// The users in `text`, each once, in their order. Blank lines and what follows a `#` do not count;
-/// the carriage returns of other systems do no harm. `source` is named in the error.
+/// The users in `text`, each once, in their order. Blank lines, text after `#` and carriage returns
+/// are ignored. `source` is named in errors.
 pub fn parse(text: &str, source: &str) -> Result<Vec<UserId>, Fault> {
     let mut seen = HashSet::new();
     let mut users = Vec::new();

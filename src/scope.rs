@@ -1,31 +1,31 @@
-//! Whose instances a command can reach: everybody's, or with `--as-user` those of one user alone.
+//! The scope of a command: the instances of all users, or with `--as-user` those of one user only.
 //! Pure.
 //!
-//! What is out of reach does not exist for the command. That holds at the few places by which
-//! anything comes in: names from the command line ([`crate::context::Context::instance`]), domains
-//! ([`crate::hypervisor::Hypervisor`]), files that are looked for
-//! ([`crate::instance`]'s remains), and the lock that everything takes which changes an
-//! instance. A verb has no way to an instance past them.
+//! Instances out of scope do not exist for the command. This is enforced where instances enter:
+//! names from the command line ([`crate::context::Context::instance`]), domains
+//! ([`crate::hypervisor::Hypervisor`]), searched files ([`crate::instance`]'s remains), and the
+//! lock that everything takes which changes an instance. A command cannot get at an instance
+//! without passing one of these.
 
 use crate::error::{Fault, Kind};
 use crate::names::{InstanceName, UserId};
 
-/// Whose instances a command can reach.
+/// The users whose instances are in scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Everybody's.
+    /// All users.
     Everyone,
-    /// Those of this user: nothing of anyone else exists.
+    /// Only this user.
     Only(UserId),
 }
 
 impl Scope {
-    /// Whether the instance `name` is within reach.
+    /// Whether the instance `name` is in scope.
     pub fn covers(&self, name: &InstanceName) -> bool {
         self.covers_user(&name.user)
     }
 
-    /// Whether the instances of `user` are within reach.
+    /// Whether the instances of `user` are in scope.
     pub fn covers_user(&self, user: &UserId) -> bool {
         match self {
             Scope::Everyone => true,
@@ -33,7 +33,7 @@ impl Scope {
         }
     }
 
-    /// Fails for an instance that is out of reach, as for one that is missing.
+    /// Fails for an instance that is out of scope, with the same error as for a missing one.
     pub fn check(&self, name: &InstanceName) -> Result<(), Fault> {
         if self.covers(name) {
             Ok(())
@@ -42,7 +42,7 @@ impl Scope {
         }
     }
 
-    /// The one user whose instances these are, if it is one.
+    /// The user, if the scope is one user.
     pub fn only(&self) -> Option<&UserId> {
         match self {
             Scope::Everyone => None,
@@ -51,7 +51,7 @@ impl Scope {
     }
 }
 
-/// There is no instance called `name`, as far as the command can tell.
+/// The error that there is no instance called `name` in scope.
 pub fn missing(name: &InstanceName) -> Fault {
     let hint = format!("create it: cyyber instance create {}", name.arguments());
     Fault::new(Kind::NotFound, format!("no instance {name}")).hint(hint)
@@ -72,7 +72,7 @@ mod tests {
             assert!(only.check(&name(other)).is_err());
             assert!(Scope::Everyone.covers(&name(other)));
         }
-        // Ids are told apart by case, as the names of domains and files are.
+        // Ids are case-sensitive, like the names of domains and files.
         assert!(!Scope::Only(user("anna")).covers(&name("lab01_user_Anna")));
     }
 }

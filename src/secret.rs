@@ -4,13 +4,13 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// A secret. It is written where it is asked for as JSON or by name, and nowhere by accident.
+/// A secret. It is only output explicitly, as JSON or by name.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Guards `text`.
+    /// Wraps `text`.
     pub fn new(text: String) -> Secret {
         Secret(text)
     }

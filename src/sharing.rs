@@ -1,7 +1,8 @@
-//! Equal pages of guests' memory, which the kernel can merge (KSM): its settings, and what that saves.
+//! Merging equal pages of guests' memory by the kernel (KSM): its settings, and the memory saved.
 //!
-//! The settings are the whole host's. A pass of the reaper makes them as the configuration wants them,
-//! so that they are there again after a boot, and remembers what was there before, to undo it.
+//! The settings apply to the whole host. A pass of the reaper sets them according to the
+//! configuration, so that they are also set after a boot, and records the previous values, to undo
+//! it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,23 +14,23 @@ use crate::files;
 
 const KSM: &str = "/sys/kernel/mm/ksm";
 
-/// In which order they are set, and to what: the kernel looks at so many pages, 4 KiB each, and then
-/// rests. That takes some hundredths of one CPU.
+/// The settings in the order in which they are made: the kernel scans this many pages of 4 KiB,
+/// then sleeps. That uses some hundredths of one CPU.
 const GENTLE: [(&str, u64); 3] = [("sleep_millisecs", 50), ("pages_to_scan", 500), ("run", 1)];
 
-/// To have all merged pages copied again.
+/// Separates all merged pages.
 const SEPARATE: u64 = 2;
 
-/// How the kernel's merging stands.
+/// The status of the kernel's merging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sharing {
-    /// It looks for equal pages.
+    /// It scans for equal pages.
     pub runs: bool,
     /// Memory that it saves, on the whole host, in bytes.
     pub saved: u64,
 }
 
-/// How the kernel's merging stands at this moment; an error where it has none.
+/// The present status of the kernel's merging; an error if the kernel does not support it.
 pub fn look() -> Result<Sharing> {
     look_at(Path::new(KSM))
 }
@@ -42,13 +43,13 @@ fn look_at(ksm: &Path) -> Result<Sharing> {
     })
 }
 
-/// Memory that merging saves, in bytes, and that guests take back as they write to it; 0 where there is
-/// none.
+/// Memory that merging saves, in bytes, which guests need again when they write to it; 0 without
+/// merging.
 pub fn saved() -> u64 {
     look().map_or(0, |sharing| sharing.saved)
 }
 
-/// What was there before it was switched on, and by which configuration that was done.
+/// The settings before merging was switched on, and the configuration that switched it on.
 #[derive(Debug, Serialize, Deserialize)]
 struct Before {
     config: PathBuf,
@@ -56,9 +57,9 @@ struct Before {
     settings: [u64; 3],
 }
 
-/// Switches the kernel's merging on or off, as the configuration at `config` has `wanted` it, with a
-/// note at `memo`. What somebody else switched on is left alone. `available` is the host's memory, in
-/// bytes, for pages that are merged no more. Says what was done, for people.
+/// Switches the kernel's merging on or off, as `wanted` by the configuration at `config`, with its
+/// record at `memo`. Settings that something else made are not changed. `available` is the host's
+/// memory, in bytes, for separating merged pages. Returns what was done, as text.
 pub fn settle(
     wanted: bool,
     config: &Path,
@@ -92,12 +93,12 @@ fn settle_at(
             for (name, value) in GENTLE {
                 changed |= put(ksm, name, value)?;
             }
-            Ok(changed.then_some("the kernel merges equal pages of guests' memory from now on"))
+            Ok(changed.then_some("switched on merging of equal pages of guests' memory"))
         }
         (false, Some(before)) if before.config == config => {
             let saved = look_at(ksm)?.saved;
             if saved > available / 2 {
-                // Stopped, it merges no more; copying all at once would take the host's memory.
+                // Stop merging only: separating all pages at once would use up the host's memory.
                 let stopped = put(ksm, "run", 0)?;
                 return Ok(stopped.then_some(
                     "the kernel merges no more pages of guests' memory; those that are merged stay so \
@@ -129,7 +130,7 @@ fn get(ksm: &Path, name: &str) -> Result<u64> {
     }
 }
 
-/// Sets it, unless it is so; whether it was changed.
+/// Sets it if it differs; returns whether it was changed.
 fn put(ksm: &Path, name: &str, value: u64) -> Result<bool> {
     if get(ksm, name)? == value {
         return Ok(false);
@@ -149,7 +150,7 @@ mod tests {
     }
 
     impl Host {
-        /// As the kernel has it after a boot.
+        /// The kernel's default after a boot.
         fn new() -> Host {
             let host = Host {
                 directory: tempfile::tempdir().unwrap(),
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(host.settle(true, "a", MUCH), None);
         host.boot();
         assert!(host.settle(true, "a", MUCH).is_some());
-        // Another configuration of this host does not want it, and did not switch it on.
+        // Another configuration of this host does not want it, but did not switch it on.
         assert_eq!(host.settle(false, "b", MUCH), None);
         assert!(host.settle(false, "a", MUCH).is_some());
         let settings = ["run", "pages_to_scan", "sleep_millisecs"].map(|name| host.get(name));

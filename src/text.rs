@@ -1,17 +1,17 @@
-//! Text files that people write, in the encoding that their editor chose, and bytes as digits; pure.
+//! Decodes text files that people write, in any encoding, and formats bytes as digits; pure.
 
 use std::path::Path;
 
 use anyhow::Context as _;
 
-/// The byte order mark, as some editors put it before UTF-8.
+/// The byte order mark, which some editors write before UTF-8.
 pub const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Whether a file seems to be text in UTF-16.
 pub fn is_utf16(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\xff\xfe")
         || bytes.starts_with(b"\xfe\xff")
-        // Letters of ASCII have a byte of nothing beside them there.
+        // ASCII letters have a zero byte beside them there.
         || bytes.iter().take(2).any(|byte| *byte == 0)
 }
 
@@ -19,7 +19,7 @@ pub fn is_utf16(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 ///
-/// Says what it seems to be instead, and what to do.
+/// The message says what it seems to be instead, and what to do.
 pub fn utf8(bytes: Vec<u8>) -> Result<String, String> {
     if is_utf16(&bytes) {
         return Err("it is UTF-16 text: save it as UTF-8".to_owned());
@@ -32,7 +32,7 @@ pub fn utf8(bytes: Vec<u8>) -> Result<String, String> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }
 
-/// A path as text, for what takes nothing else.
+/// A path as text, for interfaces that only accept text.
 ///
 /// # Errors
 ///

@@ -35,7 +35,7 @@ checked!(
     }
 );
 
-/// `20G` as a number, by what each unit is worth.
+/// Parses `20G` with the factor of each unit.
 fn in_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let mut units = units.iter();
     units.find_map(|(unit, worth)| {
@@ -56,7 +56,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// The longest duration, in seconds: ten thousand days, with which every clock can be added up.
+/// The longest duration, in seconds: ten thousand days, which can be added to any time.
 const LONGEST: i64 = 86_400 * 10_000;
 
 /// A duration, written `90s`, `10m`, `24h` or `7d`. Never negative.
@@ -107,10 +107,10 @@ impl Interval {
     }
 }
 
-/// Until when something holds: a time, a length of time from now on, or not at all.
+/// The end of an exemption: a time, a duration from now, or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// Until this host's clocks show that.
+    /// Until this local time.
     Local(civil::DateTime),
     /// Until then.
     At(Timestamp),
@@ -123,7 +123,7 @@ pub enum Until {
 impl FromStr for Until {
     type Err = String;
 
-    /// A day lasts to its end.
+    /// A date means the end of that day.
     fn from_str(s: &str) -> Result<Self, String> {
         if s == "off" {
             return Ok(Until::Off);
@@ -147,11 +147,11 @@ impl FromStr for Until {
     }
 }
 
-/// The time that clocks in `zone` call `local`; where they are set back, the later of the two.
+/// The time `local` in `zone`; if it occurs twice, the later one.
 ///
 /// # Errors
 ///
-/// It is later than any time can be.
+/// It is later than the latest possible time.
 pub fn latest(local: civil::DateTime, zone: &TimeZone) -> Result<Timestamp, String> {
     let at = zone.to_ambiguous_timestamp(local).later();
     at.map_err(|_| format!("{local} is too late: the last day is 9999-12-30"))
@@ -179,7 +179,7 @@ checked!(
     }
 );
 
-/// Where something listens: an IPv6 address stands in brackets before its port.
+/// An address with a port: an IPv6 address is written in brackets.
 pub fn endpoint(host: &str, port: u16) -> String {
     if host.contains(':') {
         format!("[{host}]:{port}")
@@ -188,7 +188,7 @@ pub fn endpoint(host: &str, port: u16) -> String {
     }
 }
 
-/// A size as a person reads it at a glance: `712 MiB`, `1.5 GiB`, `23 GiB`.
+/// A size in short: `712 MiB`, `1.5 GiB`, `23 GiB`.
 pub fn size(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     let Some((shift, unit)) = units.into_iter().find(|(shift, _)| bytes >> shift > 0) else {
@@ -200,8 +200,7 @@ pub fn size(bytes: u64) -> String {
     format!("{tenths:.digits$} {unit}")
 }
 
-/// A span of time as a person reads it at a glance, in its one or two largest units: `3m`,
-/// `2h 5m`, `4d`.
+/// A duration in short, in its one or two largest units: `3m`, `2h 5m`, `4d`.
 pub fn age(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
