@@ -58,7 +58,7 @@ pub struct Appliance<'a> {
 /// The type and size of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Its type and permissions, as of stat(2).
+    /// Its type and permissions, as in stat(2).
     pub mode: u32,
     /// Its size in bytes.
     pub size: u64,
@@ -126,7 +126,8 @@ impl<'a> Appliance<'a> {
             .ask("run", until)
             .context("libguestfs could not start its appliance")
             .map_err(|error| {
-                let hint = "it needs a kernel in /boot that we can read, as of linux-image-amd64; \
+                let hint = "it needs a kernel in /boot that we can read, such as \
+                            linux-image-amd64's; \
                             libguestfs-test-tool shows more";
                 error.context(Fault::new(Kind::Failed, "disks cannot be read").hint(hint))
             })?;

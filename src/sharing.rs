@@ -101,8 +101,8 @@ fn settle_at(
                 // Stop merging only: separating all pages at once would use up the host's memory.
                 let stopped = put(ksm, "run", 0)?;
                 return Ok(stopped.then_some(
-                    "the kernel merges no more pages of guests' memory; those that are merged stay so \
-                     until there is memory to copy them",
+                    "stopped merging pages of guests' memory; merged pages stay merged until \
+                     there is memory to separate them",
                 ));
             }
             put(ksm, "run", SEPARATE)?;
@@ -111,8 +111,7 @@ fn settle_at(
             }
             files::remove(memo)?;
             Ok(Some(
-                "the kernel merges pages of guests' memory no more, and those that were merged are \
-                 copied again",
+                "switched off merging of guests' memory and separated the merged pages",
             ))
         }
         (false, _) => Ok(None),

@@ -70,7 +70,8 @@ impl<'a> Hosts<'a> {
         }
         let message = format!("the host {host} does not answer");
         let hint = format!(
-            "bring it back; or, if it is certainly off: cyyber host fence {host}; its instances then \
+            "bring it back; or, if it is certainly off: cyyber host fence {host}; its instances \
+             then \
              start elsewhere, from their disks"
         );
         Err(Fault::new(Kind::Unavailable, message).hint(hint).into())

@@ -64,7 +64,7 @@ impl<'a> Shared<'a> {
         names(&directory).with_context(|| format!("failed to look at {}", directory.display()))
     }
 
-    /// The instances of `host` that are to run again after their move.
+    /// The instances of `host` that must be resumed after their move.
     pub fn to_resume(&self, host: &HostName) -> Result<Vec<InstanceName>> {
         let directory = self.paths.draining(host);
         match directory.try_exists()? {

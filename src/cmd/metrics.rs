@@ -85,7 +85,8 @@ fn of_host(context: &Context) -> Result<Vec<Metric>> {
     );
     let mut free = Metric::new(
         "cyyber_disk_available_bytes",
-        "Space available to cyyber in the file system of a directory, without what is reserved for root.",
+        "Space available to cyyber in the file system of a directory, without what is reserved \
+         for root.",
     );
     let saved = context.hypervisor()?.saved_memory_directory();
     let directories = [
@@ -311,7 +312,8 @@ fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
     }
     let mut freed = Metric::new(
         "cyyber_memory_freed_byte_seconds_total",
-        "Memory that the idle policy freed multiplied by time, by the state that it took instances to.",
+        "Memory that the idle policy freed multiplied by time, by the state that it took \
+         instances to.",
     );
     let mut states = Metric::new(
         "cyyber_instance_state_seconds_total",

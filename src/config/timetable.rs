@@ -81,7 +81,11 @@ impl Course {
         ];
         if self.ics.is_some() {
             return match by_hand.iter().find(|(_, given)| *given) {
-                Some((place, _)) => wrong(place, "must not be set with \"ics\": the events have it"),
+                Some((place, _)) => wrong(
+                    place,
+                    "must not be set with \"ics\": the events have \
+                                                  it",
+                ),
                 None => Ok(()),
             };
         }
@@ -98,7 +102,10 @@ impl Course {
             );
         };
         if from == to {
-            return wrong("to", "is the same as \"from\": the lesson would have no duration");
+            return wrong(
+                "to",
+                "is the same as \"from\": the lesson would have no duration",
+            );
         }
         if !(1..=52).contains(&self.every) {
             return wrong("every", "is out of range: allowed is 1 to 52");

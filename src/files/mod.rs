@@ -47,7 +47,11 @@ pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
     let make = || {
         if let Ok(there) = there {
             let link = there.is_symlink().then(|| format!("it is {A_LINK}"));
-            let why = link.unwrap_or_else(|| "something that is not a directory has its name".to_owned());
+            let why = link.unwrap_or_else(|| {
+                "something that is not a directory has its \
+                                              name"
+                    .to_owned()
+            });
             return Err(io::Error::other(why));
         }
         // Its parent directory may be an administrator's link.
@@ -86,7 +90,9 @@ fn replaced(
 pub fn publish(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let name = path.file_name().ok_or(io::Error::other("it has no name"))?;
     if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
-        return Err(io::Error::other("something that is not a file has its name"));
+        return Err(io::Error::other(
+            "something that is not a file has its name",
+        ));
     }
     let directory = std::path::absolute(path)?;
     let directory = directory.parent().unwrap_or(Path::new("/"));

@@ -327,9 +327,9 @@ impl Up<'_> {
                 _ => gateway.engine.touch(&name),
             };
             if let Err(error) = noted {
-                gateway
-                    .output
-                    .warn(&format!("failed to record that {name} is in use: {error:#}"));
+                gateway.output.warn(&format!(
+                    "failed to record that {name} is in use: {error:#}"
+                ));
             }
         });
         self.noted = Some((now, work));

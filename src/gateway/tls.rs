@@ -50,9 +50,7 @@ impl Tls {
                 self.acceptor = acceptor;
                 output.note("the certificate was read again");
             }
-            Err(error) => output.warn(&format!(
-                "{error:#}; the previous certificate stays in use"
-            )),
+            Err(error) => output.warn(&format!("{error:#}; the previous certificate stays in use")),
         }
     }
 }

@@ -63,7 +63,8 @@ impl From<Silence> for anyhow::Error {
                 .hint("allow guest-exec and guest-file-open in the guest's qemu-ga configuration")
                 .into(),
             Silence::Refused(why) => anyhow!("its guest's agent refused: {why}"),
-            Silence::Trouble(Trouble::Nonsense) => anyhow!("its guest's agent sends invalid answers"),
+            Silence::Trouble(Trouble::Nonsense) => anyhow!("its guest's agent sends invalid \
+                                                            answers"),
             Silence::Trouble(_) => anyhow!("its guest's agent does not answer"),
         }
     }

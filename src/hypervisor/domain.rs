@@ -194,7 +194,10 @@ impl Domain {
             self.by_force()
         );
         let (kind, hint) = if says("Cannot allocate memory") {
-            (Kind::Capacity, "the host does not have enough free memory for it")
+            (
+                Kind::Capacity,
+                "the host does not have enough free memory for it",
+            )
         } else if of_its_disk && says("No such file") {
             let hint = "restore that file; if storage_dir was moved, create a link at its old path";
             (Kind::Conflict, hint)

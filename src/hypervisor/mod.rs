@@ -143,8 +143,8 @@ pub struct RunningGuest {
 fn hint_on_connecting(message: &str) -> &'static str {
     if message.contains("system bus") {
         // Seen without systemd.
-        "libvirt asks polkit about everyone but root, over the system bus, which does not run: start it \
-         (service dbus start) and then restart libvirt, or run this as root"
+        "for users other than root, libvirt asks polkit over the system bus, which is not \
+         running: start it (service dbus start) and then restart libvirt, or run this as root"
     } else {
         "is libvirtd (or virtqemud) running, and are you root or in the group libvirt? `make setup` \
          prepares a host"
@@ -345,7 +345,8 @@ fn failed(what: &str, error: virt::error::Error) -> anyhow::Error {
     // They may contain QEMU's messages, and QEMU may be controlled by a guest.
     let message = format!("failed to {what}: {}", answer::words(error.message()));
     if is_lost(&error) {
-        let hint = "try again when that daemon of libvirt runs again; `make setup` starts those that do \
+        let hint = "try again when that daemon of libvirt runs again; `make setup` starts those \
+                    that do \
                     not run";
         Fault::new(Kind::Unavailable, message).hint(hint).into()
     } else {

@@ -189,7 +189,10 @@ pub fn adopt(paths: &Paths, lab: &LabId, _lock: &Lock) -> Result<()> {
                 base.path.display()
             ),
             // Without hard links there would be a moment without a base.
-            made => made.context("it cannot have a hard link: build the lab, or put storage_dir on a file system with hard links")?,
+            made => made.context(
+                "it cannot have a hard link: build the lab, or put storage_dir \
+                                  on a file system with hard links",
+            )?,
         }
         if note(&base).is_none() {
             installation.write_note(&base, None, there.len())?;

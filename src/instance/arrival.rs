@@ -78,7 +78,14 @@ pub fn release(context: &Context, name: &InstanceName, to: &HostName) -> Result<
     if instance.find()?.is_some() {
         anyhow::ensure!(
             instance.settled()?.id.is_none(),
-            Fault::new(Kind::Conflict, format!("{name} is running and cannot be moved")).hint(format!(
+            Fault::new(
+                Kind::Conflict,
+                format!(
+                    "{name} is running and cannot be \
+                                                moved"
+                )
+            )
+            .hint(format!(
                 "pause it: cyyber instance pause {}",
                 name.arguments()
             ))
@@ -255,8 +262,12 @@ impl Instance<'_> {
         });
         if self.find()?.is_none() {
             let saved = memory.try_exists()?.then_some((&*memory, arrival.memory));
-            self.define_again(record.as_ref(), saved)
-                .with_context(|| format!("failed to define {name} on this host, where its disk is now"))?;
+            self.define_again(record.as_ref(), saved).with_context(|| {
+                format!(
+                    "failed to define {name} on this host, where its disk is \
+                                          now"
+                )
+            })?;
         }
         for file in [there.record(name), there.leaving(name), note] {
             files::remove(&file)?;

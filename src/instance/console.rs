@@ -98,7 +98,8 @@ pub fn console_path(context: &Context, name: &InstanceName, access: Access) -> R
     let domain = existing(context, name)?;
     let path = path(context, name, access).ok_or_else(|| {
         let message = "no gateway runs on this host, or its key cannot be read";
-        let hint = "start it: systemctl start cyyber-gateway; and run this command as the same user";
+        let hint = "start it: systemctl start cyyber-gateway; and run this command as the same \
+                    user";
         Fault::new(Kind::Unavailable, message).hint(hint)
     })?;
     let access = ConsoleAccess {

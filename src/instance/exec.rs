@@ -15,7 +15,7 @@ use crate::names::InstanceName;
 /// How much of each stream is kept, in bytes. Both fit into one answer of the agent.
 pub const LARGEST_OUTPUT: usize = 1 << 20;
 
-/// The exit status of a command that took too long, as of timeout(1).
+/// The exit status of a command that took too long, as in timeout(1).
 const TIMED_OUT: u8 = 124;
 
 /// Extra time to wait after a command's time limit: its guest may be busy.

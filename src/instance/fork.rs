@@ -36,7 +36,7 @@ const IDENTITY: &str = include_str!("../../templates/warm/identity.pl");
 /// How long the guest may take for that before it is booted instead.
 const PATIENCE: Duration = Duration::from_secs(150);
 
-/// How an instance that is off is to be started.
+/// How to start an instance that is off.
 #[derive(Debug)]
 pub(super) enum Way {
     /// From this warm image.

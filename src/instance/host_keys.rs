@@ -30,7 +30,8 @@ pub(super) struct HostKey {
 pub(super) fn make(host: &str) -> Result<Vec<HostKey>> {
     let program = Program::find("ssh-keygen", "openssh-client")?;
     let place = VOLATILE.into_iter().find(|place| is_in_memory(place));
-    let place = place.with_context(|| format!("none of {VOLATILE:?} is a file system in memory"))?;
+    let place =
+        place.with_context(|| format!("none of {VOLATILE:?} is a file system in memory"))?;
     // Nobody else may enter it.
     let directory = TempDir::with_prefix_in(".cyyber-keys-", place)?;
     let mut made = Vec::new();

@@ -51,7 +51,10 @@ impl Instance<'_> {
             if Instant::now() > deadline {
                 let name = self.name;
                 let message = format!("libvirt is still starting, saving or stopping {name}");
-                let fault = Fault::new(Kind::Busy, message).hint("try again when libvirt has finished");
+                let fault = Fault::new(Kind::Busy, message).hint(
+                    "try again when libvirt has \
+                                                                  finished",
+                );
                 return Err(fault.into());
             }
             sleep(Duration::from_millis(100));

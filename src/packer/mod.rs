@@ -23,12 +23,13 @@ use crate::error::{Fault, Kind};
 use crate::process::{self, Program};
 
 /// Where to get Packer: Debian 12 has a package of it, later releases do not.
-const INSTALL: &str = "install it: `make setup` does, or says how; or see \
+const INSTALL: &str = "install it: `make setup` does so or says how; or see \
                        https://developer.hashicorp.com/packer/install";
 
 /// The hint if the plugin could not be downloaded.
-const PLACE_PLUGIN: &str = "can this host reach github.com? without it, take the plugin's file from \
-    https://github.com/hashicorp/packer-plugin-qemu/releases elsewhere, and: packer plugins install \
+const PLACE_PLUGIN: &str = "can this host reach github.com? if not, download the plugin's file \
+                            from https://github.com/hashicorp/packer-plugin-qemu/releases \
+                            elsewhere and run: packer plugins install \
     --path FILE github.com/hashicorp/qemu";
 
 /// An installed Packer.

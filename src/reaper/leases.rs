@@ -64,7 +64,10 @@ pub(super) fn forget_those_that_left(context: &Context) {
     if let Some(Place::Host(..)) = context.place()
         && let Err(error) = arrival::forget_all(context)
     {
-        let text = format!("warning: failed to remove the instances that have left this host: {error:#}");
+        let text = format!(
+            "warning: failed to remove the instances that have left this host: \
+                            {error:#}"
+        );
         context.output.detail(&text);
     }
 }

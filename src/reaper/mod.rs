@@ -112,8 +112,7 @@ fn watched(context: &Context, options: Options) -> Result<PassReport> {
         if !context.libvirt_answers(ANSWER) || last.1.elapsed() > longest {
             let unit = host::libvirt_unit();
             let message = "libvirt does not answer: the pass was aborted";
-            let hint =
-                format!("check libvirt: systemctl status {unit}; the next pass continues");
+            let hint = format!("check libvirt: systemctl status {unit}; the next pass continues");
             return Err(Fault::new(Kind::Unavailable, message).hint(hint).into());
         }
     }

@@ -174,7 +174,7 @@ pub enum Circumstances {
     Usual,
     /// There was none for so long that this one only observes.
     AfterOutage,
-    /// The clock was set meanwhile.
+    /// The clock was set in the meantime.
     ClockSet,
 }
 

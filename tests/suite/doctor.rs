@@ -157,7 +157,7 @@ fn what_is_wrong_is_told_with_its_remedy() {
         (
             "packer",
             "packer",
-            "install it: `make setup` does, or says how",
+            "install it: `make setup` does so or says how",
         ),
         (
             "qemu-system-x86_64",

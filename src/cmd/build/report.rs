@@ -51,8 +51,7 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
     let failures = errors.iter();
     let failures = failures.map(|(lab, error)| format!("failed to build {lab}: {error:#}"));
     let whole = |count| format!("{count} of {all} labs failed to build");
-    let hint =
-        "fix the cause, then run the command again: finished builds are not repeated";
+    let hint = "fix the cause, then run the command again: finished builds are not repeated";
     tell_failures(context, &failures.collect::<Vec<_>>(), whole, hint)
 }
 

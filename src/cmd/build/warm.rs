@@ -25,7 +25,8 @@ impl Common<'_> {
             let why = format!("{error:#}");
             let id = &lab.lab_id;
             context.output.warn(&format!(
-                "{id}: no warm image was made, so its instances boot: {why}; the log of its domain is in \
+                "{id}: no warm image was made, so its instances boot: {why}; the log of its \
+                 domain is in \
                  /var/log/libvirt/qemu"
             ));
             "failed"

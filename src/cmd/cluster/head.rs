@@ -84,7 +84,7 @@ impl<'a> Head<'a> {
         if done.ended.code != Kind::Capacity.exit_code() || !spot.made {
             return Ok(done);
         }
-        let text = format!("{} has no room for {name}: trying another", done.host);
+        let text = format!("{} has no room for {name}: trying another host", done.host);
         self.context.output.detail(&text);
         let not_on = BTreeSet::from([done.host.clone()]);
         // If there is no other host, the first answer is reported.

@@ -44,7 +44,9 @@ pub fn instance(head: &Head, command: &Command) -> Result<()> {
                 head.one(command, &name)
             }
             Some((_, None)) => many::run(head, command),
-            None => Err(elsewhere("files can only be copied on the host of the instance")),
+            None => Err(elsewhere(
+                "files can only be copied on the host of the instance",
+            )),
         },
     }
 }

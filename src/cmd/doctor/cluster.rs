@@ -95,7 +95,10 @@ fn known<'n>(nodes: &'n [Node], host: &HostName) -> Result<&'n Node, Finding> {
         .as_ref()
         .map(|why| format!(": {why}"))
         .unwrap_or_default();
-    let message = format!("Slurm places nothing on {host}, which is {}{why}", node.state);
+    let message = format!(
+        "Slurm places nothing on {host}, which is {}{why}",
+        node.state
+    );
     let remedy = format!("to use it again: cyyber host resume {host}");
     Err(CLUSTER.warning(message, remedy))
 }
@@ -114,8 +117,7 @@ fn on_head(context: &Context, cluster: &Cluster) -> Vec<Finding> {
             Err(finding) => return vec![finding],
         };
         if !node.answers() {
-            let remedy =
-                format!("bring it back; if it is certainly off: cyyber host fence {host}");
+            let remedy = format!("bring it back; if it is certainly off: cyyber host fence {host}");
             return vec![CLUSTER.failed(format!("{host} does not answer"), remedy)];
         }
         let asked = ask(context, &Hosts::new(cluster), host);
@@ -215,8 +217,12 @@ fn alike(nodes: &[Node]) -> Finding {
         .map(|(kind, hosts)| format!("{}: {}", kind.unwrap_or("unknown"), hosts.join(", ")));
     let told: Vec<_> = told.collect();
     CLUSTER.warning(
-        format!("saved memory can only move between equal CPU models: {}", told.join("; ")),
-        "use equal hosts; setup.sh --join records the model in slurm/hosts.conf of the shared directory",
+        format!(
+            "saved memory can only move between equal CPU models: {}",
+            told.join("; ")
+        ),
+        "use equal hosts; setup.sh --join records the model in slurm/hosts.conf of the shared \
+         directory",
     )
 }
 

@@ -7,8 +7,8 @@ use crate::gateway::tally::{self, Status};
 /// The status of the gateway; no finding if none was started or the last one was stopped.
 pub fn check(context: &Context) -> Option<Finding> {
     const CHECK: Check = Check("gateway");
-    let remedy = "start it: systemctl start cyyber-gateway; or, to do without it, start it once \
-                  more and stop it";
+    let remedy = "start it: systemctl start cyyber-gateway; or, if you do not need it, start it \
+                  and stop it again";
     match Status::read(&context.paths) {
         Ok(None) => None,
         Ok(Some(status)) if tally::runs(&context.paths) => {
@@ -18,7 +18,10 @@ pub fn check(context: &Context) -> Option<Finding> {
             Some(CHECK.ok(format!("on {}{tls}, {sessions} session{s}", status.listen)))
         }
         Ok(Some(Status { listen, .. })) => {
-            let message = format!("it listened on {listen} and has died: browsers cannot reach consoles");
+            let message = format!(
+                "it listened on {listen} and has died: browsers cannot reach \
+                                   consoles"
+            );
             Some(CHECK.failed(message, remedy))
         }
         Err(error) => Some(CHECK.failed(format!("its status cannot be read: {error}"), remedy)),

@@ -62,7 +62,8 @@ fn account(hypervisor: &Hypervisor) -> (Finding, Option<Account>) {
     let account = hypervisor.qemu_account();
     let finding = match &account {
         Ok(Some(account)) if account.uid == 0 || account.gid == 0 => check.failed(
-            "QEMU runs as root, or in root's group: an attacker who breaks out of a VM controls this host",
+            "QEMU runs as root, or in root's group: an attacker who breaks out of a VM controls \
+             this host",
             remedy,
         ),
         Ok(Some(Account { uid, gid })) => check.ok(format!("QEMU runs as user {uid}, group {gid}")),

@@ -64,7 +64,11 @@ pub fn programs() -> Vec<Finding> {
         ("qemu-img", "qemu-utils", "creates disks"),
         ("ss", "iproute2", "detects console clients"),
         ("setpriv", "util-linux", "ends Packer if cyyber is killed"),
-        ("ssh-keygen", "openssh-client", "creates the SSH key of a build"),
+        (
+            "ssh-keygen",
+            "openssh-client",
+            "creates the SSH key of a build",
+        ),
     ] {
         let found = Program::find(name, package)
             .map(|program| format!("{}: {what}", program.path().display()))
@@ -95,9 +99,10 @@ pub fn room(context: &Context) -> Vec<Finding> {
 pub fn merging(context: &Context) -> Option<Finding> {
     let ours = context.paths.sharing().exists();
     match (context.config.host.share_memory, sharing::look()) {
-        (true, Ok(Sharing { runs: true, saved })) => {
-            Some(SHARING.ok(format!("host.share_memory: equal pages save {}", size(saved))))
-        }
+        (true, Ok(Sharing { runs: true, saved })) => Some(SHARING.ok(format!(
+            "host.share_memory: equal pages save {}",
+            size(saved)
+        ))),
         (true, Ok(_)) => Some(SHARING.warning(
             "host.share_memory is set, but the kernel does not merge equal pages yet",
             "the next pass of `cyyber reap`, as root, switches that on",
@@ -108,8 +113,8 @@ pub fn merging(context: &Context) -> Option<Finding> {
                 "host.share_memory is not set, but equal pages of guests are still merged: {}",
                 size(saved)
             ),
-            "`cyyber reap`, as root and with the configuration that set it, undoes that once there is \
-             memory for it",
+            "`cyyber reap`, as root and with the configuration that set it, undoes this once \
+             there is memory for it",
         )),
         (false, _) => None,
     }

@@ -13,7 +13,7 @@ use crate::reaper::passes::Passes;
 use crate::state::coverage::{Coverage, LONGEST_GAP};
 use crate::units::age;
 
-/// Where cron and systemd are told to do something.
+/// The directories of cron files and systemd units.
 const SCHEDULES: [&str; 6] = [
     "/etc/crontab",
     "/etc/cron.d",

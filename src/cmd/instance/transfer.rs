@@ -160,7 +160,8 @@ fn with_resting(
 fn warn(context: &Context, collected: &Collected) {
     if collected.state == State::Paused {
         context.output.warn(&format!(
-            "{} is paused: its files are as after a power cut, without data that its guest had not yet \
+            "{} is paused: its files are as after a power cut, without data that its guest had \
+             not yet \
              written to its disk",
             collected.instance
         ));

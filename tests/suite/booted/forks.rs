@@ -338,7 +338,9 @@ fn it_makes_keys_by_itself_where_the_host_cannot(sandbox: &Sandbox) {
     sandbox.fake("ssh-keygen", "echo no >&2; exit 1");
     let started = sandbox.instance("start", "s", &["-v"]).ok();
     assert!(
-        started.stderr.contains("the guest generates its own SSH host keys"),
+        started
+            .stderr
+            .contains("the guest generates its own SSH host keys"),
         "{started:#?}"
     );
     assert!(started.stdout.contains("\"fork\""), "{started:#?}");
