@@ -4,7 +4,7 @@
 #   make test     prepare this host, run every test
 #   make help     the rest
 #
-# Everything works as root or through sudo, and may be repeated.
+# Everything works as root or through sudo, and can be repeated.
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,10 +23,10 @@ SUDO  := $(if $(filter-out 0,$(shell id -u)),sudo)
 CARGO  = cargo=$$(templates/host/find-cargo.sh) && PATH="$${cargo%/*}:$$PATH" "$$cargo"
 # Tests of VMs need root; cargo itself does not.
 AS_ROOT = $(if $(SUDO),export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(SUDO);)
-# On a host of their own: what this one runs is neither seen nor touched.
+# Tests run on their own host: they neither see nor change what this one runs.
 IN_WORLD = export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/world.sh;
 BINARY = target/release/cyyber
-# Packer from its makers' archive where the distribution has none: its licence is not free.
+# Packer from HashiCorp's archive if the distribution has none: its licence is not free.
 ifeq ($(PACKER_REPO),yes)
 export CYYBER_ACCEPT_PACKER_LICENSE := 1
 endif

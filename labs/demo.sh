@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The main job from beginning to end, as `make demo` runs it: builds the lab of demo.json, gives a
-# student a VM of it, looks at the VM's screen, and shuts it down. Says what each step proved.
+# The main use from beginning to end, as `make demo` runs it: builds the lab of demo.json, starts a
+# student's VM of it, takes a picture of the VM's screen, and shuts it down. Says what each step
+# proved.
 #
 # Usage: demo.sh PATH_OF_CYYBER
 set -euo pipefail
@@ -24,7 +25,7 @@ die() {
 # The program by its short name, so that what is shown can be typed after `make install`.
 cyyber() { "$cyyber" "$@"; }
 
-# What is known of the one instance under this name: JSON is on one line, unless a person reads it.
+# The field with this name of the instance: JSON is on one line, unless a person reads it.
 field() { cyyber instance list --lab "$lab" --user "$user" -o json | grep -Eo "\"$1\": ?\"[^\"]*" | cut -d '"' -f 4; }
 
 # Waits until the guest's agent has answered, for at most five minutes, as its boot timeout is.

@@ -16,8 +16,7 @@ from=${from%/}
 
 work=$(mktemp -d)
 trap 'chmod -R u+rwX -- "$work"; rm -rf -- "$work"' EXIT
-# Owners of the container mean nothing here. Names in an archive begin with a dot or not; it has one of
-# the two.
+# Owners in the container mean nothing here. Names in the archive may or may not begin with "./".
 said=$(tar --extract --directory="$work" --no-same-owner --no-same-permissions "$from" "./$from" 2>&1 ||
     true)
 grep -v -e 'Not found in archive' -e 'Exiting with failure status' <<<"$said" >&2 || true

@@ -1,11 +1,12 @@
--- How many instances one student may have running at once on all hosts together. Slurm's own limits of a
--- user need its accounting database, and to it all instances are of one user; their names are
--- LAB_user_STUDENT. 0 is no limit. The controller reads this again when it has changed; setup.sh writes it
--- only where it is missing. Slurm tells it of other jobs as they were at most a second ago, so of two that are
--- begun at once one may be too many.
+-- The maximum number of running instances of one student, over all hosts; 0 is no limit. Slurm's
+-- own limits per user need its accounting database, and for Slurm all instances belong to one user;
+-- their names are LAB_user_STUDENT. The controller reads this file again when it changes; setup.sh
+-- only writes it if it is missing. Slurm's list of other jobs may be a second old, so of two starts
+-- at the same time, one may exceed the limit.
 local MOST_OF_A_STUDENT = 0
 
--- The lowest byte of a job's state; flags are above it, such as that its host is still getting ready.
+-- The state of a job is in its lowest byte; the bits above are flags, for example for a host that
+-- is still getting ready.
 local RUNNING, STATES = 1, 256
 
 local function student_of(name)

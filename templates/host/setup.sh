@@ -3,9 +3,9 @@
 # libvirt, access to KVM, folders, and two networks for the labs with their
 # firewall.
 #
-# Each step (steps/*.sh) looks first and changes only what is not as it should
-# be, so a repeated run is quick and quiet. Nothing is fetched but packages
-# through apt, and Packer's plugin for QEMU where its Packer wants one.
+# Each step (steps/*.sh) checks first and changes only what is not right, so a repeated run is quick
+# and quiet. Only packages through apt are downloaded, and Packer's plugin for QEMU if Packer needs
+# one.
 set -Eeuo pipefail
 umask 022
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
@@ -154,7 +154,7 @@ bad_arguments() {
     exit 2
 }
 
-# sudo drops the environment, so what came by it travels as arguments.
+# sudo drops the environment, so its values are passed as arguments.
 become_root() {
     ((EUID != 0)) || return 0
     command -v sudo >/dev/null ||
@@ -171,8 +171,8 @@ die() {
     exit 1
 }
 
-# Announces one change and allows it. With --check it only counts the change
-# and forbids it, so every step reads: change "…" || return 0, then the doing.
+# Announces one change and permits it. With --check it only counts the change and refuses it, so
+# every step does: change "…" || return 0, then the change.
 change() {
     changes=$((changes + 1))
     if [[ $check_only = yes ]]; then
@@ -182,10 +182,10 @@ change() {
     printf '%s\n' "$1"
 }
 
-# Whether there is such a directory, or will be when the rest is done.
+# Whether the directory exists, or will exist when setup is done.
 will_have() { [[ -d $1 || $packages_to_come = yes ]]; }
 
-# Something that only the person can do. It counts as not ready.
+# Something that only the person can do. The host counts as not ready.
 leave_to_person() {
     changes=$((changes + 1))
     left_to_do+=("$1")

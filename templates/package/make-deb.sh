@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes a Debian package of a compiled program: make-deb.sh BINARY DIRECTORY
 #
-# What goes into it is what `make install` installs. Compression may be set by
-# CYYBER_DEB_COMPRESSION (default: xz). Prints the package's name.
+# It contains what `make install` installs. Compression can be set with CYYBER_DEB_COMPRESSION
+# (default: xz). Prints the package's name.
 set -Eeuo pipefail
 umask 022
 export LC_ALL=C
@@ -46,13 +46,13 @@ changelog_version() {
     sed -n '1s/^cyyber (\(.*\)) .*/\1/p' "$PARTS/changelog"
 }
 
-# What `make install` installs, where Debian has it.
+# The files of `make install`, at Debian's paths.
 put_files() {
     make -s -C "$ROOT" -o build install DESTDIR="$stage" PREFIX=/usr SYSCONFDIR=/etc SUDO= \
         BINARY="$(realpath -- "$1")" ZSHDIR="$stage/usr/share/zsh/vendor-completions" >/dev/null
     strip --strip-unneeded --remove-section=.comment --remove-section=.note "$stage/usr/bin/cyyber"
     install -D -m 644 "$PARTS/cyyber.tmpfiles" "$stage/usr/lib/tmpfiles.d/cyyber.conf"
-    # The host is prepared by the same scripts as with `make setup`, less those that compile.
+    # The same scripts prepare the host as with `make setup`, except those that compile.
     mkdir -p "$stage/usr/share/cyyber"
     cp -R --no-preserve=mode,ownership "$ROOT/templates/host" "$ROOT/templates/cloud-image" \
         "$ROOT/branding" "$stage/usr/share/cyyber/"

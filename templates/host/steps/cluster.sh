@@ -1,33 +1,33 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # shares variables with setup.sh
-# Step of setup.sh: several hosts, which Slurm places instances on. The head is where the configuration
-# has `cluster`; a host joins by --join. A server can be both.
+# Step of setup.sh: several hosts, on which Slurm places instances. The head is where the
+# configuration has `cluster`; a host joins with --join. A server can be both.
 #
-# What all of them share is in SHARED/slurm: the settings, a line for each host, and the key by which
-# they know each other. /etc/slurm/slurm.conf only includes that, so there is nothing to keep equal.
+# SHARED/slurm contains what all of them share: the settings, a line for each host, and the key of
+# the cluster. /etc/slurm/slurm.conf only includes these, so nothing must be kept in sync.
 
 readonly HEAD_PACKAGES=(slurmctld slurm-client munge jq) HOST_PACKAGES=(slurmd slurm-client munge)
 readonly SLURM_CONF=/etc/slurm/slurm.conf MUNGE_KEY=/etc/munge/munge.key FSTAB=/etc/fstab
 readonly SUBMIT=/etc/slurm/job_submit.lua SAVED_MEMORY=/var/lib/libvirt/qemu/save
-# How many virtual processors go on a real one: students' VMs wait most of the time.
+# How many virtual CPUs share a real one: students' VMs mostly wait.
 readonly OVERCOMMIT=8
 
 is_head=no
 munge_stale=no # a key or settings that a daemon has not seen yet
 slurm_stale=no
 
-# Those of Slurm are only for who wants it.
+# Slurm's packages are only installed with a cluster.
 cluster_packages() {
     [[ $is_head = no ]] || printf '%s\n' "${HEAD_PACKAGES[@]}"
     [[ $join = no ]] || printf '%s\n' "${HOST_PACKAGES[@]}"
 }
 
-# Looks at the configuration that cyyber itself would find.
+# Reads the configuration that cyyber itself would find.
 find_cluster() {
     local file
     for file in "$config" labs-config.json /etc/cyyber/labs-config.json; do
         if [[ -n $file && -e $file ]]; then
             config=$(realpath -- "$file")
-            # A host that has joined has the same one.
+            # A joined host uses the same one.
             ! grep -Eq '"cluster"[[:space:]]*:' "$config" || has_joined || is_head=yes
             return
         fi
@@ -56,7 +56,7 @@ provide_head() {
         return
     fi
     shared_dir=$(realpath -ms -- "$shared_dir")
-    [[ -d $shared_dir ]] || die "cannot use $shared_dir: it is not there" 'mount it at this path on every host'
+    [[ -d $shared_dir ]] || die "cannot use $shared_dir: it does not exist" 'mount it at this path on every host'
     make_shared_folders
     provide_key
     if ! grep -qxs "SlurmctldHost=$name" "$shared_dir/slurm/heads.conf"; then
@@ -66,12 +66,12 @@ provide_head() {
     fi
     provide_settings
     include_settings
-    # What is built here is for all.
+    # All hosts share the images that are built here.
     provide_mount "$shared_dir/base-images" "$storage_dir/base-images"
     provide_munge
     if [[ -s $shared_dir/slurm/hosts.conf ]]; then
         provide_daemon slurmctld
-        # The hosts, too, are to know of another head.
+        # The hosts must also know about a new head.
         [[ $slurm_stale = no || $check_only = yes ]] || timeout 10 scontrol reconfigure 2>>"$LOG" || true
     else
         leave_to_person "on each host: setup.sh --join $shared_dir; then this again"
@@ -98,7 +98,7 @@ provide_host() {
         leave_to_person "on the head: 'make setup' once more, which makes $name known to Slurm"
 }
 
-# Slurm's own user writes its state, root alone the rest of what is Slurm's.
+# Slurm's own user writes its state; only root writes the rest of its files.
 make_shared_folders() {
     local folder
     for folder in base-images addresses locks; do
@@ -111,36 +111,36 @@ make_shared_folders() {
     install -d -m 700 -o slurm -g slurm "$shared_dir/slurm/state"
 }
 
-# One key for all. Where root may not read it, as with NFS and root_squash, it comes by hand.
+# One key for all. If root cannot read it, as on NFS with root_squash, it must be copied by hand.
 provide_key() {
     local key=$shared_dir/slurm/munge.key
     if [[ $is_head = yes && ! -e $key ]]; then
-        change "make the key of this cluster: $key" || return 0
+        change "create the key of this cluster: $key" || return 0
         (umask 277 && head -c 1024 /dev/urandom >"$key")
     fi
     if ! head -c 1 "$key" >/dev/null 2>&1; then
         leave_to_person "copy $MUNGE_KEY of the head to this host: root may not read $key here"
     elif ! cmp -s "$key" "$MUNGE_KEY"; then
-        change "put the key of this cluster into $MUNGE_KEY" || return 0
+        change "install the key of this cluster as $MUNGE_KEY" || return 0
         install -m 400 -o munge -g munge "$key" "$MUNGE_KEY"
         munge_stale=yes
     fi
 }
 
-# What this host has, once: later the line is the administrator's.
+# Write this host's resources once; later the administrator may edit the line.
 provide_node() {
     local file=$shared_dir/slurm/hosts.conf processors memory
     ! grep -Eqs "^NodeName=$1 " "$file" || return 0
-    change "tell Slurm what this host has: $file" || return 0
+    change "write this host's resources for Slurm: $file" || return 0
     processors=$(nproc --all)
-    # A sixteenth of its memory is the host's own.
+    # A sixteenth of the memory is reserved for the host itself.
     memory=$(awk '$1 == "MemTotal:" { print int($2 / 1024 * 15 / 16) }' /proc/meminfo)
-    # One write, so that hosts may join at once.
+    # A single write, so that hosts can join at the same time.
     printf 'NodeName=%s CPUs=%d RealMemory=%d Feature=%s State=UNKNOWN\n' \
         "$1" $((processors * OVERCOMMIT)) "$memory" "$(processor_kind)" >>"$file"
 }
 
-# Memory that was saved on one processor can be restored on one of the same kind.
+# Saved memory can be restored on the same CPU model.
 processor_kind() {
     grep -E '^(vendor_id|cpu family|model|flags)\b' /proc/cpuinfo | sort -u | sha256sum |
         sed -E 's/^(.{8}).*/cpu-\1/'
@@ -157,7 +157,7 @@ provide_settings() {
             >"$shared_dir/slurm/local.conf"
     [[ -e $shared_dir/slurm/job_submit.lua ]] || install -m 644 "$HERE/job_submit.lua" "$shared_dir/slurm/job_submit.lua"
     touch "$shared_dir/slurm/hosts.conf"
-    # As a whole: another host may read it just now.
+    # Atomically: another host may be reading it.
     printf '%s\n' "$text" >"$file.new"
     mv -- "$file.new" "$file"
     slurm_stale=yes
@@ -167,7 +167,7 @@ include_settings() {
     local text="include $shared_dir/slurm/slurm.conf"
     [[ $(cat "$SLURM_CONF" 2>/dev/null) != "$text" ]] || return 0
     [[ ! -e $SLURM_CONF ]] || is_ours ||
-        die "cannot use Slurm: $SLURM_CONF is that of another cluster" \
+        die "cannot use Slurm: $SLURM_CONF belongs to another cluster" \
             "add to that cluster what $shared_dir/slurm/slurm.conf has, and join it by hand"
     change "write $SLURM_CONF" || return 0
     install -D -m 644 /dev/stdin "$SLURM_CONF" <<<"$text"
@@ -177,8 +177,8 @@ include_settings() {
 
 is_ours() { grep -qx 'include /.*/slurm/slurm.conf' "$SLURM_CONF"; }
 
-# The same paths on every host, with a directory of its own behind them: domains and saved memory, which
-# have paths in them, can move.
+# The same paths on every host, with the host's own directory behind them, so that domains and saved
+# memory, which contain paths, can move.
 provide_mounts() {
     local own=$shared_dir/hosts/$1
     make_folder "$own" libvirt 2771
@@ -225,7 +225,7 @@ provide_munge() {
         'see /var/log/munge/munged.log'
 }
 
-# The controller reads settings when it starts; what is allocated outlives that.
+# The controller reads its settings when it starts; allocations survive a restart.
 provide_daemon() {
     local daemon=$1
     if [[ $daemon = slurmctld ]] && newer_settings; then slurm_stale=yes; fi
@@ -241,7 +241,7 @@ provide_daemon() {
     fi
     stop_daemon "/run/$daemon.pid"
     install -d -m 755 /var/lib/slurm/slurmd
-    # What it finds strange is in its log as well.
+    # Its warnings are in its log as well.
     "$daemon" </dev/null 2>>"$LOG" || die "cannot start $daemon" "see /var/log/slurm/$daemon.log"
 }
 
@@ -260,7 +260,7 @@ stop_daemon() {
     while [[ -e /proc/$pid ]] && ((tries--)); do sleep 0.1; done
 }
 
-# This host leaves; the files of its instances stay where they are.
+# Removes this host; the files of its instances are kept.
 remove_cluster() {
     local at daemon text
     [[ -e $SLURM_CONF ]] && is_ours || return 0

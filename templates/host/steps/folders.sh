@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # shares variables with setup.sh
 # Step of setup.sh: the folders of cyyber, and who may use them.
 #
-# Members of the group libvirt may read and write, others may not read. QEMU
-# runs as a user of its own, which must pass through to the images it is given.
+# Members of the group libvirt may read and write; others may not read. QEMU runs as other users,
+# which need search permission to reach their images.
 
 readonly CACHE_DIR=/var/cache/cyyber
 
@@ -31,7 +31,7 @@ refuse_foreign() {
 
 make_folder() {
     local folder=$1 group=$2 mode=$3
-    # The group writes in our folders: a link planted there would lead root astray.
+    # The group can write to our folders: a link created there could redirect root.
     if [[ -L $folder && $(stat -Lc %G "${folder%/*}/") = libvirt ]]; then
         die "cannot use $folder: it is a symbolic link" 'use a real folder instead'
     fi
@@ -53,13 +53,13 @@ make_folder() {
 let_qemu_pass() {
     local images=$storage_dir/base-images
     [[ -d $images ]] || return 0
-    # As the QEMU of an instance, which has no right but everyone's.
+    # As the QEMU of an instance, which only has the permissions of others.
     setpriv --reuid=2100000016 --regid=2100000016 --clear-groups test -x "$images" ||
         leave_to_person "let QEMU reach $images: run 'sudo chmod o+x' on the folders above it (see 'namei -l $images')"
 }
 
-# libvirt's group manages instances; 'cyyber build' runs QEMU as the caller, who
-# reaches /dev/kvm by the group kvm.
+# libvirt's group manages instances; 'cyyber build' runs QEMU as the caller, who can use /dev/kvm
+# through the group kvm.
 admit_caller() {
     local person group groups=()
     person=$(sudo_caller) || return 0

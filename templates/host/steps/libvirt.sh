@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # shares variables with setup.sh
-# Step of setup.sh: libvirt runs, and the QEMU of each instance may use what it needs.
+# Step of setup.sh: libvirt runs, and the QEMU of each instance has the access that it needs.
 
 readonly URI=qemu:///system
 
-# Calls virsh. What it needs comes as arguments, so that it never reads ours.
+# Runs virsh with an empty standard input, so that it never reads ours.
 on_libvirt() {
     timeout 60 virsh -q -c "$URI" "$@" </dev/null
 }
@@ -23,7 +23,7 @@ start_libvirt() {
     [[ $check_only = yes ]] || wait_for_libvirt
 }
 
-# One daemon in Debian 12 and Ubuntu 24.04; later releases may have it split up.
+# One daemon in Debian 12 and Ubuntu 24.04; later releases may have modular daemons.
 units_off() {
     local unit daemon
     for daemon in $(daemons); do
@@ -50,13 +50,13 @@ daemons() {
 start_daemons() {
     local daemon
     for daemon in virtlogd $(daemons); do
-        # Looks once more because somebody else may have started it meanwhile.
+        # Checks again because something else may have started it in the meantime.
         is_running "$daemon" || "$daemon" --daemon </dev/null || is_running "$daemon" || libvirt_failed
     done
 }
 
-# By the daemon's own PID file. After a crash that number may be another's, or
-# that of a dead process nobody has collected, which has a name but no program.
+# By the daemon's PID file. After a crash, its number may belong to another process, or to a zombie,
+# which has a name but no program.
 is_running() {
     local pid
     pid=$(cat "/run/$1.pid" 2>/dev/null) && [[ $(readlink "/proc/$pid/exe") = */"$1"* ]]
@@ -67,8 +67,7 @@ libvirt_answers() {
     timeout 10 virsh -q -c "$URI" net-list >/dev/null 2>&1 </dev/null
 }
 
-# Daemons started by hand may be on their way out at the first look: each round
-# looks again.
+# Daemons that were started by hand may be about to end: check again in each round.
 wait_for_libvirt() {
     local deadline=$((SECONDS + 30))
     until libvirt_answers; do
@@ -89,14 +88,14 @@ libvirt_failed() {
 
 readonly KVM_RULES=/etc/udev/rules.d/60-cyyber-kvm.rules QEMU_FOLDER=/var/lib/libvirt/qemu
 
-# The QEMU of each instance is a user of its own, in no group. It must reach KVM,
-# and pass through libvirt's folder to the one that is made for its domain.
+# The QEMU of each instance runs as a separate user without groups. It needs access to KVM, and
+# search permission on libvirt's folder to reach its domain's.
 admit_instances() {
     open_kvm
     let_instances_pass
 }
 
-# The contrary, for when none runs.
+# Undoes this, if no instance runs.
 dismiss_instances() {
     if [[ -e $KVM_RULES ]]; then
         change 'close /dev/kvm to instances' || return 0
@@ -108,9 +107,10 @@ dismiss_instances() {
     chmod o= "$QEMU_FOLDER"
 }
 
-# As systemd and most distributions have it; Debian and Ubuntu open it to a group. Also where the
-# processor lacks its part: libvirt, which is root, finds KVM there; then it sees that QEMU's user may not
-# open it, and asks QEMU anew at each call what it can do, which takes seconds (seen with libvirt 9.0).
+# Mode 666, as in systemd and most distributions; Debian and Ubuntu only give access to a group.
+# This is done even if the processor does not support KVM: libvirt, which is root, sees the device,
+# finds that QEMU's user cannot open it, and then asks QEMU for its capabilities at each call, which
+# takes seconds (seen with libvirt 9.0).
 open_kvm() {
     [[ -c /dev/kvm ]] || return 0
     if will_have /etc/udev/rules.d && ! cmp -s "$HERE/kvm.rules" "$KVM_RULES"; then
@@ -118,17 +118,18 @@ open_kvm() {
             install -m 644 "$HERE/kvm.rules" "$KVM_RULES" || die "cannot write $KVM_RULES" 'check the permissions of that directory'
     fi
     [[ $(stat -c %a /dev/kvm) != 666 ]] || return 0
-    change 'open /dev/kvm to instances, each of which is a user of its own' || return 0
+    change 'open /dev/kvm to instances, which run as separate users' || return 0
     chmod 666 /dev/kvm 2>>"$LOG" ||
         leave_to_person 'let everyone read and write /dev/kvm: changing its mode failed'
 }
 
-# Pass, and not look: the names of others' domains are in there.
+# Search but not read permission: the folder contains the names of all domains.
 let_instances_pass() {
     will_have "$QEMU_FOLDER" && [[ $(stat -c %a "$QEMU_FOLDER" 2>/dev/null) != *[1357] ]] || return 0
     change "give instances search permission on $QEMU_FOLDER" || return 0
-    # An upgrade of libvirt's package closes it again, until a lab network starts (network-hook.sh). Not
-    # by dpkg-statoverride: its list has the user's name, and with that gone dpkg does nothing any more.
+    # An upgrade of libvirt's package removes it again, until a lab network starts
+    # (network-hook.sh). dpkg-statoverride is no solution: its list contains the user's name, and if
+    # that user is gone, dpkg stops working.
     chmod o+x "$QEMU_FOLDER"
 }
 
@@ -147,7 +148,7 @@ is_confining() {
     [[ $(on_libvirt capabilities) = *'<model>apparmor</model>'* ]]
 }
 
-# KVM without the processor's support opens, and then hangs real kernels.
+# Without support by the processor, KVM can be opened but hangs real kernels.
 virtualisation() {
     if [[ ! -c /dev/kvm ]]; then
         echo 'software emulation, slow: there is no /dev/kvm'

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # shares variables with setup.sh
 # Step of setup.sh: the networks of the labs, from network-*.xml.
 #
-# A definition carries the checksum of the file it was made from. That shows
-# when the file has changed, and leaves alone what an administrator edits.
+# A definition contains the checksum of its source file. So a changed file is noticed, and an
+# administrator's edits are kept.
 
 provide_networks() {
     if [[ $check_only = yes ]] && ! libvirt_answers; then
@@ -38,11 +38,11 @@ checksum_of() {
 listed() {
     local name=$1
     shift
-    # Not "grep -q": it leaves at its first match, and virsh then fails on a closed pipe.
+    # Not "grep -q": it exits at its first match, and virsh then fails on a closed pipe.
     on_libvirt net-list --name "$@" 2>/dev/null | grep -x "$name" >/dev/null
 }
 
-# Taking a network down cuts its instances off for good, so only when it has none.
+# Stopping a network disconnects its instances permanently, so do it only if there are none.
 may_restart() {
     local attached
     attached=$(on_libvirt net-port-list "$1" | grep -c .) || return 0
@@ -50,7 +50,7 @@ may_restart() {
     return 1
 }
 
-# The contrary of all that: instances are left, and can be started again after another setup.
+# Removes the networks. Instances are kept, and can be started after another setup.
 remove_networks() {
     local name attached
     libvirt_answers || die "libvirt does not answer at $URI: its networks are not removed" 'start it, then run this again'
@@ -83,9 +83,8 @@ hosts() {
     cards "$1" | awk '{ printf "<host mac=\"%s\" ip=\"%s\"/>\n", $2, $3 }'
 }
 
-# All cards that the network may have, as src/network.rs knows them: that of the
-# machine which a build's own domain definition describes, and those of instances.
-# A line for each: its host part, MAC and IP address.
+# All interfaces that the network can have, as in src/network.rs: that of the VM in a build's domain
+# definition, and those of instances. One line each: host part, MAC and IP address.
 cards() {
     sed -n 's/.*<ip address="\([0-9.]*\)" netmask="\([0-9.]*\)".*/\1.\2/p' "$1" |
         awk -F. -v alone=2 -v first=16 -v last=2015 '
@@ -112,7 +111,7 @@ try_network() {
     shift
     answer=$(on_libvirt "$@" 2>&1) && return
     hint="if another network has its addresses, change them in $HERE/network-${name#cyyber-}.xml and run this again"
-    # The kernel may lack what one of libvirt's two ways needs, as act_csum for nftables.
+    # The kernel may lack a module for one of libvirt's two backends, such as act_csum for nftables.
     [[ $answer != *'firewall command'* ]] ||
         hint='set firewall_backend in /etc/libvirt/network.conf to the other of iptables and nftables, restart libvirt, and run this again'
     die "cannot set up the network $name: $1 failed: ${answer//$'\n'/ }" "$hint"

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # shares variables with setup.sh
 # Step of setup.sh: the packages of the distribution, through apt alone.
 
-# Recommended packages are not pulled in (they bring a desktop's worth), so the
-# recommended ones that cyyber does need are named here.
+# Recommended packages are not installed (they include a whole desktop), so the recommended ones
+# that cyyber needs are listed here.
 readonly RUN_PACKAGES=(
     libvirt-daemon-system libvirt-clients
     apparmor # libvirt confines each QEMU with it, where the kernel has it
@@ -18,8 +18,8 @@ readonly TEST_PACKAGES=(
     python3-fastapi python3-uvicorn python3-itsdangerous # a web backend, and in
     novnc chromium chromium-driver                       # a browser what it serves
 )
-# Whose daemons tests start by themselves, on hosts of their own: what reads metrics, and what places
-# instances on several hosts.
+# Packages whose daemons the tests start on their own hosts: for metrics, and for placing instances
+# on several hosts.
 readonly TEST_DAEMONS=(prometheus slurmctld slurmd slurm-client munge jq)
 # Not in every release: Ubuntu 24.04 has no Packer, and Chromium as a snap only.
 readonly NOT_EVERYWHERE=(packer chromium chromium-driver)
@@ -34,7 +34,7 @@ install_packages() {
     [[ $with_tests = no ]] || wanted+=("${TEST_PACKAGES[@]}")
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     mapfile -t absent < <(absent_packages "${missing[@]}")
-    # Asking apt again on every run for what no archive has would help nobody.
+    # Do not ask apt on every run for packages that no archive has.
     if ((${#missing[@]} > ${#absent[@]})); then
         change "install packages: ${missing[*]} (log: $LOG)" || {
             packages_to_come=yes
@@ -42,7 +42,7 @@ install_packages() {
         }
         refresh_lists
         mapfile -t absent < <(absent_packages "${missing[@]}")
-        # Before all that takes long: without it, the rest may be for nothing.
+        # First, before anything that takes long: without Packer, the rest may be useless.
         do_without "${absent[@]}"
         mapfile -t missing < <(printf '%s\n' "${missing[@]}" | grep -vxFf <(printf '%s\n' "${absent[@]}") || true)
         apt_install "${missing[@]}"
@@ -52,13 +52,14 @@ install_packages() {
     [[ $with_tests = no ]] || install_test_daemons
 }
 
-# Such a daemon runs neither now nor after a reboot, unless its package was here before: then it is used.
+# Installs packages whose daemons must not run now or after a reboot, except those that were
+# installed before and are in use.
 install_test_daemons() {
     local missing policy=/usr/sbin/policy-rc.d ours=no
     mapfile -t missing < <(missing_packages "${TEST_DAEMONS[@]}")
     ((${#missing[@]})) || return 0
     change "install packages, whose daemons stay off: ${missing[*]} (log: $LOG)" || return 0
-    # What Debian's packages ask before they start something. In a container it is often there.
+    # Debian's packages run this before they start a daemon. In a container it often exists already.
     if [[ ! -e $policy ]]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
@@ -73,10 +74,10 @@ install_test_daemons() {
     [[ ! -d /run/systemd/system ]] || systemctl --quiet disable "${missing[@]}" 2>>"$LOG" || true
 }
 
-# A packer put there by hand is as good as the package.
+# A packer that was installed by hand is as good as the package.
 missing_packages() {
     local package installed
-    # dpkg-query fails when it does not know one of them, yet answers for the others.
+    # dpkg-query fails if it does not know one of them, but still reports the others.
     installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
     for package in "$@"; do
         grep -qx "installed $package" <<<"$installed" && continue
@@ -85,7 +86,7 @@ missing_packages() {
     done
 }
 
-# "NAME VERSION" of those of the packages that an archive offers.
+# Prints "NAME VERSION" of the packages that an archive offers.
 candidates() {
     apt-cache policy "$@" 2>/dev/null |
         awk '/^[^ ]/ { name = substr($1, 1, length($1) - 1) }
@@ -96,7 +97,7 @@ has_candidate() {
     [[ -n $(candidates "$1") ]]
 }
 
-# Those of the packages that are known to be in no archive.
+# Prints the packages that no archive has.
 absent_packages() {
     local package
     have_lists || return 0
@@ -120,9 +121,8 @@ codename() {
     (. /etc/os-release && printf '%s\n' "${VERSION_CODENAME-}")
 }
 
-# A fresh machine often refreshes its lists by itself just now: wait for that.
-# Any other failure is left to the installation, which may still work; if it
-# does not, that is the reason to show.
+# A fresh machine is often refreshing its lists by itself: wait for that. Ignore any other failure:
+# the installation may still work; if it does not, that is the reason to show.
 refresh_lists() {
     local tries=30
     until apt_get update || [[ $(last_call) != *'Could not get lock'* ]] || ((--tries == 0)); do
@@ -132,8 +132,8 @@ refresh_lists() {
     refresh_trouble=$(last_call | grep -E '^(E|W|Err)' | tail -n 4) || true
 }
 
-# Nothing is removed: apt would rather take away a package that we need in a
-# backported version than say that it is in the way.
+# Never remove packages: apt would rather remove a package that we need in a backported version than
+# report a conflict.
 apt_install() {
     local options=(--no-install-recommends --no-remove) extra=()
     ((${#@})) || return 0
@@ -146,9 +146,8 @@ apt_install() {
     apt_get install "${options[@]}" "$@" "${extra[@]}" || install_failed
 }
 
-# A single package from a backport keeps the rest of its family out. Those of
-# ours, or of the families of QEMU and libvirt, that are newer than anything in
-# this release are asked for in the newest version that the release has.
+# One package from a backport blocks the rest of its family. If our packages, or those of QEMU and
+# libvirt, are newer than in this release, request the newest version in the release.
 downgrades() {
     local release package version newest
     release=$(codename)
@@ -168,7 +167,7 @@ apt_get() {
         apt-get -qy -o DPkg::Lock::Timeout=300 "$@" >>"$LOG" 2>&1 </dev/null
 }
 
-# What the last call of apt-get said.
+# Prints the output of the last call of apt-get.
 last_call() {
     sed -n '/^== /h; /^== /!H; ${ x; p }' "$LOG"
 }

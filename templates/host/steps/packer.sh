@@ -1,16 +1,16 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # shares variables with setup.sh
-# Step of setup.sh: Packer from its makers, where no archive of this host has it, and its plugin for
-# QEMU. Its licence (BUSL) is not free, so the person is asked first.
+# Step of setup.sh: Packer from HashiCorp, if no archive of this host has it, and its plugin for
+# QEMU. Its licence (BUSL) is not free, so the user is asked first.
 
 readonly PACKER_ARCHIVE=https://apt.releases.hashicorp.com
-# The key that their archive is signed with; https://www.hashicorp.com/trust/security names it.
+# The key that signs HashiCorp's archive; https://www.hashicorp.com/trust/security names it.
 readonly PACKER_KEY=798AEC654E5C15428C8E42EEAA16FCBCA621E701
 readonly PACKER_KEYRING=/usr/share/keyrings/hashicorp-archive-keyring.gpg
 readonly PACKER_SOURCES=/etc/apt/sources.list.d/hashicorp.list
-# Releases that their archive has for sure, for a host with one that it does not know.
+# Releases that the archive certainly has, for a host with an unknown one.
 readonly PACKER_RELEASES=(trixie bookworm noble jammy)
 
-# Installs Packer from there, with the person's consent, or says how.
+# Installs Packer from there with the user's consent, or says how to do so.
 provide_packer() {
     local release
     if ! packer_accepted; then
@@ -32,7 +32,7 @@ provide_packer() {
     apt_install packer
 }
 
-# By option, by the environment, or by an answer at the terminal.
+# Consent by option, by the environment, or at the terminal.
 packer_accepted() {
     local answer=
     [[ $accept_packer = no ]] || return 0
@@ -43,7 +43,7 @@ packer_accepted() {
     [[ ${answer,,} = y || ${answer,,} = yes ]]
 }
 
-# What apt itself downloads with: it knows proxies as apt does, and needs neither wget nor curl.
+# apt's own download program: it uses apt's proxies, and needs neither wget nor curl.
 fetch() {
     printf '\n== %s: fetch %s\n' "$(date '+%F %T')" "$1" >>"$LOG"
     /usr/lib/apt/apt-helper download-file "$1" "$2" >>"$LOG" 2>&1 </dev/null
@@ -68,11 +68,11 @@ fetch_packer_key() {
     rm -rf -- "$key"
 }
 
-# The first release that the archive knows: this host's own, else one like it.
+# The first release that the archive has: this host's own, else a similar one.
 packer_release() {
     local release to
     to=$(mktemp -d)
-    # apt fetches as a user of its own.
+    # apt downloads as a separate user.
     chmod 755 "$to"
     for release in "$(codename)" "${PACKER_RELEASES[@]}"; do
         if [[ -n $release ]] && fetch "$PACKER_ARCHIVE/dists/$release/InRelease" "$to/$release"; then
@@ -89,7 +89,7 @@ packer_by_hand() {
     printf '%s' "install packer on PATH yourself: https://developer.hashicorp.com/packer/install"
 }
 
-# Those who asked for it learn at once that it would come to nothing.
+# Fail early if Packer is required but cannot be installed.
 leave_packer_to_person() {
     local how
     how="run this again with --yes (make demo PACKER_REPO=yes; CYYBER_ACCEPT_PACKER_LICENSE=1) to install it from
@@ -100,8 +100,8 @@ leave_packer_to_person() {
     $how"
 }
 
-# Since Packer 1.7 the builder for QEMU is a plugin of its own, which each user has. Root builds in
-# the demo, the person after it.
+# Since Packer 1.7, the builder for QEMU is a separate plugin, installed per user. Root builds in
+# the demo, the person later.
 provide_plugin() {
     local file=$HERE/../packer/plugins.pkr.hcl user person users=(root)
     command -v packer >/dev/null && [[ -e $file ]] && wants_plugin || return 0

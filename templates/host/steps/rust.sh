@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # shares variables with setup.sh
-# Step of setup.sh: a Rust toolchain that is new enough. The person's own comes
-# first; else the distribution's newest.
+# Step of setup.sh: a Rust toolchain that is new enough: the person's own, or else the
+# distribution's newest.
 
 cargo= # the one to build with
 
@@ -20,8 +20,8 @@ provide_rust() {
     provide_rust_tools
 }
 
-# What formats and lints for the tests. The distribution has packages of their own for it, beside
-# each of its rustc's.
+# Formatter and linter for the tests. The distribution has separate packages of them for each of its
+# rustc packages.
 provide_rust_tools() {
     local tool owner missing=()
     [[ $with_tests = yes ]] || return 0
@@ -43,7 +43,7 @@ provide_rust_tools() {
     apt_install "$@"
 }
 
-# What the person who builds will find, not what root would.
+# Finds the toolchain of the person who builds, not root's.
 find_cargo() {
     local as=() person
     if person=$(sudo_caller); then
@@ -58,7 +58,7 @@ find_cargo() {
 rust_packages() {
     local minimum=$1 wanted names name='' version=''
     wanted="Rust${minimum:+ $minimum or newer}"
-    # These packages push out a packaged rustup: that is the person's choice.
+    # These packages conflict with a packaged rustup: leave that choice to the person.
     if [[ -z $(missing_packages rustup) ]]; then
         die "$wanted is missing: rustup is installed, but has no such toolchain" \
             "run 'rustup default stable' and 'rustup update', then this again"

@@ -1,11 +1,11 @@
 # shellcheck shell=bash disable=SC2154 # shares variables with setup.sh
-# Step of setup.sh: the firewall of the lab networks, from network.nft, and the hook
-# by which libvirt loads it before a network comes up.
+# Step of setup.sh: the firewall of the lab networks, from network.nft, and the hook with which
+# libvirt loads it before a network starts.
 
 readonly TABLE=/etc/cyyber/network.nft HOOK=/etc/libvirt/hooks/network.d/cyyber
 readonly LOADED=/run/cyyber/network.loaded
 
-# Before libvirt is started, which looks for hooks when it starts.
+# Install it before libvirt starts, because libvirt only looks for hooks at its start.
 provide_hook() {
     cmp -s "$HERE/network-hook.sh" "$HOOK" && [[ -x $HOOK ]] && return
     change "hook $HOOK: write" || return 0
@@ -27,7 +27,7 @@ provide_table() {
     fi
 }
 
-# Once the networks are away.
+# Removes it, after the networks.
 remove_table() {
     local family
     [[ -e $HOOK || -e $TABLE ]] || return 0
@@ -38,7 +38,7 @@ remove_table() {
     done
 }
 
-# A daemon that found no hooks when it started asks for none later.
+# A daemon that found no hooks at its start does not look for them later.
 restart_for_hook() {
     local daemon
     for daemon in libvirtd virtnetworkd; do
@@ -56,7 +56,7 @@ restart_for_hook() {
     done
 }
 
-# Whether the kernel has it as it was loaded.
+# Whether the kernel's table is unchanged since it was loaded.
 table_loaded() {
     [[ -e $LOADED ]] && cmp -s <(our_tables <"$LOADED") \
         <(nft -a -t -s 'list ruleset bridge; list ruleset arp; list ruleset inet' | our_tables)
@@ -66,7 +66,7 @@ our_tables() {
     awk '/^table (bridge|arp|inet) cyyber \{/ { ours = 1 } ours; /^\}/ { ours = 0 }'
 }
 
-# network.nft with the addresses of the networks and all of their cards.
+# network.nft with the addresses of the networks and all of their interfaces.
 table() {
     local text nat=$HERE/network-nat.xml isolated=$HERE/network-isolated.xml cards
     text=$(<"$HERE/network.nft")
@@ -82,8 +82,8 @@ table() {
 bridge_of() { sed -n 's/.*<bridge name="\([^"]*\)".*/\1/p' "$1"; }
 gateway_of() { sed -n 's/.*<ip address="\([^"]*\)".*/\1/p' "$1"; }
 
-# The port of each card, its MAC and IP address: as src/network.rs names it, and for a
-# guest that was started before ports had such names, the one that it has.
+# The port, MAC and IP address of each interface: as in src/network.rs, or, for a guest that was
+# started before ports had such names, its present port.
 ports() {
     cards "$2" | awk -v kind="$3" '{ print "cyyber-" kind $1, $2, $3 }'
     former_ports "$1" | awk '
@@ -91,7 +91,7 @@ ports() {
         $2 in address { print $1, $2, address[$2] }' <(cards "$2") -
 }
 
-# "PORT MAC" of running guests in a network.
+# Prints "PORT MAC" of running guests in a network.
 former_ports() {
     local domain
     compgen -G '/sys/class/net/vnet*' >/dev/null && libvirt_answers || return 0
@@ -101,7 +101,7 @@ former_ports() {
     done
 }
 
-# What did this before: filters of libvirt's. Those that guests still have stay.
+# Removes libvirt's filters, which earlier versions used. Those that guests still use are kept.
 remove_filters() {
     local filter
     libvirt_answers || return 0 # with --check alone

@@ -45,7 +45,7 @@ fn hosts_are_prepared_repeatedly_and_leave_and_slurm_survives_its_head() {
     let without = told.replace("NodeName=h2", "#NodeName=h2");
     std::fs::write(&hosts, &without).unwrap();
     let said = cluster.setup("h2", &join).ok().stdout;
-    assert!(said.contains("tell Slurm what this host has"), "{said}");
+    assert!(said.contains("write this host's resources for Slurm"), "{said}");
     let line = std::fs::read_to_string(&hosts).unwrap();
     let line = line.lines().last().unwrap().to_owned();
     assert!(line.starts_with("NodeName=h2 CPUs="), "{line}");
