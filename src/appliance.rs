@@ -338,7 +338,7 @@ impl Drop for Appliance<'_> {
 }
 
 fn too_much() -> anyhow::Error {
-    Fault::new(Kind::Failed, "it is larger than allowed")
+    Fault::new(Kind::Failed, "it contains more than allowed")
         .hint("raise the limit with --max-size, or name fewer files")
         .into()
 }

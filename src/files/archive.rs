@@ -52,7 +52,7 @@ impl Amount {
         );
         ensure!(
             self.bytes <= most.0,
-            Fault::new(Kind::Failed, format!("it is larger than {most}"))
+            Fault::new(Kind::Failed, format!("it contains more than {most}"))
                 .hint("raise the limit with --max-size, or name fewer files")
         );
         Ok(())
@@ -527,7 +527,7 @@ mod tests {
         refused(archive(&many), "more than 100000 files");
         let mut noise = tempfile::tempfile().unwrap();
         noise.write_all(&[7; 4096]).unwrap();
-        refused(noise, "no tar archive");
+        refused(noise, "a valid tar archive");
         // It says that it has a file of four gigabytes, most of it a hole.
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::GNUSparse);

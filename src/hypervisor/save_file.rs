@@ -218,7 +218,7 @@ mod tests {
         let why = |content: &[u8]| SaveFile::open(file_with(content)).unwrap_err().to_string();
         assert!(why(&saved(3, 0, xml, b"")).contains("version 3"));
         assert!(why(&saved(2, 6, xml, b"")).contains("format 6"));
-        assert!(why(&[b"LibvirtQemudPart", &good[16..]].concat()).contains("not whole"));
+        assert!(why(&[b"LibvirtQemudPart", &good[16..]].concat()).contains("not a complete file"));
         for cut in [0, 50, HEADER, HEADER + 5] {
             why(&good[..cut]);
         }

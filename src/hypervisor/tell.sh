@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# Shows a text ($1) at every terminal that somebody uses and on every desktop, of which a student may make
-# many and block each.
+# Shows a text ($1) at every terminal in use and on every desktop. A student may create many of these and
+# block each.
 text=$1
 exec </dev/null >/dev/null 2>&1
 {
@@ -16,7 +16,7 @@ for bus in /run/user/*/bus; do
     uid=${uid%/bus}
     [ -S "$bus" ] || continue
     [ "$uid" -gt 0 ] || continue
-    # The session's own way to show it, as far as it has one.
+    # The notification service of the session, if it has one.
     DBUS_SESSION_BUS_ADDRESS=unix:path=$bus timeout 5 \
         setpriv --reuid="$uid" --regid=nogroup --clear-groups \
         busctl --user call org.freedesktop.Notifications /org/freedesktop/Notifications \

@@ -182,9 +182,7 @@ mod tests {
             (Rung::Paused, at(60)),
             at(0),
         );
-        assert!(
-            end.ends_with("for as long as it may. It continues here when it is started again.")
-        );
+        assert!(end.ends_with("its maximum runtime. It continues here when it is started again."));
     }
 
     #[test]

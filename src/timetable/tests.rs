@@ -260,11 +260,11 @@ fn what_is_not_understood_is_an_error_with_its_line() {
         ),
         (
             "DTSTART:20270104T080000Z\nDTEND:20270104T070000Z".into(),
-            "line 8: DTEND: a lesson ends after",
+            "line 8: DTEND: a lesson must end",
         ),
         (
             "DTSTART:20270104T080000Z\nDURATION:PT25H".into(),
-            "line 8: DURATION: a lesson ends",
+            "line 8: DURATION: a lesson must",
         ),
         (
             "DTSTART;TZID=W. Europe Standard Time:20270104T080000\nDURATION:PT1H".into(),
@@ -272,7 +272,7 @@ fn what_is_not_understood_is_an_error_with_its_line() {
         ),
         (
             format!("{start}\nRECURRENCE-ID;RANGE=THISANDFUTURE:20270104T080000Z"),
-            "line 9: RECURRENCE-ID: a change",
+            "line 9: RECURRENCE-ID: changing",
         ),
     ] {
         let error = read_calendar(&calendar_of(&event(&lines)), None).unwrap_err();

@@ -66,7 +66,7 @@ fn script(domain: &Domain, script: &str, arguments: &[&str], patience: Patience)
         0 => return Ok(ran),
         2 => Kind::Conflict,
         3 => {
-            let fault = Fault::new(Kind::Failed, "it is larger than allowed");
+            let fault = Fault::new(Kind::Failed, "it contains more than allowed");
             return Err(fault
                 .hint("raise the limit with --max-size, or name fewer files")
                 .into());

@@ -1,9 +1,9 @@
 # shellcheck shell=sh
-# pack.sh DIRECTORY PATH MOST: puts what is at PATH into DIRECTORY/archive, if that is no more than MOST
-# bytes. Says whether it is a directory, of which the archive has what is in it, or a file.
+# pack.sh DIRECTORY PATH MOST: packs PATH into DIRECTORY/archive, if that is smaller than MOST bytes.
+# Prints whether it is a directory, whose content is then in the archive, or a file.
 fail() { echo "$*" >&2; exit 1; }
 directory=$1 path=$2 most=$3
-[ ! -L "$path" ] || fail "$path is a link in its guest: name what it leads to"
+[ ! -L "$path" ] || fail "$path is a link in its guest: name its target instead"
 if [ -d "$path" ]; then
     kind=directory from=$path what=.
 elif [ -f "$path" ]; then
@@ -21,7 +21,7 @@ status=$({
     } | head -c "$most" >"$directory/archive" || echo 9 >&3
 } 3>&1)
 [ "$(stat -c %s -- "$directory/archive")" -lt "$most" ] || exit 3
-# 1 is for a file that changed while it was read.
+# 1 means that a file changed while it was read.
 case $status in
     0 | 1) echo "$kind" ;;
     *) fail "tar failed in its guest: $(tail -n 1 -- "$directory/said")" ;;

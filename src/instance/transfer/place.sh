@@ -1,7 +1,7 @@
 # shellcheck shell=sh
-# place.sh DIRECTORY TARGET OWNER REPLACE NAME...: takes the archive in DIRECTORY out, in which these names are,
-# into TARGET or under that name. Done as the owner of the directory that they come into: nobody else
-# can change anything in there meanwhile.
+# place.sh DIRECTORY TARGET OWNER REPLACE NAME...: unpacks the archive in DIRECTORY, which contains these
+# names, into TARGET or under that name. Runs as the owner of the target directory: nobody else can
+# change anything in it in the meantime.
 fail() { echo "$*" >&2; exit 1; }
 archive=$1/archive target=$2 owner=$3 replace=$4
 shift 4
@@ -20,9 +20,9 @@ if [ -n "$owner" ]; then
     case $owner in *:*) to_group=$(getent group -- "${owner#*:}" | cut -d: -f3) ;; esac
     [ -n "$to_group" ] || fail "there is no group ${owner#*:} in its guest"
     [ "$user" = 0 ] || [ "$user:$group" = "$to_user:$to_group" ] || [ "$user" = "$to_user" ] ||
-        fail "$into belongs to somebody else than ${owner%%:*}, and would not be safe for files of others"
+        fail "$into does not belong to ${owner%%:*}: its owner could change the files"
 fi
-# shellcheck disable=SC2016 # It is for the other shell.
+# shellcheck disable=SC2016 # expanded by the other shell
 place='
 umask 022
 into=$1 as=$2 replace=$3 owner=$4
@@ -35,7 +35,7 @@ for name; do
     to=${as:-$name}
     [ -z "$owner" ] || chown -hR -- "$owner" "$new/$name" || exit 1
     if [ "$replace" != yes ] && { [ -e "$to" ] || [ -L "$to" ]; }; then
-        echo "${into%/}/$to is already there in its guest" >&2
+        echo "${into%/}/$to already exists in its guest" >&2
         exit 2
     fi
 done

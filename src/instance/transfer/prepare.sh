@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Makes a directory for an archive, for root alone, and says where. Those of commands that were killed go.
+# Creates a directory for an archive, for root only, and prints its path. Removes those of killed commands.
 find /var/tmp -maxdepth 1 -user root -name 'cyyber.*' -mmin +60 -exec rm -rf -- {} +
 umask 077
 mktemp -d /var/tmp/cyyber.XXXXXXXX

@@ -314,7 +314,10 @@ fn files_in(class: &Class) {
     // Nothing of a student's is replaced unless that is asked for.
     guest::shell(&name, "echo mine >/home/pupil/.hidden");
     let error = class.run("json", "push", &["on"], &whole).error_json(5);
-    assert!(text(&error["message"]).contains("already there"), "{error}");
+    assert!(
+        text(&error["message"]).contains("already exists"),
+        "{error}"
+    );
     assert_eq!(guest::shell(&name, "cat /home/pupil/.hidden"), "mine\n");
     let replace = ["work", ".hidden", "/home/pupil", "--replace"];
     class.run("json", "push", &["on"], &replace).ok();
@@ -417,7 +420,10 @@ fn files_out(class: &Class) {
 
     // Nothing here is replaced either, and what is too much leaves nothing.
     let error = collect(&[]).error_json(5);
-    assert!(text(&error["message"]).contains("already there"), "{error}");
+    assert!(
+        text(&error["message"]).contains("already exists"),
+        "{error}"
+    );
     guest::shell(&name, "truncate -s 1T /home/pupil/huge");
     let into = ["--to", "too-much", "--from", "/home/pupil"];
     for most in ["1G", "100K"] {

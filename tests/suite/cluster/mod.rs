@@ -45,7 +45,10 @@ fn hosts_are_prepared_repeatedly_and_leave_and_slurm_survives_its_head() {
     let without = told.replace("NodeName=h2", "#NodeName=h2");
     std::fs::write(&hosts, &without).unwrap();
     let said = cluster.setup("h2", &join).ok().stdout;
-    assert!(said.contains("write this host's resources for Slurm"), "{said}");
+    assert!(
+        said.contains("write this host's resources for Slurm"),
+        "{said}"
+    );
     let line = std::fs::read_to_string(&hosts).unwrap();
     let line = line.lines().last().unwrap().to_owned();
     assert!(line.starts_with("NodeName=h2 CPUs="), "{line}");
@@ -117,8 +120,8 @@ fn doctor_on_the_head_looks_at_every_host() {
     for wanted in [
         "ok h1 has cyyber",
         "ok h2 has cyyber",
-        "ok the clock of h2 is right",
-        "ok all hosts have processors of one kind",
+        "ok the clock of h2 is correct",
+        "ok all hosts have the same CPU model",
     ] {
         assert!(said.contains(wanted), "wanted: {wanted}\n{said}");
     }
