@@ -69,7 +69,7 @@ fn what_is_wrong_with_a_course_is_told_with_its_place() {
         (json!({"days": ["mon"]}), "timetable[0].from: both"),
         (
             json!({"from": "09:00", "to": "10:00"}),
-            "timetable[0].days: needed are",
+            "timetable[0].days: \"days\", \"dates\" or \"ics\" is required",
         ),
         (
             json!({"days": ["monday"]}),
@@ -85,7 +85,7 @@ fn what_is_wrong_with_a_course_is_told_with_its_place() {
         ),
         (
             json!({"ics": "a.ics", "days": ["mon"]}),
-            "timetable[0].days: is not used with",
+            "timetable[0].days: must not be set with",
         ),
         (
             json!({"ics": "a.ics", "timezone": "Mars/Olympus"}),
@@ -97,7 +97,7 @@ fn what_is_wrong_with_a_course_is_told_with_its_place() {
         ),
         (
             json!({"days": ["mon"], "from": "09:00", "to": "10:00", "every": 2}),
-            "timetable[0].every: needs",
+            "timetable[0].every: requires",
         ),
         (
             json!({"days": ["mon"], "from": "09:00", "to": "10:00", "except": ["2027-02-30"]}),
