@@ -572,8 +572,8 @@ pub enum Host {
     /// Declare that a host is off, so that its instances can start elsewhere
     ///
     /// First make sure that it is off: pull its plug. If it still runs, two VMs will write to one
-    /// disk. Nothing restarts by itself: the next start of each instance boots it on another host,
-    /// from its disk.
+    /// disk. Nothing restarts by itself: each instance starts on another host when it is next
+    /// started; memory that was not saved is lost.
     ///
     /// Asks for confirmation at a terminal; elsewhere --yes is required. Fails if the host still
     /// answers.
