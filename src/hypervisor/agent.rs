@@ -27,6 +27,10 @@ const CLOCK: i32 = 5;
 /// How long it may take to answer a single query about the use of its guest.
 const ANSWER: Duration = Duration::from_secs(1);
 
+/// How long it may take to report whether a script has ended. It reports that only once: an answer that
+/// comes after we have stopped waiting is lost, and the result of the script with it.
+const STATUS: Duration = Duration::from_secs(20);
+
 /// The maximum size of an honest answer to such a query, in bytes, with hundreds of terminals.
 const LARGEST: usize = 64 << 10;
 
@@ -220,8 +224,9 @@ impl Domain {
         };
         let mut interval = INTERVAL;
         loop {
+            let patience = until.min(Instant::now() + STATUS);
             let status: Result<ExecStatus, Silence> =
-                self.ask("guest-exec-status", &json!({"pid": pid}), until);
+                self.ask_until("guest-exec-status", &json!({"pid": pid}), patience);
             match status.and_then(|status| Ok(status.ended()?)) {
                 Ok(Some(ran)) => return ran.succeeded(),
                 Ok(None) | Err(Silence::Absent | Silence::Trouble(Trouble::Mute)) => {}
