@@ -74,6 +74,7 @@ test-labs: setup image ## build the five labs, or ONLY="lab02...", and do what t
 
 .PHONY: bench
 bench: setup image ## compare speed with virsh, qemu-img, Packer and websockify, and forks with boots
+	@tests/quick-guest.sh
 	@# One that misses its bound, or cannot be run, keeps no other from being printed.
 	@$(AS_ROOT) $(CARGO) bench --locked --no-fail-fast
 
