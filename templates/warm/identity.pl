@@ -70,10 +70,13 @@ for my $key (lines("$aside/keys")) {
     }
 }
 
-# The journal of the other one is of no use here. This one's is begun by another journald, which systemd
-# starts when this one is gone; asked to end, it would write on under the other machine-id until then.
+# The journal of the other guest is of no use here. systemd starts a new journald for this one when the
+# old one is gone. The old one is stopped first: with that file there it would begin a journal on disk
+# under the old machine-id, and so it would if it was asked to end.
+my @journald = grep { /^[1-9]\d*$/ } lines("$aside/journald");
+kill 'STOP', @journald if @journald;
 put('/run/systemd/journal/flushed', 0644, '') if -d '/var/log/journal';
-kill 'KILL', $_ for grep { /^[1-9]\d*$/ } lines("$aside/journald");
+kill 'KILL', @journald if @journald;
 for my $other (grep { $_ ne "/run/log/journal/$id" } glob '/run/log/journal/*') {
     unlink glob "$other/*";
     rmdir $other;
