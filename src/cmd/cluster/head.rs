@@ -15,6 +15,7 @@ use crate::cluster::slurm::{Ended, Lease};
 use crate::config::{Cluster, HostName};
 use crate::context::Context;
 use crate::error::{Fault, Kind, Passed};
+use crate::instance::admission;
 use crate::names::InstanceName;
 use crate::scope::missing;
 
@@ -180,7 +181,7 @@ impl<'a> Head<'a> {
 
     /// The resources that `name` needs.
     pub fn size(&self, name: &InstanceName) -> Result<Size> {
-        Size::of(&self.context.config, name)
+        admission::size(&self.context.config, name)
     }
 
     /// Moves `name`, which is not running, from the host `from` to the host of `to`.
