@@ -23,8 +23,10 @@ pub struct Push {
     names: Vec<String>,
     amount: Amount,
     target: GuestPath,
-    owner: Option<GuestOwner>,
-    replace: bool,
+    /// Their owner in the guest; by default the owner of the target directory.
+    pub owner: Option<GuestOwner>,
+    /// Whether they replace existing files.
+    pub replace: bool,
     timeout: Duration,
 }
 
@@ -59,16 +61,6 @@ impl Push {
             replace: false,
             timeout,
         })
-    }
-
-    /// The same with an `owner`; existing files are replaced only if `replace` is set.
-    #[must_use]
-    pub fn with(self, owner: Option<GuestOwner>, replace: bool) -> Push {
-        Push {
-            owner,
-            replace,
-            ..self
-        }
     }
 
     /// Copies them into the guest of `name`.
