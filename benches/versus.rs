@@ -20,7 +20,7 @@ use cyyber::hypervisor::xml::domain::{InstanceDomain, new_uuid};
 use cyyber::images::base::{self, Base};
 use cyyber::names::{InstanceName, LabId};
 use cyyber::network::HostPart;
-use cyyber::output::{Cell, Column, Page, Table};
+use cyyber::output::{Page, Table};
 use cyyber::paths::Paths;
 use tempfile::TempDir;
 
@@ -451,10 +451,12 @@ fn print(results: &[Comparison]) {
         "BOUND",
         "VERDICT",
     ];
-    let rows = results.iter().map(Comparison::row);
-    let rows = rows.map(|row| row.into_iter().map(Cell::from).collect());
-    let table = Table::new(&header.map(Column::new), rows);
-    println!("{}", table.draw(Page::PLAIN));
+    let rows: Vec<_> = results.iter().map(Comparison::row).collect();
+    let mut table = Table::of(&rows);
+    for (n, title) in header.into_iter().enumerate() {
+        table = table.column(title, move |row| row[n].as_str());
+    }
+    println!("{}", table.table().draw(Page::PLAIN));
     println!("\nMedians of all turns; PAIRED is the median of each turn's own ratio.");
 }
 

@@ -144,17 +144,11 @@ impl<'a> Appliance<'a> {
         self.input.is_none()
     }
 
-    /// The devices and types of the file systems on partitions of the disk with this number.
-    pub fn file_systems(&self, disk: usize) -> Vec<(String, String)> {
+    /// The devices and types of the file systems on partitions of the disk with this number; without one,
+    /// those of a volume manager, which may be on several disks.
+    pub fn file_systems(&self, disk: Option<usize>) -> Vec<(String, String)> {
         let all = self.file_systems.iter();
-        let of = all.filter(|(device, _)| disk_of(device) == Some(disk));
-        of.cloned().collect()
-    }
-
-    /// File systems of a volume manager, which may be on several disks.
-    pub fn other_file_systems(&self) -> Vec<(String, String)> {
-        let all = self.file_systems.iter();
-        let of = all.filter(|(device, _)| disk_of(device).is_none());
+        let of = all.filter(|(device, _)| disk_of(device) == disk);
         of.cloned().collect()
     }
 
@@ -337,7 +331,8 @@ impl Drop for Appliance<'_> {
     }
 }
 
-fn too_much() -> anyhow::Error {
+/// The error if there is more than --max-size allows.
+pub fn too_much() -> anyhow::Error {
     Fault::new(Kind::Failed, "it contains more than allowed")
         .hint("raise the limit with --max-size, or name fewer files")
         .into()

@@ -414,38 +414,7 @@ pub enum Instance {
     /// Copies files and directories of this host into the guest through its agent, each completely
     /// or not at all. They get the owner of their target directory. Existing files are not replaced
     /// without --replace. The instance must be running.
-    #[command(
-        override_usage = "cyyber instance push [OPTIONS] LAB USER SOURCE... TARGET\n       \
-                          cyyber instance push [OPTIONS] LAB --users-from FILE SOURCE... TARGET",
-        after_help = "Examples:
-  cyyber instance push lab01 7 task.pdf /home/student/
-  cyyber instance push lab01 --users-from class.txt task/ data.csv /home/student/
-  cyyber instance push lab01 7 sshd.conf /etc/ssh/sshd_config.d/class.conf --replace"
-    )]
-    Push {
-        /// The lab's id, as in labs-config.json
-        lab: LabId,
-        /// The user's id, unless --users-from is given; files and directories of this host; and the
-        /// target in the guest: a directory, or for a single source also a new name
-        #[arg(required = true, num_args = 2.., value_name = "USER SOURCE... TARGET")]
-        paths: Vec<String>,
-        /// Act on every user in this file, one id per line; - is standard input
-        #[arg(long, value_name = "FILE")]
-        users_from: Option<PathBuf>,
-        /// How many users to work on in parallel
-        #[arg(long, value_name = "N", default_value_t = 4, requires = "users_from", value_parser = clap::value_parser!(u8).range(1..=32))]
-        jobs: u8,
-        /// The owner of the copied files, as named in the guest [default: the owner of the target
-        /// directory]
-        #[arg(long, value_name = "USER[:GROUP]")]
-        owner: Option<GuestOwner>,
-        /// Replace existing files and directories of the same name
-        #[arg(long)]
-        replace: bool,
-        /// How much, and for how long
-        #[command(flatten)]
-        bounds: Bounds,
-    },
+    Push(Push),
     /// Copy files out of the guest
     ///
     /// Copies a file or a directory of the guest into DIR/USER, completely or not at all. Only you
@@ -616,6 +585,41 @@ pub enum Host {
         /// The user's id
         user: Option<UserId>,
     },
+}
+
+/// Options of `cyyber instance push`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "cyyber instance push [OPTIONS] LAB USER SOURCE... TARGET\n       \
+                      cyyber instance push [OPTIONS] LAB --users-from FILE SOURCE... TARGET",
+    after_help = "Examples:
+  cyyber instance push lab01 7 task.pdf /home/student/
+  cyyber instance push lab01 --users-from class.txt task/ data.csv /home/student/
+  cyyber instance push lab01 7 sshd.conf /etc/ssh/sshd_config.d/class.conf --replace"
+)]
+pub struct Push {
+    /// The lab's id, as in labs-config.json
+    pub lab: LabId,
+    /// The user's id, unless --users-from is given; files and directories of this host; and the
+    /// target in the guest: a directory, or for a single source also a new name
+    #[arg(required = true, num_args = 2.., value_name = "USER SOURCE... TARGET")]
+    pub paths: Vec<String>,
+    /// Act on every user in this file, one id per line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub users_from: Option<PathBuf>,
+    /// How many users to work on in parallel
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "users_from", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub jobs: u8,
+    /// The owner of the copied files, as named in the guest [default: the owner of the target
+    /// directory]
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub owner: Option<GuestOwner>,
+    /// Replace existing files and directories of the same name
+    #[arg(long)]
+    pub replace: bool,
+    /// How much, and for how long
+    #[command(flatten)]
+    pub bounds: Bounds,
 }
 
 /// Options of `cyyber instance cleanup`.

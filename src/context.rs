@@ -212,6 +212,11 @@ impl Context {
         Ok(self.stop.get_or_init(|| stop))
     }
 
+    /// Asks for confirmation; anything but a yes ends the command.
+    pub fn confirm(&self, lines: &[String], question: &str) -> Result<()> {
+        self.output.confirm(lines, question, self.interrupted()?)
+    }
+
     /// The libvirt connection.
     pub fn uri(&self) -> &str {
         self.uri.as_str()

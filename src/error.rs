@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// The kinds of failure by exit code. The exit codes are part of the interface for scripts, and so
 /// are the names, which are `error.code` in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Kind {
@@ -33,18 +33,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind, by exit code.
-    pub const ALL: [Kind; 8] = [
-        Kind::Failed,
-        Kind::Usage,
-        Kind::Config,
-        Kind::NotFound,
-        Kind::Conflict,
-        Kind::Busy,
-        Kind::Capacity,
-        Kind::Unavailable,
-    ];
-
     /// The process exit code.
     pub const fn exit_code(self) -> u8 {
         self as u8

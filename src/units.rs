@@ -78,6 +78,13 @@ checked!(
     }
 );
 
+impl fmt::Display for Duration {
+    /// As it is read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s", self.0.as_secs())
+    }
+}
+
 impl Duration {
     /// The same length for the standard library's timers.
     pub fn std(self) -> std::time::Duration {

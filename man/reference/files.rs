@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::{Arg, ArgAction, Command, CommandFactory};
+use clap::{Arg, ArgAction, Command, CommandFactory, ValueEnum};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 use cyyber::cli::Cli;
@@ -254,7 +254,7 @@ fn exit_status() -> String {
     let mut text = ".SH EXIT STATUS\nThe word is the value of\n.I error.code\nin JSON.\n\
                     .TP\n.B 0\nDone, or already so.\n"
         .to_owned();
-    for kind in Kind::ALL {
+    for kind in Kind::value_variants() {
         let code = kind.exit_code();
         let word = serde_json::to_string(&kind).unwrap_or_default();
         let word = word.trim_matches('"');

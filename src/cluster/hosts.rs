@@ -8,11 +8,9 @@ use anyhow::Result;
 
 use super::slurm::{Lease, Node, Placed, Request, Slurm};
 use super::storage::Shared;
-use crate::config::{Cluster, Config, HostName};
+use crate::config::{Cluster, HostName};
 use crate::error::{Fault, Kind};
-use crate::instance::admission::memory;
 use crate::names::InstanceName;
-use crate::units::MIB;
 
 /// Prefix of the name of a host's service lease, before the host's name. Commands that need no
 /// instance's memory run in it. No instance has such a name.
@@ -227,16 +225,6 @@ impl<'a> Hosts<'a> {
 }
 
 impl Size {
-    /// The resources that `name` needs, as admission on its host counts them.
-    pub fn of(config: &Config, name: &InstanceName) -> Result<Size> {
-        let lab = config.lab(&name.lab)?;
-        let bytes = memory::need(u64::from(lab.memory_mb) * MIB);
-        Ok(Size {
-            memory_mb: bytes.div_ceil(MIB),
-            cpus: lab.vcpus,
-        })
-    }
-
     fn request(self, name: &str) -> Request<'_> {
         Request {
             name,

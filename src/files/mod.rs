@@ -62,6 +62,11 @@ pub fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
     make().map_err(|error| said(&error, "make", directory))
 }
 
+/// Creates the directory of `path`, for files of ours.
+pub fn make_directory_of(path: &Path) -> io::Result<()> {
+    make_directory(path.parent().unwrap_or(Path::new("/")), SHARED_DIRECTORY)
+}
+
 /// Replaces the file at `path` atomically: a reader sees either the old or the new content, even
 /// after a power cut. The directory must exist.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
@@ -145,6 +150,19 @@ pub fn read_up_to(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     directory.read_up_to(name, largest)
 }
 
+/// The names in a directory, which may be missing. Our names are always Unicode.
+pub fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs_err::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
 /// Opens a file for writing; creates it and its directory if they are missing.
 pub fn open_or_make(path: &Path) -> io::Result<File> {
     let open = || {
@@ -153,7 +171,7 @@ pub fn open_or_make(path: &Path) -> io::Result<File> {
     };
     match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_directory(path.parent().unwrap_or(Path::new("/")), SHARED_DIRECTORY)?;
+            make_directory_of(path)?;
             open()
         }
         opened => opened,

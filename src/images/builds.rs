@@ -24,13 +24,10 @@ pub fn hold(paths: &Paths, lab: &LabId) -> Result<Lock> {
 /// Every existing build.
 pub fn all(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
     let directory = paths.base_images();
-    if !directory.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut all = Vec::new();
-    for entry in fs_err::read_dir(&directory)? {
-        all.extend(named(&entry?.path()));
-    }
+    let names = files::names_in(&directory)?.into_iter();
+    let mut all: Vec<_> = names
+        .filter_map(|name| named(&directory.join(name)))
+        .collect();
     all.sort_by(|(_, one), (_, other)| one.path.cmp(&other.path));
     Ok(all)
 }

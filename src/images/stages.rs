@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::base::note_path;
 use super::{allocated, copy, full_disk};
 use crate::files;
 use crate::paths::Paths;
@@ -112,27 +113,19 @@ pub struct Stale {
 
 /// The stages that are neither `needed` nor among the `kept` others that were used last.
 pub fn stale(paths: &Paths, needed: &[&str], kept: usize) -> Result<Vec<Stale>> {
-    let directory = paths.stages();
-    if !directory.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut others = Vec::new();
-    for entry in fs_err::read_dir(&directory)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let Some(key) = name.and_then(|name| name.strip_suffix(".qcow2")) else {
-            continue;
-        };
+    let names = files::names_in(&paths.stages())?;
+    let keys = names.iter().filter_map(|name| name.strip_suffix(".qcow2"));
+    let others = keys.filter(|key| !needed.contains(key)).map(|key| {
         // A stage without a record is incomplete.
-        let used = note_path(&path).metadata().and_then(|note| note.modified());
-        let used = used.ok().and_then(|used| Timestamp::try_from(used).ok());
-        if !needed.contains(&key) {
-            others.push(Stale {
-                key: key.to_owned(),
-                used: used.unwrap_or(Timestamp::UNIX_EPOCH),
-            });
+        let note = note_path(&paths.stage(key)).metadata();
+        let used = note.and_then(|note| note.modified()).ok();
+        let used = used.and_then(|used| Timestamp::try_from(used).ok());
+        Stale {
+            key: key.to_owned(),
+            used: used.unwrap_or(Timestamp::UNIX_EPOCH),
         }
-    }
+    });
+    let mut others: Vec<_> = others.collect();
     others.sort_by(|one, other| other.used.cmp(&one.used).then(one.key.cmp(&other.key)));
     Ok(others.split_off(kept.min(others.len())))
 }
@@ -146,10 +139,6 @@ pub fn remove(paths: &Paths, key: &str) -> Result<u64> {
         files::remove(path)?;
     }
     Ok(freed)
-}
-
-fn note_path(image: &Path) -> PathBuf {
-    image.with_extension("json")
 }
 
 fn names_path(image: &Path) -> PathBuf {

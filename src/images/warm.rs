@@ -144,16 +144,17 @@ pub fn superseded(paths: &Paths) -> Result<Vec<(LabId, Base)>> {
 }
 
 fn layers(paths: &Paths) -> Result<Vec<Layer>> {
-    let directory = paths.base_images();
-    if !directory.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut layers = Vec::new();
-    for entry in fs_err::read_dir(&directory)? {
-        layers.extend(entry?.file_name().to_str().and_then(Layer::named));
-    }
+    let names = files::names_in(&paths.base_images())?;
+    let mut layers: Vec<_> = names.iter().filter_map(|name| Layer::named(name)).collect();
     layers.sort_by(|one, other| one.serial.cmp(&other.serial));
     Ok(layers)
+}
+
+/// The disks of the warm images of a build.
+fn layers_of(paths: &Paths, lab: &LabId, build: &str) -> Result<Vec<PathBuf>> {
+    let mut layers = layers(paths)?;
+    layers.retain(|layer| layer.lab == *lab && layer.build == build);
+    Ok(layers.iter().map(|layer| layer.path(paths)).collect())
 }
 
 /// Removes the layer at `path`, on which nothing is based, with its memory.
@@ -174,25 +175,17 @@ fn drop_memory(layer: &Path) -> Result<()> {
 
 /// Removes the warm images of a build that is being removed; nothing is based on them.
 pub(super) fn remove_of(paths: &Paths, lab: &LabId, build: &str) -> Result<()> {
-    forget(paths, lab, build)?;
-    for layer in layers(paths)? {
-        if layer.lab == *lab && layer.build == build {
-            remove_layer(&layer.path(paths))?;
-        }
-    }
-    Ok(())
+    files::remove(&paths.warm_note(lab, build))?;
+    let layers = layers_of(paths, lab, build)?;
+    layers.iter().try_for_each(|layer| remove_layer(layer))
 }
 
 /// Removes the current warm image of a build. The memory of all its warm images is deleted at once:
 /// only their disks may still be needed.
 pub fn forget(paths: &Paths, lab: &LabId, build: &str) -> Result<()> {
     files::remove(&paths.warm_note(lab, build))?;
-    for layer in layers(paths)? {
-        if layer.lab == *lab && layer.build == build {
-            drop_memory(&layer.path(paths))?;
-        }
-    }
-    Ok(())
+    let layers = layers_of(paths, lab, build)?;
+    layers.iter().try_for_each(|layer| drop_memory(layer))
 }
 
 /// The path where libvirt saves the memory that belongs to the layer at `path`.

@@ -95,9 +95,7 @@ pub fn release(context: &Context, name: &InstanceName, to: &HostName) -> Result<
         }
     }
     let mark = context.paths.leaving(name);
-    if let Some(directory) = mark.parent() {
-        files::make_directory(directory, files::SHARED_DIRECTORY)?;
-    }
+    files::make_directory_of(&mark)?;
     files::replace(&mark, to.as_str().as_bytes(), files::SHARED)
         .with_context(|| format!("failed to mark {name} for its move"))
 }
@@ -129,9 +127,7 @@ pub fn adopt(context: &Context, name: &InstanceName, from: &HostName) -> Result<
     instance.remove_shell()?;
     let arrival = Arrival::of(name, &there, &shared.paths.saved_memory(from, name), from)?;
     let note = context.paths.arriving(name);
-    if let Some(directory) = note.parent() {
-        files::make_directory(directory, files::SHARED_DIRECTORY)?;
-    }
+    files::make_directory_of(&note)?;
     files::replace(&note, &serde_json::to_vec(&arrival)?, files::SHARED)?;
     let (leaves, comes) = (there.overlay(name), shared.of(here).overlay(name));
     std::fs::rename(&leaves, &comes).with_context(|| {
@@ -373,9 +369,7 @@ impl Instance<'_> {
 
 /// Moves a file, if it still exists.
 fn follow(from: &Path, to: &Path) -> Result<()> {
-    if let Some(directory) = to.parent() {
-        files::make_directory(directory, files::SHARED_DIRECTORY)?;
-    }
+    files::make_directory_of(to)?;
     match std::fs::rename(from, to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             let (from, to) = (from.display(), to.display());

@@ -67,14 +67,19 @@ pub fn running(context: &Context, name: &InstanceName) -> Result<Domain> {
     Err(fault.hint(name.start_it()).into())
 }
 
+/// A deadline after `limit`, which also ends when the command is interrupted.
+pub fn patience(context: &Context, limit: Duration) -> Result<Patience<'_>> {
+    Ok(Patience {
+        until: Instant::now() + limit,
+        stop: context.interrupted()?,
+    })
+}
+
 /// Waits until the agent of `name`, which was just started, answers.
 pub fn wait_for_agent(context: &Context, name: &InstanceName) -> Result<()> {
     let domain = running(context, name)?;
-    let patience = context.policy(&name.lab).boot_timeout.std().max(COMING_UP);
-    let patience = Patience {
-        until: Instant::now() + patience,
-        stop: context.interrupted()?,
-    };
+    let boot_timeout = context.policy(&name.lab).boot_timeout.std();
+    let patience = patience(context, boot_timeout.max(COMING_UP))?;
     while !domain.agent_answers(Duration::from_secs(2)) {
         patience.check(&format!("the guest agent of {name}"))?;
         sleep(Duration::from_millis(300));
@@ -95,10 +100,7 @@ pub fn exec(
     );
     let domain = running(context, name)?;
     let began = Instant::now();
-    let patience = Patience {
-        until: began + limit + GRACE,
-        stop: context.interrupted()?,
-    };
+    let patience = patience(context, limit + GRACE)?;
     // Read one byte more than is kept, to know whether there was more.
     let (most, seconds) = (
         (LARGEST_OUTPUT + 1).to_string(),

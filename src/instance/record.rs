@@ -183,9 +183,7 @@ pub fn read_in(directory: &Directory, name: impl Arg, uuid: Uuid) -> Option<Reco
 /// Replaces the record at `path`. Does not wait for the disk: right after a guest's memory was
 /// saved, that would wait for all of it. If a power cut loses the record, libvirt is asked instead.
 pub fn write(path: &Path, record: &Record) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        files::make_directory(directory, files::SHARED_DIRECTORY)?;
-    }
+    files::make_directory_of(path)?;
     files::replace_soon(path, &serde_json::to_vec(record)?, files::SHARED)
 }
 

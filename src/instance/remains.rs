@@ -1,15 +1,15 @@
 //! Everything that belongs to an instance on this host, even if its VM or its disk is missing.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::disk;
-
 use super::references::References;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
+use crate::files;
 use crate::hypervisor::xml::domain;
 use crate::hypervisor::{Detail, Facts, Hypervisor};
 use crate::images;
@@ -58,7 +58,7 @@ impl Remains {
         let hypervisor = context.hypervisor()?;
         let mut facts: BTreeMap<InstanceName, Option<Facts>> = BTreeMap::new();
         for directory in [paths.user_instances(), paths.records(), paths.marks()] {
-            for file in names_in(&directory)? {
+            for file in files::names_in(&directory)? {
                 if let Some(name) = Paths::instance_of(&file) {
                     facts.insert(name, None);
                 }
@@ -158,26 +158,11 @@ fn memory_files(hypervisor: &Hypervisor) -> Result<BTreeMap<InstanceName, Vec<Pa
         return Ok(files);
     };
     // Only root can read this directory; libvirt itself removes the file of a domain.
-    for file in names_in(&directory).unwrap_or_default() {
+    for file in files::names_in(&directory).unwrap_or_default() {
         if let Some(name) = Hypervisor::saved_memory_name(&file).and_then(|name| name.parse().ok())
         {
             files.entry(name).or_default().push(directory.join(file));
         }
     }
     Ok(files)
-}
-
-/// The names in a directory, which may be missing.
-fn names_in(directory: &Path) -> Result<Vec<String>> {
-    if !directory.try_exists()? {
-        return Ok(Vec::new());
-    }
-    let entries = std::fs::read_dir(directory)
-        .with_context(|| format!("failed to read {}", directory.display()))?;
-    let mut names = Vec::new();
-    for entry in entries {
-        // Our names are always Unicode.
-        names.extend(entry?.file_name().into_string().ok());
-    }
-    Ok(names)
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 pub use live::Live;
 pub use page::Page;
-pub use table::{Cell, Column, Table};
+pub use table::{Cell, Column, Rows, Table};
 
 use crate::error::{Fault, Kind, hint_of, kind_of};
 

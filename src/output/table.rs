@@ -42,39 +42,47 @@ enum Overflow {
     Fold,
 }
 
-impl Column {
+impl From<&'static str> for Column {
     /// A column that is never left out.
-    pub const fn new(title: &'static str) -> Column {
+    fn from(title: &'static str) -> Column {
+        Column::spare(0, title)
+    }
+}
+
+impl Column {
+    /// A column that is left out if there is no room. Those with the highest rank go first, those with
+    /// rank 0 never.
+    pub const fn spare(rank: u8, title: &'static str) -> Column {
         Column {
             title,
-            rank: 0,
+            rank,
             is_number: false,
             overflow: Overflow::Never,
         }
     }
 
-    /// A column that is left out if there is no room. Those with the highest rank go first.
-    pub const fn spare(mut self, rank: u8) -> Column {
-        self.rank = rank;
-        self
+    /// The same for numbers, aligned to the right.
+    pub const fn number(rank: u8, title: &'static str) -> Column {
+        Column {
+            is_number: true,
+            ..Column::spare(rank, title)
+        }
     }
 
-    /// A column of numbers, aligned to the right.
-    pub const fn number(mut self) -> Column {
-        self.is_number = true;
-        self
+    /// The same for texts that may be cut.
+    pub const fn cut(rank: u8, title: &'static str) -> Column {
+        Column {
+            overflow: Overflow::Cut,
+            ..Column::spare(rank, title)
+        }
     }
 
-    /// A column whose texts may be cut.
-    pub const fn cut(mut self) -> Column {
-        self.overflow = Overflow::Cut;
-        self
-    }
-
-    /// A column whose texts may be wrapped.
-    pub const fn folded(mut self) -> Column {
-        self.overflow = Overflow::Fold;
-        self
+    /// A column that is never left out, for texts that may be wrapped.
+    pub const fn folded(title: &'static str) -> Column {
+        Column {
+            overflow: Overflow::Fold,
+            ..Column::spare(0, title)
+        }
     }
 
     /// Its minimum width if its texts need `width`.
@@ -96,6 +104,12 @@ pub struct Cell {
 impl From<&str> for Cell {
     fn from(text: &str) -> Cell {
         Cell::styled(text, Style::new())
+    }
+}
+
+impl From<bool> for Cell {
+    fn from(yes: bool) -> Cell {
+        Cell::from(if yes { "yes" } else { "no" })
     }
 }
 
@@ -180,12 +194,48 @@ pub struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
+/// The rows of a table that is being made; columns are added one by one.
+#[derive(Debug)]
+pub struct Rows<'r, R> {
+    of: Vec<&'r R>,
+    table: Table,
+}
+
+impl<'r, R> Rows<'r, R> {
+    /// Adds a column; `cell` returns its content in a row.
+    #[must_use]
+    pub fn column<C: Into<Cell>>(
+        mut self,
+        column: impl Into<Column>,
+        cell: impl Fn(&'r R) -> C,
+    ) -> Rows<'r, R> {
+        self.table.columns.push(column.into());
+        for (row, of) in self.table.rows.iter_mut().zip(&self.of) {
+            row.push(cell(of).into());
+        }
+        self
+    }
+
+    /// The table.
+    pub fn table(self) -> Table {
+        self.table
+    }
+
+    /// The table, unless it has no rows.
+    pub fn if_any(self) -> Option<Table> {
+        (!self.of.is_empty()).then_some(self.table)
+    }
+}
+
 impl Table {
-    /// A table of these rows; each has as many cells as there are columns.
-    pub fn new(columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> Table {
-        Table {
-            columns: columns.to_vec(),
-            rows: rows.into_iter().collect(),
+    /// A table of `rows`, still without columns.
+    pub fn of<'r, R>(rows: impl IntoIterator<Item = &'r R>) -> Rows<'r, R> {
+        let of: Vec<_> = rows.into_iter().collect();
+        let rows = of.iter().map(|_| Vec::new()).collect();
+        let columns = Vec::new();
+        Rows {
+            of,
+            table: Table { columns, rows },
         }
     }
 
@@ -291,31 +341,21 @@ fn fit(columns: &[(Column, usize)], limit: Option<usize>) -> Option<Vec<Option<u
 mod tests {
     use super::*;
 
-    const COLUMNS: [Column; 5] = [
-        Column::new("NAME"),
-        Column::new("LAB").spare(2),
-        Column::new("STATE"),
-        Column::new("USED").number().spare(1),
-        Column::new("REASON").cut().spare(3),
-    ];
-
     fn table() -> Table {
-        let row = |name: &str, state, used: &str| {
-            let reason = "it was not used for a long time";
-            let cells = [
-                name.into(),
-                "lab01".into(),
-                Cell::from(state),
-                used.into(),
-                reason.into(),
-            ];
-            cells.to_vec()
-        };
         let rows = [
-            row("lab01_user_anna", State::Running, "1.5 GiB"),
-            row("lab01_user_7", State::Stopped, "-"),
+            ("lab01_user_anna", State::Running, "1.5 GiB"),
+            ("lab01_user_7", State::Stopped, "-"),
         ];
-        Table::new(&COLUMNS, rows)
+        Table::of(&rows)
+            .column("NAME", |row| row.0)
+            .column(Column::spare(2, "LAB"), |_| "lab01")
+            .column("STATE", |row| row.1)
+            .column(Column::number(1, "USED"), |row| row.2)
+            .column(
+                Column::cut(3, "REASON"),
+                |_| "it was not used for a long time",
+            )
+            .table()
     }
 
     fn at(columns: usize) -> String {
@@ -375,19 +415,19 @@ lab01_user_7
 
     #[test]
     fn a_text_that_must_be_read_goes_on_below() {
-        let columns = [Column::new("CHECK"), Column::new("FINDING").folded()];
         let rows = [
-            ["kvm".into(), "the processor has no virtualisation".into()],
-            [
-                "disk".into(),
-                "/var/lib/libvirt/images/cyyber-labs is full".into(),
-            ],
+            ("kvm", "the processor has no virtualisation"),
+            ("disk", "/var/lib/libvirt/images/cyyber-labs is full"),
         ];
+        let table = Table::of(&rows)
+            .column("CHECK", |row| row.0)
+            .column(Column::folded("FINDING"), |row| row.1)
+            .table();
         let page = Page {
             columns: Some(24),
             colour: false,
         };
-        let text = Table::new(&columns, rows.map(|row: [Cell; 2]| row.to_vec())).draw(page);
+        let text = table.draw(page);
         assert_eq!(
             text,
             "\
@@ -418,8 +458,11 @@ disk   /var/lib/libvirt/images/cyyber-labs
     #[test]
     fn wide_characters_are_aligned_and_control_characters_harmless() {
         let rows = [["漢字", "x"], ["a\u{1b}[2J", "y"]];
-        let rows = rows.map(|row| row.map(Cell::from).to_vec());
-        let text = Table::new(&[Column::new("A"), Column::new("B")], rows).draw(Page::PLAIN);
+        let table = Table::of(&rows)
+            .column("A", |row| row[0])
+            .column("B", |row| row[1])
+            .table();
+        let text = table.draw(Page::PLAIN);
         assert_eq!(text, "A      B\n漢字   x\na\u{fffd}[2J  y");
     }
 }

@@ -2,9 +2,10 @@
 //! saw and what was recorded since then. Guests are not asked.
 #![deny(clippy::arithmetic_side_effects)]
 
+use super::in_class::decide;
 use super::lessons::Lessons;
 use super::passes::Passes;
-use super::policy::{Evidence, Rung, decide};
+use super::policy::{Evidence, Rung};
 use super::signals::{Bound, SIGNALS, Sign, Signal, SignalSource, beginning};
 use crate::context::Context;
 use crate::hypervisor::Power;

@@ -7,12 +7,12 @@
 
 use jiff::Timestamp;
 
-use super::policy::{Decision, Evidence, Rung, by_ladder, known, plus};
+use super::policy::{self, Decision, Evidence, Rung, known, plus};
 use super::signals::{Sign, SignalSource};
 use crate::config::Policy;
 use crate::timetable::{Attendance, Class, GRACE};
 
-/// Like [`super::policy::decide`], for an instance that the timetable says something about.
+/// Decides about an instance at the time `now`, by the ladder and the timetable.
 pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision {
     let class = &evidence.class;
     let used = class.now.filter(|lessons| {
@@ -21,8 +21,8 @@ pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision 
         signals.any(|it| tells_of_use(now, since, it.source, &it.sign, policy))
     });
     let mut decision = match (used, &class.uncertain) {
-        (None, None) => by_ladder(now, evidence, policy),
-        _ => by_ladder(now, evidence, &policy.in_class()),
+        (None, None) => policy::decide(now, evidence, policy),
+        _ => policy::decide(now, evidence, &policy.in_class()),
     };
     let why = match (used, &class.uncertain, class.now) {
         (_, Some(why), _) => Some(format!("counts as in class: {why}")),
@@ -109,7 +109,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::reaper::policy;
     use crate::reaper::signals::{Bound, Signal, beginning};
     use crate::state::keep::Keep;
 
@@ -160,7 +159,7 @@ mod tests {
     }
 
     fn decided(now: i64, evidence: &Evidence) -> Decision {
-        policy::decide(minute(now), evidence, &Policy::default())
+        decide(minute(now), evidence, &Policy::default())
     }
 
     fn at_work(mut evidence: Evidence, now: i64) -> Evidence {

@@ -8,13 +8,12 @@ use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cluster::Place;
-use crate::cluster::hosts::Size;
 use crate::cluster::slurm::{Lease, Placed, Request, Slurm};
 use crate::cluster::storage::Shared;
 use crate::context::Context;
 use crate::files;
 use crate::hypervisor::Detail;
-use crate::instance::{Instance, arrival};
+use crate::instance::{Instance, admission, arrival};
 use crate::names::InstanceName;
 
 /// How long a lease may be without its guest.
@@ -133,7 +132,7 @@ fn lease(
     here: &crate::config::HostName,
     name: &InstanceName,
 ) -> Result<()> {
-    let size = Size::of(&context.config, name)?;
+    let size = admission::size(&context.config, name)?;
     let placed = slurm.place(&Request {
         name: &name.to_string(),
         memory_mb: size.memory_mb,

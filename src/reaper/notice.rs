@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::observer::{Assessment, Observation};
+use super::observer::Observation;
 use super::passes::{Announcement, Seen};
 use super::policy::{Decision, Rung};
 use crate::config::untrusted;
@@ -44,10 +44,8 @@ struct Notice<'a> {
 
 /// The destruction of `one`, if it must be announced.
 fn end(one: &Observation) -> Option<(&Decision, Timestamp)> {
-    match &one.assessment {
-        Assessment::Judged(_, decision) if decision.announces => Some((decision, decision.next?.1)),
-        _ => None,
-    }
+    let (_, decision) = one.assessment.judged().filter(|(_, it)| it.announces)?;
+    Some((decision, decision.next?.1))
 }
 
 /// Announces in the journal which of `all` will be destroyed, and withdraws announcements that are

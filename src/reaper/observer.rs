@@ -12,9 +12,10 @@ use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
+use super::in_class::decide;
 use super::lessons::Lessons;
 use super::passes::Seen;
-use super::policy::{Decision, Evidence, Rung, decide};
+use super::policy::{Decision, Evidence, Rung};
 use super::signals::{self, Readings, Sign, Signal, SignalSource};
 use super::viewers;
 use crate::config::Policy;
@@ -87,6 +88,16 @@ pub enum Assessment {
     Judged(Box<Evidence>, Decision),
 }
 
+impl Assessment {
+    /// What is known of it and what follows, unless it is left alone.
+    pub fn judged(&self) -> Option<(&Evidence, &Decision)> {
+        match self {
+            Assessment::Judged(evidence, decision) => Some((evidence, decision)),
+            Assessment::Skipped(_) => None,
+        }
+    }
+}
+
 /// The address of a console, and the answer of the guest if it was asked.
 type Found = (Result<Option<Console>>, Option<Result<Answer>>);
 
@@ -125,20 +136,12 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// The same with the timetable.
+    /// The same with the timetable, and with facts that include CPU time, as with [`Detail::Work`].
     #[must_use]
-    pub fn by(self, lessons: &'a Lessons) -> Self {
-        Observer {
-            lessons: Some(lessons),
-            ..self
-        }
-    }
-
-    /// The same with facts that include CPU time, as with [`Detail::Work`].
-    #[must_use]
-    pub fn measuring(self) -> Self {
+    pub fn measuring(self, lessons: &'a Lessons) -> Self {
         Observer {
             measures: true,
+            lessons: Some(lessons),
             ..self
         }
     }
@@ -488,12 +491,8 @@ impl Observation {
     /// When its run was last used, and the name of the sign that says so, if it is judged and
     /// running.
     pub fn last_use(&self) -> Option<(Timestamp, String)> {
-        match &self.assessment {
-            Assessment::Judged(evidence, decision) if evidence.rung <= Rung::Idle => {
-                Some((decision.used, decision.source.name.to_owned()))
-            }
-            _ => None,
-        }
+        let (_, decision) = self.assessment.judged().filter(|_| self.runs())?;
+        Some((decision.used, decision.source.name.to_owned()))
     }
 
     /// The doubts about its signs.
@@ -508,9 +507,7 @@ impl Observation {
     /// `policy`, nobody watches its console, all its signs are known, and it is neither exempt nor
     /// in class.
     pub fn unused_beyond(&self, policy: &Policy, seen: &Seen) -> Option<SignedDuration> {
-        let Assessment::Judged(evidence, decision) = &self.assessment else {
-            return None;
-        };
+        let (evidence, decision) = self.assessment.judged()?;
         let Patience::After(limit) = policy.idle_after else {
             return None;
         };
@@ -529,7 +526,7 @@ impl Observation {
     /// Whether it is running, and more must be known before it is throttled, paused or given its
     /// CPU time back.
     pub fn is_unsure(&self) -> bool {
-        let Assessment::Judged(evidence, decision) = &self.assessment else {
+        let Some((evidence, decision)) = self.assessment.judged() else {
             return false;
         };
         match (evidence.rung, decision.step) {

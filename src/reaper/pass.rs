@@ -76,7 +76,7 @@ impl Pass {
         let only_looks = circumstances != Circumstances::Usual;
         let lessons = Lessons::read(context, &passes);
         let observer = Observer::new(context, passes.trusted_from, only_looks);
-        let observer = observer.measuring().by(&lessons);
+        let observer = observer.measuring(&lessons);
         let mut all: Vec<(Observation, Seen)> = all
             .into_iter()
             .map(|(name, facts)| {
@@ -104,7 +104,7 @@ impl Pass {
                 context.output.warn(trouble);
             }
             let wanted = bring_up::wanted(context, &lessons, observations(&all), &mut passes);
-            report.plan(&wanted);
+            report.plan(wanted.iter().map(|one| one.action(Ok(()))).collect());
             return Ok(report);
         }
         // Without a lab network there is nothing to protect.

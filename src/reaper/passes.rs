@@ -81,7 +81,7 @@ struct Last {
 }
 
 /// What passes saw of one instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// Its domain.
     pub uuid: Uuid,
@@ -254,9 +254,7 @@ impl Passes {
 
     /// Keeps this for the next pass.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        if let Some(directory) = path.parent() {
-            files::make_directory(directory, files::SHARED_DIRECTORY)?;
-        }
+        files::make_directory_of(path)?;
         files::replace_soon(path, &serde_json::to_vec(self)?, files::SHARED)
     }
 }
@@ -297,18 +295,7 @@ impl Seen {
     pub fn new(uuid: Uuid) -> Seen {
         Seen {
             uuid,
-            stopped_since: None,
-            announced: None,
-            warned: None,
-            used: None,
-            run: None,
-            console: None,
-            connected: false,
-            input: None,
-            work: None,
-            asked: None,
-            trouble: None,
-            doubts: Vec::new(),
+            ..Seen::default()
         }
     }
 
@@ -317,8 +304,8 @@ impl Seen {
         self.stopped_since = stopped.then(|| self.stopped_since.unwrap_or(now));
     }
 
-    /// Records its present run; returns when that was first seen.
-    pub fn running(&mut self, run: Option<Run>, now: Timestamp) -> Option<Timestamp> {
+    /// Records its present run.
+    pub fn running(&mut self, run: Option<Run>, now: Timestamp) {
         let same = self.run.as_ref().map(|(run, _)| run) == run.as_ref();
         if !same {
             self.run = run.map(|run| (run, now));
@@ -331,7 +318,6 @@ impl Seen {
             self.warned = None;
             self.doubts.clear();
         }
-        self.run.as_ref().map(|(_, at)| *at)
     }
 
     /// Records whether there is a client at `now`.

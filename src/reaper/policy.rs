@@ -9,7 +9,6 @@ use std::cmp::Reverse;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::in_class;
 use super::signals::{Bound, Sign, Signal, SignalSource};
 use crate::config::Policy;
 pub use crate::names::Rung;
@@ -64,16 +63,8 @@ pub struct Decision {
     pub doubts: Vec<String>,
 }
 
-/// Decides about an instance at the time `now`.
+/// Decides about an instance at the time `now`, by the ladder alone: `in_class` adds the timetable.
 pub fn decide(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision {
-    if !evidence.class.is_none() {
-        return in_class::decide(now, evidence, policy);
-    }
-    by_ladder(now, evidence, policy)
-}
-
-/// The same without the timetable.
-pub(super) fn by_ladder(now: Timestamp, evidence: &Evidence, policy: &Policy) -> Decision {
     let mut doubts = Vec::new();
     let (used, source) = last_use(now, evidence, policy, &mut doubts);
     let unused = now.duration_since(used).max(SignedDuration::ZERO);

@@ -99,7 +99,7 @@ pub fn relieve(context: &Context, need: &Need) -> Result<Vec<Action>> {
     let hypervisor = context.hypervisor()?;
     let lessons = Lessons::read(&context, &passes);
     let observer = Observer::new(&context, passes.trusted_from, false);
-    let observer = observer.measuring().by(&lessons);
+    let observer = observer.measuring(&lessons);
     let mut all: Vec<(Observation, Seen)> = hypervisor
         .survey(Detail::Work)?
         .into_iter()

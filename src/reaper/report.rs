@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use super::bring_up::Wanted;
 use super::observer::{Assessment, Observation};
 use super::policy::{Evidence, Rung, unused_for};
 use super::signals::{Sign, SignalSource};
@@ -12,7 +11,7 @@ use crate::names::State;
 use crate::units::age;
 
 /// The JSON document.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct PassReport {
     pub checked: usize,
     pub actions: Vec<Action>,
@@ -38,7 +37,7 @@ pub struct Action {
 }
 
 /// An instance, its signs and the decision.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct InstanceRow {
     pub instance: String,
     /// `None` if it is missing.
@@ -65,41 +64,32 @@ pub struct Shown {
 impl PassReport {
     pub fn new(dry_run: bool) -> PassReport {
         PassReport {
-            checked: 0,
-            actions: Vec::new(),
-            failed: 0,
             dry_run,
-            instances: None,
+            ..PassReport::default()
         }
     }
 
-    /// Adds what a dry run would bring up for lessons.
-    pub fn plan(&mut self, wanted: &[Wanted]) {
-        self.actions
-            .extend(wanted.iter().map(|one| one.action(Ok(()))));
+    /// Adds the starts for lessons that a dry run would make.
+    pub fn plan(&mut self, starts: Vec<Action>) {
         let rows = self.instances.get_or_insert_default();
-        for one in wanted {
-            let name = one.name.to_string();
-            let step = Some(Rung::Running);
-            match rows.iter_mut().find(|row| row.instance == name) {
+        for start in &starts {
+            let step = Some(start.to);
+            match rows.iter_mut().find(|row| row.instance == start.instance) {
                 Some(row) => {
                     row.step = step;
-                    row.reason = format!("{}; {}", one.reason(), row.reason);
+                    row.reason = format!("{}; {}", start.reason, row.reason);
                 }
                 None => rows.push(InstanceRow {
-                    instance: name,
-                    state: None,
-                    signs: None,
-                    source: None,
-                    idle_seconds: None,
+                    instance: start.instance.clone(),
                     step,
                     next: step,
-                    next_at: None,
-                    reason: one.reason(),
+                    reason: start.reason.clone(),
                     next_in: "running now".to_owned(),
+                    ..InstanceRow::default()
                 }),
             }
         }
+        self.actions.extend(starts);
     }
 
     /// The failures, as text.

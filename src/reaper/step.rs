@@ -35,9 +35,7 @@ pub struct Planned<'a> {
 impl Planned<'_> {
     /// The step that is due for `one`, if there is one.
     pub fn new(one: &Observation) -> Option<Planned<'_>> {
-        let Assessment::Judged(evidence, decision) = &one.assessment else {
-            return None;
-        };
+        let (evidence, decision) = one.assessment.judged()?;
         Some(Planned {
             one,
             from: evidence.rung,
@@ -50,9 +48,7 @@ impl Planned<'_> {
 
     /// A pause of `one` with the reason `why`.
     pub fn for_others<'a>(one: &'a Observation, why: &str) -> Option<Planned<'a>> {
-        let Assessment::Judged(evidence, decision) = &one.assessment else {
-            return None;
-        };
+        let (evidence, decision) = one.assessment.judged()?;
         Some(Planned {
             one,
             from: evidence.rung,

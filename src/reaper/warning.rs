@@ -35,9 +35,7 @@ pub(super) fn horizon(now: Timestamp, last: Option<Timestamp>) -> Timestamp {
 
 /// The pause or stop of a running instance that is due after this pass and before `horizon`.
 pub(super) fn upcoming(one: &Assessment, horizon: Timestamp) -> Option<(Rung, Timestamp)> {
-    let Assessment::Judged(evidence, decision) = one else {
-        return None;
-    };
+    let (evidence, decision) = one.judged()?;
     let runs = evidence.rung <= Rung::Idle && decision.step.is_none();
     let ends = |to: Rung| matches!(to, Rung::Paused | Rung::Stopped);
     decision
@@ -54,9 +52,7 @@ fn due(
     now: Timestamp,
     horizon: Timestamp,
 ) -> Option<String> {
-    let Assessment::Judged(evidence, decision) = one else {
-        return None;
-    };
+    let (evidence, decision) = one.judged()?;
     let Some((to, at)) = upcoming(one, horizon) else {
         // A step that is due but was not taken is the same step in the next pass.
         if decision.step.is_none() {

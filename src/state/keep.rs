@@ -49,9 +49,7 @@ pub fn read_in(directory: &Directory, name: impl Arg, uuid: Uuid) -> Keep {
 
 /// Exempts the domain `uuid`. This survives a power cut.
 pub fn write(path: &Path, uuid: Uuid, until: Timestamp) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        files::make_directory(directory, files::SHARED_DIRECTORY)?;
-    }
+    files::make_directory_of(path)?;
     let promise = Promise { uuid, until };
     files::replace(path, &serde_json::to_vec(&promise)?, files::SHARED)?;
     files::sync_directory_of(path)

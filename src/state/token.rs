@@ -114,9 +114,7 @@ impl Key {
     /// Replaces the key at `path` with a new one that only its owner can read.
     pub fn renew(path: &Path) -> io::Result<Key> {
         let key = Key(rand::random());
-        if let Some(directory) = path.parent() {
-            files::make_directory(directory, files::SHARED_DIRECTORY)?;
-        }
+        files::make_directory_of(path)?;
         files::replace(path, &key.0, files::PRIVATE)?;
         Ok(key)
     }

@@ -6,46 +6,16 @@
 use std::collections::{HashMap, HashSet};
 
 use icalendar::parser::{Component, Property, read_calendar, unfold};
-use jiff::civil::{Date, DateTime};
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Lesson;
+use super::moment::{Moment, moment};
 use super::recurrence::Rule;
 
 /// The maximum length of a lesson.
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
-
-/// A time in a calendar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Moment {
-    /// In UTC.
-    Utc(Timestamp),
-    /// Local time of some time zone.
-    Local(DateTime),
-    /// All day.
-    Day(Date),
-}
-
-/// Reads `20270131T090000Z`, the same without the Z, and `20270131`.
-pub fn moment(text: &str) -> Option<Moment> {
-    let parse = |format: &str| DateTime::strptime(format, text).ok();
-    let digits = |from: usize, to: usize| {
-        let part = text.get(from..to)?;
-        part.bytes().all(|byte| byte.is_ascii_digit()).then_some(())
-    };
-    digits(0, 8)?;
-    match (text.len(), text.get(8..9), text.get(15..)) {
-        (8, _, _) => Some(Moment::Day(Date::strptime("%Y%m%d", text).ok()?)),
-        (15, Some("T"), _) => parse("%Y%m%dT%H%M%S").map(Moment::Local),
-        (16, Some("T"), Some("Z")) => {
-            let local = parse("%Y%m%dT%H%M%SZ")?;
-            let at = TimeZone::UTC.to_timestamp(local).ok()?;
-            Some(Moment::Utc(at))
-        }
-        _ => None,
-    }
-}
 
 /// Which lessons to read from a calendar.
 #[derive(Debug, Clone, Copy)]

@@ -5,6 +5,7 @@
 //! users who may be in class count as in class.
 
 pub mod calendar;
+mod moment;
 mod recurrence;
 pub mod weekly;
 
@@ -101,11 +102,6 @@ impl Class {
     /// Whether it is, or may be, in class or in preparation.
     pub fn is_in(&self) -> bool {
         self.now.is_some() || self.uncertain.is_some()
-    }
-
-    /// Whether the timetable says anything of it.
-    pub fn is_none(&self) -> bool {
-        *self == Class::default()
     }
 }
 

@@ -5,7 +5,7 @@ use jiff::civil::{Date, DateTime, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
-use super::calendar::{Moment, moment};
+use super::moment::{Moment, moment};
 use super::weekly::week;
 
 /// The maximum number of days that a rule is evaluated for: half a century.

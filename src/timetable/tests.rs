@@ -8,6 +8,13 @@ use super::*;
 use crate::config::Course;
 use crate::units::Duration;
 
+impl Class {
+    /// Whether the timetable says nothing of it.
+    fn is_none(&self) -> bool {
+        *self == Class::default()
+    }
+}
+
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }

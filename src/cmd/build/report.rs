@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
+use jiff::SignedDuration;
 use serde::Serialize;
 
 use super::plan::Plan;
@@ -108,32 +109,26 @@ impl Outcome {
     }
 }
 
-const COLUMNS: [Column; 5] = [
-    Column::new("LAB"),
-    Column::new("RESULT"),
-    Column::new("TIME").number().spare(1),
-    Column::new("WHY").cut().spare(3),
-    // A cut path would be useless.
-    Column::new("WHERE").spare(2),
-];
-
 impl Report for Outcomes {
+    fn text(&self) -> String {
+        "no labs".to_owned()
+    }
+
     fn table(&self) -> Option<Table> {
-        let rows = self.labs.iter().map(|row| {
-            let took = row.seconds.map(jiff::SignedDuration::from_secs_f64);
-            let place = row.place.as_ref().map(|path| path.display().to_string());
-            vec![
-                row.lab_id.as_str().into(),
-                match row.result {
-                    "built" => Cell::good(row.result),
-                    "failed" => Cell::bad(row.result),
-                    other => other.into(),
-                },
-                took.map(age).into(),
-                row.reason.as_deref().into(),
-                place.into(),
-            ]
-        });
-        Some(Table::new(&COLUMNS, rows))
+        let result = |row: &Outcome| match row.result {
+            "built" => Cell::good(row.result),
+            "failed" => Cell::bad(row.result),
+            other => other.into(),
+        };
+        let took = |row: &Outcome| row.seconds.map(SignedDuration::from_secs_f64).map(age);
+        let place = |row: &Outcome| row.place.as_ref().map(|it| it.display().to_string());
+        Table::of(&self.labs)
+            .column("LAB", |row| row.lab_id.as_str())
+            .column("RESULT", result)
+            .column(Column::number(1, "TIME"), took)
+            .column(Column::cut(3, "WHY"), |row| row.reason.as_deref())
+            // A cut path would be useless.
+            .column(Column::spare(2, "WHERE"), place)
+            .if_any()
     }
 }

@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use serde_json::{Map, Value, json};
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
-use super::head::{Head, answer, program};
-use super::merged::{Merged, Shown, Unreachable, distance, state, text};
+use super::arguments::Words;
+use super::head::{Head, answer, program, with_host};
+use super::merged::{Columns, Unreachable, distance, show, states, step, text};
 use crate::cli::{Cleanup, Reap};
 use crate::config::HostName;
 use crate::error::{Fault, Kind};
 use crate::names::{InstanceName, LabId, State, UserId};
-use crate::output::Column;
+use crate::output::{Column, Rows};
 use crate::parallel::side_by_side;
 use crate::prometheus::Metric;
 
@@ -74,12 +76,8 @@ impl Answers {
         let mut all = Vec::new();
         for (host, document) in &mut self.documents {
             let rows = document.get_mut(key).and_then(Value::as_array_mut);
-            for mut row in rows.map(std::mem::take).unwrap_or_default() {
-                if let Some(fields) = row.as_object_mut() {
-                    fields.insert("host".to_owned(), host.as_str().into());
-                }
-                all.push(row);
-            }
+            let rows = rows.map(std::mem::take).unwrap_or_default().into_iter();
+            all.extend(rows.map(|row| with_host(row, host)));
         }
         all
     }
@@ -108,25 +106,15 @@ impl Answers {
     }
 }
 
-const LIST: &[Shown] = &[
-    (Column::new("INSTANCE"), |row, _| text(row, "instance")),
-    (Column::new("HOST"), |row, _| text(row, "host")),
-    (Column::new("STATE"), state),
-    (Column::new("VNC").spare(4), |row, _| text(row, "vnc_port")),
-    (Column::new("ADDRESS").spare(5), |row, _| text(row, "ip")),
-    (Column::new("ACTIVE").number().spare(1), |row, now| {
-        distance(row, "last_activity", now)
-    }),
-    (Column::new("NEXT").spare(5), |row, _| {
-        text(row, "next_step")
-    }),
-    (Column::new("KEPT").number().spare(7), |row, now| {
-        distance(row, "kept_until", now)
-    }),
-    (Column::new("REASON").cut().spare(2), |row, _| {
-        text(row, "reason")
-    }),
-];
+fn listed(rows: Rows<Value>, now: Timestamp) -> Rows<Value> {
+    states(rows)
+        .column(Column::spare(4, "VNC"), text("vnc_port"))
+        .column(Column::spare(5, "ADDRESS"), text("ip"))
+        .column(Column::number(1, "ACTIVE"), distance("last_activity", now))
+        .column(Column::spare(5, "NEXT"), step("next_step", now))
+        .column(Column::number(7, "KEPT"), distance("kept_until", now))
+        .column(Column::cut(2, "REASON"), text("reason"))
+}
 
 /// `cyyber instance list`
 pub fn list(
@@ -135,20 +123,14 @@ pub fn list(
     user: Option<&UserId>,
     only: Option<State>,
 ) -> Result<()> {
-    let mut arguments = vec!["instance".to_owned(), "list".to_owned()];
-    let lab_option = lab.map(|lab| ("--lab", lab.as_str()));
-    let user_option = user.map(|user| ("--user", user.as_str()));
-    let state_option = only.map(|state| ("--state", state.as_str()));
-    for (option, value) in [lab_option, user_option, state_option]
-        .into_iter()
-        .flatten()
-    {
-        arguments.extend([option.to_owned(), value.to_owned()]);
-    }
+    let arguments = Words::of(["instance", "list"])
+        .option("--lab", lab)
+        .option("--user", user)
+        .option("--state", only);
     if let Some(lab) = lab {
         head.context.config.lab(lab)?;
     }
-    let mut answers = ask(head, &arguments, ANSWER)?;
+    let mut answers = ask(head, &arguments.0, ANSWER)?;
     let mut rows = answers.rows("instances");
     leave_ghosts_out(head, &mut rows);
     let shared = &head.hosts.shared;
@@ -178,7 +160,7 @@ pub fn list(
         }
     }
     rows.sort_by(|a, b| a["instance"].as_str().cmp(&b["instance"].as_str()));
-    answer_rows(head, &answers, rows, LIST)
+    answer_rows(head, answers, rows, listed)
 }
 
 /// A host that an instance has left may still have its empty domain definition.
@@ -215,122 +197,64 @@ fn row(name: &InstanceName, host: &HostName, state: &str, why: &str) -> Value {
     })
 }
 
-fn answer_rows(
-    head: &Head,
-    answers: &Answers,
-    rows: Vec<Value>,
-    columns: &'static [Shown],
-) -> Result<()> {
+fn answer_rows(head: &Head, answers: Answers, rows: Vec<Value>, columns: Columns) -> Result<()> {
     answers.tell(head)?;
-    head.context.output.answer(&Merged {
-        document: Map::from_iter([("instances".to_owned(), Value::Array(rows))]),
-        unreachable: answers.unreachable.clone(),
-        rows: "instances",
-        columns,
-        empty: "no instances",
-        now: head.context.time(),
-    })
+    let document = [("instances", Value::Array(rows))];
+    show(head, answers.unreachable, document, columns, "no instances")
 }
 
-const STATS: &[Shown] = &[
-    (Column::new("INSTANCE"), |row, _| text(row, "instance")),
-    (Column::new("HOST"), |row, _| text(row, "host")),
-    (Column::new("STATE"), state),
-    (Column::new("CPU %").number().spare(1), |row, _| {
-        text(row, "cpu_percent")
-    }),
-    (Column::new("VCPUS").number().spare(7), |row, _| {
-        text(row, "cpu_count")
-    }),
-    (Column::new("MEMORY MB").number().spare(5), |row, _| {
-        text(row, "memory_mb")
-    }),
-    (Column::new("USED MB").number().spare(2), |row, _| {
-        text(row, "memory_used_mb")
-    }),
-    (Column::new("DISK MB").number().spare(4), |row, _| {
-        text(row, "disk_used_mb")
-    }),
-];
+fn used(rows: Rows<Value>, _: Timestamp) -> Rows<Value> {
+    states(rows)
+        .column(Column::number(1, "CPU %"), text("cpu_percent"))
+        .column(Column::number(7, "VCPUS"), text("cpu_count"))
+        .column(Column::number(5, "MEMORY MB"), text("memory_mb"))
+        .column(Column::number(2, "USED MB"), text("memory_used_mb"))
+        .column(Column::number(4, "DISK MB"), text("disk_used_mb"))
+}
 
 /// `cyyber instance stats`
 pub fn stats(head: &Head) -> Result<()> {
-    let mut answers = ask(head, &["instance".to_owned(), "stats".to_owned()], ANSWER)?;
+    let mut answers = ask(head, &Words::of(["instance", "stats"]).0, ANSWER)?;
     let mut rows = answers.rows("instances");
     leave_ghosts_out(head, &mut rows);
-    answer_rows(head, &answers, rows, STATS)
+    answer_rows(head, answers, rows, used)
 }
 
-const CLEANUP: &[Shown] = &[
-    (Column::new("INSTANCE"), |row, _| text(row, "instance")),
-    (Column::new("HOST"), |row, _| text(row, "host")),
-    (Column::new("STATE").spare(2), state),
-    (Column::new("FREED MB").number().spare(1), |row, _| {
-        text(row, "freed_mb")
-    }),
-    (Column::new("REASON").cut().spare(3), |row, _| {
-        text(row, "reason")
-    }),
-];
+fn freed(rows: Rows<Value>, _: Timestamp) -> Rows<Value> {
+    states(rows)
+        .column(Column::number(1, "FREED MB"), text("freed_mb"))
+        .column(Column::cut(3, "REASON"), text("reason"))
+}
 
 /// `cyyber instance cleanup` of many instances: each host destroys its own.
 pub fn cleanup(head: &Head, options: &Cleanup) -> Result<()> {
-    let mut arguments = vec!["instance".to_owned(), "cleanup".to_owned()];
-    let mut add = |option: &str, value: Option<String>| {
-        arguments.extend(
-            value
-                .into_iter()
-                .flat_map(|value| [option.to_owned(), value]),
-        );
-    };
-    add("--lab", options.of_lab.as_ref().map(ToString::to_string));
-    add("--user", options.of_user.as_ref().map(ToString::to_string));
-    add("--state", options.state.map(|it| it.to_string()));
-    let inactive = options.inactive_for;
-    add(
-        "--inactive-for",
-        inactive.map(|it| format!("{}s", it.0.as_secs())),
-    );
-    let dry_run: Vec<_> = arguments
-        .iter()
-        .cloned()
-        .chain(["--dry-run".to_owned()])
-        .collect();
+    let arguments = Words::of(["instance", "cleanup"])
+        .option("--lab", options.of_lab.as_ref())
+        .option("--user", options.of_user.as_ref())
+        .filters(options);
     if options.dry_run {
-        return cleaned(head, ask(head, &dry_run, ANSWER)?, true);
+        return cleaned(head, ask(head, &arguments.0, ANSWER)?, true);
     }
     if !options.yes {
-        let mut answers = ask(head, &dry_run, ANSWER)?;
-        let going = answers.rows("destroyed");
-        let line = |row: &Value| {
-            let text = |key: &str| {
-                row.get(key)
-                    .and_then(Value::as_str)
-                    .unwrap_or("-")
-                    .to_owned()
-            };
-            format!(
-                "{} on {}: {}",
-                text("instance"),
-                text("host"),
-                text("reason")
-            )
+        let dry_run = arguments.clone().flag(true, "--dry-run");
+        let mut answers = ask(head, &dry_run.0, ANSWER)?;
+        let line = |row: Value| {
+            let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or("-");
+            let (name, host) = (text("instance"), text("host"));
+            format!("{name} on {host}: {}", text("reason"))
         };
-        let lines: Vec<_> = going.iter().map(line).collect();
+        let lines: Vec<_> = answers.rows("destroyed").into_iter().map(line).collect();
         if !lines.is_empty() {
-            let stop = head.context.interrupted()?;
-            head.context
-                .output
-                .confirm(&lines, "Destroy all this?", stop)?;
+            head.context.confirm(&lines, "Destroy all this?")?;
         }
     }
-    arguments.push("--yes".to_owned());
-    cleaned(head, ask(head, &arguments, DESTROYING)?, false)
+    let arguments = arguments.flag(true, "--yes");
+    cleaned(head, ask(head, &arguments.0, DESTROYING)?, false)
 }
 
 fn cleaned(head: &Head, mut answers: Answers, dry_run: bool) -> Result<()> {
     answers.tell(head)?;
-    let freed = answers.sum("freed_mb");
+    let freed_mb = answers.sum("freed_mb");
     let (destroyed, kept) = (answers.rows("destroyed"), answers.rows("kept"));
     let (failed, builds) = (answers.rows("failed"), answers.rows("builds"));
     for name in destroyed.iter().filter(|_| !dry_run) {
@@ -339,22 +263,21 @@ fn cleaned(head: &Head, mut answers: Answers, dry_run: bool) -> Result<()> {
         }
     }
     let (problems, all) = (failed.len(), failed.len() + destroyed.len());
-    let document = Map::from_iter([
-        ("destroyed".to_owned(), Value::Array(destroyed)),
-        ("kept".to_owned(), Value::Array(kept)),
-        ("failed".to_owned(), Value::Array(failed)),
-        ("builds".to_owned(), Value::Array(builds)),
-        ("freed_mb".to_owned(), freed.into()),
-        ("dry_run".to_owned(), dry_run.into()),
-    ]);
-    head.context.output.answer(&Merged {
+    let document = [
+        ("destroyed", Value::Array(destroyed)),
+        ("kept", Value::Array(kept)),
+        ("failed", Value::Array(failed)),
+        ("builds", Value::Array(builds)),
+        ("freed_mb", freed_mb.into()),
+        ("dry_run", dry_run.into()),
+    ];
+    show(
+        head,
+        answers.unreachable,
         document,
-        unreachable: answers.unreachable,
-        rows: "destroyed",
-        columns: CLEANUP,
-        empty: "nothing to destroy",
-        now: head.context.time(),
-    })?;
+        freed,
+        "nothing to destroy",
+    )?;
     if problems == 0 {
         return Ok(());
     }
@@ -362,45 +285,32 @@ fn cleaned(head: &Head, mut answers: Answers, dry_run: bool) -> Result<()> {
     Err(Fault::new(Kind::Failed, message).into())
 }
 
-const REAP: &[Shown] = &[
-    (Column::new("INSTANCE"), |row, _| text(row, "instance")),
-    (Column::new("HOST"), |row, _| text(row, "host")),
-    (Column::new("STATE"), state),
-    (Column::new("STEP").spare(2), |row, _| text(row, "step")),
-    (Column::new("NEXT").spare(1), |row, _| text(row, "next_in")),
-    (Column::new("REASON").cut().spare(3), |row, _| {
-        text(row, "reason")
-    }),
-];
+fn due(rows: Rows<Value>, now: Timestamp) -> Rows<Value> {
+    states(rows)
+        .column(Column::spare(2, "STEP"), text("step"))
+        .column(Column::spare(1, "NEXT"), step("next", now))
+        .column(Column::cut(3, "REASON"), text("reason"))
+}
 
 /// `cyyber reap --dry-run`: real passes run on each host.
 pub fn reap(head: &Head, options: &Reap) -> Result<()> {
     if !options.dry_run {
         return Err(super::elsewhere("passes run on each host"));
     }
-    let mut answers = ask(head, &["reap".to_owned(), "--dry-run".to_owned()], ANSWER)?;
+    let mut answers = ask(head, &Words::of(["reap", "--dry-run"]).0, ANSWER)?;
     answers.tell(head)?;
-    let checked = answers.sum("checked");
-    let (actions, rows) = (answers.rows("actions"), answers.rows("instances"));
-    let document = Map::from_iter([
-        ("checked".to_owned(), checked.into()),
-        ("actions".to_owned(), Value::Array(actions)),
-        ("failed".to_owned(), 0.into()),
-        ("instances".to_owned(), Value::Array(rows)),
-    ]);
-    head.context.output.answer(&Merged {
-        document,
-        unreachable: answers.unreachable,
-        rows: "instances",
-        columns: REAP,
-        empty: "no instances",
-        now: head.context.time(),
-    })
+    let document = [
+        ("instances", Value::Array(answers.rows("instances"))),
+        ("actions", Value::Array(answers.rows("actions"))),
+        ("checked", answers.sum("checked").into()),
+        ("failed", 0.into()),
+    ];
+    show(head, answers.unreachable, document, due, "no instances")
 }
 
 /// `cyyber metrics` of all hosts, with the host in each sample.
 pub fn metrics(head: &Head, options: &crate::cli::Metrics) -> Result<()> {
-    let answers = ask(head, &["metrics".to_owned()], ANSWER)?;
+    let answers = ask(head, &Words::of(["metrics"]).0, ANSWER)?;
     answers.tell(head)?;
     let mut up = Metric::new("cyyber_host_up", "Whether the host answered.");
     for Unreachable { host, .. } in &answers.unreachable {

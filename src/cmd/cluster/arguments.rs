@@ -1,8 +1,8 @@
 //! The command line of a command for one instance, as it runs on the instance's host. Pure.
 
-use crate::cli::{Class, Cleanup, Instance as Command, Target, Wait};
+use crate::cli::{Class, Cleanup, Instance as Command, Wait};
 use crate::names::{InstanceName, LabId, UserId};
-use crate::units::{Duration, Until};
+use crate::units::Until;
 
 /// What a command needs from the host that it runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,28 +28,34 @@ pub struct Errand {
     pub is_about_instance: bool,
 }
 
+impl Errand {
+    /// To start `name`.
+    pub fn start(name: &InstanceName) -> Errand {
+        Errand {
+            arguments: Words::on("start", name).0,
+            needs: Needs::Memory,
+            frees_memory: false,
+            is_about_instance: true,
+        }
+    }
+}
+
 /// The lab and the user of a command; no user if it is about many. `None` for a command that is not
 /// about instances of one lab.
 pub fn target(command: &Command) -> Option<(&LabId, Option<&UserId>)> {
-    Some(match command {
-        Command::Create { class, .. }
-        | Command::Start { class, .. }
-        | Command::Pause { class, .. }
-        | Command::Resume { class, .. }
-        | Command::Stop { class, .. }
-        | Command::Exec { class, .. } => (&class.lab, class.user.as_ref()),
+    if let Some(class) = class(command) {
+        return Some((&class.lab, class.user.as_ref()));
+    }
+    match command {
         Command::Console { target, .. }
         | Command::Touch(target)
         | Command::Keep { target, .. }
-        | Command::Reset { target, .. } => (&target.lab, Some(&target.user)),
+        | Command::Reset { target, .. } => Some((&target.lab, Some(&target.user))),
         Command::Stats { lab, user, .. } | Command::Cleanup(Cleanup { lab, user, .. }) => {
-            (lab.as_ref()?, Some(user.as_ref()?))
+            Some((lab.as_ref()?, Some(user.as_ref()?)))
         }
-        Command::List { .. }
-        | Command::Push { .. }
-        | Command::Collect { .. }
-        | Command::Screens { .. } => return None,
-    })
+        _ => None,
+    }
 }
 
 /// The users of a command on many instances, and how many of them run in parallel.
@@ -67,45 +73,49 @@ pub fn class(command: &Command) -> Option<&Class> {
 
 /// The command to run for `name`. If it asks for confirmation, that has been given.
 pub fn errand(command: &Command, name: &InstanceName) -> Option<Errand> {
-    let on = |verb: &str| words([verb, name.lab.as_str(), name.user.as_str()]);
-    let (mut arguments, needs, frees_memory) = match command {
+    let on = |verb: &str| Words::on(verb, name);
+    let (words, needs, frees_memory) = match command {
         Command::Create { start, .. } => {
             let needs = if *start {
                 Needs::Memory
             } else {
                 Needs::AnyHost
             };
-            (flag(on("create"), *start, "--start"), needs, false)
+            (on("create").flag(*start, "--start"), needs, false)
         }
-        Command::Start { wait, .. } => (waiting(on("start"), wait), Needs::Memory, false),
-        Command::Resume { wait, .. } => (waiting(on("resume"), wait), Needs::MemoryIfSaved, false),
+        Command::Start { wait, .. } => (on("start").waiting(wait), Needs::Memory, false),
+        Command::Resume { wait, .. } => (on("resume").waiting(wait), Needs::MemoryIfSaved, false),
         Command::Pause { keep_memory, .. } => {
-            let arguments = flag(on("pause"), *keep_memory, "--keep-memory");
-            (arguments, Needs::ItsHost, !keep_memory)
+            let words = on("pause").flag(*keep_memory, "--keep-memory");
+            (words, Needs::ItsHost, !keep_memory)
         }
         Command::Stop { timeout, force, .. } => {
-            let mut arguments = on("stop");
-            arguments.extend(words(["--timeout", &seconds(*timeout)]));
+            let words = on("stop").option("--timeout", Some(timeout));
             let needs = if *force {
                 Needs::ItsHost
             } else {
                 Needs::MemoryIfSaved
             };
-            (flag(arguments, *force, "--force"), needs, true)
+            (words.flag(*force, "--force"), needs, true)
         }
-        Command::Reset { .. } => (flag(on("reset"), true, "--yes"), Needs::ItsHost, true),
-        Command::Cleanup(options) => cleanup(on("cleanup"), options),
+        Command::Reset { .. } => (on("reset").flag(true, "--yes"), Needs::ItsHost, true),
+        Command::Cleanup(options) => {
+            let words = on("cleanup").filters(options);
+            let words = words.flag(!options.dry_run, "--yes");
+            // With a condition, the instance may not have been destroyed.
+            let all = options.state.is_none() && options.inactive_for.is_none();
+            (words, Needs::ItsHost, all && !options.dry_run)
+        }
         Command::Console {
             path_only, view, ..
         } => {
-            let arguments = flag(on("console"), *path_only, "--path-only");
-            (flag(arguments, *view, "--view"), Needs::ItsHost, false)
+            let words = on("console").flag(*path_only, "--path-only");
+            (words.flag(*view, "--view"), Needs::ItsHost, false)
         }
-        Command::Touch(Target { .. }) => (on("touch"), Needs::ItsHost, false),
+        Command::Touch(_) => (on("touch"), Needs::ItsHost, false),
         Command::Keep { until, .. } => {
-            let mut arguments = on("keep");
-            arguments.extend(words(["--until", &end(until)]));
-            (arguments, Needs::ItsHost, false)
+            let words = on("keep").option("--until", Some(end(until)));
+            (words, Needs::ItsHost, false)
         }
         Command::Exec {
             wake,
@@ -113,13 +123,11 @@ pub fn errand(command: &Command, name: &InstanceName) -> Option<Errand> {
             command,
             ..
         } => {
-            let mut arguments = on("exec");
-            arguments.extend(words(["--timeout", &seconds(*timeout)]));
-            let mut arguments = flag(arguments, *wake, "--wake");
-            arguments.push("--".to_owned());
-            arguments.extend(command.iter().cloned());
+            let words = on("exec").option("--timeout", Some(timeout));
+            let mut words = words.flag(*wake, "--wake").flag(true, "--");
+            words.0.extend(command.iter().cloned());
             let needs = if *wake { Needs::Memory } else { Needs::ItsHost };
-            (arguments, needs, false)
+            (words, needs, false)
         }
         Command::Stats { .. } => (on("stats"), Needs::ItsHost, false),
         Command::List { .. }
@@ -127,63 +135,61 @@ pub fn errand(command: &Command, name: &InstanceName) -> Option<Errand> {
         | Command::Collect { .. }
         | Command::Screens { .. } => return None,
     };
-    arguments.insert(0, "instance".to_owned());
     let other = ["cleanup", "exec", "stats"];
     Some(Errand {
-        is_about_instance: !other.contains(&arguments[1].as_str()),
-        arguments,
+        is_about_instance: !other.contains(&words.0[1].as_str()),
+        arguments: words.0,
         needs,
         frees_memory,
     })
 }
 
-fn cleanup(mut arguments: Vec<String>, options: &Cleanup) -> (Vec<String>, Needs, bool) {
-    if let Some(state) = options.state {
-        arguments.extend(words(["--state", state.as_str()]));
-    }
-    if let Some(inactive) = options.inactive_for {
-        arguments.extend(words(["--inactive-for", &seconds(inactive)]));
-    }
-    let rest = if options.dry_run {
-        "--dry-run"
-    } else {
-        "--yes"
-    };
-    // With a condition, the instance may not have been destroyed.
-    let all = options.state.is_none() && options.inactive_for.is_none();
-    (
-        flag(arguments, true, rest),
-        Needs::ItsHost,
-        all && !options.dry_run,
-    )
-}
+/// A command line in the making.
+#[derive(Debug, Clone)]
+pub struct Words(pub Vec<String>);
 
-fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
-    words.map(str::to_owned).to_vec()
-}
-
-fn flag(mut arguments: Vec<String>, is_set: bool, flag: &str) -> Vec<String> {
-    if is_set {
-        arguments.push(flag.to_owned());
+impl Words {
+    pub fn of<const N: usize>(words: [&str; N]) -> Words {
+        Words(words.map(str::to_owned).to_vec())
     }
-    arguments
-}
 
-fn waiting(mut arguments: Vec<String>, wait: &Wait) -> Vec<String> {
-    if let Some(limit) = wait.wait {
-        arguments.push(format!("--wait={}", seconds(limit)));
+    /// A verb on one instance.
+    pub fn on(verb: &str, name: &InstanceName) -> Words {
+        Words::of(["instance", verb, name.lab.as_str(), name.user.as_str()])
     }
-    arguments
-}
 
-fn seconds(duration: Duration) -> String {
-    format!("{}s", duration.0.as_secs())
+    /// With `flag`, if it is set.
+    pub fn flag(mut self, is_set: bool, flag: &str) -> Words {
+        self.0.extend(is_set.then(|| flag.to_owned()));
+        self
+    }
+
+    /// With `option`, if it has a value.
+    pub fn option(mut self, option: &str, value: Option<impl ToString>) -> Words {
+        let value = value.into_iter();
+        self.0
+            .extend(value.flat_map(|value| [option.to_owned(), value.to_string()]));
+        self
+    }
+
+    /// With the options of a cleanup that say what goes and whether it does.
+    pub fn filters(self, options: &Cleanup) -> Words {
+        self.option("--state", options.state)
+            .option("--inactive-for", options.inactive_for)
+            .flag(options.dry_run, "--dry-run")
+    }
+
+    fn waiting(mut self, wait: &Wait) -> Words {
+        self.0
+            .extend(wait.wait.map(|limit| format!("--wait={limit}")));
+        self
+    }
 }
 
 fn end(until: &Until) -> String {
     match until {
         Until::Off => "off".to_owned(),
-        Until::For(length) => seconds(*length),
+        Until::For(length) => length.to_string(),
         Until::At(at) => at.to_string(),
         Until::Local(local) => local.to_string(),
     }

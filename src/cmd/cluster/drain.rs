@@ -7,14 +7,13 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::arguments::errand;
+use super::arguments::{Errand, Words};
 use super::head::{Head, answer};
-use crate::cli::{Class, Instance as Command, Wait};
 use crate::cmd::instance::many::{self, FailedInstance};
 use crate::config::HostName;
 use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
-use crate::output::{Column, Report, Table};
+use crate::output::{Report, Table};
 
 /// How many instances move at once: each writes its memory to the shared directory.
 const AT_ONCE: usize = 4;
@@ -36,27 +35,20 @@ struct Drained {
     failed: Vec<FailedInstance>,
 }
 
-const COLUMNS: [Column; 3] = [
-    Column::new("INSTANCE"),
-    Column::new("HOST"),
-    Column::new("RESUMED"),
-];
-
 impl Report for Drained {
     fn text(&self) -> String {
-        format!("{} has no instances to move", self.host)
+        match self.failed.len() {
+            0 => format!("{} has no instances to move", self.host),
+            _ => String::new(),
+        }
     }
 
     fn table(&self) -> Option<Table> {
-        let rows = self.moved.iter().map(|it| {
-            let resumed = if it.resumed { "yes" } else { "no" };
-            vec![
-                it.instance.as_str().into(),
-                it.host.as_str().into(),
-                resumed.into(),
-            ]
-        });
-        (!self.moved.is_empty() || !self.failed.is_empty()).then(|| Table::new(&COLUMNS, rows))
+        Table::of(&self.moved)
+            .column("INSTANCE", |it| it.instance.as_str())
+            .column("HOST", |it| it.host.as_str())
+            .column("RESUMED", |it| it.resumed)
+            .if_any()
     }
 }
 
@@ -163,38 +155,16 @@ impl Head<'_> {
     }
 
     fn pause(&self, name: &InstanceName, host: &HostName) -> Result<()> {
-        let errand = errand(
-            &Command::Pause {
-                class: class(name),
-                keep_memory: false,
-            },
-            name,
-        );
-        let errand = errand.context("no such command")?;
         let door = self.hosts.door(host)?;
-        answer(&self.step(&door, &errand.arguments, "json")?, host).map(drop)
+        let words = Words::on("pause", name).0;
+        answer(&self.step(&door, &words, "json")?, host).map(drop)
     }
 
     fn resume(&self, name: &InstanceName, host: &HostName) -> Result<()> {
-        let start = Command::Start {
-            class: class(name),
-            wait: Wait { wait: None },
-        };
-        let errand = errand(&start, name).context("no such command")?;
-        let done = self.run(&errand, name, "json")?;
+        let done = self.run(&Errand::start(name), name, "json")?;
         answer(&done.ended, &done.host).map(drop).with_context(|| {
             let message = format!("{name} was moved to {host} but not resumed");
-            let hint = format!("start it: cyyber instance start {}", name.arguments());
-            Fault::new(Kind::Failed, message).hint(hint)
+            Fault::new(Kind::Failed, message).hint(name.start_it())
         })
-    }
-}
-
-fn class(name: &InstanceName) -> Class {
-    Class {
-        lab: name.lab.clone(),
-        user: Some(name.user.clone()),
-        users_from: None,
-        jobs: 1,
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
 use serde_json::Value;
 
 use super::arguments::{Errand, Needs, errand};
@@ -15,6 +16,7 @@ use crate::cluster::slurm::{Ended, Lease};
 use crate::config::{Cluster, HostName};
 use crate::context::Context;
 use crate::error::{Fault, Kind, Passed};
+use crate::instance::admission;
 use crate::names::InstanceName;
 use crate::scope::missing;
 
@@ -62,14 +64,18 @@ impl<'a> Head<'a> {
         let Done { host, ended } = self.run(&errand, name, format)?;
         let output = &self.context.output;
         let stdout = match (format, ended.code) {
-            ("json", 0) => with_host(&ended.stdout, &host).unwrap_or(ended.stdout),
+            ("json", 0) => match serde_json::from_slice(&ended.stdout) {
+                Ok(document) => format!("{}\n", with_host(document, &host)).into_bytes(),
+                Err(_) => ended.stdout,
+            },
             ("table", 0) if errand.is_about_instance => {
                 let text = String::from_utf8_lossy(&ended.stdout);
                 format!("{}\n  {:<10}{host}\n", text.trim_end(), "host").into_bytes()
             }
             _ => ended.stdout,
         };
-        output.hand_on(None, &stdout, lines(&ended.stderr).as_bytes())?;
+        let stderr = ended.stderr.lines().map(|line| format!("{line}\n"));
+        output.hand_on(None, &stdout, stderr.collect::<String>().as_bytes())?;
         match ended.code {
             0 => Ok(()),
             code => Err(Passed(code).into()),
@@ -180,7 +186,7 @@ impl<'a> Head<'a> {
 
     /// The resources that `name` needs.
     pub fn size(&self, name: &InstanceName) -> Result<Size> {
-        Size::of(&self.context.config, name)
+        admission::size(&self.context.config, name)
     }
 
     /// Moves `name`, which is not running, from the host `from` to the host of `to`.
@@ -288,34 +294,21 @@ pub fn answer(ended: &Ended, host: &HostName) -> Result<Value> {
         line.get("error").cloned()
     });
     let text = |key: &str| told.as_ref()?.get(key)?.as_str();
-    let kind = Kind::ALL
-        .into_iter()
-        .find(|kind| kind.exit_code() == ended.code);
+    let mut kinds = Kind::value_variants().iter();
+    let kind = kinds.find(|kind| kind.exit_code() == ended.code);
     let message = text("message").unwrap_or(ended.stderr.trim());
-    let fault = Fault::new(
-        kind.unwrap_or(Kind::Failed),
-        format!("on {host}: {message}"),
-    );
+    let kind = *kind.unwrap_or(&Kind::Failed);
+    let fault = Fault::new(kind, format!("on {host}: {message}"));
     Err(match text("hint") {
         Some(hint) => fault.hint(hint).into(),
         None => fault.into(),
     })
 }
 
-/// The document `json` with a `host` field.
-fn with_host(json: &[u8], host: &HostName) -> Option<Vec<u8>> {
-    let mut document: Value = serde_json::from_slice(json).ok()?;
-    let fields = document.as_object_mut()?;
-    fields.entry("host").or_insert_with(|| host.as_str().into());
-    let mut text = serde_json::to_vec(&document).ok()?;
-    text.push(b'\n');
-    Some(text)
-}
-
-fn lines(text: &str) -> String {
-    if text.is_empty() {
-        String::new()
-    } else {
-        format!("{text}\n")
+/// A document with a `host` field.
+pub fn with_host(mut document: Value, host: &HostName) -> Value {
+    if let Some(fields) = document.as_object_mut() {
+        fields.entry("host").or_insert_with(|| host.as_str().into());
     }
+    document
 }

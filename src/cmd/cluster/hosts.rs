@@ -14,7 +14,6 @@ use crate::config::{Cluster, HostName};
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::instance::arrival;
-use crate::names::InstanceName;
 use crate::output::{Cell, Column, Report, Table};
 use crate::parallel::side_by_side;
 
@@ -122,40 +121,27 @@ fn list(head: &Head) -> Result<()> {
     head.context.output.answer(&Hosts { hosts: rows })
 }
 
-const COLUMNS: [Column; 9] = [
-    Column::new("HOST"),
-    Column::new("STATE"),
-    Column::new("MEMORY MB").number().spare(3),
-    Column::new("FREE").number(),
-    Column::new("CPUS").number().spare(4),
-    Column::new("FREE").number().spare(4),
-    Column::new("INSTANCES").number(),
-    Column::new("RUNNING").number(),
-    Column::new("REASON").cut().spare(1),
-];
-
 impl Report for Hosts {
     fn table(&self) -> Option<Table> {
-        let rows = self.hosts.iter().map(|row| {
-            let number = |number: Option<u64>| Cell::from(number.map(|it| it.to_string()));
-            let state = match row.state {
-                "up" => Cell::good(row.state),
-                "draining" | "drained" => Cell::doubtful(row.state),
-                _ => Cell::bad(row.state),
-            };
-            vec![
-                row.host.as_str().into(),
-                state,
-                number(row.memory_mb),
-                number(row.memory_free_mb),
-                number(row.cpus.map(u64::from)),
-                number(row.cpus_free.map(u64::from)),
-                number(row.instances.map(|it| it as u64)),
-                number(Some(row.running as u64)),
-                row.reason.as_deref().into(),
-            ]
-        });
-        Some(Table::new(&COLUMNS, rows))
+        let state = |row: &HostRow| match row.state {
+            "up" => Cell::good(row.state),
+            "draining" | "drained" => Cell::doubtful(row.state),
+            _ => Cell::bad(row.state),
+        };
+        let number = |number: Option<u64>| number.map(|it| it.to_string());
+        let cpus = |cpus: Option<u32>| number(cpus.map(u64::from));
+        let instances = |row: &HostRow| row.instances.map(|it| it.to_string());
+        Table::of(&self.hosts)
+            .column("HOST", |row| row.host.as_str())
+            .column("STATE", state)
+            .column(Column::number(3, "MEMORY MB"), |row| number(row.memory_mb))
+            .column(Column::number(0, "FREE"), |row| number(row.memory_free_mb))
+            .column(Column::number(4, "CPUS"), |row| cpus(row.cpus))
+            .column(Column::number(4, "FREE"), |row| cpus(row.cpus_free))
+            .column(Column::number(0, "INSTANCES"), instances)
+            .column(Column::number(0, "RUNNING"), |row| row.running.to_string())
+            .column(Column::cut(1, "REASON"), |row| row.reason.as_deref())
+            .if_any()
     }
 }
 
@@ -190,17 +176,13 @@ fn resume(head: &Head, host: &HostName) -> Result<()> {
 fn fence(head: &Head, host: &HostName, yes: bool) -> Result<()> {
     let hosts = &head.hosts;
     if !yes {
-        let count = hosts
-            .shared
-            .instances(host)
-            .map_or(0, |all: Vec<InstanceName>| all.len());
+        let disks = hosts.shared.instances(host);
+        let count = disks.map_or(0, |all| all.len());
         let lines = [format!(
             "{host} has the disks of {count} instances. If it still runs, two VMs will write to one disk"
         )];
-        let stop = head.context.interrupted()?;
         head.context
-            .output
-            .confirm(&lines, "Are you sure that it is off?", stop)?;
+            .confirm(&lines, "Are you sure that it is off?")?;
     }
     let node = hosts.nodes()?.iter().find(|node| node.host == *host);
     if node.is_some_and(Node::answers) && !hosts.shared.is_fenced(host) {

@@ -1,42 +1,33 @@
 //! A command on the instances of a whole class, each on its own host.
 
 use anyhow::{Context as _, Result};
-use serde_json::{Map, Value, json};
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::arguments::{class, errand};
 use super::elsewhere;
-use super::head::{Head, answer};
-use super::merged::{Merged, Shown, state, text, yes};
+use super::head::{Head, answer, with_host};
+use super::merged::{Columns, show, states, text};
 use crate::cli::Instance as Command;
-use crate::cmd::instance::many::{self, FailedInstance};
+use crate::cmd::instance::many;
 use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
-use crate::output::Column;
+use crate::output::{Column, Rows};
 
-const COLUMNS: &[Shown] = &[
-    (Column::new("INSTANCE"), |row, _| text(row, "instance")),
-    (Column::new("HOST"), |row, _| text(row, "host")),
-    (Column::new("STATE"), state),
-    (Column::new("CHANGED").spare(1), |row, _| {
-        yes(row, "changed")
-    }),
-    (Column::new("VNC").spare(3), |row, _| text(row, "vnc_port")),
-    (Column::new("NOVNC").spare(3), |row, _| {
-        text(row, "novnc_port")
-    }),
-    (Column::new("REASON").cut().spare(2), |row, _| {
-        text(row, "reason")
-    }),
-];
+fn of_states(rows: Rows<Value>, _: Timestamp) -> Rows<Value> {
+    states(rows)
+        .column(Column::spare(1, "CHANGED"), text("changed"))
+        .column(Column::spare(3, "VNC"), text("vnc_port"))
+        .column(Column::spare(3, "NOVNC"), text("novnc_port"))
+        .column(Column::cut(2, "REASON"), text("reason"))
+}
 
-const RESULTS: &[Shown] = &[
-    (Column::new("INSTANCE"), |row, _| text(row, "instance")),
-    (Column::new("HOST"), |row, _| text(row, "host")),
-    (Column::new("EXIT").number(), |row, _| {
-        text(row, "exit_code")
-    }),
-    (Column::new("OUTPUT").cut(), |row, _| text(row, "stdout")),
-];
+fn of_commands(rows: Rows<Value>, _: Timestamp) -> Rows<Value> {
+    rows.column("INSTANCE", text("instance"))
+        .column("HOST", text("host"))
+        .column(Column::number(0, "EXIT"), text("exit_code"))
+        .column(Column::cut(0, "OUTPUT"), text("stdout"))
+}
 
 /// Runs `command` for every user of its list, going on past failures.
 pub fn run(head: &Head, command: &Command) -> Result<()> {
@@ -55,48 +46,24 @@ pub fn run(head: &Head, command: &Command) -> Result<()> {
             _ => answer(&done.ended, &done.host)?,
         };
         let first = document.pointer_mut("/results/0").map(Value::take);
-        let mut document = first.unwrap_or(document);
-        if let Some(fields) = document.as_object_mut() {
-            fields
-                .entry("host")
-                .or_insert_with(|| done.host.as_str().into());
-        }
-        Ok(document)
+        Ok(with_host(first.unwrap_or(document), &done.host))
     };
     let results = many::side_by_side(context, &names, usize::from(class.jobs), |_, name| {
         one(name)
     })?;
     let all = names.len();
     let (done, failed) = many::apart(names.into_iter().zip(results).collect());
-    let (rows, columns) = match command {
-        Command::Exec { .. } => ("results", RESULTS),
-        _ => ("instances", COLUMNS),
-    };
-    report(head, done, failed, all, (rows, columns))
-}
-
-fn report(
-    head: &Head,
-    done: Vec<Value>,
-    failed: Vec<FailedInstance>,
-    all: usize,
-    (rows, columns): (&'static str, &'static [Shown]),
-) -> Result<()> {
-    let context = head.context;
     let code = |row: &&Value| row.get("exit_code").is_some_and(|code| *code != json!(0));
     let in_guest = done.iter().filter(code).count();
-    let document = Map::from_iter([
-        (rows.to_owned(), Value::Array(done)),
-        ("failed".to_owned(), serde_json::to_value(&failed)?),
-    ]);
-    context.output.answer(&Merged {
-        document,
-        unreachable: Vec::new(),
-        rows,
-        columns,
-        empty: "",
-        now: context.time(),
-    })?;
+    let (rows, columns): (_, Columns) = match command {
+        Command::Exec { .. } => ("results", of_commands),
+        _ => ("instances", of_states),
+    };
+    let document = [
+        (rows, Value::Array(done)),
+        ("failed", serde_json::to_value(&failed)?),
+    ];
+    show(head, Vec::new(), document, columns, "")?;
     many::tell(context, &failed, all)?;
     if in_guest == 0 {
         return Ok(());

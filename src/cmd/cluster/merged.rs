@@ -1,35 +1,36 @@
 //! The answers of several hosts, merged into one. Each row names its host, and the hosts that did
 //! not answer are listed.
 
+use anyhow::Result;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::Head;
 use crate::config::HostName;
-use crate::names::State;
-use crate::output::{Cell, Column, Report, Table};
+use crate::names::{Rung, State};
+use crate::output::{Cell, Report, Rows, Table};
+use crate::reaper::report::due;
 use crate::units::age;
 
-/// A column and its content.
-pub type Shown = (Column, fn(&Value, Timestamp) -> Cell);
+/// The columns of such a list.
+pub type Columns = for<'r> fn(Rows<'r, Value>, Timestamp) -> Rows<'r, Value>;
 
 /// A list with rows from several hosts.
 #[derive(Serialize)]
-pub struct Merged {
-    /// The document.
+struct Merged {
     #[serde(flatten)]
-    pub document: Map<String, Value>,
-    /// The hosts that did not answer.
-    pub unreachable: Vec<Unreachable>,
+    document: Map<String, Value>,
+    unreachable: Vec<Unreachable>,
     /// The key of the list that the table shows.
     #[serde(skip)]
-    pub rows: &'static str,
+    rows: &'static str,
     #[serde(skip)]
-    pub columns: &'static [Shown],
+    columns: Columns,
     #[serde(skip)]
-    pub empty: &'static str,
+    empty: &'static str,
     #[serde(skip)]
-    pub now: Timestamp,
+    now: Timestamp,
 }
 
 /// A host that did not answer.
@@ -39,6 +40,27 @@ pub struct Unreachable {
     pub error: String,
 }
 
+/// Prints a document. A table shows its first part, or `empty` if that has no rows. The `unreachable` hosts
+/// did not answer.
+pub fn show<const N: usize>(
+    head: &Head,
+    unreachable: Vec<Unreachable>,
+    document: [(&'static str, Value); N],
+    columns: Columns,
+    empty: &'static str,
+) -> Result<()> {
+    let rows = document.first().map_or("", |(key, _)| *key);
+    let document = document.map(|(key, part)| (key.to_owned(), part));
+    head.context.output.answer(&Merged {
+        document: Map::from_iter(document),
+        unreachable,
+        rows,
+        columns,
+        empty,
+        now: head.context.time(),
+    })
+}
+
 impl Report for Merged {
     fn text(&self) -> String {
         self.empty.to_owned()
@@ -46,42 +68,47 @@ impl Report for Merged {
 
     fn table(&self) -> Option<Table> {
         let rows = self.document.get(self.rows).and_then(Value::as_array)?;
-        let columns: Vec<_> = self.columns.iter().map(|(column, _)| *column).collect();
-        let cells = rows.iter().map(|row| {
-            let cells = self.columns.iter().map(|(_, cell)| cell(row, self.now));
-            cells.collect()
-        });
-        (!rows.is_empty()).then(|| Table::new(&columns, cells))
+        (self.columns)(Table::of(rows), self.now).if_any()
     }
 }
 
-/// A text or a number of a row.
-pub fn text(row: &Value, key: &str) -> Cell {
-    match row.get(key) {
+/// The first columns of a table with states.
+pub fn states(rows: Rows<Value>) -> Rows<Value> {
+    rows.column("INSTANCE", text("instance"))
+        .column("HOST", text("host"))
+        .column("STATE", |row| {
+            let state = row.get("state").unwrap_or(&Value::Null);
+            match State::deserialize(state) {
+                Ok(state) => state.into(),
+                Err(_) => Cell::bad(state.as_str().unwrap_or("-")),
+            }
+        })
+}
+
+/// A text, a number, or yes or no.
+pub fn text(key: &str) -> impl Fn(&Value) -> Cell {
+    move |row| match row.get(key) {
         Some(Value::String(text)) => Cell::from(text.as_str()),
+        Some(Value::Bool(yes)) => Cell::from(*yes),
         Some(Value::Null) | None => Cell::from(None::<&str>),
         Some(value) => Cell::from(value.to_string()),
     }
 }
 
-/// The state of a row, in its colour.
-pub fn state(row: &Value, _: Timestamp) -> Cell {
-    let state = row.get("state").cloned().unwrap_or_default();
-    match serde_json::from_value::<State>(state) {
-        Ok(state) => state.into(),
-        Err(_) => Cell::bad(row.get("state").and_then(Value::as_str).unwrap_or("-")),
+/// The time until or since a time in a row.
+pub fn distance(key: &str, now: Timestamp) -> impl Fn(&Value) -> Option<String> {
+    move |row| {
+        let at = row.get(key)?.as_str()?.parse::<Timestamp>().ok()?;
+        Some(age(now.duration_since(at).abs()))
     }
 }
 
-/// The time until or since a time in a row.
-pub fn distance(row: &Value, key: &str, now: Timestamp) -> Cell {
-    let at = row.get(key).and_then(Value::as_str);
-    let at = at.and_then(|at| at.parse::<Timestamp>().ok());
-    Cell::from(at.map(|at| age(now.duration_since(at).abs())))
-}
-
-/// Yes or no.
-pub fn yes(row: &Value, key: &str) -> Cell {
-    let yes = row.get(key).and_then(Value::as_bool);
-    Cell::from(yes.map(|yes| if yes { "yes" } else { "no" }))
+/// The step in a row, and when it is due.
+pub fn step(key: &str, now: Timestamp) -> impl Fn(&Value) -> Option<String> {
+    move |row| {
+        let step = Rung::deserialize(row.get(key)?).ok()?;
+        let at = row.get(format!("{key}_at")).and_then(Value::as_str);
+        let at = at.and_then(|at| at.parse().ok());
+        Some(due(step, at.unwrap_or(now), now))
+    }
 }

@@ -70,8 +70,7 @@ fn confirm(head: &Head, command: &Command, name: &InstanceName) -> Result<()> {
         ),
         _ => return Ok(()),
     };
-    let stop = head.context.interrupted()?;
-    head.context.output.confirm(&[what], question, stop)
+    head.context.confirm(&[what], question)
 }
 
 /// The error for what a head cannot do.

@@ -102,28 +102,25 @@ impl Findings {
     }
 }
 
-const COLUMNS: [Column; 3] = [
-    Column::new("CHECK"),
-    Column::new("STATUS"),
-    Column::new("FINDING").folded(),
-];
-
 impl output::Report for Findings {
     fn table(&self) -> Option<Table> {
-        let rows = self.findings.iter().flat_map(|finding| {
+        let lines = self.findings.iter().flat_map(|finding| {
             let status = match finding.status {
                 Status::Ok => Cell::good("ok"),
                 Status::Warning => Cell::doubtful("warning"),
                 Status::Failed => Cell::bad("FAILED"),
             };
-            let message = finding.message.as_str().into();
-            let remedy = finding.remedy.as_ref().map(|it| format!("→ {it}").into());
-            let remedy = remedy.map(|remedy| vec!["".into(), "".into(), remedy]);
-            [vec![finding.check.into(), status, message]]
-                .into_iter()
-                .chain(remedy)
+            let remedy = finding.remedy.as_ref();
+            let remedy = remedy.map(|it| ("", Cell::from(""), format!("→ {it}")));
+            let line = (finding.check, status, finding.message.clone());
+            [line].into_iter().chain(remedy)
         });
-        Some(Table::new(&COLUMNS, rows))
+        let lines: Vec<_> = lines.collect();
+        Table::of(&lines)
+            .column("CHECK", |(check, ..)| *check)
+            .column("STATUS", |(_, status, _)| status.clone())
+            .column(Column::folded("FINDING"), |(.., text)| text.as_str())
+            .if_any()
     }
 }
 

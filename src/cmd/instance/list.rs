@@ -65,54 +65,36 @@ struct List {
     now: Timestamp,
 }
 
-const COLUMNS: [Column; 12] = [
-    Column::new("INSTANCE"),
-    // Its name has both.
-    Column::new("LAB").spare(6),
-    Column::new("USER").spare(6),
-    Column::new("STATE"),
-    Column::new("VNC").spare(4),
-    Column::new("NOVNC").spare(4),
-    Column::new("ADDRESS").spare(5),
-    Column::new("BASE").spare(3),
-    Column::new("ACTIVE").number().spare(1),
-    Column::new("NEXT").spare(5),
-    // For how long still.
-    Column::new("KEPT").number().spare(7),
-    Column::new("REASON").cut().spare(2),
-];
-
 impl Report for List {
     fn text(&self) -> String {
         "no instances".to_owned()
     }
 
     fn table(&self) -> Option<Table> {
-        let rows = self.instances.iter().map(|status| {
-            let port = |port: Option<u16>| port.map(|port| port.to_string());
-            let base = |is_current| if is_current { "current" } else { "old" };
-            let active = status
-                .last_activity
-                .map(|at| age(self.now.duration_since(at)));
-            let kept = status
-                .kept_until
-                .map(|until| age(until.duration_since(self.now)));
-            let next = status.next_step.zip(status.next_step_at);
-            vec![
-                status.instance.as_str().into(),
-                status.lab_id.as_str().into(),
-                status.user_id.as_str().into(),
-                status.state.into(),
-                port(status.vnc_port).into(),
-                port(status.novnc_port).into(),
-                status.ip.as_deref().into(),
-                status.base_is_current.map(base).into(),
-                active.into(),
-                next.map(|(step, at)| due(step, at, self.now)).into(),
-                kept.into(),
-                status.reason.as_str().into(),
-            ]
-        });
-        (!self.instances.is_empty()).then(|| Table::new(&COLUMNS, rows))
+        let now = self.now;
+        let port = |port: Option<u16>| port.map(|port| port.to_string());
+        let base = |is_current| if is_current { "current" } else { "old" };
+        let active = |it: &InstanceStatus| it.last_activity.map(|at| age(now.duration_since(at)));
+        let kept = |it: &InstanceStatus| it.kept_until.map(|at| age(at.duration_since(now)));
+        let next = |it: &InstanceStatus| {
+            let next = it.next_step.zip(it.next_step_at);
+            next.map(|(step, at)| due(step, at, now))
+        };
+        Table::of(&self.instances)
+            .column("INSTANCE", |it| it.instance.as_str())
+            // Its name has both.
+            .column(Column::spare(6, "LAB"), |it| it.lab_id.as_str())
+            .column(Column::spare(6, "USER"), |it| it.user_id.as_str())
+            .column("STATE", |it| it.state)
+            .column(Column::spare(4, "VNC"), |it| port(it.vnc_port))
+            .column(Column::spare(4, "NOVNC"), |it| port(it.novnc_port))
+            .column(Column::spare(5, "ADDRESS"), |it| it.ip.as_deref())
+            .column(Column::spare(3, "BASE"), |it| it.base_is_current.map(base))
+            .column(Column::number(1, "ACTIVE"), active)
+            .column(Column::spare(5, "NEXT"), next)
+            // For how long still.
+            .column(Column::number(7, "KEPT"), kept)
+            .column(Column::cut(2, "REASON"), |it| it.reason.as_str())
+            .if_any()
     }
 }

@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::error::{Fault, Kind, kind_of};
 use crate::hypervisor::Detail;
 use crate::instance::outcome::Outcome;
-use crate::names::{InstanceName, LabId, UserId};
+use crate::names::{InstanceName, LabId};
 use crate::output::{Report, Table};
 use crate::parallel;
 use crate::roster;
@@ -23,44 +23,21 @@ use crate::text;
 /// The maximum size of a list of users, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// Runs `verb` on the instance of `class`, or on each that it lists.
+/// Runs `verb` on the instance of `class`, or on each that it lists. The failure of a single instance is the
+/// command's error.
 pub fn of_class<R: Send>(
     context: &Context,
     class: &Class,
     verb: impl Fn(&Context, &InstanceName) -> Result<R> + Sync,
 ) -> Result<Vec<(InstanceName, Result<R>)>> {
-    let (user, users_from) = (class.user.as_ref(), class.users_from.as_deref());
-    one_or_all(context, &class.lab, user, users_from, class.jobs, verb)
-}
-
-/// The same without a parsed class. The failure of a single instance is the command's error.
-pub fn one_or_all<R: Send>(
-    context: &Context,
-    lab: &LabId,
-    user: Option<&UserId>,
-    users_from: Option<&Path>,
-    jobs: u8,
-    verb: impl Fn(&Context, &InstanceName) -> Result<R> + Sync,
-) -> Result<Vec<(InstanceName, Result<R>)>> {
-    match (user, users_from) {
-        (_, Some(file)) => for_each(context, lab, jobs, file, verb),
-        (Some(user), None) => {
-            let name = context.instance(lab, user)?;
-            let done = verb(context, &name)?;
-            Ok(vec![(name, Ok(done))])
-        }
-        (None, None) => Err(Fault::new(Kind::Usage, "no user is named").into()),
-    }
-}
-
-/// The same, with any result type of `verb`.
-fn for_each<R: Send>(
-    context: &Context,
-    lab: &LabId,
-    jobs: u8,
-    file: &Path,
-    verb: impl Fn(&Context, &InstanceName) -> Result<R> + Sync,
-) -> Result<Vec<(InstanceName, Result<R>)>> {
+    let lab = &class.lab;
+    let Some(file) = &class.users_from else {
+        let user = class.user.as_ref();
+        let user = user.with_context(|| Fault::new(Kind::Usage, "no user is named"))?;
+        let name = context.instance(lab, user)?;
+        let done = verb(context, &name)?;
+        return Ok(vec![(name, Ok(done))]);
+    };
     let names = names(context, lab, file)?;
     // Errors that would occur for each of them are reported once: no such lab, and no instances of
     // it either.
@@ -68,7 +45,7 @@ fn for_each<R: Send>(
     if !all.iter().any(|(name, _)| name.lab == *lab) {
         context.config.lab(lab)?;
     }
-    let results = side_by_side(context, &names, usize::from(jobs), verb)?;
+    let results = side_by_side(context, &names, usize::from(class.jobs), verb)?;
     Ok(names.into_iter().zip(results).collect())
 }
 
@@ -200,7 +177,6 @@ impl std::fmt::Display for FailedInstance {
 
 impl Report for Many {
     fn table(&self) -> Option<Table> {
-        let rows = self.instances.iter().map(single::row);
-        (!self.instances.is_empty()).then(|| Table::new(&single::COLUMNS, rows))
+        single::table(&self.instances)
     }
 }

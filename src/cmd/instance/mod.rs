@@ -76,19 +76,7 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
             timeout,
             command,
         } => exec::run(context, class, *wake, *timeout, command),
-        Command::Push {
-            lab,
-            paths,
-            users_from,
-            jobs,
-            owner,
-            replace,
-            bounds,
-        } => {
-            let whom = (users_from.as_deref(), *jobs);
-            let push = transfer::Request::new(paths, users_from.is_some())?;
-            transfer::push(context, lab, whom, push, bounds, owner.as_ref(), *replace)
-        }
+        Command::Push(options) => transfer::push(context, options),
         Command::Collect {
             class,
             from,
@@ -194,8 +182,7 @@ fn confirm_reset(context: &Context, name: &InstanceName, yes: bool) -> Result<()
         let lines = [format!(
             "{name} gets a clean disk on the current base image: everything in it is lost"
         )];
-        let stop = context.interrupted()?;
-        context.output.confirm(&lines, "Reset it?", stop)?;
+        context.confirm(&lines, "Reset it?")?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::instance::existing;
 use crate::instance::status::{InstanceStatus, statuses};
 use crate::instance::watch_path;
 use crate::names::{InstanceName, LabId, State, UserId};
-use crate::output::{Cell, Column, Report, Table};
+use crate::output::{Column, Report, Table};
 use crate::secret::Secret;
 use crate::units::{Interval, age};
 
@@ -223,23 +223,16 @@ impl Report for Wall {
     }
 
     fn table(&self) -> Option<Table> {
-        const COLUMNS: [Column; 4] = [
-            Column::new("INSTANCE"),
-            Column::new("STATE"),
-            Column::new("UNUSED").number(),
-            Column::new("PICTURE").cut(),
-        ];
         let directory = self.page.parent().unwrap_or(Path::new("/"));
-        let rows = self.screens.iter().map(|screen| {
-            let picture = screen.picture.as_ref();
-            let picture = picture.map(|picture| directory.join(picture).display().to_string());
-            vec![
-                screen.instance.as_str().into(),
-                screen.state.into(),
-                screen.unused.clone().into(),
-                Cell::from(picture),
-            ]
-        });
-        (!self.screens.is_empty()).then(|| Table::new(&COLUMNS, rows))
+        let picture = |it: &Screen| {
+            let picture = it.picture.as_ref();
+            picture.map(|picture| directory.join(picture).display().to_string())
+        };
+        Table::of(&self.screens)
+            .column("INSTANCE", |it| it.instance.as_str())
+            .column("STATE", |it| it.state)
+            .column(Column::number(0, "UNUSED"), |it| it.unused.as_deref())
+            .column(Column::cut(0, "PICTURE"), picture)
+            .if_any()
     }
 }

@@ -1,30 +1,20 @@
 //! Prints the outcome of an operation on one instance.
 
 use crate::instance::outcome::Outcome;
-use crate::output::{Cell, Column, Report};
+use crate::output::{Column, Report, Table};
 use crate::units::endpoint;
 
-/// The columns of a table of many.
-pub const COLUMNS: [Column; 6] = [
-    Column::new("INSTANCE"),
-    Column::new("STATE"),
-    Column::new("CHANGED").spare(1),
-    Column::new("VNC").spare(3),
-    Column::new("NOVNC").spare(3),
-    Column::new("REASON").cut().spare(2),
-];
-
-/// The row of one instance in it.
-pub fn row(Outcome { status, .. }: &Outcome) -> Vec<Cell> {
-    let port = |port: Option<u16>| Cell::from(port.map(|port| port.to_string()));
-    vec![
-        status.instance.as_str().into(),
-        status.state.into(),
-        if status.changed { "yes" } else { "no" }.into(),
-        port(status.vnc_port),
-        port(status.novnc_port),
-        status.reason.as_str().into(),
-    ]
+/// A table of many.
+pub fn table(all: &[Outcome]) -> Option<Table> {
+    let port = |port: Option<u16>| port.map(|port| port.to_string());
+    Table::of(all.iter().map(|one| &one.status))
+        .column("INSTANCE", |it| it.instance.as_str())
+        .column("STATE", |it| it.state)
+        .column(Column::spare(1, "CHANGED"), |it| it.changed)
+        .column(Column::spare(3, "VNC"), |it| port(it.vnc_port))
+        .column(Column::spare(3, "NOVNC"), |it| port(it.novnc_port))
+        .column(Column::cut(2, "REASON"), |it| it.reason.as_str())
+        .if_any()
 }
 
 impl Report for Outcome {

@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -14,7 +14,7 @@ use crate::images;
 use crate::instance;
 use crate::instance::status::{InstanceStatus, statuses};
 use crate::names::{InstanceName, LabId, Rung, State, UserId};
-use crate::output::{Cell, Column, Report, Table};
+use crate::output::{Column, Report, Table};
 use crate::reaper::forecast::Forecast;
 use crate::sharing;
 use crate::units::{MIB, age, size};
@@ -161,18 +161,6 @@ fn percent(cpu_ns: u64, elapsed: Duration) -> f64 {
     (share * 1000.0).round() / 10.0
 }
 
-const COLUMNS: [Column; 9] = [
-    Column::new("INSTANCE"),
-    Column::new("STATE"),
-    Column::new("CPU %").number().spare(1),
-    Column::new("VCPUS").number().spare(7),
-    Column::new("MEMORY").number().spare(5),
-    Column::new("USED").number().spare(2),
-    Column::new("GUEST").number().spare(6),
-    Column::new("DISK").number().spare(4),
-    Column::new("IDLE").number().spare(3),
-];
-
 impl Stats {
     fn new(
         context: &Context,
@@ -223,34 +211,32 @@ impl Stats {
             .saturating_mul(MIB)
             .saturating_sub(self.used())
     }
-
-    fn row(&self) -> Vec<Cell> {
-        let mib = |value: Option<u64>| {
-            Cell::from(value.map(|value| match value {
-                // It was rounded down.
-                0 => "< 1 MiB".to_owned(),
-                value => size(value.saturating_mul(MIB)),
-            }))
-        };
-        let idle = self.idle_seconds.map(jiff::SignedDuration::from_secs);
-        let percent = self.cpu_percent.map(|percent| format!("{percent:.1}"));
-        vec![
-            self.instance.as_str().into(),
-            self.state.into(),
-            percent.into(),
-            self.cpu_count.map(|count| count.to_string()).into(),
-            mib(self.memory_mb),
-            mib(self.memory_used_mb),
-            mib(self.memory_guest_used_mb),
-            mib(self.disk_used_mb),
-            idle.map(age).into(),
-        ]
-    }
 }
 
 /// A table of these, in their order.
-pub fn table<'a>(instances: impl IntoIterator<Item = &'a Stats>) -> Table {
-    Table::new(&COLUMNS, instances.into_iter().map(Stats::row))
+pub fn table<'a>(instances: impl IntoIterator<Item = &'a Stats>) -> Option<Table> {
+    let mib = |value: Option<u64>| {
+        value.map(|value| match value {
+            // It was rounded down.
+            0 => "< 1 MiB".to_owned(),
+            value => size(value.saturating_mul(MIB)),
+        })
+    };
+    let percent = |it: &Stats| it.cpu_percent.map(|percent| format!("{percent:.1}"));
+    let count = |it: &Stats| it.cpu_count.map(|count| count.to_string());
+    let guest = |it: &Stats| mib(it.memory_guest_used_mb);
+    let idle = |it: &Stats| it.idle_seconds.map(SignedDuration::from_secs).map(age);
+    Table::of(instances)
+        .column("INSTANCE", |it| it.instance.as_str())
+        .column("STATE", |it| it.state)
+        .column(Column::number(1, "CPU %"), percent)
+        .column(Column::number(7, "VCPUS"), count)
+        .column(Column::number(5, "MEMORY"), |it| mib(it.memory_mb))
+        .column(Column::number(2, "USED"), |it| mib(it.memory_used_mb))
+        .column(Column::number(6, "GUEST"), guest)
+        .column(Column::number(4, "DISK"), |it| mib(it.disk_used_mb))
+        .column(Column::number(3, "IDLE"), idle)
+        .if_any()
 }
 
 impl Report for Figures {
@@ -260,9 +246,8 @@ impl Report for Figures {
 
     fn table(&self) -> Option<Table> {
         match self {
-            Figures::All { instances, .. } if instances.is_empty() => None,
-            Figures::All { instances, .. } => Some(table(instances)),
-            Figures::One(one) => Some(table([&**one])),
+            Figures::All { instances, .. } => table(instances),
+            Figures::One(one) => table([&**one]),
         }
     }
 }

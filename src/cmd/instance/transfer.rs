@@ -7,66 +7,44 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::Serialize;
 
 use super::many::{self, FailedInstance};
-use crate::cli::{Bounds, Class};
+use crate::checked::BadText;
+use crate::cli::{Bounds, Class, Push as Options};
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::instance::outcome::noted_failure;
 use crate::instance::transfer::{Collect, Collected, Fetched, Push, Pushed};
-use crate::names::{GuestOwner, GuestPath, InstanceName, LabId, State, UserId};
-use crate::output::{Cell, Column, Report, Table};
+use crate::names::{GuestPath, InstanceName, State};
+use crate::output::{Column, Report, Table};
 use crate::units::ByteSize;
 
-/// What to push, the target, and the users.
-pub struct Request {
-    user: Option<UserId>,
-    sources: Vec<PathBuf>,
-    target: GuestPath,
-}
-
-impl Request {
-    /// From `[USER] SOURCE... TARGET`.
-    pub fn new(words: &[String], of_many: bool) -> Result<Request> {
-        let (target, rest) = words.split_last().context("clap wants two")?;
-        let (user, sources) = match rest.split_first() {
-            Some((user, sources)) if !of_many => {
-                let user = user.parse().map_err(|why| usage(format!("{why}")))?;
-                (Some(user), sources)
-            }
-            _ => (None, rest),
-        };
-        ensure!(
-            !sources.is_empty(),
-            usage("no file to push is named").hint("give USER SOURCE... TARGET")
-        );
-        Ok(Request {
-            user,
-            sources: sources.iter().map(PathBuf::from).collect(),
-            target: target.parse().map_err(|why| usage(format!("{why}")))?,
-        })
-    }
-}
-
-/// Copies files into guests.
-pub fn push(
-    context: &Context,
-    lab: &LabId,
-    (users_from, jobs): (Option<&Path>, u8),
-    request: Request,
-    bounds: &Bounds,
-    owner: Option<&GuestOwner>,
-    replace: bool,
-) -> Result<()> {
-    let Request {
-        user,
-        sources,
-        target,
-    } = request;
-    let push = Push::of(context, &sources, target, bounds.max_size, bounds.timeout)?
-        .with(owner.cloned(), replace);
+/// Copies files into guests. `paths` are `[USER] SOURCE... TARGET`.
+pub fn push(context: &Context, options: &Options) -> Result<()> {
+    let (target, rest) = options.paths.split_last().context("clap wants two")?;
+    let (user, sources) = match rest.split_first() {
+        Some((user, sources)) if options.users_from.is_none() => (Some(user), sources),
+        _ => (None, rest),
+    };
+    ensure!(
+        !sources.is_empty(),
+        usage("no file to push is named").hint("give USER SOURCE... TARGET")
+    );
+    let user = user.map(|user| user.parse()).transpose();
+    let class = Class {
+        lab: options.lab.clone(),
+        user: user.map_err(|why: BadText| usage(why.to_string()))?,
+        users_from: options.users_from.clone(),
+        jobs: options.jobs,
+    };
+    let sources: Vec<_> = sources.iter().map(PathBuf::from).collect();
+    let target = target.parse();
+    let target = target.map_err(|why: BadText| usage(why.to_string()))?;
+    let Bounds { max_size, timeout } = options.bounds;
+    let mut push = Push::of(context, &sources, target, max_size, timeout)?;
+    (push.owner, push.replace) = (options.owner.clone(), options.replace);
     let verb = |context: &Context, name: &InstanceName| {
         noted_failure(context, "push", name, || push.to(context, name))
     };
-    let done = many::one_or_all(context, lab, user.as_ref(), users_from, jobs, verb)?;
+    let done = many::of_class(context, &class, verb)?;
     let all = done.len();
     let (pushed, failed) = many::apart(done);
     let answer = AllPushed { pushed, failed };
@@ -180,10 +158,6 @@ fn warn(context: &Context, collected: &Collected) {
     }
 }
 
-fn size(bytes: u64) -> Cell {
-    Cell::from(ByteSize(bytes).to_string())
-}
-
 #[derive(Serialize)]
 struct AllPushed {
     pushed: Vec<Pushed>,
@@ -192,21 +166,16 @@ struct AllPushed {
 
 impl Report for AllPushed {
     fn table(&self) -> Option<Table> {
-        const COLUMNS: [Column; 4] = [
-            Column::new("INSTANCE"),
-            Column::new("TARGET").cut(),
-            Column::new("FILES").spare(1),
-            Column::new("BYTES").spare(1),
-        ];
-        let rows = self.pushed.iter().map(|one| {
-            vec![
-                one.instance.as_str().into(),
-                one.target.as_str().into(),
-                one.amount.files.to_string().into(),
-                size(one.amount.bytes),
-            ]
-        });
-        (!self.pushed.is_empty()).then(|| Table::new(&COLUMNS, rows))
+        Table::of(&self.pushed)
+            .column("INSTANCE", |one| one.instance.as_str())
+            .column(Column::cut(0, "TARGET"), |one| one.target.as_str())
+            .column(Column::spare(1, "FILES"), |one| {
+                one.amount.files.to_string()
+            })
+            .column(Column::spare(1, "BYTES"), |one| {
+                ByteSize(one.amount.bytes).to_string()
+            })
+            .if_any()
     }
 }
 
@@ -218,24 +187,17 @@ struct AllCollected {
 
 impl Report for AllCollected {
     fn table(&self) -> Option<Table> {
-        const COLUMNS: [Column; 6] = [
-            Column::new("INSTANCE"),
-            Column::new("STATE").spare(2),
-            Column::new("PATH"),
-            Column::new("FILES").spare(1),
-            Column::new("BYTES").spare(1),
-            Column::new("LEFT OUT").spare(1),
-        ];
-        let rows = self.collected.iter().map(|one| {
-            vec![
-                one.instance.as_str().into(),
-                one.state.into(),
-                one.path.display().to_string().into(),
-                one.amount.files.to_string().into(),
-                size(one.amount.bytes),
-                one.left_out.to_string().into(),
-            ]
-        });
-        (!self.collected.is_empty()).then(|| Table::new(&COLUMNS, rows))
+        Table::of(&self.collected)
+            .column("INSTANCE", |one| one.instance.as_str())
+            .column(Column::spare(2, "STATE"), |one| one.state)
+            .column("PATH", |one| one.path.display().to_string())
+            .column(Column::spare(1, "FILES"), |one| {
+                one.amount.files.to_string()
+            })
+            .column(Column::spare(1, "BYTES"), |one| {
+                ByteSize(one.amount.bytes).to_string()
+            })
+            .column(Column::spare(1, "LEFT OUT"), |one| one.left_out.to_string())
+            .if_any()
     }
 }

@@ -122,7 +122,7 @@ impl Report for Dashboard {
         let mut by_cost: Vec<_> = instances.iter().collect();
         // For equal usage, the order stays by name.
         by_cost.sort_by(|one, other| cost(other).total_cmp(&cost(one)));
-        (!instances.is_empty()).then(|| stats::table(by_cost))
+        stats::table(by_cost)
     }
 }
 

@@ -1,23 +1,10 @@
 //! Prints the answer of a pass.
 
-use crate::output::{self, Cell, Column, Table};
+use crate::output::{self, Column, Table};
 use crate::reaper::policy::Rung;
 use crate::reaper::report::{InstanceRow, PassReport, Shown};
 use crate::reaper::signals::SIGNALS;
 use crate::units::age;
-
-/// The columns: one for each signal, between the fixed ones.
-fn columns() -> Vec<Column> {
-    let mut columns = vec![Column::new("INSTANCE"), Column::new("STATE")];
-    let titles = SIGNALS.iter().filter_map(|(source, _)| source.title);
-    columns.extend(titles.map(|title| Column::new(title).cut().spare(5)));
-    columns.extend([
-        Column::new("STEP").spare(2),
-        Column::new("NEXT").spare(1),
-        Column::new("REASON").cut().spare(3),
-    ]);
-    columns
-}
 
 impl output::Report for PassReport {
     /// Nothing for a pass: cron would mail it.
@@ -29,26 +16,26 @@ impl output::Report for PassReport {
     }
 
     fn table(&self) -> Option<Table> {
-        let instances = self.instances.as_ref()?;
-        let rows = instances.iter().map(cells);
-        (!instances.is_empty()).then(|| Table::new(&columns(), rows))
+        let mut table = Table::of(self.instances.as_ref()?)
+            .column("INSTANCE", |row| row.instance.as_str())
+            .column("STATE", |row| row.state);
+        for (source, _) in &SIGNALS {
+            let sign = |row: &InstanceRow| {
+                let mut signs = row.signs.iter().flatten();
+                signs
+                    .find(|(other, _)| other == source)
+                    .map(|(_, shown)| text(shown))
+            };
+            if let Some(title) = source.title {
+                table = table.column(Column::cut(5, title), sign);
+            }
+        }
+        table
+            .column(Column::spare(2, "STEP"), |row| row.step.map(Rung::as_str))
+            .column(Column::spare(1, "NEXT"), |row| row.next_in.as_str())
+            .column(Column::cut(3, "REASON"), |row| row.reason.as_str())
+            .if_any()
     }
-}
-
-fn cells(row: &InstanceRow) -> Vec<Cell> {
-    let mut cells = vec![row.instance.as_str().into(), row.state.into()];
-    let titled = SIGNALS.iter().filter(|(source, _)| source.title.is_some());
-    cells.extend(titled.map(|(source, _)| {
-        let mut signs = row.signs.iter().flatten();
-        let shown = signs.find(|(other, _)| other == source);
-        Cell::from(shown.map(|(_, shown)| text(shown)))
-    }));
-    cells.extend([
-        row.step.map(Rung::as_str).into(),
-        row.next_in.as_str().into(),
-        row.reason.as_str().into(),
-    ]);
-    cells
 }
 
 fn text(shown: &Shown) -> String {

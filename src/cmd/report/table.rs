@@ -1,6 +1,6 @@
 //! A report as text.
 
-use super::figures::{Figures, Times, UseReport};
+use super::figures::{Figures, LabFigures, UseReport};
 use crate::names::Rung;
 use crate::output::{Cell, Column, Page, Report, Table};
 use crate::units::age;
@@ -41,52 +41,45 @@ impl UseReport {
             .iter()
             .map(|lab| lab.figures.memory_without_policy_gib_hours);
         let most = most.fold(0.0, f64::max);
-        let row = |name: &str, figures: &Figures| {
-            vec![
-                name.into(),
-                format!("{:.1}", figures.use_hours).into(),
-                format!("{:.1}", figures.memory_used_gib_hours).into(),
-                format!("{:.1}", figures.freed()).into(),
-                figures
-                    .memory_saved_percent
-                    .map(|it| format!("{it:.0} %"))
-                    .into(),
-                match name {
-                    "" => Cell::from(""),
-                    _ => bar(figures.memory_used_gib_hours, figures.freed(), most).into(),
-                },
-            ]
+        let hours = |hours: f64| format!("{hours:.1}");
+        let saved = |lab: &LabFigures| {
+            let percent = lab.figures.memory_saved_percent;
+            percent.map(|it| format!("{it:.0} %"))
         };
-        let columns = [
-            Column::new("LAB"),
-            Column::new("HOURS USED").number().spare(2),
-            Column::new("GIB HOURS").number(),
-            Column::new("FREED").number().spare(1),
-            Column::new("SAVED").number().spare(3),
-            Column::new("USED, FREED").spare(4),
-        ];
-        let rows = self.labs.iter().map(|lab| row(&lab.lab_id, &lab.figures));
-        Table::new(&columns, rows).draw(page)
+        let used_and_freed = |lab: &LabFigures| {
+            let figures = &lab.figures;
+            bar(figures.memory_used_gib_hours, figures.freed(), most)
+        };
+        Table::of(&self.labs)
+            .column("LAB", |lab| lab.lab_id.as_str())
+            .column(Column::number(2, "HOURS USED"), |lab| {
+                hours(lab.figures.use_hours)
+            })
+            .column(Column::number(0, "GIB HOURS"), |lab| {
+                hours(lab.figures.memory_used_gib_hours)
+            })
+            .column(Column::number(1, "FREED"), |lab| hours(lab.figures.freed()))
+            .column(Column::number(3, "SAVED"), saved)
+            .column(Column::spare(4, "USED, FREED"), used_and_freed)
+            .table()
+            .draw(page)
     }
 
     fn ladder(&self, page: Page) -> String {
         let most = self.total.steps.values().max().copied().unwrap_or(0);
         let freed = |step: Rung| self.total.memory_freed_gib_hours.get(&step.state()?);
-        let rows = self.total.steps.iter().map(|(step, count)| {
-            vec![
-                step.as_str().into(),
-                count.to_string().into(),
-                freed(*step).map(|freed| format!("{freed:.1}")).into(),
-                bar(*count as f64, 0.0, most as f64).into(),
-            ]
-        });
-        let columns = [
-            Column::new("STEP OF THE POLICY"),
-            Column::new("TIMES").number(),
-            Column::new("GIB HOURS FREED").number(),
-            Column::new("").spare(1),
-        ];
-        Table::new(&columns, rows).draw(page)
+        let steps: Vec<_> = self.total.steps.iter().collect();
+        Table::of(&steps)
+            .column("STEP OF THE POLICY", |(step, _)| step.as_str())
+            .column(Column::number(0, "TIMES"), |(_, count)| count.to_string())
+            .column(Column::number(0, "GIB HOURS FREED"), |(step, _)| {
+                freed(**step).map(|freed| format!("{freed:.1}"))
+            })
+            .column(Column::spare(1, ""), |(_, count)| {
+                bar(**count as f64, 0.0, most as f64)
+            })
+            .table()
+            .draw(page)
     }
 
     fn times(&self, page: Page) -> String {
@@ -96,59 +89,47 @@ impl UseReport {
             ("start", &total.starts),
             ("build", &total.builds),
         ];
-        let rows = kinds.map(|(name, times): (_, &Times)| {
-            vec![
-                name.into(),
-                times.count.to_string().into(),
-                times.p50_seconds.map(seconds).into(),
-                times.p95_seconds.map(seconds).into(),
-                times.longest_seconds.map(seconds).into(),
-            ]
-        });
-        let columns = [
-            Column::new("TIME TAKEN BY"),
-            Column::new("TIMES").number(),
-            Column::new("P50").number(),
-            Column::new("P95").number(),
-            Column::new("LONGEST").number().spare(1),
-        ];
-        Table::new(&columns, rows).draw(page)
+        let took = |length: Option<f64>| length.map(seconds);
+        Table::of(&kinds)
+            .column("TIME TAKEN BY", |(name, _)| *name)
+            .column(Column::number(0, "TIMES"), |(_, it)| it.count.to_string())
+            .column(Column::number(0, "P50"), |(_, it)| took(it.p50_seconds))
+            .column(Column::number(0, "P95"), |(_, it)| took(it.p95_seconds))
+            .column(Column::number(1, "LONGEST"), |(_, it)| {
+                took(it.longest_seconds)
+            })
+            .table()
+            .draw(page)
     }
 
     fn failures(&self, page: Page) -> Option<String> {
-        let failed = &self.total.failed_starts;
-        let rows = failed.iter().map(|failed| {
-            vec![
-                failed.code.as_str().into(),
-                Cell::bad(&failed.count.to_string()),
-                failed.reason.as_str().into(),
-            ]
-        });
-        let columns = [
-            Column::new("FAILED STARTS"),
-            Column::new("TIMES").number(),
-            Column::new("LAST REASON").cut(),
-        ];
-        (!failed.is_empty()).then(|| Table::new(&columns, rows).draw(page))
+        let table = Table::of(&self.total.failed_starts)
+            .column("FAILED STARTS", |failed| failed.code.as_str())
+            .column(Column::number(0, "TIMES"), |failed| {
+                Cell::bad(&failed.count.to_string())
+            })
+            .column(Column::cut(0, "LAST REASON"), |failed| {
+                failed.reason.as_str()
+            })
+            .if_any()?;
+        Some(table.draw(page))
     }
 
     fn week(&self, page: Page) -> String {
         let week = &self.total.hours_of_week;
         let most = week.iter().copied().fold(0.0, f64::max);
-        let rows = DAYS.iter().zip(week.chunks(24)).map(|(day, hours)| {
-            let line: String = hours.iter().map(|hours| level(*hours, most)).collect();
-            vec![
-                (*day).into(),
-                format!("{:.1}", hours.iter().sum::<f64>()).into(),
-                line.into(),
-            ]
-        });
-        let columns = [
-            Column::new("DAY"),
-            Column::new("HOURS USED").number(),
-            Column::new("0     6     12    18").spare(1),
-        ];
-        Table::new(&columns, rows).draw(page)
+        let days: Vec<_> = DAYS.into_iter().zip(week.chunks(24)).collect();
+        let levels = |hours: &[f64]| hours.iter().map(|it| level(*it, most)).collect::<String>();
+        Table::of(&days)
+            .column("DAY", |(day, _)| *day)
+            .column(Column::number(0, "HOURS USED"), |(_, hours)| {
+                format!("{:.1}", hours.iter().sum::<f64>())
+            })
+            .column(Column::spare(1, "0     6     12    18"), |(_, hours)| {
+                levels(hours)
+            })
+            .table()
+            .draw(page)
     }
 }
 

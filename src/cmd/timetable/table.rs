@@ -14,26 +14,18 @@ impl Report for Schedule {
             return "no lessons in this period".to_owned();
         }
         let zone = env::time_zone().unwrap_or(TimeZone::UTC);
-        let columns = [
-            Column::new("BEGINS"),
-            Column::new("ENDS"),
-            Column::new("LAB"),
-            Column::new("USERS").number(),
-            Column::new("MEMORY").number().spare(2),
-            Column::new("ROSTER").cut().spare(3),
-        ];
-        let rows = self.lessons.iter().map(|row| {
-            vec![
-                local(row.from, &zone, "%a %F %H:%M").into(),
-                local(row.to, &zone, "%H:%M").into(),
-                row.lab_id.as_str().into(),
-                row.users.map(|users| users.to_string()).into(),
-                row.memory_mb.map(|mb| size(mb * MIB)).into(),
-                row.roster.as_str().into(),
-            ]
-        });
-        let table = Table::new(&columns, rows).draw(page);
-        format!("{table}\n\n{}", self.most(&zone))
+        let local = |at, format| local(at, &zone, format);
+        let users = |row: &Row| row.users.map(|users| users.to_string());
+        let memory = |row: &Row| row.memory_mb.map(|mb| size(mb * MIB));
+        let table = Table::of(&self.lessons)
+            .column("BEGINS", |row| local(row.from, "%a %F %H:%M"))
+            .column("ENDS", |row| local(row.to, "%H:%M"))
+            .column("LAB", |row| row.lab_id.as_str())
+            .column(Column::number(0, "USERS"), users)
+            .column(Column::number(2, "MEMORY"), memory)
+            .column(Column::cut(3, "ROSTER"), |row| row.roster.as_str())
+            .table();
+        format!("{}\n\n{}", table.draw(page), self.most(&zone))
     }
 }
 

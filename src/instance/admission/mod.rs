@@ -10,6 +10,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::Instance;
+use crate::cluster::hosts::Size;
+use crate::config::Config;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::host;
@@ -18,9 +20,19 @@ use crate::images::overlay;
 use crate::names::InstanceName;
 use crate::sharing;
 use crate::state::lock::{self, Lock};
-use crate::units::ByteSize;
+use crate::units::{ByteSize, MIB};
 use memory::Shortage;
 use reservation::Reservation;
+
+/// The resources that `name` needs, as admission on its host counts them.
+pub fn size(config: &Config, name: &InstanceName) -> Result<Size> {
+    let lab = config.lab(&name.lab)?;
+    let bytes = memory::need(u64::from(lab.memory_mb) * MIB);
+    Ok(Size {
+        memory_mb: bytes.div_ceil(MIB),
+        cpus: lab.vcpus,
+    })
+}
 
 /// Reserves at `path` the memory for a guest of `memory` bytes; if there is too little, an error
 /// with the figures that begins with `not enough`. What the guests of `hypervisor` may still

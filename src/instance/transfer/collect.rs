@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, anyhow};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use super::{Resting, patience, script, with_directory};
+use super::{Resting, script, with_directory};
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::files::archive::{self, Amount, LeftOut};
 use crate::files::{self, PRIVATE_DIRECTORY};
 use crate::hypervisor::{Domain, Patience};
-use crate::instance::exec::running;
+use crate::instance::exec::{patience, running};
 use crate::instance::{existing, facts, status};
 use crate::names::{GuestPath, InstanceName, State};
 use crate::units::{ByteSize, Duration};
@@ -77,7 +77,7 @@ impl Collect {
         }
         let domain = running(context, name)?;
         let state = status::state(context, name, &now);
-        let patience = patience(context, self.timeout)?;
+        let patience = patience(context, self.timeout.std())?;
         let collected = self.place(name, state, |archive| {
             self.by_agent(&domain, archive, patience)
         });

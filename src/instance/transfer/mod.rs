@@ -7,18 +7,15 @@ mod collect;
 mod push;
 mod resting;
 
-use std::time::Instant;
-
 use anyhow::Result;
 
 pub use collect::{Collect, Collected, Fetched};
 pub use push::{Push, Pushed};
 pub use resting::Resting;
 
-use crate::context::Context;
+use crate::appliance::too_much;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::{Domain, Patience, Ran, words};
-use crate::units::Duration;
 
 #[cfg(doc)]
 use crate::files::archive;
@@ -28,14 +25,6 @@ const PREPARE: &str = include_str!("prepare.sh");
 
 /// How much output of a guest is read.
 const LONGEST_NAME: usize = 100;
-
-/// The deadline of a transfer.
-fn patience(context: &Context, timeout: Duration) -> Result<Patience<'_>> {
-    Ok(Patience {
-        until: Instant::now() + timeout.std(),
-        stop: context.interrupted()?,
-    })
-}
 
 /// Runs `job` with a temporary directory in the guest.
 fn with_directory<T>(
@@ -65,12 +54,7 @@ fn script(domain: &Domain, script: &str, arguments: &[&str], patience: Patience)
     let kind = match ran.exit_code {
         0 => return Ok(ran),
         2 => Kind::Conflict,
-        3 => {
-            let fault = Fault::new(Kind::Failed, "it contains more than allowed");
-            return Err(fault
-                .hint("raise the limit with --max-size, or name fewer files")
-                .into());
-        }
+        3 => return Err(too_much()),
         _ => Kind::Failed,
     };
     Err(Fault::new(kind, said).into())

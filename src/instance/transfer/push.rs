@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::{patience, script, with_directory};
+use super::{script, with_directory};
 use crate::context::Context;
 use crate::files::archive::{self, Amount, FromStart};
-use crate::instance::exec::running;
+use crate::instance::exec::{patience, running};
 use crate::names::{GuestOwner, GuestPath, InstanceName};
 use crate::units::{ByteSize, Duration};
 
@@ -23,8 +23,10 @@ pub struct Push {
     names: Vec<String>,
     amount: Amount,
     target: GuestPath,
-    owner: Option<GuestOwner>,
-    replace: bool,
+    /// Their owner in the guest; by default the owner of the target directory.
+    pub owner: Option<GuestOwner>,
+    /// Whether they replace existing files.
+    pub replace: bool,
     timeout: Duration,
 }
 
@@ -61,20 +63,10 @@ impl Push {
         })
     }
 
-    /// The same with an `owner`; existing files are replaced only if `replace` is set.
-    #[must_use]
-    pub fn with(self, owner: Option<GuestOwner>, replace: bool) -> Push {
-        Push {
-            owner,
-            replace,
-            ..self
-        }
-    }
-
     /// Copies them into the guest of `name`.
     pub fn to(&self, context: &Context, name: &InstanceName) -> Result<Pushed> {
         let domain = running(context, name)?;
-        let patience = patience(context, self.timeout)?;
+        let patience = patience(context, self.timeout.std())?;
         let pushed = with_directory(&domain, patience, |directory| {
             let path = format!("{directory}/archive");
             domain.write_in_guest(&path, &mut FromStart::of(&self.archive), patience)?;

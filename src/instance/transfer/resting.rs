@@ -189,8 +189,8 @@ impl Collect {
         (number, of): (usize, usize),
         one: &Resting,
     ) -> Read {
-        let mut file_systems = appliance.file_systems(number);
-        let others = appliance.other_file_systems();
+        let mut file_systems = appliance.file_systems(Some(number));
+        let others = appliance.file_systems(None);
         let is_apart = file_systems
             .iter()
             .all(|(_, kind)| APART.contains(&&**kind));
@@ -233,7 +233,7 @@ impl Collect {
             0o100_000 => {
                 ensure!(
                     entry.size <= self.most.0,
-                    Fault::new(Kind::Failed, "there is more in it than is allowed")
+                    Fault::new(Kind::Failed, "it contains more than allowed")
                         .hint("raise the limit with --max-size")
                 );
                 let mut content = tempfile::tempfile_in(&self.to)?;

@@ -245,7 +245,7 @@ fn look(
     })
 }
 
-/// Asks for confirmation; anything but a yes ends the command.
+/// Asks for confirmation.
 fn confirm(context: &Context, plan: &CleanupPlan) -> Result<()> {
     let instances = plan.candidates.iter().map(|going| {
         let state = going.state.map_or("", State::as_str);
@@ -259,8 +259,7 @@ fn confirm(context: &Context, plan: &CleanupPlan) -> Result<()> {
         (1, _) => "Destroy this instance and its disk?".to_owned(),
         (n, _) => format!("Destroy these {n} instances and their disks?"),
     };
-    let stop = context.interrupted()?;
-    context.output.confirm(&lines, &question, stop)
+    context.confirm(&lines, &question)
 }
 
 /// Writes the result for `candidate` to the journal.

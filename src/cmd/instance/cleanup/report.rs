@@ -67,14 +67,6 @@ fn whole<S: Serializer>(error: &anyhow::Error, serializer: S) -> Result<S::Ok, S
     serializer.collect_str(&format_args!("{error:#}"))
 }
 
-const COLUMNS: [Column; 5] = [
-    Column::new("WHAT"),
-    Column::new("RESULT"),
-    Column::new("STATE").spare(2),
-    Column::new("FREED").number().spare(1),
-    Column::new("REASON").cut().spare(3),
-];
-
 impl output::Report for CleanupReport {
     fn text(&self) -> String {
         "nothing to destroy".to_owned()
@@ -86,37 +78,29 @@ impl output::Report for CleanupReport {
         } else {
             "destroyed"
         };
+        let gone = || Cell::from(gone);
         let mut rows = Vec::new();
-        let mut add = |what: &str, result: Cell, state: Option<State>, freed: Option<u64>, why| {
-            let freed = freed.map(size).into();
-            rows.push(vec![
-                what.into(),
-                result,
-                state.into(),
-                freed,
-                Cell::from(why),
-            ]);
-        };
         for it in &self.destroyed {
-            let (state, freed) = (it.state, Some(it.freed));
-            add(&it.instance, gone.into(), state, freed, &*it.reason);
+            let (what, reason) = (it.instance.clone(), it.reason.as_str());
+            rows.push((what, gone(), it.state, Some(it.freed), reason));
         }
         for it in &self.builds {
-            let name = format!("{} build {}", it.lab_id, it.build);
-            add(
-                &name,
-                gone.into(),
-                None,
-                Some(it.freed),
-                "no instance uses it",
-            );
+            let what = format!("{} build {}", it.lab_id, it.build);
+            rows.push((what, gone(), None, Some(it.freed), "no instance uses it"));
         }
         for Kept { instance, reason } in &self.kept {
-            add(instance, "kept".into(), None, None, reason);
+            rows.push((instance.clone(), "kept".into(), None, None, reason));
         }
         for Failed { instance, .. } in &self.failed {
-            add(instance, Cell::bad("failed"), None, None, "see below");
+            let failed = Cell::bad("failed");
+            rows.push((instance.clone(), failed, None, None, "see below"));
         }
-        (!rows.is_empty()).then(|| Table::new(&COLUMNS, rows))
+        Table::of(&rows)
+            .column("WHAT", |(what, ..)| what.as_str())
+            .column("RESULT", |(_, result, ..)| result.clone())
+            .column(Column::spare(2, "STATE"), |(_, _, state, ..)| *state)
+            .column(Column::number(1, "FREED"), |(.., freed, _)| freed.map(size))
+            .column(Column::cut(3, "REASON"), |(.., reason)| *reason)
+            .if_any()
     }
 }
