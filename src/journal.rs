@@ -31,6 +31,18 @@ pub fn done<'a>(
     write(context, action, subject, began, (from, to), Ok(reason))
 }
 
+/// Writes down that a lesson in `lab` has begun, and that so many of the instances that were `wanted` for it
+/// were `ready`.
+pub fn lesson(context: &Context, lab: &LabId, ready: u64, wanted: u64, reason: &str) {
+    let line = Line {
+        ok: ready >= wanted,
+        reason,
+        lesson: Some(Lesson { ready, wanted }),
+        ..Line::new(context, "lesson", lab.into())
+    };
+    keep(context, &line);
+}
+
 /// Records that `action` failed. Usage errors are not recorded.
 pub fn failure<'a>(
     context: &Context,
@@ -60,28 +72,25 @@ fn write<'a>(
     (from, to): (Option<State>, Option<State>),
     reason: Result<&str, (Kind, &str)>,
 ) -> bool {
-    let subject = subject.into();
-    let lab = context.config.lab(subject.lab_id).ok();
     let line = Line {
-        time: context.time(),
-        memory_mb: lab.map(|lab| lab.memory_mb),
-        subject,
-        action,
         from,
         to,
         ok: reason.is_ok(),
         reason: reason.unwrap_or_else(|(_, why)| why),
         code: reason.err().map(|(kind, _)| kind),
-        who: context.who(),
-        as_user: context.scope().only(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        ..Line::new(context, action, subject.into())
     };
-    let written = append(PATIENCE, &context.paths.journal(), &line);
+    keep(context, &line)
+}
+
+fn keep(context: &Context, line: &Line) -> bool {
+    let written = append(PATIENCE, &context.paths.journal(), line);
     if let Err(error) = &written {
         let text = format!("failed to write the journal: {error}");
-        match reason {
-            Ok(_) => context.output.warn(&text),
-            Err(_) => context.output.detail(&text),
+        match line.ok {
+            true => context.output.warn(&text),
+            false => context.output.detail(&text),
         }
     }
     written.is_ok()
@@ -114,6 +123,40 @@ struct Line<'a> {
     duration_ms: u64,
     /// The memory of the lab's instances, according to the configuration.
     memory_mb: Option<u32>,
+    /// Of a lesson that began.
+    #[serde(flatten)]
+    lesson: Option<Lesson>,
+}
+
+/// What a lesson found when it began.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Lesson {
+    /// How many instances were ready.
+    ready: u64,
+    /// How many were to be.
+    wanted: u64,
+}
+
+impl<'a> Line<'a> {
+    /// That `action` is done to `subject` now, as far as that is known.
+    fn new(context: &'a Context, action: &'a str, subject: Subject<'a>) -> Line<'a> {
+        let lab = context.config.lab(subject.lab_id).ok();
+        Line {
+            time: context.time(),
+            memory_mb: lab.map(|lab| lab.memory_mb),
+            subject,
+            action,
+            from: None,
+            to: None,
+            ok: true,
+            reason: "",
+            code: None,
+            who: context.who(),
+            as_user: context.scope().only(),
+            duration_ms: 0,
+            lesson: None,
+        }
+    }
 }
 
 /// The subject of an event.
@@ -215,6 +258,7 @@ mod tests {
             duration_ms: 7,
             code: None,
             memory_mb: Some(2048),
+            lesson: None,
         };
         let rotated = dir.path().join("state/events.jsonl.1");
         std::thread::scope(|scope| {
@@ -233,6 +277,7 @@ mod tests {
             for line in std::fs::read_to_string(file).unwrap_or_default().lines() {
                 let event: serde_json::Value = serde_json::from_str(line).unwrap();
                 assert_eq!(event["instance"], "lab01_user_7");
+                assert!(event.get("ready").is_none());
                 assert_eq!(
                     (&event["from"], &event["to"]),
                     (&"running".into(), &"paused".into())
@@ -261,13 +306,19 @@ mod tests {
             duration_ms: 0,
             code: None,
             memory_mb: None,
+            lesson: Some(Lesson {
+                ready: 3,
+                wanted: 4,
+            }),
         };
         let holder = files::open_or_make(&path).unwrap();
         holder.lock().unwrap();
         assert!(append(Duration::from_millis(20), &path, &event).is_err());
         drop(holder);
         append(PATIENCE, &path, &event).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+        let written = std::fs::read_to_string(&path).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&written).unwrap();
+        assert_eq!((&line["ready"], &line["wanted"]), (&3.into(), &4.into()));
     }
 
     #[test]

@@ -236,7 +236,7 @@ fn allocated_in(directory: &Path, is_ours: Choice) -> Option<u64> {
 /// A counter of a lab.
 type Counter = fn(&Account) -> f64;
 
-const COUNTERS: [(&str, &str, Counter); 5] = [
+const COUNTERS: [(&str, &str, Counter); 7] = [
     (
         "cyyber_memory_used_byte_seconds_total",
         "Memory of running instances multiplied by time.",
@@ -260,6 +260,14 @@ const COUNTERS: [(&str, &str, Counter); 5] = [
     ("cyyber_failed_builds_total", "Builds that failed.", |it| {
         float(it.failed_builds)
     }),
+    ("cyyber_lessons_total", "Lessons that began.", |it| {
+        float(it.lessons.begun)
+    }),
+    (
+        "cyyber_lessons_not_ready_total",
+        "Lessons that began before all instances were ready.",
+        |it| float(it.lessons.begun.saturating_sub(it.lessons.all_ready)),
+    ),
 ];
 
 /// A histogram of a lab.
@@ -327,6 +335,14 @@ fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
         "cyyber_failed_starts_total",
         "Starts and resumes that failed, by the kind of failure.",
     );
+    let mut for_lessons = Metric::new(
+        "cyyber_lesson_starts_total",
+        "Starts and resumes for lessons, by what became of them.",
+    );
+    let mut at_the_bell = Metric::new(
+        "cyyber_lesson_instances_total",
+        "Instances that were to be ready when lessons began, by whether they were.",
+    );
     let mut week = Metric::new(
         "cyyber_use_seconds_total",
         "Time that instances were in use, by weekday and hour of this host's clock.",
@@ -353,6 +369,15 @@ fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
             let value = failures.map_or(0.0, |(count, _)| float(*count));
             failed.add([lab, ("code", code)], value);
         }
+        for (outcome, count) in [
+            ("done", account.for_lessons),
+            ("failed", account.failed_for_lessons),
+        ] {
+            for_lessons.add([lab, ("outcome", outcome)], float(count));
+        }
+        for (ready, count) in [("yes", account.lessons.ready), ("no", account.lessons.late)] {
+            at_the_bell.add([lab, ("ready", ready)], float(count));
+        }
         // Most hours of a week stay empty.
         for (n, ms) in account.week.iter().enumerate().filter(|(_, ms)| **ms > 0) {
             let hour = n.rem_euclid(24).to_string();
@@ -365,7 +390,8 @@ fn of_ledger(context: &Context, ledger: &Ledger) -> Vec<Metric> {
         "Lines of the journal that could not be parsed.",
     )
     .with(float(ledger.unreadable));
-    metrics.extend([freed, states, steps, failed, week, unreadable]);
+    metrics.extend([freed, states, steps, failed]);
+    metrics.extend([for_lessons, at_the_bell, week, unreadable]);
     metrics
 }
 

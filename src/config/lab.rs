@@ -310,7 +310,8 @@ pub struct Policy {
     pub boot_timeout: Duration,
     /// Whether people in a guest are warned shortly before it is paused or shut down.
     pub announce: bool,
-    /// How long before a lesson of the timetable its instances are started.
+    /// The earliest time before a lesson of the timetable at which its instances are started. They are
+    /// started as late as recent start times allow.
     pub prewarm: Patience,
     /// The policy that replaces the above while an instance is used in a lesson.
     #[serde(deserialize_with = "object")]

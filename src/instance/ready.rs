@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use jiff::Timestamp;
 
 use super::outcome::Outcome;
 use super::record::{ReadyBy, Run};
@@ -97,6 +98,23 @@ fn ended(context: &Context, name: &InstanceName, now: &Facts) -> anyhow::Error {
     let state = status::state(context, name, now);
     let fault = Fault::new(kind, format!("{name} is {state} before it was ready"));
     fault.hint(name.start_it()).into()
+}
+
+/// Whether the guest of `name`, which is starting, is up by now: since when, which is noted.
+pub(crate) fn look_if_up(context: &Context, name: &InstanceName) -> Option<Timestamp> {
+    let domain = context.hypervisor().ok()?.find(name).ok()??;
+    if domain.ping(ANSWER) != Ping::Answered {
+        return None;
+    }
+    // A command that works on it knows better.
+    if let Some(vm) = Instance::try_lock(context, name) {
+        let noted = vm.facts().and_then(|now| vm.note_ready(&now));
+        if let Err(error) = noted {
+            let failed = format!("warning: failed to record that {name} is ready: {error:#}");
+            context.output.detail(&failed);
+        }
+    }
+    Some(context.time())
 }
 
 impl Instance<'_> {

@@ -102,7 +102,7 @@ pub struct Boot {
 }
 
 /// How a run of an instance was started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartedBy {
     /// The memory of a guest that had booted from the same base.

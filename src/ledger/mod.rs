@@ -80,6 +80,12 @@ pub struct Account {
     /// How many instances were started for lessons.
     #[serde(default)]
     pub for_lessons: u64,
+    /// How often that failed.
+    #[serde(default)]
+    pub failed_for_lessons: u64,
+    /// What lessons found.
+    #[serde(default)]
+    pub lessons: Lessons,
     /// How many of both came too soon after a step of the policy.
     pub too_soon: u64,
     /// The number of failures by kind, with the last reason of each.
@@ -88,6 +94,19 @@ pub struct Account {
     pub builds: Durations,
     /// The number of failed builds.
     pub failed_builds: u64,
+}
+
+/// What lessons found when they began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lessons {
+    /// How many there were.
+    pub begun: u64,
+    /// For how many of them all instances were ready.
+    pub all_ready: u64,
+    /// How many instances were ready, of all of them.
+    pub ready: u64,
+    /// How many were not.
+    pub late: u64,
 }
 
 /// The present span of an instance.
@@ -331,7 +350,16 @@ impl Account {
             ("build", true) => self.builds.add(event.duration_ms),
             ("build", false) => self.failed_builds += 1,
             ("reap", false) => self.failed_steps += 1,
+            ("lesson", all_ready) => {
+                let ready = event.ready.unwrap_or(0);
+                let late = event.wanted.unwrap_or(0).saturating_sub(ready);
+                self.lessons.begun += 1;
+                self.lessons.all_ready += u64::from(all_ready);
+                self.lessons.ready += ready;
+                self.lessons.late += late;
+            }
             ("start" | "resume" | "create", false) => {
+                self.failed_for_lessons += u64::from(event.who == "reap");
                 let code = event.code.as_deref().unwrap_or("failed");
                 let of_code = self.failed_starts.entry(code.to_owned()).or_default();
                 *of_code = (of_code.0 + 1, event.reason.to_string());
@@ -379,6 +407,11 @@ impl Account {
         self.resumes.extend(&other.resumes);
         self.starts.extend(&other.starts);
         self.for_lessons += other.for_lessons;
+        self.failed_for_lessons += other.failed_for_lessons;
+        self.lessons.begun += other.lessons.begun;
+        self.lessons.all_ready += other.lessons.all_ready;
+        self.lessons.ready += other.lessons.ready;
+        self.lessons.late += other.lessons.late;
         self.too_soon += other.too_soon;
         for (code, (count, reason)) in &other.failed_starts {
             let of_code = self.failed_starts.entry(code.clone()).or_default();

@@ -57,6 +57,10 @@ pub struct Event<'a> {
     pub duration_ms: u64,
     /// The memory of the lab's instances.
     pub memory_mb: Option<u64>,
+    /// Of a lesson that began: how many instances were ready,
+    pub ready: Option<u64>,
+    /// and how many were to be.
+    pub wanted: Option<u64>,
 }
 
 /// The position in the journal. A file keeps its first line when it is renamed and compressed.

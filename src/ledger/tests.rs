@@ -226,3 +226,42 @@ fn the_course_of_time_adds_up_to_the_same() {
     assert!(total.used > 0 && total.all_freed() > 0);
     assert!(course.time(7) >= at(600));
 }
+
+#[test]
+fn what_lessons_found_and_what_was_brought_up_for_them() {
+    let mut ledger = Ledger::new(at(0));
+    add(
+        &mut ledger,
+        &[
+            (530, "start", "reap", "", "failed", 10),
+            (531, "start", "reap", "", "starting", 900),
+            (532, "start", "7", "", "failed", 10),
+        ],
+    );
+    for (minute, ready) in [(540, 30), (640, 28)] {
+        let line = format!(
+            r#"{{"time":"{}","instance":null,"lab_id":"lab01","user_id":null,"action":"lesson",
+            "from":null,"to":null,"ok":{},"reason":"why","code":null,"who":"reap","as_user":null,
+            "duration_ms":0,"memory_mb":1024,"ready":{ready},"wanted":30}}"#,
+            at(minute),
+            ready == 30
+        );
+        let event: Event = serde_json::from_str(&line).unwrap();
+        ledger.add(&event, 1024, &TimeZone::UTC);
+    }
+    let account = ledger.total();
+    let wanted = Lessons {
+        begun: 2,
+        all_ready: 1,
+        ready: 58,
+        late: 2,
+    };
+    assert_eq!(account.lessons, wanted);
+    assert_eq!((account.for_lessons, account.failed_for_lessons), (1, 1));
+    assert_eq!(account.failed_starts["failed"].0, 2);
+    // One that was kept before there were any.
+    let mut kept = serde_json::to_value(account).unwrap();
+    kept.as_object_mut().unwrap().remove("lessons").unwrap();
+    let read: Account = serde_json::from_value(kept).unwrap();
+    assert_eq!(read.lessons, Lessons::default());
+}

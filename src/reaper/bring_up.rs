@@ -1,26 +1,33 @@
 //! Before and during a lesson, a pass brings up the instances of the users on its roster: each
-//! once, so that an instance that its user stops or destroys stays so. None is started late in a
-//! pass, or when the host has no free memory: the next pass continues.
+//! once, so that an instance that its user stops or destroys stays so. They are started as late as
+//! recent start times allow ([`lead_time`]). None is started late in a pass, or when the host has no
+//! free memory: the next pass continues.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use jiff::{SignedDuration, Timestamp};
 
+use super::lead_time::{self, Expected, Pace};
 use super::lessons::Lessons;
 use super::observer::{Assessment, Observation};
-use super::passes::{Passes, Ready};
+use super::passes::{MOST_FAILURES, Passes, Ready, Seen};
 use super::policy::Rung;
 use super::pressure;
 use super::report::Action;
 use crate::context::Context;
 use crate::error::{Fault, Kind, kind_of};
+use crate::images::base::{self, Base};
+use crate::images::warm;
 use crate::instance::Instance;
 use crate::instance::outcome::Outcome;
+use crate::instance::ready::look_if_up;
+use crate::instance::record::{self, StartedBy};
 use crate::journal;
-use crate::names::{InstanceName, State};
+use crate::names::{InstanceName, LabId, State};
 use crate::parallel::{contained, side_by_side};
 use crate::timetable::Attendance;
 use crate::units::Patience;
@@ -31,8 +38,8 @@ const LATEST: Duration = Duration::from_secs(55);
 /// Nor if the lesson ends this soon.
 const TOO_LATE: SignedDuration = SignedDuration::from_mins(5);
 
-/// The maximum number of attempts.
-const MOST_FAILURES: u8 = 3;
+/// How many guests are asked at once whether they are up.
+const ASKED_AT_ONCE: usize = 8;
 
 /// An instance to bring up.
 #[derive(Debug)]
@@ -41,6 +48,10 @@ pub struct Wanted {
     /// Its state; `None` if it is missing.
     pub rung: Option<Rung>,
     lesson: Attendance,
+    /// How it will start, as far as can be told.
+    way: StartedBy,
+    /// What that takes.
+    expected: Option<Expected>,
 }
 
 impl Wanted {
@@ -65,28 +76,70 @@ impl Wanted {
 
 /// The result for one instance.
 enum Done {
-    Yes,
+    Yes(Ran),
     Left(String),
     /// The host has no memory left.
     NoRoom(String),
     Failed(anyhow::Error),
 }
 
-/// The instances to bring up now, in the order of their lessons. Those that are running are
-/// recorded in `passes` as ready.
-pub fn wanted<'a>(
+/// How one came to run.
+#[derive(Debug)]
+struct Ran {
+    at: Timestamp,
+    /// How long that took, if this did it.
+    took: Option<Duration>,
+    /// Its guest still boots.
+    boots: bool,
+}
+
+/// What a pass is to do for lessons.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Those that are to be brought up now, in the order of their lessons.
+    pub due: Vec<Wanted>,
+    /// How many can still wait, because they will be up in time.
+    pub waiting: usize,
+    /// What the lessons that began since the last pass found.
+    pub begun: Vec<Begun>,
+}
+
+/// What a lesson found when it began.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Its lab.
+    pub lab: LabId,
+    /// When that was.
+    pub at: Timestamp,
+    /// How many instances were to be ready.
+    pub wanted: u64,
+    /// How many of them were.
+    pub ready: u64,
+}
+
+/// What is to be done for lessons at the `pace` of passes, the last of which was at `last`. Of those that
+/// run it is noted in `passes` that they are ready, and how long they took to come up: where it `asks`,
+/// guests that were brought up are asked whether they are.
+pub fn plan(
     context: &Context,
     lessons: &Lessons,
-    all: impl Iterator<Item = &'a Observation>,
+    all: &[(Observation, Seen)],
     passes: &mut Passes,
-) -> Vec<Wanted> {
+    pace: &Pace,
+    last: Option<Timestamp>,
+    asks: bool,
+) -> Plan {
+    let mut plan = Plan::default();
     if lessons.timetable.courses.is_empty() {
         passes.ready.clear();
-        return Vec::new();
+        return plan;
     }
-    let now = context.time();
-    let all: HashMap<_, _> = all.map(|one| (&one.name, one)).collect();
+    let now = pace.now;
+    let all: HashMap<_, _> = all.iter().map(|(one, _)| (&one.name, one)).collect();
     let mut known = std::mem::take(&mut passes.ready);
+    come_up(context, &all, &mut known, passes, asks);
+    let (mut forks, mut met) = (Forks::default(), HashSet::new());
+    let mut begun: BTreeMap<(LabId, Timestamp), [u64; 2]> = BTreeMap::new();
     let mut wanted: Vec<Wanted> = Vec::new();
     for course in &lessons.timetable.courses {
         let (Ok(_), Ok(users)) = (&course.lessons, &course.users) else {
@@ -102,40 +155,171 @@ pub fn wanted<'a>(
             let Some(lesson) = class.now else {
                 continue;
             };
-            let key = name.to_string();
-            if passes.ready.contains_key(&key) {
+            if !met.insert(name.clone()) {
                 // Of another course.
                 continue;
             }
+            let key = name.to_string();
             let ready = known.remove(&key);
             let ready = ready.filter(|ready| ready.at >= lesson.prepare);
-            let rung = match all.get(&name).map(|one| (&one.assessment, one)) {
-                None => None,
-                Some((Assessment::Judged(evidence, _), _)) => Some(evidence.rung),
+            let one = all.get(&name).copied();
+            let rung = one.map(|one| match &one.assessment {
+                Assessment::Judged(evidence, _) => evidence.rung,
                 // Another command is working on it.
-                Some((Assessment::Skipped(_), one)) => {
-                    Some(one.facts.id.map_or(Rung::Stopped, |_| Rung::Running))
-                }
-            };
+                Assessment::Skipped(_) => one.facts.id.map_or(Rung::Stopped, |_| Rung::Running),
+            });
             let ready = match (ready, rung) {
                 (None, Some(Rung::Running | Rung::Idle)) => Some(Ready {
-                    // Whatever was done to it since then counts as use.
-                    at: lesson.prepare,
-                    failures: 0,
                     done: true,
+                    // Whatever was done to it since then is use.
+                    ..Ready::new(lesson.prepare)
                 }),
                 (ready, _) => ready,
             };
-            let is_done = ready.is_some_and(|ready| ready.done);
             passes.ready.extend(ready.map(|ready| (key, ready)));
-            let is_off = context.policy(&name.lab).prewarm == Patience::Never;
-            if !is_done && !is_off && lesson.to.duration_since(now) > TOO_LATE {
-                wanted.push(Wanted { name, rung, lesson });
+            let policy = context.policy(&name.lab);
+            if policy.prewarm == Patience::Never {
+                continue;
+            }
+            if lesson.from <= now && last.is_some_and(|last| last < lesson.from) {
+                let begun = begun.entry((name.lab.clone(), lesson.from)).or_default();
+                let is_ready = ready.is_some_and(|it| it.was_up_at(lesson.from));
+                begun[0] = begun[0].saturating_add(1);
+                begun[1] = begun[1].saturating_add(is_ready.into());
+            }
+            let is_done = ready.is_some_and(|ready| ready.done);
+            if !is_done && lesson.to.duration_since(now) > TOO_LATE {
+                let way = forks.way(context, &name, rung, one);
+                let times = passes.start_times.get(name.lab.as_str());
+                let times = times.and_then(|times| times.get(&way));
+                // What has failed is tried again at once.
+                let has_failed = ready.is_some_and(|ready| ready.failures > 0);
+                let times = times.filter(|_| !has_failed);
+                let expected = times.and_then(|times| times.expected(policy.boot_timeout.0));
+                wanted.push(Wanted {
+                    name,
+                    rung,
+                    lesson,
+                    way,
+                    expected,
+                });
             }
         }
     }
-    wanted.sort_by_key(|one| one.lesson.from);
-    wanted
+    // What takes long to come up comes up while others are begun.
+    let boot = |one: &Wanted| one.expected.map_or(SignedDuration::MAX, |it| it.boot);
+    wanted.sort_by_key(|one| (one.lesson.from, Reverse(boot(one))));
+    let starts: Vec<_> = wanted
+        .iter()
+        .map(|it| (it.lesson.from, it.expected))
+        .collect();
+    let due = lead_time::due(pace, &starts);
+    let all = wanted.len();
+    let due = wanted.into_iter().zip(due).filter(|(_, due)| *due);
+    plan.due = due.map(|(one, _)| one).collect();
+    plan.waiting = all.saturating_sub(plan.due.len());
+    let begun = begun.into_iter();
+    plan.begun = begun
+        .map(|((lab, at), [wanted, ready])| Begun {
+            lab,
+            at,
+            wanted,
+            ready,
+        })
+        .collect();
+    plan
+}
+
+/// Takes note of those that are up by now of the guests that passes have brought up.
+fn come_up(
+    context: &Context,
+    all: &HashMap<&InstanceName, &Observation>,
+    ready: &mut BTreeMap<String, Ready>,
+    passes: &mut Passes,
+    asks: bool,
+) {
+    let booting = all.iter().filter_map(|(name, one)| {
+        let key = name.to_string();
+        let way = ready.get(&key)?.booting?;
+        Some((key, way, *one))
+    });
+    let mut booting: Vec<_> = booting.collect();
+    booting.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    let is_starting = |one: &Observation| one.facts.id.is_some() && one.state == State::Starting;
+    let came_up = side_by_side(&booting, ASKED_AT_ONCE, |(_, _, one)| {
+        match (is_starting(one), asks) {
+            (false, _) => Some(one.ready),
+            (true, false) => None,
+            (true, true) => {
+                let asked = contained(|| look_if_up(&context.beside(), &one.name));
+                asked.ok().flatten().map(Some)
+            }
+        }
+    });
+    for ((key, way, one), came_up) in booting.into_iter().zip(came_up) {
+        let (Some(up), Some(ready)) = (came_up, ready.get_mut(&key)) else {
+            continue;
+        };
+        ready.booting = None;
+        // One that has ended tells nothing, and one that never answers counts as up at some time.
+        let Some(powered_on) = one.powered_on.filter(|_| one.facts.id.is_some()) else {
+            continue;
+        };
+        let longest = context.policy(&one.name.lab).boot_timeout.0;
+        let took = up.map_or(longest, |up| up.duration_since(powered_on));
+        ready.up = powered_on.saturating_add(took).ok();
+        let times = passes.start_times.entry(one.name.lab.to_string());
+        times.or_default().entry(way).or_default().was_up(took);
+    }
+}
+
+/// Which labs have a warm image that instances of a build are forked from.
+#[derive(Debug, Default)]
+struct Forks(HashMap<(LabId, Option<String>), bool>);
+
+impl Forks {
+    /// How an instance that is at `rung` will start, as far as can be told without its lock.
+    fn way(
+        &mut self,
+        context: &Context,
+        name: &InstanceName,
+        rung: Option<Rung>,
+        one: Option<&Observation>,
+    ) -> StartedBy {
+        let build = match (rung, one) {
+            (Some(Rung::Stopped), Some(one)) => {
+                let record = record::read(&context.paths.record(name), one.facts.uuid);
+                let record = record.filter(|record| record.unused.is_some());
+                let Some(record) = record else {
+                    return StartedBy::Boot;
+                };
+                Some(record.build)
+            }
+            (None, _) => None,
+            (Some(_), _) => return StartedBy::Memory,
+        };
+        let forks = self.0.entry((name.lab.clone(), build.clone()));
+        match *forks.or_insert_with(|| forks_from(context, &name.lab, build)) {
+            true => StartedBy::Fork,
+            false => StartedBy::Boot,
+        }
+    }
+}
+
+/// Whether new instances of `lab`, on its current build or on `build`, are forked.
+fn forks_from(context: &Context, lab: &LabId, build: Option<String>) -> bool {
+    let is_wanted = context.config.lab(lab).is_ok_and(|lab| lab.instant);
+    if !is_wanted || !context.hypervisor().is_ok_and(|it| it.is_system()) {
+        return false;
+    }
+    let base = match build {
+        Some(build) => Some(Base {
+            path: context.paths.base_build(lab, &build),
+            build,
+        }),
+        None => base::current(&context.paths, lab).ok(),
+    };
+    base.is_some_and(|base| warm::current(&context.paths, lab, &base).is_some())
 }
 
 /// Brings them up, `jobs` at a time, in the remaining time of a pass that began at `began`. Returns
@@ -170,18 +354,33 @@ pub fn bring_up(
     for (one, done) in wanted.iter().zip(outcomes) {
         let key = one.name.to_string();
         let failures = passes.ready.get(&key).map_or(0, |ready| ready.failures);
-        let mut note = |at: Timestamp, failures: u8, done: bool| {
-            let ready = Ready { at, failures, done };
-            passes.ready.insert(key.clone(), ready);
-        };
         match done {
-            Done::Yes => {
-                note(context.time(), failures, true);
+            Done::Yes(Ran { at, took, boots }) => {
+                let ready = Ready {
+                    failures,
+                    done: true,
+                    booting: Some(one.way).filter(|_| boots),
+                    ..Ready::new(at)
+                };
+                passes.ready.insert(key, ready);
+                if let Some(took) = took {
+                    let times = passes.start_times.entry(one.name.lab.to_string());
+                    let times = times.or_default().entry(one.way).or_default();
+                    times.ran(took);
+                    if !boots {
+                        times.was_up(SignedDuration::ZERO);
+                    }
+                }
                 actions.push(one.action(Ok(())));
             }
             Done::Failed(error) => {
                 let failures = failures.saturating_add(1);
-                note(context.time(), failures, failures >= MOST_FAILURES);
+                let ready = Ready {
+                    failures,
+                    done: failures >= MOST_FAILURES,
+                    ..Ready::new(context.time())
+                };
+                passes.ready.insert(key, ready);
                 actions.push(one.action(Err(&error)));
             }
             Done::Left(why) => {
@@ -214,13 +413,20 @@ fn start(context: &Context, one: &Wanted) -> Done {
     };
     match pressure::with_room(context, name, verb) {
         Ok(outcome) => {
-            let reason = one.reason();
-            if let Some((from, to, how)) = outcome.change() {
+            let (reason, took) = (one.reason(), began.elapsed());
+            let boots = outcome.status.state == State::Starting;
+            let change = outcome.change();
+            let did_it = change.is_some();
+            if let Some((from, to, how)) = change {
                 let reason = format!("{reason}; {how}");
                 journal::done(context, "start", name, began, from, Some(to), &reason);
             }
             context.output.detail(&format!("{name}: running {reason}"));
-            Done::Yes
+            Done::Yes(Ran {
+                at: context.time(),
+                took: Some(took).filter(|_| did_it),
+                boots,
+            })
         }
         Err(error) => match kind_of(&error) {
             Kind::Busy => Done::Left(format!("{error:#}")),

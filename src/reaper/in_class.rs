@@ -90,9 +90,10 @@ fn end_of_class(now: Timestamp, class: &Class, decision: &mut Decision) {
     }
 }
 
-/// An instance that is off is prepared for its next lesson, if nothing else comes before.
+/// An instance that is off is prepared for its next lesson, if nothing else comes before: from
+/// `prepare` on, at the latest when the lesson begins.
 fn made_ready(now: Timestamp, class: &Class, decision: &mut Decision) {
-    let due = |lessons: &Attendance| class.ready.is_none().then_some(lessons.prepare.max(now));
+    let due = |lessons: &Attendance| class.ready.is_none().then_some(lessons.from.max(now));
     let at = class.now.as_ref().and_then(due).or(class.next);
     let Some(at) = at else {
         return;
@@ -234,7 +235,8 @@ mod tests {
         let due = of(Rung::Paused, -50, -5, None);
         assert_eq!(
             (due.step, due.next),
-            (None, Some((Rung::Running, minute(-5))))
+            (None, Some((Rung::Running, minute(0)))),
+            "by the bell"
         );
         // Its user stopped it in the lesson.
         let stopped = of(Rung::Stopped, 5, 30, Some(-9));

@@ -13,6 +13,7 @@ use super::passes::{Passes, Ready};
 use crate::config::{Course, untrusted};
 use crate::context::Context;
 use crate::env;
+use crate::files::trust::Trust;
 use crate::names::{InstanceName, UserId};
 use crate::roster;
 use crate::text;
@@ -75,12 +76,12 @@ pub fn read(context: &Context, begin: Timestamp, end: Timestamp) -> (Timetable, 
     let mut told =
         |read: Result<Vec<Lesson>, String>| read.inspect_err(|why| troubles.push(why.clone()));
     let courses = context.config.timetable.iter().map(|course| {
-        let lessons = told(lessons(context, course, &zone, begin, end));
+        let lessons = told(lessons(context.trust, course, &zone, begin, end));
         (course, lessons)
     });
     let courses: Vec<_> = courses.collect();
     let courses = courses.into_iter().map(|(course, lessons)| {
-        let users = users(context, course.roster.as_path());
+        let users = users(context.trust, course.roster.as_path());
         troubles.extend(users.as_ref().err().cloned());
         Taught::new(course.lab.clone(), lessons, users)
     });
@@ -89,8 +90,10 @@ pub fn read(context: &Context, begin: Timestamp, end: Timestamp) -> (Timetable, 
     (Timetable { courses }, troubles)
 }
 
-fn lessons(
-    context: &Context,
+/// The lessons of `course` between `begin` and `end`, where `zone` is that of the host; or why they cannot
+/// be told.
+pub fn lessons(
+    trust: Trust,
     course: &Course,
     zone: &TimeZone,
     begin: Timestamp,
@@ -108,18 +111,19 @@ fn lessons(
     };
     let path = file.as_path();
     let failed = |why: String| format!("the calendar {}: {why}", path.display());
-    let text = content(context, path).map_err(|error| failed(format!("{error:#}")))?;
+    let text = content(trust, path).map_err(|error| failed(format!("{error:#}")))?;
     calendar::lessons(&text, &wanted).map_err(failed)
 }
 
-fn users(context: &Context, path: &Path) -> Result<Vec<UserId>, String> {
+/// Who is on the roster at `path`, or why that cannot be told.
+pub fn users(trust: Trust, path: &Path) -> Result<Vec<UserId>, String> {
     let failed = |why: String| format!("the roster {}: {why}", path.display());
-    let text = content(context, path).map_err(|error| failed(format!("{error:#}")))?;
+    let text = content(trust, path).map_err(|error| failed(format!("{error:#}")))?;
     roster::parse(&text, "roster").map_err(|error| failed(error.to_string()))
 }
 
-fn content(context: &Context, path: &Path) -> Result<String> {
-    let opened = context.trust.open(path);
+fn content(trust: Trust, path: &Path) -> Result<String> {
+    let opened = trust.open(path);
     let file = opened.map_err(|refusal| untrusted(refusal, path))?;
     let mut content = Vec::new();
     let length = file

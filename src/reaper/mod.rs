@@ -7,6 +7,7 @@
 mod bring_up;
 pub(crate) mod forecast;
 mod in_class;
+mod lead_time;
 mod leases;
 pub mod lessons;
 mod notice;

@@ -62,6 +62,10 @@ pub struct Observation {
     pub state: State,
     /// The address of its console, if known.
     console: Option<Console>,
+    /// When its present run was powered on, and when its guest was first known to be up, as far as that
+    /// is noted.
+    pub powered_on: Option<Timestamp>,
+    pub ready: Option<Timestamp>,
     /// Whether it is known if somebody watches its console.
     viewed: bool,
     /// Its present run was started by this program.
@@ -171,6 +175,8 @@ impl<'a> Observer<'a> {
                 None => State::Stopped,
             },
             console: None,
+            powered_on: None,
+            ready: None,
             viewed: false,
             is_own_run: false,
             guest: NOT_ASKED,
@@ -204,7 +210,10 @@ impl<'a> Observer<'a> {
         one.is_own_run = boot.is_some();
         let boot_timeout = self.context.policy(&one.name.lab).boot_timeout;
         (one.state, _) = observe(&one.facts, boot.as_ref(), boot_timeout, now);
-        one.console = boot.and_then(|boot| boot.console);
+        if let Some(boot) = boot {
+            (one.powered_on, one.ready) = (Some(boot.powered_on), boot.ready);
+            one.console = boot.console;
+        }
         seen.running(run, now);
         if self.measures && one.facts.id.is_some() {
             let usage = one.facts.usage.as_ref();

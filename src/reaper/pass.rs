@@ -8,9 +8,11 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 
 use super::Options;
-use super::bring_up::{self, Wanted};
+use super::bring_up::{self, Begun, Plan, Wanted};
+use super::lead_time::Pace;
 use super::leases;
 use super::lessons::Lessons;
 use super::notice;
@@ -25,6 +27,7 @@ use crate::context::Context;
 use crate::firewall;
 use crate::host::{self, libvirt_network_unit};
 use crate::hypervisor::Detail;
+use crate::journal;
 use crate::parallel::{contained, side_by_side};
 use crate::sharing;
 use crate::state::coverage::Coverage;
@@ -63,7 +66,8 @@ impl Pass {
         );
         let file = context.paths.passes();
         let mut passes = Passes::read(&file);
-        let horizon = warning::horizon(context.time(), passes.last());
+        let last = passes.last();
+        let horizon = warning::horizon(context.time(), last);
         let circumstances = passes.begin(&context.moment());
         let output = &context.output;
         match circumstances {
@@ -103,8 +107,8 @@ impl Pass {
             for trouble in &lessons.troubles {
                 context.output.warn(trouble);
             }
-            let wanted = bring_up::wanted(context, &lessons, observations(&all), &mut passes);
-            report.plan(wanted.iter().map(|one| one.action(Ok(()))).collect());
+            let plan = self.plan(context, &lessons, &all, &mut passes, horizon, last);
+            report.plan(plan.due.iter().map(|one| one.action(Ok(()))).collect());
             return Ok(report);
         }
         // Without a lab network there is nothing to protect.
@@ -125,7 +129,8 @@ impl Pass {
         for (one, seen) in &mut all {
             seen.used = one.last_use();
         }
-        let wanted = bring_up::wanted(context, &lessons, observations(&all), &mut passes);
+        let plan = self.plan(context, &lessons, &all, &mut passes, horizon, last);
+        let wanted = plan.due;
         passes.took_ms = u64::try_from(began.elapsed().as_millis()).ok();
         passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
         let noted = passes
@@ -150,6 +155,9 @@ impl Pass {
         self.act(context, &observer, &due, began + LATEST, &mut report)?;
         let acted = !due.is_empty() || !wanted.is_empty();
         noted?;
+        plan.begun
+            .iter()
+            .for_each(|lesson| tell_of(context, lesson));
         self.bring_up(context, &wanted, began, &mut passes, &mut report)?;
         if !only_looks {
             make_room(context, &mut report)?;
@@ -167,6 +175,33 @@ impl Pass {
             noted.context("failed to record the end of this pass")?;
         }
         Ok(report)
+    }
+
+    /// What is to be done for lessons.
+    fn plan(
+        &self,
+        context: &Context,
+        lessons: &Lessons,
+        all: &[(Observation, Seen)],
+        passes: &mut Passes,
+        next: Timestamp,
+        last: Option<Timestamp>,
+    ) -> Plan {
+        let pace = Pace {
+            now: context.time(),
+            next,
+            at_once: self.options.jobs,
+        };
+        let asks = !self.options.dry_run;
+        let plan = bring_up::plan(context, lessons, all, passes, &pace, last, asks);
+        if plan.waiting > 0 {
+            let text = format!(
+                "{} instances are brought up later, in time for their lessons",
+                plan.waiting
+            );
+            context.output.detail(&text);
+        }
+        plan
     }
 
     /// Brings up instances for lessons, and reports once if there is no memory for more.
@@ -296,8 +331,21 @@ fn make_room(context: &Context, report: &mut PassReport) -> Result<()> {
     Ok(())
 }
 
-fn observations(all: &[(Observation, Seen)]) -> impl Iterator<Item = &Observation> {
-    all.iter().map(|(one, _)| one)
+/// Writes down what a lesson found when it began, and says so where it was not what it should be.
+fn tell_of(context: &Context, lesson: &Begun) {
+    let Begun {
+        lab,
+        at,
+        wanted,
+        ready,
+    } = lesson;
+    let text = format!("{ready} of {wanted} instances were ready for the lesson at {at:.0}");
+    journal::lesson(context, lab, *ready, *wanted, &text);
+    if ready < wanted {
+        context.output.warn(&format!("{lab}: {text}"));
+    } else {
+        context.output.detail(&format!("{lab}: {text}"));
+    }
 }
 
 /// Reports why an instance is skipped.

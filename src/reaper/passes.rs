@@ -12,10 +12,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::lead_time::StartTimes;
 use crate::clock::Moment;
 use crate::files;
 use crate::hypervisor::Trouble;
-use crate::instance::record::{self, Run};
+use crate::instance::record::{self, Run, StartedBy};
 use crate::names::Rung;
 use crate::state::coverage::LONGEST_GAP;
 
@@ -32,6 +33,9 @@ const WANTED: u8 = 50;
 /// The maximum size of the file: enough for ten thousand instances with everything recorded, and
 /// for a hundred thousand others.
 const LARGEST: u64 = 96 << 20;
+
+/// How often it is tried to bring an instance up for a lesson.
+pub const MOST_FAILURES: u8 = 3;
 
 /// How many doubts are recorded, and how many characters of each.
 const MOST_DOUBTS: usize = 4;
@@ -55,6 +59,9 @@ pub struct Passes {
     /// The instances that were prepared for a lesson, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ready: BTreeMap<String, Ready>,
+    /// What starts for lessons took lately, by lab and by how they were to start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub start_times: BTreeMap<String, BTreeMap<StartedBy, StartTimes>>,
     /// By name.
     #[serde(default)]
     seen: BTreeMap<String, Seen>,
@@ -70,6 +77,36 @@ pub struct Ready {
     pub failures: u8,
     /// It is done or was given up.
     pub done: bool,
+    /// How it was started, as long as its guest is not known to be up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booting: Option<StartedBy>,
+    /// When its guest was up, if that took longer than to start it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up: Option<Timestamp>,
+}
+
+impl Ready {
+    /// One of which something was tried at `at`.
+    pub fn new(at: Timestamp) -> Ready {
+        Ready {
+            at,
+            failures: 0,
+            done: false,
+            booting: None,
+            up: None,
+        }
+    }
+
+    /// Whether it is given up.
+    pub fn is_given_up(&self) -> bool {
+        self.done && self.failures >= MOST_FAILURES
+    }
+
+    /// Whether its guest was up at the time `bell`.
+    pub fn was_up_at(&self, bell: Timestamp) -> bool {
+        let is_up = self.done && !self.is_given_up() && self.booting.is_none();
+        is_up && self.up.unwrap_or(self.at) <= bell
+    }
 }
 
 /// When the last pass was, by the clock and by the time since boot.

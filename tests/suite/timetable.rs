@@ -2,10 +2,19 @@
 
 use crate::common;
 
+use crate::reaper_day::{context_at, running};
+use crate::reaper_week::boot;
+
 use std::fs::{self, File};
+use std::os::unix::fs::chown;
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Sandbox, lab, text, waits};
+use common::{Run, Sandbox, lab, run, text, waits};
+use cyyber::cli::Reap;
+use cyyber::cmd;
+use cyyber::context::Context;
+use cyyber::names::InstanceName;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -270,4 +279,243 @@ fn a_roster_that_changed_is_followed_and_one_that_cannot_be_read_hurts_nobody() 
         .find(|(name, ..)| *name == sandbox.instance_name("u0"));
     assert_eq!(of_u0.unwrap().1, "paused", "{done:#?}");
     assert_eq!(sandbox.state("u2"), "running");
+}
+
+/// In the environment of a process that runs one test: the test driver is one for all that is in a process.
+const ALONE: &str = "CYYBER_TEST_ALONE";
+
+/// Midnight of the day of the first lesson.
+const MIDNIGHT: i64 = 1_900_022_400;
+
+const DAY: i64 = 24 * 3600;
+
+/// A school of six, by a clock of our own.
+struct School {
+    sandbox: Sandbox,
+    names: Vec<InstanceName>,
+}
+
+impl School {
+    fn new() -> School {
+        let sandbox = Sandbox::new();
+        let users: Vec<_> = (0..6).map(|n| format!("u{n}")).collect();
+        roster(&sandbox, &users);
+        let name = |user: &String| sandbox.instance_name(user).parse().unwrap();
+        let names = users.iter().map(name).collect();
+        let dates: Vec<_> = (0..4)
+            .map(|day| Timestamp::from_second(MIDNIGHT + day * DAY).unwrap())
+            .map(|at| at.strftime("%F").to_string())
+            .collect();
+        let course = json!({"lab": sandbox.lab, "roster": "7b.txt", "timezone": "UTC",
+            "dates": dates, "from": "09:00", "to": "10:00"});
+        let host = json!({"accelerator": "tcg", "storage_dir": sandbox.path("storage"),
+            "state_dir": sandbox.path("state"), "output_dir": sandbox.path("output")});
+        let policy = json!({"policy": {"stop_after": "never", "destroy_after": "never"}});
+        let config = json!({"labs": [lab(&sandbox.lab, &policy)], "host": host,
+            "timetable": [course]});
+        sandbox.write_config(&config.to_string());
+        sandbox.base(&sandbox.lab);
+        School { sandbox, names }
+    }
+
+    fn at(&self, second: i64) -> Context {
+        let uptime = SignedDuration::from_secs(second + DAY);
+        context_at(&self.sandbox, MIDNIGHT + second, uptime)
+    }
+
+    /// Makes a pass a minute from before the lesson of a day until after it. How many minutes before the bell
+    /// the first and the last instance was begun.
+    fn lesson(&self, day: i64) -> [i64; 2] {
+        let bell = day * DAY + 9 * 3600;
+        let mut begun = Vec::new();
+        for minute in (-12..3).chain(57..65) {
+            let second = bell + 60 * minute;
+            boot(&self.sandbox, &self.names, MIDNIGHT + second);
+            let before = running(&self.at(second));
+            let reap = Reap {
+                dry_run: false,
+                jobs: 4,
+                timeout: "60s".parse().unwrap(),
+            };
+            // One that cannot be brought up is a failure.
+            let _ = cmd::reap::run(&self.at(second), &reap);
+            let after = running(&self.at(second));
+            begun.extend((after > before).then_some(-minute));
+        }
+        let [Some(first), Some(last)] = [begun.first(), begun.last()] else {
+            panic!("none was brought up");
+        };
+        [*first, *last]
+    }
+}
+
+#[test]
+fn a_class_that_starts_quickly_is_up_shortly_before_the_bell_and_who_was_not_is_told() {
+    if std::env::var_os(ALONE).is_none() {
+        let test = "timetable::a_class_that_starts_quickly_is_up_shortly_before_the_bell_and_who_was_not_is_told";
+        let mut alone = Command::new(std::env::current_exe().unwrap());
+        alone.args(["--exact", test, "--nocapture"]).env(ALONE, "1");
+        run(&mut alone);
+        return;
+    }
+    let school = School::new();
+    // Keeps the test driver's guests alive.
+    let door = school.at(0);
+    door.hypervisor().unwrap();
+    let unknown = [10, 10];
+    assert_eq!(
+        school.lesson(0),
+        unknown,
+        "by now nobody knows what a boot takes"
+    );
+    assert_eq!(running(&door), 0, "they are paused");
+    assert_eq!(school.lesson(1), unknown, "or a resume");
+    // The test driver has guests boot then, too.
+    assert_eq!(school.lesson(2), [3, 3], "they are up within a minute");
+
+    // Somebody is new, and there is nothing to make their instance of.
+    let users: Vec<_> = (0..7).map(|n| format!("u{n}")).collect();
+    roster(&school.sandbox, &users);
+    let base = format!("storage/base-images/{}-base.qcow2", school.sandbox.lab);
+    fs::remove_file(school.sandbox.path(&base)).unwrap();
+    school.lesson(3);
+    let journal = fs::read_to_string(school.sandbox.path("state/events.jsonl")).unwrap();
+    let lines = journal
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let lessons: Vec<Value> = lines
+        .filter(|line: &Value| line["action"] == "lesson")
+        .collect();
+    let found =
+        |line: &Value| [line["ready"].as_u64(), line["wanted"].as_u64()].map(Option::unwrap);
+    let found: Vec<_> = lessons.iter().map(found).collect();
+    assert_eq!(found, [[6, 6], [6, 6], [6, 6], [6, 7]], "{lessons:#?}");
+    assert_eq!(lessons[3]["ok"], false);
+    let reason = text(&lessons[3]["reason"]);
+    assert!(
+        reason.starts_with("6 of 7 instances were ready for the lesson at 2030"),
+        "{reason}"
+    );
+    let metrics = school.sandbox.cyyber(["metrics"]).ok().stdout;
+    let lab = &school.sandbox.lab;
+    for (metric, label, value) in [
+        ("lessons_total", "", 4),
+        ("lessons_not_ready_total", "", 1),
+        ("lesson_instances_total", ",ready=\"yes\"", 24),
+        ("lesson_instances_total", ",ready=\"no\"", 1),
+        ("lesson_starts_total", ",outcome=\"done\"", 24),
+    ] {
+        let line = format!("cyyber_{metric}{{lab=\"{lab}\"{label}}} {value}\n");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
+}
+
+#[test]
+fn doctor_finds_rosters_and_calendars_that_passes_cannot_follow() {
+    let sandbox = Sandbox::new();
+    let look = |courses: &[Value]| -> Vec<Value> {
+        configure(&sandbox, &without_boot(), courses);
+        let mut doctor = sandbox.command(["-o", "json", "doctor"]);
+        // By whom passes are made does not depend on who looks.
+        let run = Run::of(doctor.env("SUDO_UID", "1000"));
+        let document: Value = serde_json::from_str(&run.stdout).unwrap();
+        let findings = document["findings"].as_array().unwrap().iter();
+        let found = findings.filter(|it| it["check"] == "timetable");
+        found.cloned().collect()
+    };
+    let finds = |course: &Value, status: &str, why: &str, remedy: &str| {
+        let found = look(&[course.clone(), course.clone()]);
+        let said = |it: &&Value| text(&it["message"]).contains(why);
+        let one = found.iter().find(said);
+        let one = one.unwrap_or_else(|| panic!("{why}: {found:#?}"));
+        assert_eq!(one["status"], status, "{found:#?}");
+        match remedy {
+            "" => assert_eq!(one["remedy"], Value::Null),
+            remedy => assert!(text(&one["remedy"]).contains(remedy), "{one:#}"),
+        }
+    };
+    assert!(look(&[]).is_empty(), "there is no timetable");
+    let weekly = json!({"days": ["mon"], "from": "09:00", "to": "10:00"});
+    let over = json!({"days": ["mon"], "from": "09:00", "to": "10:00", "until": "2020-07-01"});
+    finds(
+        &weekly,
+        "failed",
+        "7b.txt: No such file",
+        "one user id a line",
+    );
+    assert_eq!(
+        look(&[weekly.clone(), weekly.clone()]).len(),
+        1,
+        "said once"
+    );
+    roster(&sandbox, &["two words".to_owned()]);
+    finds(
+        &weekly,
+        "failed",
+        "7b.txt: roster, line 1: bad user id",
+        "one user id a line",
+    );
+    roster(&sandbox, &[]);
+    finds(
+        &weekly,
+        "failed",
+        "7b.txt: no users in roster",
+        "one user id a line",
+    );
+    roster(&sandbox, &["anna".to_owned()]);
+    finds(&weekly, "ok", "2 courses, with lessons to come", "");
+    chown(sandbox.path("7b.txt"), Some(1000), None).unwrap();
+    finds(
+        &weekly,
+        "failed",
+        "7b.txt cannot be trusted",
+        "must belong to root",
+    );
+    chown(sandbox.path("7b.txt"), Some(0), None).unwrap();
+    finds(
+        &over,
+        "warning",
+        "it has no lesson from now on",
+        "remove it",
+    );
+    let found = look(&[over, weekly]);
+    assert_eq!(found.len(), 1, "{found:#?}");
+
+    let calendar = |text: &str| fs::write(sandbox.path("school.ics"), text).unwrap();
+    let ics = json!({"ics": "school.ics", "summary": "networks"});
+    finds(&ics, "failed", "school.ics: No such file", "iCalendar");
+    calendar("BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\n");
+    finds(&ics, "failed", "school.ics: it is not", "export it again");
+    let event = |rule: &str, summary: &str| {
+        calendar(&format!(
+            "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nUID:1\r\nDTSTART:20200106T090000Z\r\n\
+             DTEND:20200106T100000Z\r\nRRULE:{rule}\r\nSUMMARY:{summary}\r\nEND:VEVENT\r\n\
+             END:VCALENDAR\r\n"
+        ));
+    };
+    event("FREQ=MONTHLY", "Networks 7b");
+    finds(
+        &ics,
+        "failed",
+        "school.ics: line 6: RRULE",
+        "export it again",
+    );
+    event("FREQ=WEEKLY;COUNT=10", "Networks 7b");
+    finds(
+        &ics,
+        "warning",
+        "has no lesson with 'networks' in its summary from now on",
+        "remove it",
+    );
+    event("FREQ=WEEKLY", "Chess");
+    finds(&ics, "warning", "with 'networks' in its summary", "correct");
+    event("FREQ=WEEKLY", "Networks 7b");
+    finds(&ics, "ok", "2 courses", "");
+    let nowhere = json!({"lab": "nowhere", "days": ["mon"], "from": "09:00", "to": "10:00"});
+    configure(&sandbox, &without_boot(), &[nowhere]);
+    let run = sandbox.cyyber(["-o", "json", "doctor"]);
+    assert!(
+        run.stdout.contains("timetable[0].lab: no lab 'nowhere'"),
+        "{run:#?}"
+    );
 }

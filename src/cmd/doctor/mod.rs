@@ -10,6 +10,7 @@ mod libvirt;
 mod limits;
 mod machine;
 mod reaper;
+mod timetable;
 
 use anyhow::Result;
 
@@ -42,6 +43,7 @@ pub fn run(global: &Global, output: &Output, now: Moment, options: &Doctor) -> R
     // A head has no instances, and each host runs its own passes.
     if !matches!(context.place(), Some(Place::Head(_))) {
         findings.push(reaper::check(context));
+        findings.extend(timetable::check(context));
     }
     findings.extend(gateway::check(context));
     findings.extend(cluster::check(context));

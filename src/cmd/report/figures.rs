@@ -48,6 +48,12 @@ pub struct Figures {
     pub starts: Times,
     /// How many instances were started for lessons.
     pub started_for_lessons: u64,
+    /// How many lessons began, and for how many of them all instances were ready.
+    pub lessons: u64,
+    pub lessons_all_ready: u64,
+    /// How many instances were to be ready for them, and how many were.
+    pub lesson_instances: u64,
+    pub lesson_instances_ready: u64,
     pub woken_too_soon: u64,
     pub woken_too_soon_percent: Option<f64>,
     pub failed_starts: Vec<FailedStarts>,
@@ -115,6 +121,10 @@ impl Figures {
             resumes: Times::new(&account.resumes),
             starts: Times::new(&account.starts),
             started_for_lessons: account.for_lessons,
+            lessons: account.lessons.begun,
+            lessons_all_ready: account.lessons.all_ready,
+            lesson_instances: account.lessons.ready + account.lessons.late,
+            lesson_instances_ready: account.lessons.ready,
             woken_too_soon: account.too_soon,
             woken_too_soon_percent: percent(account.too_soon, account.taken_down()),
             failed_starts: failed

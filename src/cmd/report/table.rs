@@ -154,6 +154,12 @@ impl Figures {
             "{} woken within 5 minutes ({soon:.1} %)",
             self.woken_too_soon
         ));
+        if self.lessons > 0 {
+            parts.push(format!(
+                "{} of {} instances ready for {} lessons",
+                self.lesson_instances_ready, self.lesson_instances, self.lessons
+            ));
+        }
         let failed: u64 = self.failed_starts.iter().map(|failed| failed.count).sum();
         parts.push(format!("{failed} failed starts"));
         parts

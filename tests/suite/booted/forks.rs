@@ -447,18 +447,24 @@ fn a_class_is_forked_for_its_lesson_and_paused_after_it() {
     let lab = lab_with(256, true);
     timetable::configure(&sandbox, &lab, &[timetable::lesson(9, 90)]);
     let began = Instant::now();
-    let all_are = |state: &str| users.iter().all(|user| sandbox.state(user) == state);
+    let all_are = |state: &str| {
+        let listed = sandbox.cyyber(["-o", "json", "instance", "list"]).json();
+        let all = listed["instances"].as_array().unwrap();
+        all.len() == users.len() && all.iter().all(|one| one["state"] == state)
+    };
     while !all_are("running") {
         let told = "they are not ready at the bell";
         assert!(began.elapsed() < Duration::from_secs(9 * 60), "{told}");
-        sandbox.cyyber(["reap"]).ok();
+        sandbox.cyyber(["reap", "--jobs", "3"]).ok();
     }
     println!("ten forks were ready after {:.1?}", began.elapsed());
     for user in &users {
-        assert_eq!(sandbox.listed(user)["started_by"], "fork", "{user}");
+        let one = sandbox.listed(user);
+        assert_eq!(one["started_by"], "fork", "{one:#}");
     }
 
-    timetable::configure(&sandbox, &lab, &[timetable::lesson(-60, -6)]);
+    // It ends now: the forks were at work until a moment ago, which would be use after an earlier end.
+    timetable::configure(&sandbox, &lab, &[timetable::lesson(-60, 1)]);
     for user in &users {
         timetable::unused(&sandbox, user, 7);
     }
