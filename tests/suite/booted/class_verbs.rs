@@ -331,7 +331,7 @@ fn files_in(class: &Class) {
     for (words, said) in [
         (
             &[".hidden", "/home/pupil/x", "--owner", "root"][..],
-            "somebody else than root",
+            "does not belong to root",
         ),
         (&[".hidden", "/nowhere/x"], "no directory /nowhere"),
         (
