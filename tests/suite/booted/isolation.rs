@@ -253,6 +253,15 @@ impl Machine {
     }
 }
 
+fn wait_for_agent(domain: &str) {
+    let ping = "{\"execute\": \"guest-ping\"}";
+    let began = Instant::now();
+    while virsh(["qemu-agent-command", domain, ping]).is_empty() {
+        assert!(began.elapsed() < guest::BOOTING, "no agent");
+        sleep(Duration::from_secs(1));
+    }
+}
+
 fn wait_for_agents(sandbox: &Sandbox, instances: &[(&str, &str)]) {
     let began = Instant::now();
     let states = || -> Vec<String> {
@@ -333,12 +342,7 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
     } else {
         start(all[2]);
     }
-    let ping = "{\"execute\": \"guest-ping\"}";
-    let booting = Instant::now();
-    while virsh(["qemu-agent-command", &of_carl, ping]).is_empty() {
-        assert!(booting.elapsed() < guest::BOOTING, "no agent");
-        sleep(Duration::from_secs(2));
-    }
+    wait_for_agent(&of_carl);
     sandbox.all_have_booted();
     println!("booted after {:?}", began.elapsed());
     passwords_expire(&sandbox, &by_anna);
@@ -419,6 +423,8 @@ fn an_instance_reaches_dhcp_and_dns_and_nothing_else_of_the_host_and_its_neighbo
     assert_eq!(sandbox.cyyber(["reap"]).ok().stderr, "");
     nothing(&quick(&anna, &[HOST]));
     restart_libvirtd();
+    // It connects to the agents again after it has begun to answer.
+    wait_for_agent(&anna.domain);
     assert_alone(&quick(&anna, &[HOST]), &anna.gateway, true);
     assert_eq!(services.count(), 1);
     assert_eq!(internet.strays(), "", "packets in another's name");
