@@ -477,7 +477,10 @@ fn a_class_is_forked_for_its_lesson_and_paused_after_it() {
     while !all_are("paused") {
         let told = "they are not paused after the lesson";
         assert!(began.elapsed() < Duration::from_secs(9 * 60), "{told}");
-        sandbox.cyyber(["reap"]).ok();
+        let pass = sandbox.cyyber(["reap", "-v"]).ok();
+        println!("{:.0?}: {}", began.elapsed(), pass.stderr);
+        // Asked all the time, their agents have work, which is use.
+        sleep(Duration::from_secs(20));
     }
     println!("they were paused after {:.1?}", began.elapsed());
 }
