@@ -93,33 +93,33 @@ struct Ran {
     boots: bool,
 }
 
-/// What a pass is to do for lessons.
+/// What a pass does for lessons.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Those that are to be brought up now, in the order of their lessons.
+    /// The instances to bring up now, in the order of their lessons.
     pub due: Vec<Wanted>,
-    /// How many can still wait, because they will be up in time.
+    /// How many can wait for a later pass and still be up in time.
     pub waiting: usize,
-    /// What the lessons that began since the last pass found.
+    /// The lessons that began since the last pass.
     pub begun: Vec<Begun>,
 }
 
-/// What a lesson found when it began.
+/// How many instances were ready when a lesson began.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Begun {
     /// Its lab.
     pub lab: LabId,
     /// When that was.
     pub at: Timestamp,
-    /// How many instances were to be ready.
+    /// How many instances should have been ready.
     pub wanted: u64,
     /// How many of them were.
     pub ready: u64,
 }
 
-/// What is to be done for lessons at the `pace` of passes, the last of which was at `last`. Of those that
-/// run it is noted in `passes` that they are ready, and how long they took to come up: where it `asks`,
-/// guests that were brought up are asked whether they are.
+/// Plans what this pass does for lessons, at the `pace` of passes; the last one was at `last`. Records in
+/// `passes` which running instances are ready and how long they took. If `asks` is set, booting guests
+/// are asked whether they are up.
 pub fn plan(
     context: &Context,
     lessons: &Lessons,
@@ -192,7 +192,7 @@ pub fn plan(
                 let way = forks.way(context, &name, rung, one);
                 let times = passes.start_times.get(name.lab.as_str());
                 let times = times.and_then(|times| times.get(&way));
-                // What has failed is tried again at once.
+                // A start that failed is tried again in the next pass.
                 let has_failed = ready.is_some_and(|ready| ready.failures > 0);
                 let times = times.filter(|_| !has_failed);
                 let expected = times.and_then(|times| times.expected(policy.boot_timeout.0));
@@ -206,7 +206,7 @@ pub fn plan(
             }
         }
     }
-    // What takes long to come up comes up while others are begun.
+    // The slowest first: they come up while the others are started.
     let boot = |one: &Wanted| one.expected.map_or(SignedDuration::MAX, |it| it.boot);
     wanted.sort_by_key(|one| (one.lesson.from, Reverse(boot(one))));
     let starts: Vec<_> = wanted
@@ -230,7 +230,7 @@ pub fn plan(
     plan
 }
 
-/// Takes note of those that are up by now of the guests that passes have brought up.
+/// Records which of the guests that passes have started are up by now.
 fn come_up(
     context: &Context,
     all: &HashMap<&InstanceName, &Observation>,

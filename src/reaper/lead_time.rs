@@ -1,5 +1,5 @@
-//! How long before the bell the starts for a lesson must begin: as late as they can, by what starts of
-//! the same kind took lately, so that what starts in seconds is not up for minutes before. Pure.
+//! Decides how long before a lesson its starts must begin: as late as possible, from recent start times of
+//! the same kind, so that instances that start in seconds do not run for minutes before it. Pure.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use std::collections::VecDeque;
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 /// How many starts of a kind are remembered.
 const REMEMBERED: usize = 40;
 
-/// How much of a pass is counted on for starts: it also saves the memory of others, and begins no
-/// start in its last moments.
+/// How much of a pass is planned for starts: it also saves the memory of other instances, and makes no
+/// new start near its end.
 const ROOM: SignedDuration = SignedDuration::from_secs(30);
 
-/// What is to be left when all are up.
+/// The time left when all are up.
 const MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
-/// What starts of one kind in one lab took lately, the last one at the end, in milliseconds.
+/// Recent start times of one kind in one lab, in milliseconds, the newest last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartTimes {
     /// Until the guest ran.
@@ -27,30 +27,30 @@ pub struct StartTimes {
     boots: VecDeque<u64>,
 }
 
-/// What a start is expected to take.
+/// The expected time of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
-    /// Until the guest runs. No more than so many starts are at that at once.
+    /// Until the guest runs. At most [`Pace::at_once`] starts are in this phase together.
     pub call: SignedDuration,
     /// From then until it is up.
     pub boot: SignedDuration,
 }
 
 impl StartTimes {
-    /// One took so long until its guest ran.
+    /// Adds the time until a guest ran.
     pub fn ran(&mut self, after: Duration) {
         let ms = u64::try_from(after.as_millis());
         add(&mut self.calls, ms.unwrap_or(u64::MAX));
     }
 
-    /// One was up so long after that.
+    /// Adds the time from then until it was up.
     pub fn was_up(&mut self, after: SignedDuration) {
         let ms = u64::try_from(after.as_millis());
         add(&mut self.boots, ms.unwrap_or(0));
     }
 
-    /// What the next one takes: no less than nineteen in twenty of those that are remembered. `None`
-    /// where there was none. As long as none was seen to be up it takes up to `longest_boot` for that.
+    /// The expected time of the next start: the 95th percentile of those remembered, or `None` if there are
+    /// none. If no guest was seen to come up yet, its boot counts as `longest_boot`.
     pub fn expected(&self, longest_boot: SignedDuration) -> Option<Expected> {
         let boot = most(&self.boots).map_or(longest_boot, |it| it.min(longest_boot));
         Some(Expected {
@@ -78,19 +78,19 @@ fn most(times: &VecDeque<u64>) -> Option<SignedDuration> {
     ))
 }
 
-/// When passes come, and what one can do.
+/// When passes run, and how much one can do.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// This one.
     pub now: Timestamp,
-    /// The next one, as far as can be known.
+    /// The expected time of the next one.
     pub next: Timestamp,
     /// How many starts are made at once.
     pub at_once: usize,
 }
 
-/// Which of `starts`, each with its bell and in the order of these, are not to be left to the next pass:
-/// those for the bells that would come before all were up, and those of which nothing is known.
+/// Which of `starts`, each with the beginning of its lesson and sorted by that, cannot be left to the next
+/// pass: those that would not be up in time, and those whose times are unknown.
 pub fn due(pace: &Pace, starts: &[(Timestamp, Option<Expected>)]) -> Vec<bool> {
     let gap = pace.next.duration_since(pace.now);
     let at_once = i32::try_from(pace.at_once.max(1)).unwrap_or(i32::MAX);
@@ -121,8 +121,8 @@ pub fn due(pace: &Pace, starts: &[(Timestamp, Option<Expected>)]) -> Vec<bool> {
         .collect()
 }
 
-/// How long after the beginning of a pass the last of starts has begun that take `share` of the time of
-/// one after the other, where each pass has room for some of them and `gap` later comes another.
+/// How long after the beginning of a pass the last start begins, if the starts take `share` in all, each
+/// pass has [`ROOM`] for them, and passes are `gap` apart.
 fn last_begins(share: SignedDuration, gap: SignedDuration) -> SignedDuration {
     let room = ROOM.as_millis();
     let passes = share.as_millis().saturating_sub(1).checked_div(room);
