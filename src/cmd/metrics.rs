@@ -41,7 +41,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         Some(_) => None,
     };
     let all = hypervisor.survey(Detail::Usage)?;
-    let statuses = statuses(context, &all, false)?.into_iter();
+    let statuses = statuses(context, &all, false, |_| {})?.into_iter();
     let seen: Vec<_> = statuses
         .zip(all.into_iter().map(|(_, facts)| facts))
         .collect();

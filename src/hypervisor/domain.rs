@@ -1,6 +1,7 @@
 //! One guest, as a libvirt handle.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ impl Domain {
             Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
             Err(e) => return Err(failed("ask for saved memory", e)),
         };
-        saved_memory::note_saved(&mut facts, saved, self.pool.uri());
+        let directory = saved_memory::directory(self.pool.uri());
+        saved_memory::note_saved(&mut facts, saved, directory.as_deref(), Path::is_file);
         Ok(Some(facts))
     }
 

@@ -22,6 +22,7 @@ mod usage;
 pub mod xml;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -204,8 +205,12 @@ impl Hypervisor {
                 .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
                 .filter(|(name, _)| self.scope.covers(name)),
         );
+        let directory = saved_memory::directory(self.pool.uri());
+        let files = saved_memory::files_in(directory.as_deref());
         for (_, facts) in &mut instances {
-            saved_memory::note_saved(facts, saved.contains(&facts.uuid), self.pool.uri());
+            let saved = saved.contains(&facts.uuid);
+            let is_there = |file: &Path| files.contains(file);
+            saved_memory::note_saved(facts, saved, directory.as_deref(), is_there);
         }
         instances.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(instances)

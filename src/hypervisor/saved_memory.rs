@@ -1,5 +1,6 @@
 //! A guest's memory on disk, which libvirt calls its managed save.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -48,20 +49,26 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const ABORTING: Duration = Duration::from_secs(20);
 
 /// Where the libvirt at `uri` keeps saved memory, if that is known.
-fn directory(uri: &str) -> Option<PathBuf> {
+pub(super) fn directory(uri: &str) -> Option<PathBuf> {
     connect::is_system(uri).then(|| PathBuf::from(SYSTEM_DIRECTORY))
 }
 
-/// Adds to the facts of a domain whether libvirt at `uri` has `saved` memory of it.
+/// Adds to the facts of a domain whether libvirt has `saved` memory of it, in a file of `directory`;
+/// `is_there` tells whether that has such a file.
 ///
 /// If libvirtd was killed right after a save, it has not recorded that QEMU is done and reports a
 /// crash. If the memory is complete, or if we cannot read it, the guest counts as off with saved
 /// memory. libvirt is not asked, because it would run the program that is named in the file.
-pub(super) fn note_saved(facts: &mut Facts, saved: bool, uri: &str) {
+pub(super) fn note_saved(
+    facts: &mut Facts,
+    saved: bool,
+    directory: Option<&Path>,
+    is_there: impl Fn(&Path) -> bool,
+) {
     facts.saved = saved;
-    let of = |name: &str| directory(uri).map(|it| it.join(format!("{name}.save")));
+    let of = |name: &str| directory.map(|it| it.join(format!("{name}.save")));
     // It came from another host: libvirt notices the file when it starts the domain.
-    if !saved && facts.power == Power::Off && of(&facts.name).is_some_and(|file| file.is_file()) {
+    if !saved && facts.power == Power::Off && of(&facts.name).is_some_and(|file| is_there(&file)) {
         facts.saved = true;
     }
     if saved && facts.power == Power::Crashed && facts.id.is_none() {
@@ -70,6 +77,13 @@ pub(super) fn note_saved(facts: &mut Facts, saved: bool, uri: &str) {
             facts.power = Power::Off;
         }
     }
+}
+
+/// The files in `directory`. For a thousand domains, this is faster than to look for each one's.
+pub(super) fn files_in(directory: Option<&Path>) -> HashSet<PathBuf> {
+    let entries = directory.and_then(|it| it.read_dir().ok());
+    let entries = entries.into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 /// Whether the save into `file` is incomplete: libvirt overwrites its beginning when it is

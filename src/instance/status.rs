@@ -258,12 +258,13 @@ pub fn full_disk(context: &Context, name: &InstanceName) -> Option<String> {
 /// for starting guests that do not answer.
 const WORKERS: usize = 4;
 
-/// The statuses of many instances, in their order. If `asks` is set, starting guests are asked
-/// whether they are up; otherwise only known facts are used.
+/// The statuses of many instances, in their order, each completed by `complete`. If `asks` is set,
+/// starting guests are asked whether they are up; otherwise only known facts are used.
 pub fn statuses(
     context: &Context,
     instances: &[(InstanceName, Facts)],
     asks: bool,
+    complete: impl Fn(&mut InstanceStatus) + Sync,
 ) -> Result<Vec<InstanceStatus>> {
     let share = instances.len().div_ceil(WORKERS).max(1);
     let shares: Vec<_> = instances.chunks(share).collect();
@@ -275,7 +276,9 @@ pub fn statuses(
         // `collect` of fallible items knows no size, and moves a thousand while it grows.
         let mut statuses = Vec::with_capacity(share.len());
         for (name, facts) in *share {
-            statuses.push(reader.status(name, facts)?);
+            let mut status = reader.status(name, facts)?;
+            complete(&mut status);
+            statuses.push(status);
         }
         Ok(statuses)
     });

@@ -2,22 +2,34 @@
 //! saw and what was recorded since then. Guests are not asked.
 #![deny(clippy::arithmetic_side_effects)]
 
+use anyhow::Result;
+
 use super::in_class::decide;
 use super::lessons::Lessons;
 use super::passes::Passes;
 use super::policy::{Evidence, Rung};
 use super::signals::{Bound, SIGNALS, Sign, Signal, SignalSource, beginning};
 use crate::context::Context;
-use crate::hypervisor::Power;
+use crate::hypervisor::{Facts, Power};
 use crate::instance::record::Run;
-use crate::instance::status::InstanceStatus;
-use crate::names::State;
+use crate::instance::status::{self, InstanceStatus};
+use crate::names::{InstanceName, State};
 
 /// The sources of a forecast.
 pub(crate) struct Forecast<'a> {
     context: &'a Context,
     passes: Passes,
     lessons: Lessons,
+}
+
+/// The statuses of many instances with their next steps; starting guests are asked whether they are
+/// up.
+pub fn statuses(
+    context: &Context,
+    instances: &[(InstanceName, Facts)],
+) -> Result<Vec<InstanceStatus>> {
+    let forecast = Forecast::new(context);
+    status::statuses(context, instances, true, |status| forecast.add(status))
 }
 
 impl<'a> Forecast<'a> {
@@ -60,8 +72,9 @@ impl<'a> Forecast<'a> {
                 bound: Bound::Counts,
             });
         }
-        let Ok(name) = status.instance.parse() else {
-            return;
+        let name = InstanceName {
+            lab: status.lab_id.clone(),
+            user: status.user_id.clone(),
         };
         let class = self.lessons.class(self.context, &name, now);
         signals.push(Signal {

@@ -7,10 +7,10 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::hypervisor::Detail;
 use crate::instance::address::leased;
-use crate::instance::status::{InstanceStatus, statuses};
+use crate::instance::status::InstanceStatus;
 use crate::names::{LabId, State, UserId};
 use crate::output::{Column, Report, Table};
-use crate::reaper::forecast::Forecast;
+use crate::reaper::forecast::statuses;
 use crate::reaper::report::due;
 use crate::units::age;
 
@@ -24,11 +24,7 @@ pub fn run(
     asked_for.retain(|(name, _)| {
         lab.is_none_or(|lab| *lab == name.lab) && user.is_none_or(|user| *user == name.user)
     });
-    let mut instances = statuses(context, &asked_for, true)?;
-    let forecast = Forecast::new(context);
-    for status in &mut instances {
-        forecast.add(status);
-    }
+    let mut instances = statuses(context, &asked_for)?;
     instances.retain(|status| state.is_none_or(|state| state == status.state));
     if let (Some(lab), true) = (lab, instances.is_empty()) {
         context.config.lab(lab)?;

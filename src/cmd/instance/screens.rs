@@ -99,7 +99,7 @@ impl Wall {
         all.retain(|(name, _)| lab.is_none_or(|lab| *lab == name.lab));
         let count = all.len();
         all.retain(|(_, facts)| facts.power == Power::On);
-        let statuses = statuses(context, &all, false)?;
+        let statuses = statuses(context, &all, false, |_| {})?;
         let take = |context: &Context, (name, _): &(InstanceName, Facts)| {
             let picture = existing(context, name)?.screenshot()?;
             let path = directory.join(picture_of(name));

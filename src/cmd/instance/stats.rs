@@ -12,10 +12,10 @@ use crate::context::Context;
 use crate::hypervisor::{Detail, Facts};
 use crate::images;
 use crate::instance;
-use crate::instance::status::{InstanceStatus, statuses};
+use crate::instance::status::InstanceStatus;
 use crate::names::{InstanceName, LabId, Rung, State, UserId};
 use crate::output::{Column, Report, Table};
-use crate::reaper::forecast::Forecast;
+use crate::reaper::forecast::statuses;
 use crate::sharing;
 use crate::units::{MIB, age, size};
 
@@ -119,10 +119,7 @@ impl UsageSample {
         context: &Context,
         name: Option<&InstanceName>,
     ) -> Result<Figures> {
-        let mut statuses = statuses(context, &self.instances, true)?;
-        let forecast = Forecast::new(context);
-        statuses.iter_mut().for_each(|status| forecast.add(status));
-        let each = statuses
+        let each = statuses(context, &self.instances)?
             .into_iter()
             .zip(&self.instances)
             .map(|(status, (_, facts))| {

@@ -81,7 +81,10 @@ pub fn headline(ledger: &Ledger) -> Vec<String> {
 /// The facts about all instances from libvirt.
 fn live(context: &Context) -> Result<BTreeMap<String, Live>> {
     let all = context.hypervisor()?.survey(Detail::Power)?;
-    Ok(live_of(context, statuses(context, &all, false)?.iter()))
+    Ok(live_of(
+        context,
+        statuses(context, &all, false, |_| {})?.iter(),
+    ))
 }
 
 /// The same for instances whose status is known.
