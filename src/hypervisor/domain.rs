@@ -210,6 +210,10 @@ impl Domain {
             let hint = "`cyyber doctor` checks whether QEMU can reach what it needs; \
                         dynamic_ownership must not be 0 in /etc/libvirt/qemu.conf";
             (Kind::Failed, hint)
+        } else if says("interface already exists") {
+            let hint = "a running VM of another configuration of this host has its address: stop \
+                        that one, or let both configurations use the same state_dir";
+            (Kind::Conflict, hint)
         } else if is(&e, ErrorNumber::ConfigUnsupported) {
             (Kind::Conflict, &*changed)
         } else if is(&e, ErrorNumber::NoNetwork) || says("is not active") && says("network") {

@@ -30,7 +30,7 @@ impl Instance<'_> {
         let addresses = addresses(context)?;
         let preferred = preferred.and_then(Mac::of_instance);
         let reserve = || {
-            let reserved = addresses.reserve(self.name, preferred);
+            let reserved = addresses.reserve(self.name, preferred, is_plugged_in);
             reserved.context("failed to reserve an address of the lab networks")
         };
         let part = match reserve()? {
@@ -103,6 +103,13 @@ impl Instance<'_> {
     }
 }
 
+/// Whether a running guest has this interface. It may belong to a configuration with another state
+/// directory.
+fn is_plugged_in(part: HostPart) -> bool {
+    let port = |mode: &NetworkMode| Path::new("/sys/class/net").join(part.port(*mode));
+    NetworkMode::ALL.iter().any(|mode| port(mode).exists())
+}
+
 fn addresses(context: &Context) -> Result<Addresses> {
     Addresses::open(&context.paths.addresses())
         .context("failed to read the reservations of addresses")
@@ -167,12 +174,13 @@ impl Addresses {
         Ok(self.0.put_new(file.as_ref(), name.as_bytes(), MODE)? || self.owner(part) == Some(name))
     }
 
-    /// The address of the instance `name`. If it has none, reserves one: `preferred` if it is free.
-    /// `None` if all are in use.
+    /// The address of the instance `name`. If it has none, reserves one: `preferred` if it is free,
+    /// else one that is not `in_use`. `None` if all are.
     pub fn reserve(
         &self,
         name: &InstanceName,
         preferred: Option<HostPart>,
+        in_use: impl Fn(HostPart) -> bool,
     ) -> io::Result<Option<HostPart>> {
         if let Some(part) = preferred
             && self.hold(name, part)?
@@ -191,7 +199,7 @@ impl Addresses {
         let all = (middle..=last).chain(first..middle);
         let free = all
             .filter_map(HostPart::of_instance)
-            .filter(|part| !taken.iter().any(|(other, _)| other == part));
+            .filter(|part| !taken.iter().any(|(other, _)| other == part) && !in_use(*part));
         for part in free {
             // Another command may have reserved it in the meantime.
             if self.hold(name, part)? {
@@ -234,25 +242,52 @@ mod tests {
         format!("lab01_user_{user}").parse().unwrap()
     }
 
+    fn free(_: HostPart) -> bool {
+        false
+    }
+
+    #[test]
+    fn the_address_of_a_guest_of_another_configuration_is_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let reserved = |name: &InstanceName, in_use: &dyn Fn(HostPart) -> bool| {
+            let addresses = Addresses::open(&directory.path().join("addresses")).unwrap();
+            let part = addresses.reserve(name, None, in_use).unwrap();
+            addresses.release(|_, _| true).unwrap();
+            part.unwrap()
+        };
+        let first = reserved(&name(1), &free);
+        let other = reserved(&name(1), &|part| part == first);
+        assert_eq!(other.number(), first.number() + 1);
+    }
+
     #[test]
     fn each_instance_has_one_and_keeps_it() {
         let directory = tempfile::tempdir().unwrap();
         let addresses = Addresses::open(&directory.path().join("addresses")).unwrap();
-        let first = addresses.reserve(&name(1), None).unwrap().unwrap();
-        assert_eq!(addresses.reserve(&name(1), None).unwrap(), Some(first));
+        let first = addresses.reserve(&name(1), None, free).unwrap().unwrap();
+        assert_eq!(
+            addresses.reserve(&name(1), None, free).unwrap(),
+            Some(first)
+        );
         assert!(addresses.hold(&name(1), first).unwrap());
         assert!(!addresses.hold(&name(2), first).unwrap());
-        let second = addresses.reserve(&name(2), Some(first)).unwrap().unwrap();
+        let second = addresses
+            .reserve(&name(2), Some(first), free)
+            .unwrap()
+            .unwrap();
         assert_ne!(second, first);
         addresses
             .release(|_, owner| owner == "lab01_user_1")
             .unwrap();
         assert!(addresses.hold(&name(3), first).unwrap());
         assert_ne!(
-            addresses.reserve(&name(1), Some(first)).unwrap(),
+            addresses.reserve(&name(1), Some(first), free).unwrap(),
             Some(first)
         );
-        assert_eq!(addresses.reserve(&name(2), None).unwrap(), Some(second));
+        assert_eq!(
+            addresses.reserve(&name(2), None, free).unwrap(),
+            Some(second)
+        );
     }
 
     #[test]
@@ -269,14 +304,14 @@ mod tests {
                 move || {
                     (from..count)
                         .step_by(2)
-                        .map(|user| addresses.reserve(&name(user), None).unwrap().unwrap())
+                        .map(|user| addresses.reserve(&name(user), None, free).unwrap().unwrap())
                         .collect::<Vec<_>>()
                 }
             };
             let (one, other) = (scope.spawn(half(0)), scope.spawn(half(1)));
             [one.join().unwrap(), other.join().unwrap()].concat()
         });
-        assert_eq!(addresses.reserve(&name(count), None).unwrap(), None);
+        assert_eq!(addresses.reserve(&name(count), None, free).unwrap(), None);
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), count);
