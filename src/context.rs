@@ -108,7 +108,7 @@ impl Context {
 
     /// A copy for parallel work, with its own connection to the hypervisor, so that neither waits
     /// for a call of the other.
-    pub fn beside(&self) -> Context {
+    pub fn for_worker(&self) -> Context {
         Context {
             hypervisor: Arc::default(),
             ..self.clone()
@@ -120,7 +120,7 @@ impl Context {
     pub fn for_everyone(&self) -> Context {
         Context {
             scope: Scope::Everyone,
-            ..self.beside()
+            ..self.for_worker()
         }
     }
 

@@ -14,10 +14,10 @@ use crate::names::InstanceName;
 
 /// Prefix of the name of a host's service lease, before the host's name. Commands that need no
 /// instance's memory run in it. No instance has such a name.
-const DOOR: &str = "cyyber_at_";
+const SERVICE: &str = "cyyber_at_";
 
 /// The memory that such commands need, in MiB.
-const DOOR_MEMORY: u64 = 64;
+const SERVICE_MEMORY: u64 = 64;
 
 /// The hosts of a cluster.
 #[derive(Debug)]
@@ -76,20 +76,20 @@ impl<'a> Hosts<'a> {
     }
 
     /// The name of the service lease of `host`.
-    fn door_name(host: &HostName) -> String {
-        format!("{DOOR}{host}")
+    fn service_lease_name(host: &HostName) -> String {
+        format!("{SERVICE}{host}")
     }
 
     /// A lease in which a command can run on `host`, even if the host has no free memory: the
     /// host's service lease, which is created if it is missing, or else the lease of any instance
     /// there.
-    pub fn door(&self, host: &HostName) -> Result<Lease> {
-        self.door_of(host, &self.slurm.leases_on(host)?)
+    pub fn service_lease(&self, host: &HostName) -> Result<Lease> {
+        self.service_lease_from(host, &self.slurm.leases_on(host)?)
     }
 
     /// The same, chosen from `leases`, which were listed before.
-    pub fn door_of(&self, host: &HostName, leases: &[Lease]) -> Result<Lease> {
-        let own = Hosts::door_name(host);
+    pub fn service_lease_from(&self, host: &HostName, leases: &[Lease]) -> Result<Lease> {
+        let own = Hosts::service_lease_name(host);
         let mut there = leases.iter().filter(|lease| lease.host == *host).cloned();
         let there: Vec<_> = there.by_ref().collect();
         if let Some(lease) = there.iter().find(|lease| lease.name == own) {
@@ -97,7 +97,7 @@ impl<'a> Hosts<'a> {
         }
         let made = self.slurm.place(&Request {
             name: &own,
-            memory_mb: DOOR_MEMORY,
+            memory_mb: SERVICE_MEMORY,
             cpus: 1,
             on: Some(host),
             ..Request::default()
@@ -120,7 +120,7 @@ impl<'a> Hosts<'a> {
         size: Size,
         owner: Option<&HostName>,
         not_on: &BTreeSet<HostName>,
-        beside: bool,
+        despite_lease: bool,
     ) -> Result<Lease> {
         let called = name.to_string();
         let mut out: BTreeSet<HostName> = self.unusable()?.into_iter().collect();
@@ -134,7 +134,7 @@ impl<'a> Hosts<'a> {
         if let Some(owner) = owner.filter(|owner| !out.contains(owner)) {
             let there = Request {
                 on: Some(owner),
-                beside,
+                despite_lease,
                 ..size.request(&called)
             };
             if let Placed::On(lease) = self.slurm.place(&there)? {
@@ -147,13 +147,13 @@ impl<'a> Hosts<'a> {
         }
         let others = Request {
             not_on: out.iter().collect(),
-            beside,
+            despite_lease,
             ..size.request(&called)
         };
         match self.slurm.place(&others)? {
             Placed::On(lease) if self.cluster.hosts.contains_key(&lease.host) => Ok(lease),
             Placed::On(lease) => {
-                self.slurm.give_back(&lease)?;
+                self.slurm.release(&lease)?;
                 let host = &lease.host;
                 let message = format!("Slurm chose {host}, which is not one of `cluster.hosts`");
                 let hint = "create a partition for cyyber, and name it in `cluster.partition`";
@@ -237,7 +237,7 @@ impl Size {
 
 /// Whether this is a host's service lease.
 pub fn is_door(lease: &Lease) -> bool {
-    lease.name.starts_with(DOOR)
+    lease.name.starts_with(SERVICE)
 }
 
 /// The valid one among the `leases` of an instance: the one on the host that has its disk.

@@ -80,7 +80,7 @@ fn publish(path: &Path, what: &str, text: &str, mode: u32) -> Result<()> {
 }
 
 /// Prints each failure, and returns an error with their number, worded by `whole`.
-fn tell_failures(
+fn print_failures(
     context: &Context,
     failures: &[String],
     whole: impl FnOnce(usize) -> String,

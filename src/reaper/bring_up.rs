@@ -251,7 +251,7 @@ fn come_up(
             (false, _) => Some(one.ready),
             (true, false) => None,
             (true, true) => {
-                let asked = contained(|| look_if_up(&context.beside(), &one.name));
+                let asked = contained(|| look_if_up(&context.for_worker(), &one.name));
                 asked.ok().flatten().map(Some)
             }
         }
@@ -342,7 +342,7 @@ pub fn bring_up(
         } else if began.elapsed() > LATEST {
             Done::Left("this pass reached its time limit".to_owned())
         } else {
-            contained(|| start(&context.beside(), one)).unwrap_or_else(Done::Failed)
+            contained(|| start(&context.for_worker(), one)).unwrap_or_else(Done::Failed)
         };
         if matches!(done, Done::NoRoom(_)) {
             full.store(true, Ordering::Relaxed);

@@ -117,7 +117,7 @@ fn settled(
         if let Some(_alone) = Instance::try_lock(context, &name)
             && slurm.steps(lease)? == 0
         {
-            slurm.give_back(lease)?;
+            slurm.release(lease)?;
             let text = format!("{name}: released its allocation {}", lease.job);
             context.output.detail(&text);
         }

@@ -87,7 +87,7 @@ fn alone(context: &Context) -> Result<Option<Lock>> {
 fn watched(context: &Context, options: Options) -> Result<PassReport> {
     let progress = Arc::new(AtomicUsize::new(0));
     let (sender, ended) = channel();
-    let worker = context.beside().acting_as("reap");
+    let worker = context.for_worker().acting_as("reap");
     let pass = pass::Pass {
         options,
         progress: Arc::clone(&progress),

@@ -75,7 +75,7 @@ pub(super) fn announce(context: &Context, all: &mut [(Observation, Seen)]) {
 }
 
 /// Runs the administrator's program once for each announcement; returns whether any was made.
-pub(super) fn tell(context: &Context, all: &mut [(Observation, Seen)]) -> bool {
+pub(super) fn run_hook(context: &Context, all: &mut [(Observation, Seen)]) -> bool {
     let Some(program) = &context.config.host.notify else {
         return false;
     };

@@ -163,7 +163,7 @@ impl Pass {
             make_room(context, &mut report)?;
         }
         leases::settle(context);
-        let told = notice::tell(context, &mut all) | warning::give(context, &mut all, horizon);
+        let told = notice::run_hook(context, &mut all) | warning::give(context, &mut all, horizon);
         if told {
             passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
         }

@@ -105,7 +105,7 @@ pub fn take(
     timeout: Duration,
 ) -> StepOutcome {
     let (one, name) = (planned.one, &planned.one.name);
-    let context = context.beside();
+    let context = context.for_worker();
     let Some(vm) = Instance::try_lock(&context, name) else {
         return StepOutcome::Left("another command is working on it".to_owned());
     };

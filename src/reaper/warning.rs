@@ -112,7 +112,7 @@ pub(super) fn give(context: &Context, all: &mut [(Observation, Seen)], horizon: 
         if began.elapsed() > LATEST {
             return Ok(false);
         }
-        contained(|| tell(context, name, text)).unwrap_or_else(Err)
+        contained(|| show(context, name, text)).unwrap_or_else(Err)
     });
     for ((name, text), told) in due.iter().zip(told) {
         context.output.detail(&match told {
@@ -124,7 +124,7 @@ pub(super) fn give(context: &Context, all: &mut [(Observation, Seen)], horizon: 
     !due.is_empty()
 }
 
-fn tell(context: &Context, name: &InstanceName, text: &str) -> Result<bool> {
+fn show(context: &Context, name: &InstanceName, text: &str) -> Result<bool> {
     if let Some(domain) = context.hypervisor()?.find(name)? {
         domain.tell_users(text, AGENT)?;
     }

@@ -47,7 +47,7 @@ pub struct Request<'a> {
     /// Not on these hosts.
     pub not_on: Vec<&'a HostName>,
     /// Even if a lease with this name exists.
-    pub beside: bool,
+    pub despite_lease: bool,
 }
 
 /// The result of a request.
@@ -117,7 +117,7 @@ impl<'a> Slurm<'a> {
         salloc.args(["--job-name", request.name]);
         salloc.arg(format!("--mem={}M", request.memory_mb));
         salloc.arg(format!("--cpus-per-task={}", request.cpus));
-        if !request.beside {
+        if !request.despite_lease {
             salloc.arg("--dependency=singleton");
         }
         if let Some(host) = request.on {
@@ -158,7 +158,7 @@ impl<'a> Slurm<'a> {
     }
 
     /// Releases a lease. It is no error if the lease is gone.
-    pub fn give_back(&self, lease: &Lease) -> Result<()> {
+    pub fn release(&self, lease: &Lease) -> Result<()> {
         let mut scancel = program("scancel")?;
         scancel.args(["--quiet", &lease.job.to_string()]);
         ask(scancel).map(drop)

@@ -163,7 +163,7 @@ impl Common<'_> {
         loop {
             // Connect again: since the last time a whole build may have run, and libvirtd been
             // upgraded. A host that only builds needs no libvirt, and has no guests then.
-            let anew = self.context.beside();
+            let anew = self.context.for_worker();
             let hypervisor = anew.hypervisor().ok().filter(|it| it.is_local());
             // Hold this in the meantime: a build with reserved memory must be counted before
             // another one finds too little.

@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use serde::Serialize;
 
 use super::plan::Plan;
-use crate::cmd::tell_failures;
+use crate::cmd::print_failures;
 use crate::config::Lab;
 use crate::context::Context;
 use crate::inputs::Why;
@@ -53,7 +53,7 @@ pub fn give(context: &Context, plan: Plan, results: Vec<Result<Outcome>>) -> Res
     let failures = failures.map(|(lab, error)| format!("failed to build {lab}: {error:#}"));
     let whole = |count| format!("{count} of {all} labs failed to build");
     let hint = "fix the cause, then run the command again: finished builds are not repeated";
-    tell_failures(context, &failures.collect::<Vec<_>>(), whole, hint)
+    print_failures(context, &failures.collect::<Vec<_>>(), whole, hint)
 }
 
 #[derive(Serialize)]

@@ -42,13 +42,13 @@ pub fn ask(head: &Head, arguments: &[String], limit: Duration) -> Result<Answers
     let (fenced, hosts): (Vec<_>, Vec<_>) = all.partition(|it| head.hosts.shared.is_fenced(it));
     let nodes = head.hosts.nodes()?;
     let answers = side_by_side(&hosts, hosts.len(), |host| -> Result<Value> {
-        let head = head.beside();
+        let head = head.for_worker();
         let node = nodes.iter().find(|node| node.host == **host);
         if !node.is_some_and(|node| node.answers()) {
             head.hosts.answering(host)?;
         }
-        let door = head.hosts.door_of(host, &leases)?;
-        let step = head.hosts.slurm.step(&door)?;
+        let service = head.hosts.service_lease_from(host, &leases)?;
+        let step = head.hosts.slurm.step(&service)?;
         let whole = head.whole(arguments, "json");
         answer(&step.running(program()?, whole).captured(limit)?, host)
     });
@@ -259,7 +259,7 @@ fn cleaned(head: &Head, mut answers: Answers, dry_run: bool) -> Result<()> {
     let (failed, builds) = (answers.rows("failed"), answers.rows("builds"));
     for name in destroyed.iter().filter(|_| !dry_run) {
         if let Some(Ok(name)) = name["instance"].as_str().map(str::parse::<InstanceName>) {
-            head.give_back_all(&name)?;
+            head.release_all(&name)?;
         }
     }
     let (problems, all) = (failed.len(), failed.len() + destroyed.len());

@@ -19,7 +19,7 @@ pub enum Needs {
 
 /// A command on one instance.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Errand {
+pub struct HostCommand {
     pub arguments: Vec<String>,
     pub needs: Needs,
     /// If it succeeds, the instance uses no memory afterwards.
@@ -28,10 +28,10 @@ pub struct Errand {
     pub is_about_instance: bool,
 }
 
-impl Errand {
+impl HostCommand {
     /// To start `name`.
-    pub fn start(name: &InstanceName) -> Errand {
-        Errand {
+    pub fn start(name: &InstanceName) -> HostCommand {
+        HostCommand {
             arguments: Words::on("start", name).0,
             needs: Needs::Memory,
             frees_memory: false,
@@ -72,7 +72,7 @@ pub fn class(command: &Command) -> Option<&Class> {
 }
 
 /// The command to run for `name`. If it asks for confirmation, that has been given.
-pub fn errand(command: &Command, name: &InstanceName) -> Option<Errand> {
+pub fn host_command(command: &Command, name: &InstanceName) -> Option<HostCommand> {
     let on = |verb: &str| Words::on(verb, name);
     let (words, needs, frees_memory) = match command {
         Command::Create { start, .. } => {
@@ -136,7 +136,7 @@ pub fn errand(command: &Command, name: &InstanceName) -> Option<Errand> {
         | Command::Screens { .. } => return None,
     };
     let other = ["cleanup", "exec", "stats"];
-    Some(Errand {
+    Some(HostCommand {
         is_about_instance: !other.contains(&words.0[1].as_str()),
         arguments: words.0,
         needs,
@@ -237,8 +237,11 @@ mod tests {
                 Some((&name.lab, Some(&name.user))),
                 "{line}"
             );
-            let errand = errand(&command, &name).unwrap();
-            let again: Vec<_> = errand.arguments[1..].iter().map(String::as_str).collect();
+            let host_command = host_command(&command, &name).unwrap();
+            let again: Vec<_> = host_command.arguments[1..]
+                .iter()
+                .map(String::as_str)
+                .collect();
             assert_eq!(
                 format!("{:?}", read(&again)),
                 format!("{command:?}"),
@@ -252,9 +255,9 @@ mod tests {
         let name: InstanceName = "lab01_user_7".parse().unwrap();
         let command = read(&["stop", "lab01", "--users-from", "class.txt"]);
         assert_eq!(target(&command), Some((&name.lab, None)));
-        let errand = errand(&command, &name).unwrap();
+        let host_command = host_command(&command, &name).unwrap();
         let wanted = ["instance", "stop", "lab01", "7", "--timeout", "30s"];
-        assert_eq!(errand.arguments, wanted);
-        assert!(errand.frees_memory && errand.needs == Needs::MemoryIfSaved);
+        assert_eq!(host_command.arguments, wanted);
+        assert!(host_command.frees_memory && host_command.needs == Needs::MemoryIfSaved);
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::arguments::{Errand, Words};
+use super::arguments::{HostCommand, Words};
 use super::head::{Head, answer};
 use crate::cmd::instance::many::{self, FailedInstance};
 use crate::config::HostName;
@@ -57,9 +57,9 @@ pub fn drain(head: &Head, host: &HostName) -> Result<()> {
     let (context, hosts) = (head.context, &head.hosts);
     hosts.answering(host)?;
     // Get this lease first: a drained host accepts no new ones.
-    let door = hosts.door(host)?;
+    let service = hosts.service_lease(host)?;
     hosts.slurm.drain(host, "cyyber host drain")?;
-    let listed = head.act(&door, &["instance", "list"])?;
+    let listed = head.act(&service, &["instance", "list"])?;
     let rows = listed.get("instances").and_then(Value::as_array);
     let own: BTreeSet<InstanceName> = hosts.shared.instances(host)?.into_iter().collect();
     let mut all = own.clone();
@@ -78,7 +78,7 @@ pub fn drain(head: &Head, host: &HostName) -> Result<()> {
     all.extend(marked.iter().cloned());
     let all: Vec<_> = all.into_iter().collect();
     let results = many::side_by_side(context, &all, AT_ONCE, |_, name| {
-        let head = head.beside();
+        let head = head.for_worker();
         let moved = head.take_off(host, name, marked.contains(name));
         if let Ok(moved) = &moved {
             context
@@ -88,14 +88,14 @@ pub fn drain(head: &Head, host: &HostName) -> Result<()> {
         moved
     })?;
     let count = all.len();
-    let (moved, failed) = many::apart(all.into_iter().zip(results).collect());
+    let (moved, failed) = many::partition(all.into_iter().zip(results).collect());
     let drained = Drained {
         host: host.clone(),
         moved,
         failed,
     };
     context.output.answer(&drained)?;
-    many::tell(context, &drained.failed, count)
+    many::fail_if_any(context, &drained.failed, count)
 }
 
 impl Head<'_> {
@@ -117,17 +117,17 @@ impl Head<'_> {
         let mut not_on = BTreeSet::from([host.clone()]);
         not_on.extend(hosts.of_other_kind(host)?);
         if !runs {
-            let door = hosts.door(&hosts.emptiest(&not_on)?)?;
+            let service = hosts.service_lease(&hosts.emptiest(&not_on)?)?;
             // An instance that is frozen in RAM is first saved to disk.
             let frozen = hosts.slurm.leases(Some(&name.to_string()))?;
             if !frozen.is_empty() {
                 self.pause(name, host)?;
             }
-            self.bring(name, host, &door)?;
+            self.bring(name, host, &service)?;
             for lease in &frozen {
-                hosts.slurm.give_back(lease)?;
+                hosts.slurm.release(lease)?;
             }
-            return Ok(moved(&door.host));
+            return Ok(moved(&service.host));
         }
         // Reserve the new place first: without one, the instance keeps running.
         let old = hosts.slurm.leases(Some(&name.to_string()))?;
@@ -136,7 +136,7 @@ impl Head<'_> {
             .pause(name, host)
             .and_then(|()| self.bring(name, host, &new));
         if let Err(error) = away {
-            hosts.slurm.give_back(&new)?;
+            hosts.slurm.release(&new)?;
             drop(placing);
             // If it is still here, resume it.
             if hosts.shared.owner(name) == Some(host) {
@@ -146,7 +146,7 @@ impl Head<'_> {
             return Err(error);
         }
         for lease in old.iter().filter(|lease| lease.host == *host) {
-            hosts.slurm.give_back(lease)?;
+            hosts.slurm.release(lease)?;
         }
         drop(placing);
         self.resume(name, &new.host)?;
@@ -155,13 +155,13 @@ impl Head<'_> {
     }
 
     fn pause(&self, name: &InstanceName, host: &HostName) -> Result<()> {
-        let door = self.hosts.door(host)?;
+        let service = self.hosts.service_lease(host)?;
         let words = Words::on("pause", name).0;
-        answer(&self.step(&door, &words, "json")?, host).map(drop)
+        answer(&self.step(&service, &words, "json")?, host).map(drop)
     }
 
     fn resume(&self, name: &InstanceName, host: &HostName) -> Result<()> {
-        let done = self.run(&Errand::start(name), name, "json")?;
+        let done = self.run(&HostCommand::start(name), name, "json")?;
         answer(&done.ended, &done.host).map(drop).with_context(|| {
             let message = format!("{name} was moved to {host} but not resumed");
             Fault::new(Kind::Failed, message).hint(name.start_it())

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde_json::Value;
 
-use super::arguments::{Errand, Needs, errand};
+use super::arguments::{HostCommand, Needs, host_command};
 use super::elsewhere;
 use crate::cli::Instance as Command;
 use crate::cluster::hosts::{Hosts, Size, counting};
@@ -30,7 +30,7 @@ pub struct Head<'a> {
 }
 
 /// Where a command runs.
-pub struct Spot {
+pub struct Placement {
     pub lease: Lease,
     /// The lease was created for this command.
     made: bool,
@@ -49,26 +49,27 @@ impl<'a> Head<'a> {
     }
 
     /// A copy for parallel work, which queries Slurm again.
-    pub fn beside(&self) -> Head<'a> {
+    pub fn for_worker(&self) -> Head<'a> {
         Head::new(self.context, self.hosts.cluster)
     }
 
     /// Runs `command` for one instance, and prints its answer.
     pub fn one(&self, command: &Command, name: &InstanceName) -> Result<()> {
-        let errand = errand(command, name).ok_or_else(|| elsewhere("it has no such command"))?;
+        let host_command =
+            host_command(command, name).ok_or_else(|| elsewhere("it has no such command"))?;
         let format = if self.context.output.is_json() {
             "json"
         } else {
             "table"
         };
-        let Done { host, ended } = self.run(&errand, name, format)?;
+        let Done { host, ended } = self.run(&host_command, name, format)?;
         let output = &self.context.output;
         let stdout = match (format, ended.code) {
             ("json", 0) => match serde_json::from_slice(&ended.stdout) {
                 Ok(document) => format!("{}\n", with_host(document, &host)).into_bytes(),
                 Err(_) => ended.stdout,
             },
-            ("table", 0) if errand.is_about_instance => {
+            ("table", 0) if host_command.is_about_instance => {
                 let text = String::from_utf8_lossy(&ended.stdout);
                 format!("{}\n  {:<10}{host}\n", text.trim_end(), "host").into_bytes()
             }
@@ -82,47 +83,60 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Runs an errand on the host of `name`. If the host turns out to have no room, another one is
+    /// Runs an host_command on the host of `name`. If the host turns out to have no room, another one is
     /// tried, once.
-    pub fn run(&self, errand: &Errand, name: &InstanceName, format: &str) -> Result<Done> {
-        let spot = self.spot(errand.needs, name, &BTreeSet::new())?;
-        let done = self.run_at(&spot, errand, name, format)?;
-        if done.ended.code != Kind::Capacity.exit_code() || !spot.made {
+    pub fn run(
+        &self,
+        host_command: &HostCommand,
+        name: &InstanceName,
+        format: &str,
+    ) -> Result<Done> {
+        let placement = self.placement(host_command.needs, name, &BTreeSet::new())?;
+        let done = self.run_at(&placement, host_command, name, format)?;
+        if done.ended.code != Kind::Capacity.exit_code() || !placement.made {
             return Ok(done);
         }
         let text = format!("{} has no room for {name}: trying another host", done.host);
         self.context.output.detail(&text);
         let not_on = BTreeSet::from([done.host.clone()]);
         // If there is no other host, the first answer is reported.
-        match self.beside().spot(errand.needs, name, &not_on) {
-            Ok(spot) => self.run_at(&spot, errand, name, format),
+        match self
+            .for_worker()
+            .placement(host_command.needs, name, &not_on)
+        {
+            Ok(placement) => self.run_at(&placement, host_command, name, format),
             Err(_) => Ok(done),
         }
     }
 
-    /// Runs an errand at its place, and releases leases that are no longer needed.
+    /// Runs an host_command at its place, and releases leases that are no longer needed.
     fn run_at(
         &self,
-        spot: &Spot,
-        errand: &Errand,
+        placement: &Placement,
+        host_command: &HostCommand,
         name: &InstanceName,
         format: &str,
     ) -> Result<Done> {
-        let ended = self.step(&spot.lease, &errand.arguments, format);
+        let ended = self.step(&placement.lease, &host_command.arguments, format);
         match &ended {
-            Ok(ended) if ended.code != 0 => self.give_back_unless_it_runs(spot, name),
-            Ok(_) if errand.frees_memory => self.give_back_all(name)?,
+            Ok(ended) if ended.code != 0 => self.release_unless_it_runs(placement, name),
+            Ok(_) if host_command.frees_memory => self.release_all(name)?,
             Ok(_) => {}
-            Err(_) => self.give_back_unless_it_runs(spot, name),
+            Err(_) => self.release_unless_it_runs(placement, name),
         }
         Ok(Done {
             ended: ended?,
-            host: spot.lease.host.clone(),
+            host: placement.lease.host.clone(),
         })
     }
 
     /// The place for `name` that satisfies `needs`, moving the instance if necessary.
-    fn spot(&self, needs: Needs, name: &InstanceName, not_on: &BTreeSet<HostName>) -> Result<Spot> {
+    fn placement(
+        &self,
+        needs: Needs,
+        name: &InstanceName,
+        not_on: &BTreeSet<HostName>,
+    ) -> Result<Placement> {
         let (hosts, shared) = (&self.hosts, &self.hosts.shared);
         self.context.scope().check(name)?;
         // Two commands that start at the same time must not place it twice.
@@ -144,7 +158,7 @@ impl<'a> Head<'a> {
                 self.bring(name, owner, lease)?;
             }
             let (lease, made) = (lease.clone(), false);
-            return Ok(Spot { lease, made });
+            return Ok(Placement { lease, made });
         }
         let saved = owner.is_some_and(|owner| shared.has_memory(owner, name));
         if needs == Needs::Memory || needs == Needs::MemoryIfSaved && saved {
@@ -155,14 +169,14 @@ impl<'a> Head<'a> {
             }
             // Slurm may not have noticed yet that a lease on a dead host has ended.
             let lease = hosts.place(name, size, owner, &not_on, fenced)?;
-            let spot = Spot { lease, made: true };
-            if let Some(owner) = owner.filter(|owner| **owner != spot.lease.host)
-                && let Err(error) = self.bring(name, owner, &spot.lease)
+            let placement = Placement { lease, made: true };
+            if let Some(owner) = owner.filter(|owner| **owner != placement.lease.host)
+                && let Err(error) = self.bring(name, owner, &placement.lease)
             {
-                self.give_back_unless_it_runs(&spot, name);
+                self.release_unless_it_runs(&placement, name);
                 return Err(error);
             }
-            return Ok(spot);
+            return Ok(placement);
         }
         let host = match shared.trace(name) {
             Some(host) if !shared.is_fenced(host) => host.clone(),
@@ -177,11 +191,11 @@ impl<'a> Head<'a> {
             }
         };
         hosts.answering(&host)?;
-        let lease = hosts.door(&host)?;
+        let lease = hosts.service_lease(&host)?;
         if let Some(owner) = owner.filter(|owner| **owner != host) {
             self.bring(name, owner, &lease)?;
         }
-        Ok(Spot { lease, made: false })
+        Ok(Placement { lease, made: false })
     }
 
     /// The resources that `name` needs.
@@ -197,13 +211,13 @@ impl<'a> Head<'a> {
         let leaves = if fenced {
             None
         } else {
-            let door = self.hosts.door(from)?;
-            self.act(&door, &["host", "release", lab, user, "--to", target])?;
-            Some(door)
+            let service = self.hosts.service_lease(from)?;
+            self.act(&service, &["host", "release", lab, user, "--to", target])?;
+            Some(service)
         };
         self.act(to, &["host", "adopt", lab, user, "--from", from.as_str()])?;
-        if let Some(door) = leaves
-            && let Err(error) = self.act(&door, &["host", "forget", lab, user])
+        if let Some(service) = leaves
+            && let Err(error) = self.act(&service, &["host", "forget", lab, user])
         {
             // The next pass does it otherwise.
             self.context.output.detail(&format!("warning: {error:#}"));
@@ -249,12 +263,12 @@ impl<'a> Head<'a> {
     }
 
     /// Releases the lease of an instance that uses no memory any more.
-    pub fn give_back_all(&self, name: &InstanceName) -> Result<()> {
+    pub fn release_all(&self, name: &InstanceName) -> Result<()> {
         let _placing = self.hosts.shared.lock(name)?;
         for lease in self.hosts.slurm.leases(Some(&name.to_string()))? {
             // Another command may have started it in the meantime.
             if self.hosts.slurm.steps(&lease)? == 0 {
-                self.hosts.slurm.give_back(&lease)?;
+                self.hosts.slurm.release(&lease)?;
             }
         }
         Ok(())
@@ -262,18 +276,18 @@ impl<'a> Head<'a> {
 
     /// Releases a lease that was created for a command that failed, unless the guest runs all the
     /// same.
-    fn give_back_unless_it_runs(&self, spot: &Spot, name: &InstanceName) {
-        if !spot.made {
+    fn release_unless_it_runs(&self, placement: &Placement, name: &InstanceName) {
+        if !placement.made {
             return;
         }
         let (lab, user) = (name.lab.as_str(), name.user.as_str());
         let list = ["instance", "list", "--lab", lab, "--user", user];
-        let runs = self.act(&spot.lease, &list).is_ok_and(|answer| {
+        let runs = self.act(&placement.lease, &list).is_ok_and(|answer| {
             let state = answer.pointer("/instances/0/state").and_then(Value::as_str);
             state.is_some_and(|state| ["starting", "running", "idle"].contains(&state))
         });
         // If that is unknown, the host's next pass settles it.
-        if !runs && let Err(error) = self.hosts.slurm.give_back(&spot.lease) {
+        if !runs && let Err(error) = self.hosts.slurm.release(&placement.lease) {
             self.context.output.detail(&format!("warning: {error:#}"));
         }
     }

@@ -147,7 +147,7 @@ impl Report for Hosts {
 
 /// The host after a command.
 fn answer(head: &Head, host: &HostName) -> Result<()> {
-    let head = head.beside();
+    let head = head.for_worker();
     let nodes = head.hosts.nodes()?;
     let leases = head.hosts.slurm.leases_on(host)?;
     let running = leases.iter().filter(|it| !is_door(it)).count();
@@ -164,8 +164,8 @@ fn resume(head: &Head, host: &HostName) -> Result<()> {
     if !takes {
         hosts.slurm.resume(host)?;
     }
-    let door = head.beside().hosts.door(host);
-    if let Err(error) = door.and_then(|door| head.act(&door, &["host", "forget"])) {
+    let service = head.for_worker().hosts.service_lease(host);
+    if let Err(error) = service.and_then(|service| head.act(&service, &["host", "forget"])) {
         // The host's next pass does it otherwise.
         head.context.output.detail(&format!("warning: {error:#}"));
     }
@@ -195,7 +195,7 @@ fn fence(head: &Head, host: &HostName, yes: bool) -> Result<()> {
     let told = hosts.slurm.down(host, "cyyber host fence");
     let leases = hosts.slurm.leases_on(host)?;
     for lease in &leases {
-        hosts.slurm.give_back(lease)?;
+        hosts.slurm.release(lease)?;
     }
     if let Err(error) = told {
         head.context.output.detail(&format!("warning: {error:#}"));

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::arguments::{class, errand};
+use super::arguments::{class, host_command};
 use super::elsewhere;
 use super::head::{Head, answer, with_host};
 use super::merged::{Columns, show, states, text};
@@ -37,9 +37,10 @@ pub fn run(head: &Head, command: &Command) -> Result<()> {
     let names = many::names(context, &class.lab, file)?;
     context.config.lab(&class.lab)?;
     let one = |name: &InstanceName| -> Result<Value> {
-        let head = head.beside();
-        let errand = errand(command, name).ok_or_else(|| elsewhere("it has no such command"))?;
-        let done = head.run(&errand, name, "json")?;
+        let head = head.for_worker();
+        let host_command =
+            host_command(command, name).ok_or_else(|| elsewhere("it has no such command"))?;
+        let done = head.run(&host_command, name, "json")?;
         // A failed command in a guest has an answer too.
         let mut document = match serde_json::from_slice(&done.ended.stdout) {
             Ok(document @ Value::Object(_)) => document,
@@ -52,7 +53,7 @@ pub fn run(head: &Head, command: &Command) -> Result<()> {
         one(name)
     })?;
     let all = names.len();
-    let (done, failed) = many::apart(names.into_iter().zip(results).collect());
+    let (done, failed) = many::partition(names.into_iter().zip(results).collect());
     let code = |row: &&Value| row.get("exit_code").is_some_and(|code| *code != json!(0));
     let in_guest = done.iter().filter(code).count();
     let (rows, columns): (_, Columns) = match command {
@@ -64,7 +65,7 @@ pub fn run(head: &Head, command: &Command) -> Result<()> {
         ("failed", serde_json::to_value(&failed)?),
     ];
     show(head, Vec::new(), document, columns, "")?;
-    many::tell(context, &failed, all)?;
+    many::fail_if_any(context, &failed, all)?;
     if in_guest == 0 {
         return Ok(());
     }

@@ -133,7 +133,7 @@ fn on_head(context: &Context, cluster: &Cluster) -> Vec<Finding> {
 
 /// The warnings and failures of a host, and how it differs from this machine.
 fn ask(context: &Context, hosts: &Hosts, host: &HostName) -> Result<Vec<Finding>> {
-    let door = hosts.door(host)?;
+    let service = hosts.service_lease(host)?;
     let program = std::env::current_exe().context("failed to find the path of this program")?;
     let config = std::path::absolute(&context.config.path)?;
     let arguments = [
@@ -145,7 +145,7 @@ fn ask(context: &Context, hosts: &Hosts, host: &HostName) -> Result<Vec<Finding>
     let before = Timestamp::now();
     let ended = hosts
         .slurm
-        .step(&door)?
+        .step(&service)?
         .running(program, arguments)
         .captured(LOOKING)?;
     let after = Timestamp::now();

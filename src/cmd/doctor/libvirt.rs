@@ -33,7 +33,7 @@ pub fn check(context: &Context) -> (Vec<Finding>, Option<Account>) {
     findings.extend(expected(context).map(|name| network(hypervisor, name)));
     if hypervisor.is_local() {
         findings.push(guard());
-        findings.extend(apart(context, hypervisor));
+        findings.extend(isolation(context, hypervisor));
     }
     (findings, account)
 }
@@ -135,7 +135,7 @@ pub fn running(hypervisor: &Hypervisor) -> Result<Vec<(InstanceName, String)>> {
 }
 
 /// Whether the running instances are at their own ports, isolated from each other.
-fn apart(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
+fn isolation(context: &Context, hypervisor: &Hypervisor) -> Option<Finding> {
     let look = || -> Result<(usize, Vec<String>)> {
         let mut wrong = Vec::new();
         let mut count = 0;

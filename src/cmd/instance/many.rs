@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::single;
 use crate::cli::Class;
-use crate::cmd::tell_failures;
+use crate::cmd::print_failures;
 use crate::context::Context;
 use crate::error::{Fault, Kind, kind_of};
 use crate::hypervisor::Detail;
@@ -63,7 +63,7 @@ pub fn side_by_side<T: Sync, R: Send>(
         let result = if stop.load(Ordering::Relaxed) {
             Err(anyhow!("interrupted before it started"))
         } else {
-            job(&context.beside(), item)
+            job(&context.for_worker(), item)
         };
         progress.inc(1);
         result
@@ -112,14 +112,14 @@ fn whole(file: impl Read) -> std::io::Result<String> {
 
 pub fn report(context: &Context, results: Vec<(InstanceName, Result<Outcome>)>) -> Result<()> {
     let all = results.len();
-    let (instances, failed) = apart(results);
+    let (instances, failed) = partition(results);
     let many = Many { instances, failed };
     context.output.answer(&many)?;
-    tell(context, &many.failed, all)
+    fail_if_any(context, &many.failed, all)
 }
 
 /// Successes and failures.
-pub fn apart<R>(results: Vec<(InstanceName, Result<R>)>) -> (Vec<R>, Vec<FailedInstance>) {
+pub fn partition<R>(results: Vec<(InstanceName, Result<R>)>) -> (Vec<R>, Vec<FailedInstance>) {
     let (mut done, mut failed) = (Vec::new(), Vec::new());
     for (name, result) in results {
         match result {
@@ -131,11 +131,11 @@ pub fn apart<R>(results: Vec<(InstanceName, Result<R>)>) -> (Vec<R>, Vec<FailedI
 }
 
 /// Prints each failure; fails if there are any among `all`.
-pub fn tell(context: &Context, failed: &[FailedInstance], all: usize) -> Result<()> {
+pub fn fail_if_any(context: &Context, failed: &[FailedInstance], all: usize) -> Result<()> {
     let failures: Vec<_> = failed.iter().map(ToString::to_string).collect();
     let whole = |count| format!("{count} of {all} instances failed");
     let hint = "fix the cause, then run the command again: the other instances stay unchanged";
-    tell_failures(context, &failures, whole, hint)
+    print_failures(context, &failures, whole, hint)
 }
 
 #[derive(Serialize)]

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context as values};
 use serde::Serialize;
 
-use super::many::{FailedInstance, side_by_side, tell};
+use super::many::{FailedInstance, fail_if_any, side_by_side};
 use crate::context::Context;
 use crate::files::{self, PRIVATE, PRIVATE_DIRECTORY};
 use crate::hypervisor::{Detail, Facts, Power};
@@ -47,13 +47,19 @@ pub fn run(
     let Some(every) = every else {
         let wall = Wall::of(context, lab, &directory, LOOKS, viewer)?;
         context.output.answer(&wall)?;
-        return tell(context, &wall.failed, wall.screens.len());
+        return fail_if_any(context, &wall.failed, wall.screens.len());
     };
     let mut live = context.output.live();
     loop {
         let began = Instant::now();
         // Like a new command: libvirtd may have been restarted in the meantime.
-        let wall = Wall::of(&context.beside(), lab, &directory, every.as_secs(), viewer)?;
+        let wall = Wall::of(
+            &context.for_worker(),
+            lab,
+            &directory,
+            every.as_secs(),
+            viewer,
+        )?;
         let has_reader = live.show(&wall, |_| None)?;
         if !has_reader || !live.wait_until(began + every, stop) {
             return Ok(());

@@ -46,10 +46,10 @@ pub fn push(context: &Context, options: &Options) -> Result<()> {
     };
     let done = many::of_class(context, &class, verb)?;
     let all = done.len();
-    let (pushed, failed) = many::apart(done);
+    let (pushed, failed) = many::partition(done);
     let answer = AllPushed { pushed, failed };
     context.output.answer(&answer)?;
-    many::tell(context, &answer.failed, all)
+    many::fail_if_any(context, &answer.failed, all)
 }
 
 /// Copies files out of guests.
@@ -87,13 +87,13 @@ pub fn collect(
         None => done,
     };
     let all = done.len();
-    let (collected, failed) = many::apart(done);
+    let (collected, failed) = many::partition(done);
     let answer = AllCollected { collected, failed };
     context.output.answer(&answer)?;
     for one in &answer.collected {
         warn(context, one);
     }
-    many::tell(context, &answer.failed, all)
+    many::fail_if_any(context, &answer.failed, all)
 }
 
 fn usage(what: impl Into<String>) -> Fault {

@@ -38,7 +38,7 @@ pub fn run(context: &Context, name: Option<&InstanceName>, every: Duration) -> R
     loop {
         let began = Instant::now();
         // Each refresh connects again, like a new command: a restart of libvirtd must not end it.
-        let context = &context.beside();
+        let context = &context.for_worker();
         let sample = UsageSample::take(context, name)?;
         let busy = host::cpu().ok();
         let both = busy.zip(busy_before);

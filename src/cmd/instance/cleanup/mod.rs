@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::many::side_by_side;
 use crate::cli::Cleanup as Options;
-use crate::cmd::tell_failures;
+use crate::cmd::print_failures;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::images::{self, base::Base};
@@ -299,5 +299,5 @@ fn finish(context: &Context, mut report: CleanupReport, single: bool) -> Result<
     let all = report.failed.len() + report.destroyed.len();
     let whole = |count| format!("{count} of {all} instances were not destroyed");
     let hint = "fix the cause, then run the command again to destroy the rest";
-    tell_failures(context, &failures.collect::<Vec<_>>(), whole, hint)
+    print_failures(context, &failures.collect::<Vec<_>>(), whole, hint)
 }
