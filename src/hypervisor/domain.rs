@@ -1,7 +1,6 @@
 //! One guest, as a libvirt handle.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +38,11 @@ impl Domain {
             Err(e) if is(&e, ErrorNumber::NoDomain) => return Ok(None),
             Err(e) => return Err(failed("ask for saved memory", e)),
         };
+        // If it came from another host, libvirt notices the file when it starts the domain.
+        let arrived = || self.saved_memory_file().is_some_and(|file| file.is_file());
+        let saved = saved || facts.power == Power::Off && arrived();
         let directory = saved_memory::directory(self.pool.uri());
-        saved_memory::note_saved(&mut facts, saved, directory.as_deref(), Path::is_file);
+        saved_memory::note_saved(&mut facts, saved, directory.as_deref());
         Ok(Some(facts))
     }
 

@@ -22,7 +22,7 @@ mod usage;
 pub mod xml;
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -195,6 +195,12 @@ impl Hypervisor {
             usage::add_work(&self.pool, &mut all, work);
         }
         let saved = saved.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let directory = saved_memory::directory(self.pool.uri());
+        // One that came from another host: libvirt notices its file when it starts the domain. All are
+        // read at once, because a thousand domains are many to look for.
+        let files = directory.as_deref().and_then(|it| it.read_dir().ok());
+        let files = files.into_iter().flatten().flatten();
+        let files: HashSet<OsString> = files.map(|entry| entry.file_name()).collect();
         // `collect` knows no size for a filtered iterator, and moves a thousand items while it
         // grows.
         let mut instances = Vec::with_capacity(all.len());
@@ -205,18 +211,16 @@ impl Hypervisor {
                 .filter_map(|facts| Some((facts.name.parse::<InstanceName>().ok()?, facts)))
                 .filter(|(name, _)| self.scope.covers(name)),
         );
-        let directory = saved_memory::directory(self.pool.uri());
-        let files = saved_memory::files_in(directory.as_deref());
         for (_, facts) in &mut instances {
-            let saved = saved.contains(&facts.uuid);
-            let is_there = |file: &Path| files.contains(file);
-            saved_memory::note_saved(facts, saved, directory.as_deref(), is_there);
+            let has_file = || files.contains(OsStr::new(&saved_memory::file_name(&facts.name)));
+            let saved = saved.contains(&facts.uuid) || facts.power == Power::Off && has_file();
+            saved_memory::note_saved(facts, saved, directory.as_deref());
         }
         instances.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(instances)
     }
 
-    /// The domains whose memory is saved.
+    /// The domains whose memory is saved, as libvirt knows them.
     fn saved(&self) -> Result<HashSet<Uuid>> {
         let saved = sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE;
         let saved = self.conn.list_all_domains(saved);

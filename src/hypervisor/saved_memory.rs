@@ -1,6 +1,5 @@
 //! A guest's memory on disk, which libvirt calls its managed save.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -33,6 +32,9 @@ const RESTORING: &str = "/var/lib/libvirt/cyyber";
 /// `qemu_saveimage.h`.
 const PARTIAL: &[u8; 16] = b"LibvirtQemudPart";
 
+/// The suffix, after a domain's name, of the file with its saved memory.
+const SUFFIX: &str = ".save";
+
 /// The suffix, after a domain's name, of a file with memory that was set aside.
 const UNUSABLE: &str = ".unusable-";
 
@@ -53,37 +55,25 @@ pub(super) fn directory(uri: &str) -> Option<PathBuf> {
     connect::is_system(uri).then(|| PathBuf::from(SYSTEM_DIRECTORY))
 }
 
-/// Adds to the facts of a domain whether libvirt has `saved` memory of it, in a file of `directory`;
-/// `is_there` tells whether that has such a file.
+/// The name of the file in that directory with the saved memory of the domain `name`.
+pub(super) fn file_name(name: &str) -> String {
+    format!("{name}{SUFFIX}")
+}
+
+/// Adds to the facts of a domain whether it has `saved` memory, in `directory` if that is known.
 ///
 /// If libvirtd was killed right after a save, it has not recorded that QEMU is done and reports a
 /// crash. If the memory is complete, or if we cannot read it, the guest counts as off with saved
 /// memory. libvirt is not asked, because it would run the program that is named in the file.
-pub(super) fn note_saved(
-    facts: &mut Facts,
-    saved: bool,
-    directory: Option<&Path>,
-    is_there: impl Fn(&Path) -> bool,
-) {
+pub(super) fn note_saved(facts: &mut Facts, saved: bool, directory: Option<&Path>) {
     facts.saved = saved;
-    let of = |name: &str| directory.map(|it| it.join(format!("{name}.save")));
-    // It came from another host: libvirt notices the file when it starts the domain.
-    if !saved && facts.power == Power::Off && of(&facts.name).is_some_and(|file| is_there(&file)) {
-        facts.saved = true;
-    }
     if saved && facts.power == Power::Crashed && facts.id.is_none() {
-        facts.saved = !of(&facts.name).is_some_and(|file| is_cut_off(&file));
+        let file = directory.map(|it| it.join(file_name(&facts.name)));
+        facts.saved = !file.is_some_and(|file| is_cut_off(&file));
         if facts.saved {
             facts.power = Power::Off;
         }
     }
-}
-
-/// The files in `directory`. For a thousand domains, this is faster than to look for each one's.
-pub(super) fn files_in(directory: Option<&Path>) -> HashSet<PathBuf> {
-    let entries = directory.and_then(|it| it.read_dir().ok());
-    let entries = entries.into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
 }
 
 /// Whether the save into `file` is incomplete: libvirt overwrites its beginning when it is
@@ -115,7 +105,7 @@ impl Hypervisor {
     /// memory or memory that was set aside.
     pub fn saved_memory_name(file: &str) -> Option<&str> {
         let aside = || Some(file.rsplit_once(UNUSABLE)?.0);
-        file.strip_suffix(".save").or_else(aside)
+        file.strip_suffix(SUFFIX).or_else(aside)
     }
 
     /// The UUID of the domain whose memory is in `file`; `None` if it is unknown.
@@ -135,7 +125,7 @@ impl Domain {
     /// The path of its saved memory, whether it exists or not; `None` if it is unknown.
     pub fn saved_memory_file(&self) -> Option<PathBuf> {
         let name = self.inner.name().ok()?;
-        Some(directory(self.pool.uri())?.join(format!("{name}.save")))
+        Some(directory(self.pool.uri())?.join(file_name(&name)))
     }
 
     /// The memory assigned to its guest, in bytes.

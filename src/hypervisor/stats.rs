@@ -130,11 +130,10 @@ unsafe fn facts(record: &sys::virDomainStatsRecord) -> Facts {
     let mut uuid = [0_u8; sys::VIR_UUID_BUFLEN as usize];
     // SAFETY: the domain is valid by the caller's promise, the buffer has libvirt's length, and
     // the name belongs to the domain.
-    let (name, id) = unsafe {
+    let name = unsafe {
         sys::virDomainGetUUID(record.dom, uuid.as_mut_ptr());
         let name = CStr::from_ptr(sys::virDomainGetName(record.dom));
-        let name = name.to_string_lossy().into_owned();
-        (name, sys::virDomainGetID(record.dom))
+        name.to_string_lossy().into_owned()
     };
     let (mut state, mut reason, mut usage) = (0, 0, None::<Box<Usage>>);
     for i in 0..usize::try_from(record.nparams).unwrap_or(0) {
@@ -151,8 +150,13 @@ unsafe fn facts(record: &sys::virDomainStatsRecord) -> Facts {
             _ => usage.get_or_insert_default().take(field, value),
         }
     }
+    // Each call formats the UUID for libvirt's debug log, which a thousand domains notice.
+    let id = (state != sys::VIR_DOMAIN_SHUTOFF).then(|| {
+        // SAFETY: the domain is valid by the caller's promise.
+        unsafe { sys::virDomainGetID(record.dom) }
+    });
     // -1 is libvirt's value for "none".
-    let id = (id != u32::MAX).then_some(id);
+    let id = id.filter(|id| *id != u32::MAX);
     if let (None, Some(usage)) = (id, &mut usage) {
         // For a guest that has ended, libvirt reports figures of other processes.
         usage.cpu_time_ns = None;
