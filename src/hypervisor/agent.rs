@@ -37,6 +37,9 @@ const LARGEST: usize = 64 << 10;
 /// How often to check whether a command has ended.
 const INTERVAL: Duration = Duration::from_millis(50);
 
+/// How often to check on a script that takes long: each check is work for its guest.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Prints the guest's time, the last input at each terminal, and the number of keyboard and pointer
 /// interrupts: the kernel updates a terminal's access time when its input is read, which is also
 /// what `w` shows.
@@ -233,7 +236,7 @@ impl Domain {
                 Err(silence) => bail!("its guest agent does not report on a script: {silence}"),
             }
             go_on(interval)?;
-            interval = (interval * 9 / 8).min(ANSWER);
+            interval = (interval * 9 / 8).min(LONGEST_INTERVAL);
         }
     }
 

@@ -2,8 +2,9 @@
 # Run as root, by the guest's agent, in a guest whose memory was restored from that of another one:
 # gives it an identity of its own, before it has a network card. See ready.sh.
 #
-# Under software emulation each program that is run takes as long as all of this, and so does each
-# daemon that begins anew. So this is one program, which runs no others but date, and no module of Perl's.
+# Under software emulation, each program that is run takes as long as all of this, and so does each
+# daemon that is started. So this is one program, which uses no other program and no module of Perl's,
+# and leaves the rest until the guest has an address.
 #
 # On standard input, so that no list of processes shows it, a line each: the time in seconds since
 # 1970; 64 random bytes in hexadecimal; and then the SSH host keys that the host made, each as a line
@@ -39,7 +40,9 @@ while (my $line = <STDIN>) {
     else { chomp($name = $line) }
 }
 
-system('date', '--utc', '--set', "\@$now") == 0 or die "the clock was not set\n";
+# clock_settime(CLOCK_REALTIME)
+my $clock = pack 'qq', split /\./, $now;
+syscall(227, 0, $clock) == 0 or die "the clock was not set: $!\n";
 
 # Everything below draws on this. A kernel that knows of generation ids has done it already.
 $seed = pack 'H*', $seed;
@@ -70,20 +73,11 @@ for my $key (lines("$aside/keys")) {
     }
 }
 
-# The journal of the other guest is of no use here. systemd starts a new journald for this one when the
-# old one is gone. The old one is stopped first: with that file there it would begin a journal on disk
-# under the old machine-id, and so it would if it was asked to end.
+# The journald of the other guest: what is logged from now on waits for the new one.
 my @journald = grep { /^[1-9]\d*$/ } lines("$aside/journald");
 kill 'STOP', @journald if @journald;
-put('/run/systemd/journal/flushed', 0644, '') if -d '/var/log/journal';
-kill 'KILL', @journald if @journald;
-for my $other (grep { $_ ne "/run/log/journal/$id" } glob '/run/log/journal/*') {
-    unlink glob "$other/*";
-    rmdir $other;
-}
-# What sets up the network card. It was stopped, as it had read the other machine-id.
-my @network = lines("$aside/network");
-system 'systemctl', '--no-block', 'start', @network if @network;
+# May start what sets up the network card.
+put('/run/cyyber-identity', 0644, '');
 my @units = lines("$aside/units");
 
 # cloud-init has done its part. Last: until here a boot would have it begin anew.
@@ -102,6 +96,14 @@ open STDERR, '>', '/dev/null';
 for (1 .. 300) {
     last if lines('/proc/net/route') > 1;
     select undef, undef, undef, 0.1;
+}
+# systemd starts a new journald when the old one is gone, which has stopped before this: with that file
+# there, it would begin a journal on disk under the old machine-id, and also if it was asked to end.
+put('/run/systemd/journal/flushed', 0644, '') if -d '/var/log/journal';
+kill 'KILL', @journald if @journald;
+for my $other (grep { $_ ne "/run/log/journal/$id" } glob '/run/log/journal/*') {
+    unlink glob "$other/*";
+    rmdir $other;
 }
 system 'systemctl', '--no-block', 'start', @units if @units;
 system @slow if @slow;

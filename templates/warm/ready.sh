@@ -82,13 +82,26 @@ take_identity_away() {
     rm -rf /var/log/journal/*
     systemctl show --property MainPID --value systemd-journald >"$aside/journald"
     : >/etc/machine-id
-    # Who has read the machine-id keeps it: they begin anew in a fork, before it has a network card.
-    for unit in systemd-networkd NetworkManager; do
-        if systemctl --quiet is-active "$unit"; then
-            echo "$unit"
-            systemctl --quiet stop "$unit"
-        fi
-    done >"$aside/network"
+    # What has read the machine-id keeps it. networkd reads it when it sets up the first network card,
+    # so it is started again for that; NetworkManager does so as soon as it starts.
+    if systemctl --quiet is-active systemd-networkd; then systemctl restart systemd-networkd; fi
+    if systemctl --quiet is-active NetworkManager; then
+        systemctl stop NetworkManager
+        start_on_identity NetworkManager.service
+    fi
+}
+
+# Has a fork start a unit as soon as identity.pl creates a file, which is faster than to call systemctl
+# there.
+start_on_identity() {
+    mkdir -p /run/systemd/system
+    cat >/run/systemd/system/cyyber-identity.path <<END
+[Path]
+PathExists=/run/cyyber-identity
+Unit=$1
+END
+    systemctl daemon-reload
+    systemctl start cyyber-identity.path
 }
 
 # Blocks and pages that were used and freed are not to be saved. The guest tells its host of free
@@ -101,11 +114,12 @@ give_back() {
     sleep 3
 }
 
-# What a fork runs first is in its memory.
+# What a fork needs first is in its memory.
 keep_at_hand() {
+    # The driver of the network card that it will get.
+    modprobe virtio_net || true
     cat /usr/sbin/sshd /usr/lib/systemd/systemd-journald >/dev/null 2>&1 || true
     perl -e 'system "true"; my @all = glob "/run/*"; print $all[0] =~ tr/-//dr' >/dev/null
-    date >/dev/null
     systemctl is-active systemd-journald >/dev/null || true
     rm -rf "$aside/none"
 }
