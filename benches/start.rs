@@ -1,24 +1,39 @@
-//! Forks beside boots, each from the command to "the agent answers, and the address is there":
-//! `cargo bench --bench start`, or `cargo bench --bench start -- ROUNDS AT_ONCE IMAGE` (10, 10, the
-//! image that `make image` makes).
+//! Forks beside boots, each from the command to "the agent answers, and the address is there", and
+//! what ten of each hold of the memory: `cargo bench --bench start`, as root, with libvirtd running.
 //!
-//! As root, with libvirtd running. Boots and forks take turns, so that whatever else the machine is
-//! doing meets both. The exit status is 1 when a bound is exceeded.
+//! For less time, some parts: `cargo bench --bench start -- boots=3 forks=3`. The parts are `boots`
+//! and `forks`, one alone after the other, and `boots-at-once` and `forks-at-once`; each with how many
+//! (10). Figures of earlier parts are kept and compared with as well; those alone add up. `anew`
+//! forgets them, as a run of all parts does. A word with a slash is another image than `make image`'s.
+//!
+//! Boots and forks alone take turns, so that whatever else the machine is doing meets both. The
+//! memory is looked at before and after the kernel has merged equal pages (KSM). The exit status is
+//! 1 when a bound is exceeded.
 
 mod shared;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use shared::Bench;
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+use shared::{Bench, Merging};
 
 const IMAGE: &str = "/var/cache/cyyber/debian-12-cloud-amd64.qcow2";
 
+/// Where figures are kept until the next part.
+const FIGURES: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/start-bench.json");
+
 /// What a guest has, in MiB.
 const MEMORY: u32 = 1024;
+
+const PARTS: [&str; 4] = ["boots", "forks", "boots-at-once", "forks-at-once"];
+
+/// How many of each part.
+const USUALLY: usize = 10;
 
 /// A fork alone takes no more than this part of a boot, and forks at once of boots at once.
 const ALONE: f64 = 0.06;
@@ -27,71 +42,155 @@ const AT_ONCE: f64 = 0.12;
 /// How long guests are left alone before their memory is looked at.
 const SETTLING: Duration = Duration::from_secs(10);
 
+/// The figures of a part.
+#[derive(Default, Serialize, Deserialize)]
+struct Figures {
+    /// How long each took to be ready, in seconds.
+    took: Vec<f64>,
+    /// What all of them held, before and after merging.
+    memory: Option<[Memory; 2]>,
+}
+
+/// What the QEMUs of instances hold, in MiB: whole, and with what several hold shared out among them.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Memory {
+    resident: u64,
+    proportional: u64,
+}
+
 fn main() -> ExitCode {
     shared::exit(run())
 }
 
 fn run() -> Result<bool> {
-    let asked = shared::arguments();
-    let number = |at: usize| asked.get(at).map_or(Ok(10), |word| word.parse::<usize>());
-    let (rounds, at_once) = (number(0)?, number(1)?);
-    let bench = Bench::set_up(
-        Path::new(asked.get(2).map_or(IMAGE, String::as_str)),
-        MEMORY,
-    )?;
-    bench.warm()?;
-
-    let (mut boots, mut forks) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
-        for (by, took) in [("boot", &mut boots), ("fork", &mut forks)] {
-            took.extend(bench.start(by, &[format!("{by}{round}")])?);
-            bench.destroy_all()?;
+    let (mut counts, mut image, mut anew) = (BTreeMap::new(), IMAGE.to_owned(), false);
+    for word in shared::arguments() {
+        let (part, count) = word.split_once('=').unwrap_or((&word, ""));
+        if let Some(part) = PARTS.iter().find(|it| **it == part) {
+            let count = if count.is_empty() {
+                USUALLY
+            } else {
+                count.parse()?
+            };
+            ensure!(count > 0, "{word}: of nothing there are no figures");
+            counts.insert(*part, count);
+        } else if word == "anew" {
+            anew = true;
+        } else {
+            ensure!(word.contains('/'), "{word}: no part; parts are {PARTS:?}");
+            image = word;
         }
     }
-    let users = |by: &str| {
-        (0..at_once)
-            .map(|it| format!("{by}-{it}"))
-            .collect::<Vec<_>>()
-    };
-    let class = |by: &str| {
-        let users = users(by);
-        let took = bench.start(by, &users)?;
-        sleep(SETTLING);
-        println!("{by}: memory of {at_once}: {}", memory(&bench.lab, &users)?);
-        bench.destroy_all()?;
-        Ok::<_, anyhow::Error>(took)
-    };
-    let (all_boots, all_forks) = (class("boot")?, class("fork")?);
-    let alone = compare("alone", &boots, &forks, ALONE);
-    let together = compare("at once", &all_boots, &all_forks, AT_ONCE);
-    Ok(alone && together)
-}
-
-/// Prints both; whether the forks took no more than `bound` of the boots.
-fn compare(what: &str, boots: &[Duration], forks: &[Duration], bound: f64) -> bool {
-    let told = |name: &str, all: &[Duration]| {
-        let mut all = all.to_vec();
-        all.sort_unstable();
-        let at = |part: usize| all.get((all.len() * part / 100).min(all.len() - 1));
-        let seconds = |part| at(part).map_or(0.0, Duration::as_secs_f64);
-        println!(
-            "{what:8} {name:5} {:3} runs: median {:.2} s, p95 {:.2} s",
-            all.len(),
-            seconds(50),
-            seconds(95)
-        );
-        seconds(50)
-    };
-    if boots.is_empty() || forks.is_empty() {
-        return true;
+    if counts.is_empty() {
+        (counts, anew) = (PARTS.map(|part| (part, USUALLY)).into(), true);
     }
-    let ratio = told("fork", forks) / told("boot", boots);
-    println!("{what:8} ratio {ratio:.3} (at most {bound})");
-    ratio <= bound
+    let kept = std::fs::read(FIGURES).ok().filter(|_| !anew);
+    let kept = kept.and_then(|kept| serde_json::from_slice(&kept).ok());
+    let mut figures: BTreeMap<String, Figures> = kept.unwrap_or_default();
+
+    let bench = Bench::set_up(Path::new(&image), MEMORY)?;
+    if counts.keys().any(|part| part.starts_with("forks")) {
+        bench.warm()?;
+    }
+    let count = |part: &str| counts.get(part).copied().unwrap_or(0);
+    for round in 0..count("boots").max(count("forks")) {
+        for (part, by) in [("boots", "boot"), ("forks", "fork")] {
+            if round >= count(part) {
+                continue;
+            }
+            let took = bench.start(by, &[format!("{by}{round}")])?;
+            bench.destroy_all()?;
+            let all = &mut figures.entry(part.to_owned()).or_default().took;
+            all.extend(took.iter().map(Duration::as_secs_f64));
+            keep(&figures)?;
+        }
+    }
+    for (part, by) in [("boots-at-once", "boot"), ("forks-at-once", "fork")] {
+        if count(part) > 0 {
+            figures.insert(part.to_owned(), at_once(&bench, by, count(part))?);
+            keep(&figures)?;
+        }
+    }
+    Ok(table(&figures))
 }
 
-/// What the QEMUs of instances hold: whole, and with what several hold shared out among them.
-fn memory(lab: &str, users: &[String]) -> Result<String> {
+fn keep(figures: &BTreeMap<String, Figures>) -> Result<()> {
+    Ok(std::fs::write(FIGURES, serde_json::to_vec(figures)?)?)
+}
+
+fn at_once(bench: &Bench, by: &str, count: usize) -> Result<Figures> {
+    let users: Vec<_> = (0..count).map(|number| format!("{by}-{number}")).collect();
+    let took = bench.start(by, &users)?;
+    sleep(SETTLING);
+    let before = memory(&bench.lab, &users)?;
+    let merging = Merging::start()?;
+    let (began, scans) = (Instant::now(), merging.wait()?);
+    let after = memory(&bench.lab, &users)?;
+    println!(
+        "{by}: merging was on for {:.0?}, all pages scanned {scans} times",
+        began.elapsed()
+    );
+    drop(merging);
+    bench.destroy_all()?;
+    Ok(Figures {
+        took: took.iter().map(Duration::as_secs_f64).collect(),
+        memory: Some([before, after]),
+    })
+}
+
+/// Prints all; whether the forks took no more than their bounds of the boots.
+fn table(figures: &BTreeMap<String, Figures>) -> bool {
+    println!("{:14} {:>4} {:>9} {:>9}", "", "runs", "median s", "p95 s");
+    for (part, Figures { took, .. }) in figures {
+        let (median, p95) = (at(took, 50), at(took, 95));
+        println!("{part:14} {:4} {median:9.2} {p95:9.2}", took.len());
+    }
+    for (part, Figures { took, memory, .. }) in figures {
+        let Some(memory) = memory else { continue };
+        for (when, held) in ["separate", "merged"].iter().zip(memory) {
+            println!(
+                "{part:14} memory of {}, {when}: resident {} MiB, proportional {} MiB",
+                took.len(),
+                held.resident,
+                held.proportional
+            );
+        }
+    }
+    let pairs = [
+        ("boots", "forks", ALONE),
+        ("boots-at-once", "forks-at-once", AT_ONCE),
+    ];
+    let mut kept = true;
+    for (boots, forks, bound) in pairs {
+        let (Some(boots), Some(forks)) = (figures.get(boots), figures.get(forks)) else {
+            continue;
+        };
+        // A class of another size takes another time.
+        if forks.memory.is_some() && forks.took.len() != boots.took.len() {
+            println!("not compared: not as many forks at once as boots");
+            continue;
+        }
+        let ratio = at(&forks.took, 50) / at(&boots.took, 50);
+        let what = if forks.memory.is_some() {
+            "at once"
+        } else {
+            "alone"
+        };
+        println!("{what:8} ratio {ratio:.3} (at most {bound})");
+        kept &= ratio <= bound;
+    }
+    kept
+}
+
+/// What `part` of a hundred are below; 0 of none.
+fn at(all: &[f64], part: usize) -> f64 {
+    let mut all = all.to_vec();
+    all.sort_by(f64::total_cmp);
+    let at = (all.len() * part / 100).min(all.len().saturating_sub(1));
+    all.get(at).copied().unwrap_or_default()
+}
+
+fn memory(lab: &str, users: &[String]) -> Result<Memory> {
     let (mut resident, mut proportional) = (0, 0);
     for user in users {
         let pid = format!("/run/libvirt/qemu/{lab}_user_{user}.pid");
@@ -105,10 +204,8 @@ fn memory(lab: &str, users: &[String]) -> Result<String> {
         resident += kib("Rss:").context("no Rss")?;
         proportional += kib("Pss:").context("no Pss")?;
     }
-    let mib = |kib: u64| kib >> 10;
-    Ok(format!(
-        "resident {} MiB, proportional {} MiB",
-        mib(resident),
-        mib(proportional)
-    ))
+    Ok(Memory {
+        resident: resident >> 10,
+        proportional: proportional >> 10,
+    })
 }

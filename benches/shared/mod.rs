@@ -1,5 +1,8 @@
 //! A lab of a benchmark's own, whose instances are forked or booted. Gone with it.
 
+mod guardian;
+mod merging;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -15,6 +18,10 @@ use cyyber::instance::warm;
 use cyyber::output::{Format, Output};
 use serde_json::json;
 use tempfile::TempDir;
+
+use guardian::Guardian;
+#[allow(unused_imports, reason = "not every benchmark merges")]
+pub use merging::Merging;
 
 pub const URI: &str = "qemu:///system";
 
@@ -46,6 +53,8 @@ pub fn arguments() -> Vec<String> {
 
 /// The lab, on a directory of its own.
 pub struct Bench {
+    // Dropped first.
+    _guardian: Guardian,
     dir: TempDir,
     pub lab: String,
     memory_mb: u32,
@@ -57,6 +66,7 @@ impl Bench {
         let dir = TempDir::new_in(PLACE)?;
         let lab = format!("bench-{}", std::process::id());
         let bench = Bench {
+            _guardian: Guardian::of(dir.path(), &lab)?,
             dir,
             lab,
             memory_mb,
@@ -82,7 +92,9 @@ impl Bench {
 
     fn configure(&self, instant: bool) -> Result<()> {
         let config = json!({
-            "host": {"storage_dir": self.path("storage"), "state_dir": self.path("state"),
+            // The kernel may merge their memory once it is told to; until then, that changes nothing.
+            "host": {"share_memory": true,
+                     "storage_dir": self.path("storage"), "state_dir": self.path("state"),
                      "output_dir": self.path("output")},
             "labs": [{"lab_id": self.lab, "lab_name": "Benchmark", "packages": [], "motd": "",
                       "memory_mb": self.memory_mb, "vcpus": 1, "disk_size": "10G", "instant": instant}],
@@ -121,9 +133,15 @@ impl Bench {
     }
 
     pub fn cyyber(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cyyber"));
+        // A killed benchmark starts nothing any more.
+        let mut command = Command::new("setpriv");
         command
-            .args(["--config"])
+            .args([
+                "--pdeathsig",
+                "KILL",
+                env!("CARGO_BIN_EXE_cyyber"),
+                "--config",
+            ])
             .arg(self.path("labs-config.json"));
         command.args(["--connect", URI]);
         command
@@ -188,16 +206,6 @@ impl Bench {
             self.cyyber()
                 .args(["-q", "instance", "cleanup", "--lab", &self.lab, "--yes"]),
         )
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _ = self.destroy_all();
-        let _ = Command::new("chattr")
-            .args(["-R", "-f", "-i"])
-            .arg(self.dir.path())
-            .status();
     }
 }
 
