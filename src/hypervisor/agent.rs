@@ -35,7 +35,7 @@ const STATUS: Duration = Duration::from_secs(20);
 const LARGEST: usize = 64 << 10;
 
 /// How often to check whether a command has ended.
-const INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const INTERVAL: Duration = Duration::from_millis(50);
 
 /// How often to check on a script that takes long: each check is work for its guest.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -282,7 +282,7 @@ impl Domain {
         self.ask_until(command, arguments, until.min(Instant::now() + ANSWER))
     }
 
-    fn ask_until<T: DeserializeOwned>(
+    pub(super) fn ask_until<T: DeserializeOwned>(
         &self,
         command: &str,
         arguments: &serde_json::Value,

@@ -19,9 +19,9 @@ use super::definition::exact;
 use super::host_keys::{self, HostKey};
 use super::warm::misfit;
 use crate::files;
-use crate::hypervisor::Script;
 use crate::hypervisor::save_file::SaveFile;
 use crate::hypervisor::xml::interface;
+use crate::hypervisor::{Script, Waiting};
 use crate::images::base::Base;
 use crate::images::warm::{self, Warm};
 use crate::images::{builds, overlay, require_room};
@@ -31,7 +31,13 @@ use crate::text::hex;
 use crate::units::MIB;
 
 /// Script that gives a fork its own identity. Runs in the guest.
-const IDENTITY: &str = include_str!("../../templates/warm/identity.pl");
+pub(super) const IDENTITY: &str = include_str!("../../templates/warm/identity.pl");
+
+/// It waits there already: ready.sh has started it.
+const WAITING: Waiting = Waiting {
+    inbox: "/run/cyyber-warm/inbox",
+    answer: "/run/cyyber-warm/answer",
+};
 
 /// How long the guest may take for that before it is booted instead.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -130,7 +136,12 @@ impl Instance<'_> {
         };
         let until = Instant::now() + PATIENCE;
         domain
-            .run_script(&identity, until, &AtomicBool::new(false))
+            .hand_over(&WAITING, &identity.input, until)
+            .and_then(|done| match done {
+                true => Ok(()),
+                // Not every guest's agent may write to files.
+                false => domain.run_script(&identity, until, &AtomicBool::new(false)),
+            })
             .context("failed to give it an identity of its own")?;
         steps.done("identity");
         domain.plug_in(card)?;

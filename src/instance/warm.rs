@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::fork::IDENTITY;
 use crate::config::Lab;
 use crate::context::Context;
 use crate::files;
@@ -43,7 +44,7 @@ pub fn fits(context: &Context, lab: &Lab) -> Result<Inputs> {
             lab.nested_virtualization.to_string(),
         )
         .with("disk size", lab.disk_size.to_string())
-        .with_hash("domain template", [TEMPLATE, READY]))
+        .with_hash("domain template", [TEMPLATE, READY, IDENTITY]))
 }
 
 /// Why a warm image of `lab`, made for `then`, no longer fits.
@@ -131,7 +132,8 @@ fn boot_and_save(
     let ready = Script {
         interpreter: ("/bin/sh", "-c"),
         text: READY,
-        input: Secret::new(String::new()),
+        // It leaves that running.
+        input: Secret::new(IDENTITY.to_owned()),
     };
     domain
         .run_script(&ready, Instant::now() + PATIENCE, stop)

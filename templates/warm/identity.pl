@@ -6,7 +6,10 @@
 # daemon that is started. So this is one program, which uses no other program and no module of Perl's,
 # and leaves the rest until the guest has an address.
 #
-# On standard input, so that no list of processes shows it, a line each: the time in seconds since
+# Its arguments are the pipe that it waits at for its input and the file where it says how that went:
+# ready.sh leaves it running. Without arguments, it reads standard input.
+#
+# On its input, so that no list of processes shows it, a line each: the time in seconds since
 # 1970; 64 random bytes in hexadecimal; and then the SSH host keys that the host made, each as a line
 # with the name of its file, the lines of that and one with a dot.
 use strict;
@@ -15,6 +18,7 @@ use warnings;
 $ENV{PATH} = '/usr/sbin:/usr/bin:/sbin:/bin';
 $ENV{LC_ALL} = 'C.UTF-8';
 my $aside = '/var/lib/cyyber-warm';
+my ($inbox, $answer) = @ARGV;
 
 sub lines {
     my ($path) = @_;
@@ -31,6 +35,16 @@ sub put {
     close $file or die "$path: $!\n";
 }
 
+sub say_how {
+    my ($how) = @_;
+    put("$answer.new", 0600, $how);
+    rename "$answer.new", $answer;
+}
+
+if (defined $answer) {
+    $SIG{__DIE__} = sub { say_how("@_") };
+    open STDIN, '<', $inbox or die "$inbox: $!\n";
+}
 chomp(my $now = <STDIN> // '');
 chomp(my $seed = <STDIN> // '');
 my (%made, $name);
@@ -88,8 +102,12 @@ if (-d "$aside/cloud") {
 rename $aside, "$aside.done" or die "$aside: $!\n";
 
 # The rest has time until the guest has an address, where it is to get one.
-defined(my $child = fork) or die "no process: $!\n";
-exit if $child;
+if (defined $answer) {
+    say_how("done\n");
+} else {
+    defined(my $child = fork) or die "no process: $!\n";
+    exit if $child;
+}
 open STDIN, '<', '/dev/null';
 open STDOUT, '>', '/dev/null';
 open STDERR, '>', '/dev/null';
@@ -107,4 +125,4 @@ for my $other (grep { $_ ne "/run/log/journal/$id" } glob '/run/log/journal/*') 
 }
 system 'systemctl', '--no-block', 'start', @units if @units;
 system @slow if @slow;
-exec 'rm', '-rf', "$aside.done";
+exec 'rm', '-rf', "$aside.done", '/run/cyyber-warm';

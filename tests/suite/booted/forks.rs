@@ -51,8 +51,13 @@ fn build(sandbox: &Sandbox) -> Value {
 
 fn start(sandbox: &Sandbox, user: &str) -> Value {
     let began = Instant::now();
-    let started = sandbox.instance("start", user, &[]).json();
+    let ran = sandbox.instance("start", user, &["-v"]).ok();
+    let started: Value = serde_json::from_str(&ran.stdout).unwrap();
     println!("{user}: {:.1?} {}", began.elapsed(), started["started_by"]);
+    ran.stderr
+        .lines()
+        .filter(|line| line.contains(": forked ("))
+        .for_each(|line| println!("{line}"));
     started
 }
 
