@@ -90,7 +90,7 @@ for my $key (lines("$aside/keys")) {
 # The journald of the other guest: what is logged from now on waits for the new one.
 my @journald = grep { /^[1-9]\d*$/ } lines("$aside/journald");
 kill 'STOP', @journald if @journald;
-# May start what sets up the network card.
+# Starts NetworkManager, where that sets up the network card: see ready.sh.
 put('/run/cyyber-identity', 0644, '');
 my @units = lines("$aside/units");
 

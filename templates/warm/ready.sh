@@ -118,10 +118,11 @@ give_back() {
 
 # A fork finds it running, and uses it where the agent may write to files.
 let_identity_wait() {
-    mkdir -p -m 700 /run/cyyber-warm
+    mkdir -m 700 /run/cyyber-warm
     mkfifo -m 600 /run/cyyber-warm/inbox
     setsid perl -e "$identity" /run/cyyber-warm/inbox /run/cyyber-warm/answer \
         </dev/null >/dev/null 2>&1 &
+    waiting=$!
 }
 
 # What a fork needs first is in its memory.
@@ -132,6 +133,7 @@ keep_at_hand() {
     perl -e 'system "true"; my @all = glob "/run/*"; print $all[0] =~ tr/-//dr' >/dev/null
     systemctl is-active systemd-journald >/dev/null || true
     rm -rf "$aside/none"
+    kill -0 "$waiting" || fail "identity.pl does not wait for its input"
 }
 
 wait_for_boot

@@ -264,12 +264,18 @@ fn wait_until_ready(sandbox: &Sandbox, user: &str) {
     }
 }
 
-/// Waits until it has an address and a program that lets users in.
+/// Waits until it has an address, a program that lets users in, and its own journal.
 fn wait_until_reachable(domain: &str) {
     let began = Instant::now();
     let is_there = || {
         virsh(["domifaddr", domain]).contains("ipv4")
-            && guest::shell(domain, "systemctl is-active ssh || true") == "active\n"
+            && guest::shell(
+                domain,
+                "systemctl is-active ssh && ls /var/log/journal || true",
+            )
+            .lines()
+            .count()
+                == 2
     };
     while !is_there() {
         assert!(
@@ -318,7 +324,12 @@ fn no_two_of_a_class_are_the_same(sandbox: &Sandbox) {
                 .split_whitespace()
                 .find(|word| word.contains('/'))
                 .unwrap();
-            for one in [id, ecdsa, ed25519, card, address, random] {
+            // What a DHCP server knows it by.
+            let leases = virsh(["net-dhcp-leases", "cyyber-nat"]);
+            let lease = leases.lines().find(|line| line.contains(address)).unwrap();
+            let client = lease.split_whitespace().last().unwrap();
+            assert!(client.len() > 20, "{lease}");
+            for one in [id, ecdsa, ed25519, card, address, client, random] {
                 assert!(
                     seen.insert((*one).to_owned()),
                     "{one} is {user}'s and another's"
@@ -331,7 +342,7 @@ fn no_two_of_a_class_are_the_same(sandbox: &Sandbox) {
             sandbox.instance("stop", user, &["--force"]).ok();
         }
     }
-    assert_eq!(seen.len(), 6 * all);
+    assert_eq!(seen.len(), 7 * all);
     for user in 0..all {
         let user = format!("c{user}");
         sandbox.instance("cleanup", &user, &["--yes"]).ok();
