@@ -10,6 +10,8 @@
 //! memory is looked at before and after the kernel has merged equal pages (KSM). The exit status is
 //! 1 when a bound is exceeded.
 
+#[path = "shared/merging.rs"]
+mod merging;
 mod shared;
 
 use std::collections::BTreeMap;
@@ -19,8 +21,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use merging::Merging;
 use serde::{Deserialize, Serialize};
-use shared::{Bench, Merging};
+use shared::Bench;
 
 const IMAGE: &str = "/var/cache/cyyber/debian-12-cloud-amd64.qcow2";
 

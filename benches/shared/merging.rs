@@ -37,7 +37,6 @@ done
 pub struct Merging(Child);
 
 impl Merging {
-    #[allow(dead_code, reason = "not every benchmark merges")]
     pub fn start() -> Result<Merging> {
         let mut undo = Command::new("sh");
         undo.args(["-c", UNDO, "sh"]);
@@ -54,7 +53,6 @@ impl Merging {
     }
 
     /// Waits until the kernel has scanned all pages often enough; how often it did.
-    #[allow(dead_code, reason = "not every benchmark merges")]
     pub fn wait(&self) -> Result<u64> {
         let scans = || Ok::<u64, anyhow::Error>(get("full_scans")?.parse()?);
         let (first, began) = (scans()?, Instant::now());

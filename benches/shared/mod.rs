@@ -1,7 +1,6 @@
 //! A lab of a benchmark's own, whose instances are forked or booted. Gone with it.
 
 mod guardian;
-mod merging;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -20,8 +19,6 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use guardian::Guardian;
-#[allow(unused_imports, reason = "not every benchmark merges")]
-pub use merging::Merging;
 
 pub const URI: &str = "qemu:///system";
 
@@ -201,6 +198,7 @@ impl Bench {
     }
 
     /// Destroys its instances.
+    #[allow(dead_code, reason = "not every benchmark starts anew")]
     pub fn destroy_all(&self) -> Result<()> {
         done(
             self.cyyber()
