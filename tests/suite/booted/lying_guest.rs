@@ -29,8 +29,10 @@ fn a_guest_that_lies_floods_or_is_mute_is_no_matter_of_its_neighbour() {
     own_world!();
     let sandbox = Sandbox::with_booting_guests(1);
     let configure = |max_runtime: &str| {
+        // Its work is no matter here: on a busy host it waits for a processor, which counts as work.
         let liar = json!({
-            "memory_mb": 512, "policy": {"boot_timeout": "0s", "max_runtime": max_runtime},
+            "memory_mb": 512,
+            "policy": {"boot_timeout": "0s", "max_runtime": max_runtime, "max_busy": "0s"},
         });
         let innocent = json!({"policy": {"boot_timeout": "0s"}});
         let labs = [
