@@ -236,7 +236,7 @@ impl Size {
 }
 
 /// Whether this is a host's service lease.
-pub fn is_door(lease: &Lease) -> bool {
+pub fn is_service_lease(lease: &Lease) -> bool {
     lease.name.starts_with(SERVICE)
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::drain::drain;
 use super::head::Head;
 use crate::cli::{Host as Command, Target};
-use crate::cluster::hosts::is_door;
+use crate::cluster::hosts::is_service_lease;
 use crate::cluster::slurm::Node;
 use crate::config::{Cluster, HostName};
 use crate::context::Context;
@@ -114,7 +114,9 @@ fn list(head: &Head) -> Result<()> {
     let (nodes, leases) = (hosts.nodes()?, hosts.slurm.leases(None)?);
     let all: Vec<_> = hosts.cluster.hosts.keys().collect();
     let rows = side_by_side(&all, all.len(), |host| {
-        let there = leases.iter().filter(|it| it.host == **host && !is_door(it));
+        let there = leases
+            .iter()
+            .filter(|it| it.host == **host && !is_service_lease(it));
         let node = nodes.iter().find(|node| node.host == **host);
         HostRow::new(head, host, node, there.count())
     });
@@ -150,7 +152,7 @@ fn answer(head: &Head, host: &HostName) -> Result<()> {
     let head = head.for_worker();
     let nodes = head.hosts.nodes()?;
     let leases = head.hosts.slurm.leases_on(host)?;
-    let running = leases.iter().filter(|it| !is_door(it)).count();
+    let running = leases.iter().filter(|it| !is_service_lease(it)).count();
     let node = nodes.iter().find(|node| node.host == *host);
     let row = HostRow::new(&head, host, node, running);
     head.context.output.answer(&Hosts { hosts: vec![row] })
