@@ -17,13 +17,13 @@ const INFIX: &str = "_user_";
 checked! {
     /// A lab's id.
     #[derive(Hash, PartialOrd, Ord)]
-    struct LabId, "lab id", "[a-z0-9][a-z0-9-]{0,31}"
+    struct LabId, "lab id", word("a-z0-9", "a-z0-9-", 31)
 }
 
 checked! {
     /// A user's id as the web backend knows it.
     #[derive(Hash, PartialOrd, Ord)]
-    struct UserId, "user id", "[A-Za-z0-9][A-Za-z0-9.-]{0,63}"
+    struct UserId, "user id", word("A-Za-z0-9", "A-Za-z0-9.-", 63)
 }
 
 checked! {

@@ -12,12 +12,12 @@ use crate::checked::checked;
 checked! {
     /// A host's name, as printed by `hostname` and known to Slurm.
     #[derive(Hash, PartialOrd, Ord)]
-    struct HostName, "host name", "[A-Za-z0-9][A-Za-z0-9-]{0,62}"
+    struct HostName, "host name", word("A-Za-z0-9", "A-Za-z0-9-", 62)
 }
 
 checked! {
     /// The name of a Slurm object, or a label.
-    struct Word, "name", "[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
+    struct Word, "name", word("A-Za-z0-9_", "A-Za-z0-9_.-", 63)
 }
 
 /// Several hosts that run instances, with one Slurm.

@@ -58,7 +58,7 @@ impl Live<'_> {
             }
         };
         self.begun = true;
-        super::write(|out| out.write_all(text.as_bytes()))
+        super::write(text.as_bytes())
     }
 
     /// Waits until `time`. Returns false if `stop` is set or the reader of standard output is gone

@@ -6,7 +6,7 @@ mod page;
 mod table;
 
 use std::collections::BTreeMap;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
@@ -98,28 +98,22 @@ impl Output {
 
     /// Prints a command's answer.
     pub fn answer(&self, report: &impl Report) -> Result<()> {
-        let is_terminal = std::io::stdout().is_terminal();
-        write(|out| {
-            match self.format {
-                // Compact: a third of indented JSON would be blanks.
-                Format::Json if !is_terminal => serde_json::to_writer(&mut *out, report)?,
-                Format::Json => serde_json::to_writer_pretty(&mut *out, report)?,
-                Format::Table => {
-                    let text = shown(report, Page::stdout());
-                    if text.is_empty() {
-                        return Ok(());
-                    }
-                    out.write_all(text.as_bytes())?;
-                }
-            }
-            out.write_all(b"\n")
-        })
-        .map(drop)
+        let mut text = match self.format {
+            // Compact: a third of indented JSON would be blanks.
+            Format::Json if !std::io::stdout().is_terminal() => serde_json::to_vec(report)?,
+            Format::Json => serde_json::to_vec_pretty(report)?,
+            Format::Table => match shown(report, Page::stdout()) {
+                text if text.is_empty() => return Ok(()),
+                text => text.into_bytes(),
+            },
+        };
+        text.push(b'\n');
+        write(&text).map(drop)
     }
 
     /// Prints `bytes` as they are.
     pub fn raw(&self, bytes: &[u8]) -> Result<()> {
-        write(|out| out.write_all(bytes)).map(drop)
+        write(bytes).map(drop)
     }
 
     /// Prints the output of a program in a guest, each stream to our own: unchanged, except that a
@@ -256,13 +250,13 @@ impl Output {
     }
 }
 
-/// Writes to standard output, in pieces: a listing of a thousand instances is large. Returns whether
-/// there was a reader; one that has read enough (`cyyber … | head`) is no failure.
-fn write(content: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<bool> {
-    let mut out = BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
+/// Writes to standard output. Returns whether there was a reader; one that has read enough
+/// (`cyyber … | head`) is no failure.
+fn write(bytes: &[u8]) -> Result<bool> {
+    let mut out = std::io::stdout().lock();
     // Not of the kind capacity, whatever is full: that is about the resources of instances.
     let failed = Fault::new(Kind::Failed, "failed to write to standard output");
-    match content(&mut out).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         done => done.map(|()| true).context(failed),
     }

@@ -3,6 +3,7 @@
 #![deny(clippy::arithmetic_side_effects)]
 
 use anyhow::Result;
+use jiff::Timestamp;
 
 use super::in_class::decide;
 use super::lessons::Lessons;
@@ -20,6 +21,8 @@ pub(crate) struct Forecast<'a> {
     context: &'a Context,
     passes: Passes,
     lessons: Lessons,
+    /// The same for all instances.
+    now: Timestamp,
 }
 
 /// The statuses of many instances with their next steps; starting guests are asked whether they are
@@ -35,12 +38,14 @@ pub fn statuses(
 impl<'a> Forecast<'a> {
     pub fn new(context: &'a Context) -> Self {
         let mut passes = Passes::read(&context.paths.passes());
-        passes.begin(&context.moment());
+        let moment = context.moment();
+        passes.begin(&moment);
         let lessons = Lessons::read(context, &passes);
         Forecast {
             context,
             passes,
             lessons,
+            now: moment.time,
         }
     }
 
@@ -50,7 +55,7 @@ impl<'a> Forecast<'a> {
         let Some(rung) = rung(status) else {
             return;
         };
-        let now = self.context.time();
+        let now = self.now;
         let known = self.passes.get(&status.instance, status.basis.uuid);
         // What was seen of another run no longer counts.
         let run = known.and_then(|seen| seen.run.as_ref());
