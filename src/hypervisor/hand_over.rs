@@ -85,6 +85,8 @@ impl Domain {
             Ok(read) => BASE64_STANDARD.decode(read.buf_b64)?,
             Err(silence) => bail!("a program in the guest did not answer: {silence}"),
         };
+        // Nothing depends on it: the agent would keep the file open.
+        let _ = told("guest-file-close", json!({}), file);
         ensure!(
             answer == DONE,
             "{}",

@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -52,18 +51,10 @@ impl Pass {
             leases::forget_those_that_left(context);
         }
         let hypervisor = context.hypervisor()?;
-        // Both wait: for libvirt and for the kernel.
-        let (all, in_force) = std::thread::scope(|scope| {
-            let in_force = (hypervisor.is_local() && !self.options.dry_run)
-                .then(|| scope.spawn(firewall::in_force));
-            let all = hypervisor.survey(Detail::Work);
-            let in_force = in_force.map(ScopedJoinHandle::join);
-            (all, in_force)
-        });
-        let (all, in_force) = (
-            all?,
-            in_force.map(|it| it.unwrap_or_else(|panic| resume_unwind(panic))),
-        );
+        // That takes as long as all that follows, up to where it is joined.
+        let in_force = (hypervisor.is_local() && !self.options.dry_run)
+            .then(|| std::thread::spawn(firewall::in_force));
+        let all = hypervisor.survey(Detail::Work)?;
         let file = context.paths.passes();
         let mut passes = Passes::read(&file);
         let last = passes.last();
@@ -115,7 +106,10 @@ impl Pass {
         if let Some(in_force) = in_force
             && (!all.is_empty() || firewall::is_set_up())
         {
-            guard(context, in_force);
+            guard(
+                context,
+                in_force.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            );
         }
         if hypervisor.is_local() {
             share(context);

@@ -3,8 +3,8 @@
 # gives it an identity of its own, before it has a network card. See ready.sh.
 #
 # Under software emulation, each program that is run takes as long as all of this, and so does each
-# daemon that is started. So this is one program, which uses no other program and no module of Perl's,
-# and leaves the rest until the guest has an address.
+# daemon that is started. So this is one program, which uses no module of Perl's and, where the host
+# made the keys, no other program, and leaves the rest until the guest has an address.
 #
 # Its arguments are the pipe that it waits at for its input and the file where it says how that went:
 # ready.sh leaves it running. Without arguments, it reads standard input.

@@ -248,6 +248,7 @@ fn forks_are_themselves_and_instances_like_any_other() {
     // Another boot.
     if is_thorough() {
         a_warm_image_is_renewed_alone(&sandbox);
+        a_rebuild_under_a_fork_is_no_matter_to_it(&sandbox);
     }
     let gone = sandbox
         .cyyber(["-o", "json", "instance", "cleanup", "--yes"])
@@ -455,6 +456,38 @@ fn a_warm_image_is_renewed_alone(sandbox: &Sandbox) {
     let doomed =
         Run::of(&mut sandbox.command(["-o", "json", "instance", "cleanup", "--dry-run"])).json();
     assert_eq!(doomed["builds"].as_array().unwrap().len(), 1, "{doomed}");
+}
+
+/// The lab is built anew while a fork of its former build runs.
+fn a_rebuild_under_a_fork_is_no_matter_to_it(sandbox: &Sandbox) {
+    let name = sandbox.instance_name("b");
+    guest::shell(&name, "echo mine >/root/mine && sync");
+    let own = guest::shell(&name, OWN);
+    let built = sandbox.cyyber(["-o", "json", "build", "--force"]).json();
+    assert_eq!(built["labs"][0]["warm"], "made", "{built}");
+    let is_as_before = || {
+        assert_eq!(guest::shell(&name, OWN), own);
+        assert_eq!(guest::shell(&name, "cat /root/mine"), "mine\n");
+        assert_eq!(sandbox.listed("b")["base_is_current"], false);
+    };
+    is_as_before();
+    sandbox.instance("pause", "b", &[]).ok();
+    // What it stands on is in use.
+    sandbox
+        .cyyber(["instance", "cleanup", "--yes", "--user", "nobody"])
+        .ok();
+    assert_eq!(start(sandbox, "b")["started_by"], "memory");
+    is_as_before();
+    sandbox.instance("stop", "b", &["--timeout", "120s"]).ok();
+    let check = run(tool("qemu-img").arg("check").arg(sandbox.overlay("b")));
+    assert!(check.contains("No errors"), "{check}");
+    assert_eq!(start(sandbox, "b")["started_by"], "boot");
+    wait_until_ready(sandbox, "b");
+    is_as_before();
+    sandbox.instance("reset", "b", &["--yes"]).ok();
+    assert_eq!(start(sandbox, "b")["started_by"], "fork");
+    assert_eq!(sandbox.listed("b")["base_is_current"], true);
+    assert_eq!(guest::shell(&name, "ls /root/mine || true"), "");
 }
 
 #[test]

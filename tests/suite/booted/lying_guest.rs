@@ -9,7 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::host::idle_time;
 use common::world::own_world;
-use common::{Run, Sandbox, guest, lab, text};
+use common::{QEMU, Run, Sandbox, guest, lab, text};
+use cyyber::hypervisor::Waiting;
+use cyyber::secret::Secret;
 use serde_json::{Value, json};
 
 /// Instances of the lab that stays in the firmware.
@@ -146,6 +148,8 @@ fn a_guest_that_lies_floods_or_is_mute_is_no_matter_of_its_neighbour() {
     fails("refuse", "agent refused");
     fails("slow", "took too long");
 
+    gives_its_input_to_a_program_that_may_lie(&sandbox, &liar);
+
     be("mute");
     // The second time libvirt knows of its silence, and would wait for a sign of life.
     for _ in 0..2 {
@@ -158,4 +162,37 @@ fn a_guest_that_lies_floods_or_is_mute_is_no_matter_of_its_neighbour() {
     let mut exec = sandbox.instance_command("exec", "liar", &["--timeout", "1s"]);
     let mute = Run::within(Duration::from_secs(60), exec.args(["--", "true"])).error_json(1);
     assert!(text(&mute["message"]).contains("does not answer"), "{mute}");
+}
+
+/// As a fork gets its identity: by a program that waits in its guest, and is started where the agent
+/// permits no files.
+fn gives_its_input_to_a_program_that_may_lie(sandbox: &Sandbox, liar: &str) {
+    let context = sandbox.context(QEMU);
+    let domain = context.hypervisor().unwrap().other(liar).unwrap().unwrap();
+    let waiting = Waiting {
+        inbox: "/in",
+        answer: "/out",
+    };
+    let handed = |kind: &str| {
+        guest::be(liar, kind);
+        let began = Instant::now();
+        let input = Secret::new("a secret\n".to_owned());
+        let handed = domain.hand_over(&waiting, &input, began + Duration::from_secs(5));
+        let handed = handed.map_err(|error| format!("{error:#}"));
+        println!("files {kind}: {:?}: {handed:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(15), "{kind}");
+        handed
+    };
+    assert_eq!(handed("done"), Ok(true));
+    assert_eq!(handed("closed"), Ok(false));
+    let told = handed("curses").unwrap_err();
+    let is_harmless = !told.contains(char::is_control) && told.len() <= 1000;
+    assert!(told.starts_with(" [2Jno") && is_harmless, "{told}");
+    let told = handed("flood").unwrap_err();
+    assert!(
+        told.contains("did not answer") && told.len() < 200,
+        "{told}"
+    );
+    let told = handed("at work").unwrap_err();
+    assert!(told.contains("did not answer in time"), "{told}");
 }

@@ -35,6 +35,18 @@ def printed(kind, count):
     }.get(kind, "?")
 
 
+def file_answer(command, kind):
+    """What is said of files: a program in the guest reads one and answers in another."""
+    is_answer = command["arguments"].get("mode") == "r"
+    if kind == "closed" or kind == "at work" and is_answer:
+        return {"error": {"class": "GenericError", "desc": "not permitted"}}
+    text = {"done": "done\n", "curses": "\x1b[2Jno\n" * 80}.get(kind, "no" * 1_000_000)
+    return {
+        "guest-file-open": {"return": 7},
+        "guest-file-read": {"return": {"buf-b64": base64.b64encode(text.encode()).decode()}},
+    }.get(command["execute"], {"return": {}})
+
+
 def answer(command, kind, count):
     """What is said to a command; nothing at all where it is None."""
     if kind == "mute":
@@ -42,6 +54,8 @@ def answer(command, kind, count):
     name = command.get("execute")
     if name == "guest-sync":
         return {"return": command["arguments"]["id"]}
+    if name.startswith("guest-file-"):
+        return file_answer(command, kind)
     if name == "guest-exec" and kind == "refuse":
         # Another text each time, and as long as libvirt lets it pass.
         return {"error": {"class": "GenericError", "desc": f"{count} " + "no" * 1_900_000}}
