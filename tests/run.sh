@@ -10,11 +10,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 # By their targets: installing a desktop takes half an hour under software emulation, building five
 # labs an hour.
 readonly OTHER_TARGETS=(booted::desktop booted::shipped_labs)
-# Each takes minutes, and shows one thing more than another test of the same file.
+# Each takes minutes, and shows one thing more than a test that always runs.
 readonly ONLY_IN_ALL=(disks_survive_a_rebuild_a_full_disk_and_a_clean_stop_from_a_pause
     a_guest_whose_disk_cannot_grow_is_held_and_goes_on
     a_host_is_upgraded_to_the_next_release cluster::
-    a_class_is_forked_for_its_lesson_and_paused_after_it reaper_week::)
+    a_class_is_forked_for_its_lesson_and_paused_after_it reaper_week::
+    forks_are_themselves_and_instances_like_any_other booted::isolation::)
 # Most tests wait for QEMU or libvirt most of the time.
 readonly AT_ONCE=8
 

@@ -113,6 +113,11 @@ impl<'a> Shared<'a> {
         let path = self.paths.placing(name);
         Lock::take(&path, &name.to_string(), lock::PATIENCE)
     }
+
+    /// The same lock; `None` if another command holds it.
+    pub fn try_lock(&self, name: &InstanceName) -> Option<Lock> {
+        Lock::try_take(&self.paths.placing(name))
+    }
 }
 
 /// The instances that have a file in a directory.

@@ -1,20 +1,23 @@
 //! Compares Slurm's allocations on this host with its running guests at the end of a pass. A
-//! running guest without a lease gets one, or causes a warning; a lease without a guest is released
-//! once two passes have seen it, because a start may be in progress.
+//! running guest without a lease gets one, or causes a warning. A lease without a guest is released:
+//! at once if this pass has taken the guest down, otherwise once two passes have seen it, because a
+//! start may be in progress.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 
+use super::report::Action;
 use crate::cluster::Place;
 use crate::cluster::slurm::{Lease, Placed, Request, Slurm};
 use crate::cluster::storage::Shared;
+use crate::config::HostName;
 use crate::context::Context;
 use crate::files;
 use crate::hypervisor::Detail;
 use crate::instance::{Instance, admission, arrival};
-use crate::names::InstanceName;
+use crate::names::{InstanceName, Rung};
 
 /// How long a lease may be without its guest.
 const GRACE: SignedDuration = SignedDuration::from_secs(50);
@@ -30,11 +33,13 @@ struct Due {
     since: BTreeMap<u64, Timestamp>,
 }
 
-/// Compares running guests with allocations. `since` is the record of the last pass.
+/// Compares running guests with allocations. `since` is the record of the last pass; this one has
+/// paused or powered off the guests in `down`.
 fn compare(
     running: &BTreeSet<InstanceName>,
     leases: &[Lease],
     since: &BTreeMap<u64, Timestamp>,
+    down: &BTreeSet<InstanceName>,
     now: Timestamp,
 ) -> Due {
     let mut due = Due::default();
@@ -50,7 +55,7 @@ fn compare(
         }
         let first = since.get(&lease.job).copied().unwrap_or(now);
         due.since.insert(lease.job, first);
-        if now.duration_since(first) >= GRACE {
+        if down.contains(&name) || now.duration_since(first) >= GRACE {
             due.without_guest.push(lease.clone());
         }
     }
@@ -71,11 +76,14 @@ pub(super) fn forget_those_that_left(context: &Context) {
     }
 }
 
-/// Does this, if this is one of several hosts. Failures are reported, but do not fail the pass: the
-/// next one tries again.
-pub(super) fn settle(context: &Context) {
+/// Does this after the steps in `actions`, if this is one of several hosts. Failures are reported,
+/// but do not fail the pass: the next one tries again.
+pub(super) fn settle(context: &Context, actions: &[Action]) {
     if let Some(Place::Host(cluster, here)) = context.place() {
-        let settled = settled(context, &Slurm::new(cluster), &Shared::new(cluster), here);
+        let down = actions.iter().filter(|it| it.ok && it.to > Rung::Idle);
+        let down = down.filter_map(|it| it.instance.parse().ok()).collect();
+        let (slurm, shared) = (Slurm::new(cluster), Shared::new(cluster));
+        let settled = settled(context, &slurm, &shared, here, &down);
         if let Err(error) = settled {
             let text = format!("warning: failed to compare Slurm's allocations: {error:#}");
             context.output.detail(&text);
@@ -87,7 +95,8 @@ fn settled(
     context: &Context,
     slurm: &Slurm,
     shared: &Shared,
-    here: &crate::config::HostName,
+    here: &HostName,
+    down: &BTreeSet<InstanceName>,
 ) -> Result<()> {
     if shared.is_fenced(here) {
         context.output.warn(&format!(
@@ -104,7 +113,7 @@ fn settled(
     let all = context.hypervisor()?.survey(Detail::Power)?;
     let running = all.into_iter().filter(|(_, facts)| facts.id.is_some());
     let running = running.map(|(name, _)| name).collect();
-    let due = compare(&running, &leases, &since, context.time());
+    let due = compare(&running, &leases, &since, down, context.time());
     for name in &due.without_lease {
         if let Err(error) = lease(context, slurm, here, name) {
             let text = format!("{name} runs without a Slurm allocation: {error:#}");
@@ -113,8 +122,9 @@ fn settled(
     }
     for lease in &due.without_guest {
         let name: InstanceName = lease.name.parse()?;
-        // Not while a command holds it.
+        // Not while a command holds it, here or on the head.
         if let Some(_alone) = Instance::try_lock(context, &name)
+            && let Some(_placing) = shared.try_lock(&name)
             && slurm.steps(lease)? == 0
         {
             slurm.release(lease)?;
@@ -126,12 +136,7 @@ fn settled(
     Ok(())
 }
 
-fn lease(
-    context: &Context,
-    slurm: &Slurm,
-    here: &crate::config::HostName,
-    name: &InstanceName,
-) -> Result<()> {
+fn lease(context: &Context, slurm: &Slurm, here: &HostName, name: &InstanceName) -> Result<()> {
     let size = admission::size(&context.config, name)?;
     let placed = slurm.place(&Request {
         name: &name.to_string(),
@@ -169,10 +174,14 @@ mod tests {
         ];
         let at = |second| Timestamp::from_second(second).unwrap();
         let since = BTreeMap::from([(3, at(40)), (9, at(0))]);
-        let due = compare(&running, &leases, &since, at(100));
+        let due = compare(&running, &leases, &since, &BTreeSet::new(), at(100));
         assert_eq!(due.without_lease, [name("lab01_user_2")]);
         assert_eq!(due.without_guest, [lease(3, "lab01_user_3")]);
         // A new one is only recorded, and one that is gone is removed.
         assert_eq!(due.since, BTreeMap::from([(3, at(40)), (4, at(100))]));
+        // What this pass paused gives its lease back at once.
+        let down = BTreeSet::from([name("lab01_user_4")]);
+        let due = compare(&running, &leases, &since, &down, at(50));
+        assert_eq!(due.without_guest, [lease(4, "lab01_user_4")]);
     }
 }

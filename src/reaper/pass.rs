@@ -156,7 +156,7 @@ impl Pass {
         if !only_looks {
             make_room(context, &mut report)?;
         }
-        leases::settle(context);
+        leases::settle(context, &report.actions);
         let told = notice::run_hook(context, &mut all) | warning::give(context, &mut all, horizon);
         if told {
             passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
@@ -360,8 +360,7 @@ fn note_coverage(context: &Context) -> std::io::Result<()> {
     Coverage::note(&path, &config.path, labs, &context.moment())
 }
 
-/// Restores the firewall of the lab networks if it was not seen unchanged. Switches the kernel's
-/// merging of equal pages on or off, as configured.
+/// Switches the kernel's merging of equal pages on or off, as configured.
 fn share(context: &Context) {
     let (config, memo) = (&context.config, context.paths.sharing());
     let settled = host::memory().and_then(|memory| {
@@ -378,6 +377,7 @@ fn share(context: &Context) {
     }
 }
 
+/// Restores the firewall of the lab networks if it was not seen unchanged.
 fn guard(context: &Context, in_force: Result<bool>) {
     let put_back = match in_force {
         Ok(true) => Ok(false),

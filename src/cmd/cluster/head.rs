@@ -83,7 +83,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Runs an host_command on the host of `name`. If the host turns out to have no room, another one is
+    /// Runs a host command on the host of `name`. If the host turns out to have no room, another one is
     /// tried, once.
     pub fn run(
         &self,
@@ -109,7 +109,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Runs an host_command at its place, and releases leases that are no longer needed.
+    /// Runs a host command at its place, and releases leases that are no longer needed.
     fn run_at(
         &self,
         placement: &Placement,
