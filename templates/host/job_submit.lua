@@ -1,8 +1,8 @@
 -- The maximum number of running instances of one student, over all hosts; 0 is no limit. Slurm's
 -- own limits per user need its accounting database, and for Slurm all instances belong to one user;
 -- their names are LAB_user_STUDENT. The controller reads this file again when it changes; setup.sh
--- only writes it if it is missing. Slurm's list of other jobs may be a second old, so of two starts
--- at the same time, one may exceed the limit.
+-- only writes it if it is missing. Slurm renews the list of other jobs when one has changed in a later
+-- second than before, so of two starts at the same time, one may exceed the limit.
 local MOST_OF_A_STUDENT = 0
 
 -- The state of a job is in its lowest byte; the bits above are flags, for example for a host that
