@@ -417,8 +417,9 @@ fn killed_at_any_moment(sandbox: &Sandbox) {
             sandbox.instance("console", "k", &[]).error_json(5);
         }
         let started = start(sandbox, "k");
-        // Killed before there was a domain: the disk might be somebody's work, so it boots.
-        if listed["state"] == "stopped" && started["started_by"] == "boot" {
+        // Killed before there was a domain or a record: the disk might be somebody's work, so it boots.
+        let is_early = listed["state"].is_null() || listed["state"] == "stopped";
+        if is_early && started["started_by"] == "boot" {
             wait_until_ready(sandbox, "k");
         } else {
             assert_eq!(started["started_by"], "fork", "{started}");
