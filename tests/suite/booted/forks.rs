@@ -409,6 +409,7 @@ fn killed_at_any_moment(sandbox: &Sandbox) {
         child.kill().unwrap();
         child.wait().unwrap();
         let listed = sandbox.listed("k");
+        let is_disk_alone = listed["state"].is_null() && sandbox.overlay("k").exists();
         println!(
             "killed after {most} ms: {} {}",
             listed["state"], listed["reason"]
@@ -417,8 +418,9 @@ fn killed_at_any_moment(sandbox: &Sandbox) {
             sandbox.instance("console", "k", &[]).error_json(5);
         }
         let started = start(sandbox, "k");
-        // Killed before there was a domain or a record: the disk might be somebody's work, so it boots.
-        let is_early = listed["state"].is_null() || listed["state"] == "stopped";
+        // Killed between the disk and the record of a domain: the disk might be somebody's work, so it
+        // boots.
+        let is_early = is_disk_alone || listed["state"] == "stopped";
         if is_early && started["started_by"] == "boot" {
             wait_until_ready(sandbox, "k");
         } else {
