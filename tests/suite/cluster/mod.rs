@@ -61,8 +61,8 @@ fn hosts_are_prepared_repeatedly_and_leave_and_slurm_survives_its_head() {
     });
 
     // As many instances as the limit says, whatever the labs are.
-    // The controller sees that the script has changed, and renews what that knows of jobs, by whole
-    // seconds: two jobs of one second are known after the next one, as a start is by its step.
+    // The controller looks at the script and at its jobs by whole seconds: two jobs of one second are
+    // known after a change in a later one, such as the step of a start.
     let second = || std::thread::sleep(std::time::Duration::from_millis(1100));
     let limit = cluster.shared("slurm/job_submit.lua");
     let script = std::fs::read_to_string(&limit).unwrap();
@@ -72,11 +72,17 @@ fn hosts_are_prepared_repeatedly_and_leave_and_slurm_survives_its_head() {
         allocate(&cluster, &format!("{lab}_user_anna")).ok();
     }
     second();
-    allocate(&cluster, "lab03_user_ben").ok();
+    let jobs = slurm(&cluster, "squeue -h -o %A");
+    let step = format!(
+        "srun -Q --overlap --jobid={} true",
+        jobs.lines().next().unwrap()
+    );
+    Run::of(&mut cluster.on("head", step.split(' '))).ok();
     let third = allocate(&cluster, "lab03_user_anna");
     assert_ne!(third.code, Some(0), "{third:#?}");
     let why = "anna has 2 instances running, which is the most that a student may have";
     assert!(third.stderr.contains(why), "{third:#?}");
+    allocate(&cluster, "lab03_user_ben").ok();
 
     // A second head takes over from one that dies, with every allocation, and gives back to it.
     cluster.boot("head2");
