@@ -15,7 +15,7 @@ readonly ONLY_IN_ALL=(disks_survive_a_rebuild_a_full_disk_and_a_clean_stop_from_
     a_guest_whose_disk_cannot_grow_is_held_and_goes_on
     a_host_is_upgraded_to_the_next_release cluster::
     a_class_is_forked_for_its_lesson_and_paused_after_it reaper_week::
-    booted::isolation:: a_rebuild_under_a_fork_is_no_matter_to_it)
+    a_rebuild_under_a_fork_is_no_matter_to_it)
 # Most tests wait for QEMU or libvirt most of the time.
 readonly AT_ONCE=8
 

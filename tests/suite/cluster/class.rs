@@ -186,7 +186,7 @@ fn is_refused(run: &Run) {
 }
 
 #[test]
-#[ignore = "needs root, Slurm and QEMU: run by `make test`"]
+#[ignore = "needs root, Slurm and QEMU: run by `make test-all`"]
 fn a_class_goes_through_a_bad_day_and_loses_nothing() {
     own_world!();
     let _all = Guests::firmware(6);
@@ -288,7 +288,7 @@ fn a_class_goes_through_a_bad_day_and_loses_nothing() {
 
 /// Other jobs take the memory of all hosts.
 #[test]
-#[ignore = "needs root, Slurm and QEMU: run by `make test`"]
+#[ignore = "needs root, Slurm and QEMU: run by `make test-all`"]
 fn where_no_host_has_room_the_error_says_what_is_free() {
     own_world!();
     let _all = Guests::firmware(6);
@@ -339,7 +339,7 @@ fn where_no_host_has_room_the_error_says_what_is_free() {
 }
 
 #[test]
-#[ignore = "needs root, Slurm and QEMU: run by `make test`"]
+#[ignore = "needs root, Slurm and QEMU: run by `make test-all`"]
 fn a_host_that_was_said_to_be_off_and_is_not_keeps_its_disks() {
     own_world!();
     let _all = Guests::firmware(6);

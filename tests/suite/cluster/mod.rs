@@ -22,7 +22,7 @@ fn allocate(cluster: &Cluster, name: &str) -> Run {
 }
 
 #[test]
-#[ignore = "needs root, Slurm and QEMU: run by `make test`"]
+#[ignore = "needs root, Slurm and QEMU: run by `make test-all`"]
 fn hosts_are_prepared_repeatedly_and_leave_and_slurm_survives_its_head() {
     own_world!();
     let Some(cluster) = Cluster::up(&["h1", "h2"], &json!({})) else {
@@ -109,7 +109,7 @@ fn hosts_are_prepared_repeatedly_and_leave_and_slurm_survives_its_head() {
 }
 
 #[test]
-#[ignore = "needs root, Slurm and QEMU: run by `make test`"]
+#[ignore = "needs root, Slurm and QEMU: run by `make test-all`"]
 fn doctor_on_the_head_looks_at_every_host() {
     own_world!();
     let Some(cluster) = Cluster::up(&["h1", "h2"], &json!({})) else {
