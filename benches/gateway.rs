@@ -24,6 +24,10 @@ const USERS: usize = 7;
 /// Sessions in which nothing happens.
 const IDLE: usize = 100;
 
+/// Sessions in which somebody works, and their round trips: a key and what it changes.
+const BUSY: usize = 20;
+const KEYS: usize = 100;
+
 /// Round trips of each.
 const TRIPS: usize = 400;
 
@@ -184,6 +188,17 @@ fn cost(pid: u32) -> Result<(u64, Duration)> {
     Ok(all)
 }
 
+/// The CPU time that the process takes while some of the sessions are at work.
+fn busy(sessions: &mut [Client], pid: u32) -> Result<Duration> {
+    let before = cost(pid)?.1;
+    for _ in 0..KEYS {
+        for session in sessions.iter_mut().take(BUSY) {
+            session.trip()?;
+        }
+    }
+    Ok(cost(pid)?.1 - before)
+}
+
 fn quantile(times: &mut [Duration], part: usize) -> Duration {
     times.sort_unstable();
     times[times.len() * part / 100]
@@ -236,11 +251,12 @@ fn run() -> Result<bool> {
 
     // All idle sessions of websockify first: the password is good for a minute.
     let before = cost(websockify.0.id())?;
-    let idle = (0..IDLE)
+    let mut idle = (0..IDLE)
         .map(|number| by_proxy(number % USERS))
         .collect::<Result<Vec<_>>>()?;
     sleep(Duration::from_secs(1));
     let proxy_idle = cost(websockify.0.id())?.0 - before.0;
+    let proxy_busy = busy(&mut idle, websockify.0.id())?;
     drop(idle);
     let direct = Client::enter(port(0, "novnc_port")?, "/", password(0))?;
     let proxied = by_proxy(0)?;
@@ -252,7 +268,7 @@ fn run() -> Result<bool> {
             .to_owned())
     };
     let before = cost(gateway.0.id())?;
-    let idle = (0..IDLE)
+    let mut idle = (0..IDLE)
         .map(|number| {
             let option = ["--path-only", "--view"][number / USERS % 2];
             Client::enter(gateway_port, &path(number % USERS, option)?, None)
@@ -261,6 +277,7 @@ fn run() -> Result<bool> {
     sleep(Duration::from_secs(1));
     let all_of_gateway = cost(gateway.0.id())?.0;
     let gateway_idle = all_of_gateway - before.0;
+    let gateway_busy = busy(&mut idle, gateway.0.id())?;
     drop(idle);
     let ours = Client::enter(gateway_port, &path(0, "--path-only")?, None)?;
 
@@ -301,6 +318,11 @@ fn run() -> Result<bool> {
     println!(
         "memory of {IDLE} idle sessions: websockify {proxy_idle} kB, gateway {gateway_idle} kB \
          ({all_of_gateway} kB with the program itself)"
+    );
+    println!(
+        "CPU time of {BUSY} busy sessions with {KEYS} keys each: websockify {proxy_busy:?}, gateway \
+         {gateway_busy:?}, ratio {:.2}",
+        gateway_busy.div_duration_f64(proxy_busy)
     );
     let added = quantile(&mut trips[2], 50).saturating_sub(quantile(&mut trips[0], 50));
     drop(clients);
@@ -362,6 +384,10 @@ fn run() -> Result<bool> {
         (
             "idle sessions take a quarter of websockify's memory at most",
             gateway_idle * 4 <= proxy_idle,
+        ),
+        (
+            "busy sessions take a quarter of websockify's CPU time at most",
+            gateway_busy * 4 <= proxy_busy,
         ),
     ];
     for (what, holds) in bounds {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Domain;
 use super::agent::{INTERVAL, Silence};
-use super::answer::words;
+use super::answer::{Trouble, words};
 use crate::secret::Secret;
 
 /// What the program says when it has done its work.
@@ -57,9 +57,9 @@ impl Domain {
         let pipe = loop {
             match open(to.inbox, "r+") {
                 Ok(pipe) => break pipe,
-                Err(Silence::Absent) => go_on()?,
+                Err(Silence::Absent | Silence::Trouble(Trouble::Mute)) => go_on()?,
                 Err(Silence::Disabled | Silence::Refused(_)) => return Ok(false),
-                Err(silence) => bail!("its guest agent does not answer: {silence}"),
+                Err(silence) => bail!("asking its guest agent failed: {silence}"),
             }
         };
         let told = |command, mut arguments: Value, handle: i64| {
@@ -76,8 +76,10 @@ impl Domain {
             match open(to.answer, "r") {
                 Ok(file) => break file,
                 // Not yet.
-                Err(Silence::Absent | Silence::Refused(_)) => go_on()?,
-                Err(silence) => bail!("its guest agent does not answer: {silence}"),
+                Err(Silence::Absent | Silence::Refused(_) | Silence::Trouble(Trouble::Mute)) => {
+                    go_on()?
+                }
+                Err(silence) => bail!("asking its guest agent failed: {silence}"),
             }
         };
         let most = json!({"handle": file, "count": LONGEST});

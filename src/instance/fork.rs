@@ -135,15 +135,20 @@ impl Instance<'_> {
             input: identity(context.time(), &keys),
         };
         let until = Instant::now() + PATIENCE;
-        domain
+        let handed = domain
             .hand_over(&WAITING, &identity.input, until)
-            .and_then(|done| match done {
-                true => Ok(()),
+            .and_then(|handed| {
                 // Not every guest's agent may write to files.
-                false => domain.run_script(&identity, until, &AtomicBool::new(false)),
+                if !handed {
+                    domain.run_script(&identity, until, &AtomicBool::new(false))?;
+                }
+                Ok(handed)
             })
             .context("failed to give it an identity of its own")?;
-        steps.done("identity");
+        steps.done(match handed {
+            true => "identity",
+            false => "identity by a program started for it",
+        });
         domain.plug_in(card)?;
         steps.done("network card");
         let took = steps.told.join(", ");

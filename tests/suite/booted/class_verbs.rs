@@ -20,8 +20,7 @@ struct Class {
 impl Class {
     fn new() -> Class {
         let sandbox = Sandbox::with_booting_guests(1);
-        let policy = json!({"boot_timeout": "15m"});
-        sandbox.configure(&json!({"memory_mb": 256, "disk_size": "4G", "policy": policy}));
+        sandbox.configure(&guest::machine(&json!({})));
         guest::warm_base(&sandbox, &sandbox.lab);
         fs::write(sandbox.path("class.txt"), "on\noff\nnobody\n").unwrap();
         Class { sandbox }
@@ -72,7 +71,7 @@ fn told_of_a_pause(class: &Class) {
             "idle_after": "never", "pause_after": "58s", "stop_after": "never",
             "destroy_after": "never", "boot_timeout": "15m", "announce": announce,
         });
-        sandbox.configure(&json!({"memory_mb": 256, "disk_size": "4G", "policy": policy}));
+        sandbox.configure(&guest::machine(&json!({"policy": policy})));
     };
     let told = || {
         let both = "cat /var/tmp/terminal; tr -s ' ' </dev/vcs3";
@@ -106,8 +105,7 @@ fn told_of_a_pause(class: &Class) {
     pass();
     assert_eq!(told(), 2, "once");
     assert_eq!(sandbox.state("on"), "running");
-    let policy = json!({"boot_timeout": "15m"});
-    sandbox.configure(&json!({"memory_mb": 256, "disk_size": "4G", "policy": policy}));
+    sandbox.configure(&guest::machine(&json!({})));
 }
 
 /// A push and a collect that are killed at so many moments: what has its name is whole, and what is not has

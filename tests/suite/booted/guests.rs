@@ -19,7 +19,7 @@ use serde_json::json;
 
 const SAVES: &str = "/var/lib/libvirt/qemu/save";
 
-/// A booted guest, with files in its memory and on its disk.
+/// A fork of a guest that booted, with files in its memory and on its disk.
 struct Booted {
     sandbox: Sandbox,
     /// The domain's name.
@@ -28,12 +28,11 @@ struct Booted {
 }
 
 impl Booted {
-    /// `memory` in MiB, of which `held` hold a file of random bytes.
-    fn new(memory: u32, held: u32) -> Booted {
+    /// `held` MiB of its memory hold a file of random bytes.
+    fn new(held: u32) -> Booted {
         let sandbox = Sandbox::with_booting_guests(1);
-        let policy = json!({"boot_timeout": "15m"});
-        sandbox.configure(&json!({"memory_mb": memory, "vcpus": 2, "policy": policy}));
-        fs::copy(guest::QUICK_IMAGE, base_link(&sandbox)).unwrap();
+        sandbox.configure(&guest::machine(&json!({})));
+        guest::warm_base(&sandbox, &sandbox.lab);
         let ready = Run::within(
             guest::BOOTING,
             sandbox
@@ -107,7 +106,7 @@ fn base_link(sandbox: &Sandbox) -> PathBuf {
 #[ignore = "needs libvirt, QEMU and the cloud image: run by `make test`"]
 fn a_pause_frees_the_memory_and_a_resume_brings_all_of_it_back() {
     own_world!();
-    let booted = Booted::new(1024, 200);
+    let booted = Booted::new(200);
     let (resident, before) = (booted.resident(), held_by_processes());
     let pid = booted.sandbox.qemu_pid("7");
     let paused = booted.sandbox.instance("pause", "7", &[]).json();
@@ -237,7 +236,7 @@ fn kill_a_save(booted: &Booted) {
 #[ignore = "needs libvirt, QEMU and the cloud image: run by `make test`"]
 fn disks_survive_a_rebuild_a_full_disk_and_a_clean_stop_from_a_pause() {
     own_world!();
-    let booted = Booted::new(768, 20);
+    let booted = Booted::new(20);
     let sandbox = &booted.sandbox;
     let old = text(&sandbox.listed("7")["base_image"]);
 

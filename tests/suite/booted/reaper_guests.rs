@@ -1,5 +1,5 @@
 //! Four guests and a policy of seconds: at one somebody looks, in one somebody types, for one the
-//! backend touches a file, and the fourth is nobody's. Two of them have booted.
+//! backend touches a file, and the fourth is nobody's. Two of them have an agent.
 
 use crate::common;
 
@@ -21,9 +21,10 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// How long the whole ladder may take on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A sandbox whose own lab boots, and whose other lab stays in the firmware.
+/// A sandbox whose own lab has booted, and whose other lab stays in the firmware. No other guest boots
+/// meanwhile: agents must answer in time.
 fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::with_booting_guests(2);
+    let sandbox = Sandbox::with_booting_guests(3);
     // What a guest waits for the processor counts as work, and here it waits a lot: not for this test.
     let policy = |boot_timeout: &str| {
         json!({
@@ -32,7 +33,7 @@ fn sandbox() -> Sandbox {
             "max_busy": "0s",
         })
     };
-    let booted = json!({"memory_mb": 256, "disk_size": "4G", "policy": policy("15m")});
+    let booted = guest::machine(&json!({"policy": policy("15m")}));
     let firmware = json!({"policy": policy("0s")});
     let labs = [
         lab(&sandbox.lab, &booted),
@@ -119,7 +120,6 @@ fn the_one_that_nobody_uses_walks_the_ladder_and_it_alone() {
         sleep(Duration::from_secs(2));
     }
     println!("booted after {:?}", began.elapsed());
-    sandbox.all_have_booted();
     let types = sandbox.instance_name("types");
     guest::shell(
         &types,

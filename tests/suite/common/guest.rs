@@ -25,6 +25,18 @@ pub const QUICK_IMAGE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/quick-guest
 /// How long a guest may take to boot on a busy machine, with `policy.boot_timeout` longer than that.
 pub const BOOTING: Duration = Duration::from_secs(800);
 
+/// The machine of such a guest, with `extra` keys of its lab. All tests have the same one, so that one
+/// boot is enough for all forks.
+pub fn machine(extra: &Value) -> Value {
+    let mut lab = json!({
+        "memory_mb": 512, "vcpus": 2, "disk_size": "4G", "policy": {"boot_timeout": "15m"},
+    });
+    lab.as_object_mut()
+        .unwrap()
+        .extend(extra.as_object().unwrap().clone());
+    lab
+}
+
 /// Software emulation on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -112,12 +124,17 @@ pub fn be(domain: &str, kind: &str) {
     }
 }
 
-/// Puts the quick image in the place of the base of `lab`, with a warm image, so that its guests are
-/// forked. The first test that asks for it boots the guest; the others copy what that one saved, if
-/// their labs have the same machine.
+/// Puts the quick image in the place of the base of `lab`, with a warm image.
 pub fn warm_base(sandbox: &Sandbox, lab: &str) {
     let link = sandbox.path(format!("storage/base-images/{lab}-base.qcow2"));
     fs::copy(QUICK_IMAGE, link).unwrap();
+    warm(sandbox, lab);
+}
+
+/// Gives the base of `lab`, which is the quick image, a warm image, so that its guests are forked. The
+/// first test that asks for it boots the guest; the others copy what that one saved, if their labs
+/// have the same machine.
+pub fn warm(sandbox: &Sandbox, lab: &str) {
     let context = sandbox.context(QEMU);
     let lab = context.config.lab(&lab.parse().unwrap()).unwrap();
     let base = base::current(&context.paths, &lab.lab_id).unwrap();
