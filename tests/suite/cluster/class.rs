@@ -288,7 +288,7 @@ fn a_class_goes_through_a_bad_day_and_loses_nothing() {
 
 /// Other jobs take the memory of all hosts.
 #[test]
-#[ignore = "needs root, Slurm and QEMU: run by `make test-all`"]
+#[ignore = "needs root, Slurm and QEMU: run by `make test`"]
 fn where_no_host_has_room_the_error_says_what_is_free() {
     own_world!();
     let _all = Guests::firmware(6);
