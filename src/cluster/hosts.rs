@@ -55,6 +55,17 @@ impl<'a> Hosts<'a> {
         Ok(self.nodes.get_or_init(|| nodes))
     }
 
+    /// Our leases, or those of one instance, while Slurm is asked about the hosts as well: commands
+    /// that ask for leases need both.
+    pub fn leases(&self, name: Option<&InstanceName>) -> Result<Vec<Lease>> {
+        let name = name.map(ToString::to_string);
+        std::thread::scope(|scope| {
+            // Who needs the hosts asks again if this fails.
+            scope.spawn(|| self.nodes().map(drop));
+            self.slurm.leases(name.as_deref())
+        })
+    }
+
     /// The host `host`, which must answer.
     pub fn answering(&self, host: &HostName) -> Result<&Node> {
         let node = self.nodes()?.iter().find(|node| node.host == *host);

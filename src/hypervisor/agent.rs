@@ -50,6 +50,15 @@ echo interrupts
 grep -E 'i8042|virtio[0-9]+-events' /proc/interrupts
 "#;
 
+/// Sets the clock to these seconds and nanoseconds since 1970; or to the hardware clock if that is
+/// later by a plausible time: a busy guest comes late to this.
+const SET_CLOCK: &str = r#"
+{ read -r now </sys/class/rtc/rtc0/since_epoch; } 2>/dev/null
+late=$((${now:-0} - $1))
+if [ "$late" -gt 1 ] && [ "$late" -lt 600 ]; then exec date -s "@$now"; fi
+exec date -s "@$1.$2"
+"#;
+
 /// Shows its argument to the people who work in the guest.
 const TELL: &str = include_str!("tell.sh");
 
@@ -143,15 +152,18 @@ impl Domain {
         );
     }
 
-    /// Asks the guest's agent to set the guest's clock to `now`. A guest does not notice how long
-    /// its memory was on disk, but its hardware clock, which belongs to QEMU, is right. The agent's
-    /// own command would also set the hardware clock, which takes a second in which the agent does
-    /// not answer. So the agent runs a program; its own command is used if it cannot run programs,
-    /// or not this one.
+    /// Asks the guest's agent to set the guest's clock to `now`, or to what the time is when the
+    /// guest comes to do it. A guest does not notice how long its memory was on disk, but its
+    /// hardware clock, which belongs to QEMU, is right. The agent's own command would also set the
+    /// hardware clock, which takes a second in which the agent does not answer. So the agent runs a
+    /// script; its own command is used if it cannot run programs, or not this one.
     pub fn set_clock(&self, now: Timestamp) -> Result<PendingCall> {
         let (uuid, seconds) = (self.uuid()?, now.as_second());
         let program = json!({"execute": "guest-exec", "arguments": {
-            "path": "date", "arg": ["-s", format!("@{seconds}.{:09}", now.subsec_nanosecond())],
+            "path": "/bin/sh", "arg": [
+                "-c", SET_CLOCK, "sh",
+                seconds.to_string(), format!("{:09}", now.subsec_nanosecond()),
+            ],
         }});
         // In nanoseconds since 1970.
         let own = format!(

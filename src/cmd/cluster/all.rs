@@ -36,11 +36,10 @@ pub struct Answers {
 pub fn ask(head: &Head, arguments: &[String], limit: Duration) -> Result<Answers> {
     // The leases are listed once for all hosts, so that a dead controller is an error of the
     // command.
-    let leases = head.hosts.slurm.leases(None)?;
-    head.hosts.nodes()?;
+    let leases = head.hosts.leases(None)?;
+    let nodes = head.hosts.nodes()?;
     let all = head.hosts.cluster.hosts.keys();
     let (fenced, hosts): (Vec<_>, Vec<_>) = all.partition(|it| head.hosts.shared.is_fenced(it));
-    let nodes = head.hosts.nodes()?;
     let answers = side_by_side(&hosts, hosts.len(), |host| -> Result<Value> {
         let head = head.for_worker();
         let node = nodes.iter().find(|node| node.host == **host);

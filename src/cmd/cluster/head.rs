@@ -34,6 +34,8 @@ pub struct Placement {
     pub lease: Lease,
     /// The lease was created for this command.
     made: bool,
+    /// All leases of the instance.
+    leases: Vec<Lease>,
 }
 
 /// The result of a command.
@@ -120,7 +122,7 @@ impl<'a> Head<'a> {
         let ended = self.step(&placement.lease, &host_command.arguments, format);
         match &ended {
             Ok(ended) if ended.code != 0 => self.release_unless_it_runs(placement, name),
-            Ok(_) if host_command.frees_memory => self.release_all(name)?,
+            Ok(_) if host_command.frees_memory => self.release(name, &placement.leases)?,
             Ok(_) => {}
             Err(_) => self.release_unless_it_runs(placement, name),
         }
@@ -141,7 +143,7 @@ impl<'a> Head<'a> {
         self.context.scope().check(name)?;
         // Two commands that start at the same time must not place it twice.
         let _placing = shared.lock(name)?;
-        let leases = hosts.slurm.leases(Some(&name.to_string()))?;
+        let leases = hosts.leases(Some(name))?;
         let owner = shared.owner(name);
         let fenced = owner.is_some_and(|owner| shared.is_fenced(owner));
         if let Some(owner) = owner.filter(|_| !fenced) {
@@ -157,8 +159,11 @@ impl<'a> Head<'a> {
             if let Some(owner) = owner.filter(|owner| **owner != lease.host) {
                 self.bring(name, owner, lease)?;
             }
-            let (lease, made) = (lease.clone(), false);
-            return Ok(Placement { lease, made });
+            return Ok(Placement {
+                lease: lease.clone(),
+                made: false,
+                leases,
+            });
         }
         let saved = owner.is_some_and(|owner| shared.has_memory(owner, name));
         if needs == Needs::Memory || needs == Needs::MemoryIfSaved && saved {
@@ -169,7 +174,11 @@ impl<'a> Head<'a> {
             }
             // Slurm may not have noticed yet that a lease on a dead host has ended.
             let lease = hosts.place(name, size, owner, &not_on, fenced)?;
-            let placement = Placement { lease, made: true };
+            let placement = Placement {
+                leases: leases.into_iter().chain([lease.clone()]).collect(),
+                lease,
+                made: true,
+            };
             if let Some(owner) = owner.filter(|owner| **owner != placement.lease.host)
                 && let Err(error) = self.bring(name, owner, &placement.lease)
             {
@@ -195,7 +204,11 @@ impl<'a> Head<'a> {
         if let Some(owner) = owner.filter(|owner| **owner != host) {
             self.bring(name, owner, &lease)?;
         }
-        Ok(Placement { lease, made: false })
+        Ok(Placement {
+            lease,
+            made: false,
+            leases,
+        })
     }
 
     /// The resources that `name` needs.
@@ -262,13 +275,19 @@ impl<'a> Head<'a> {
         whole
     }
 
-    /// Releases the lease of an instance that uses no memory any more.
+    /// Releases the leases of an instance that uses no memory any more.
     pub fn release_all(&self, name: &InstanceName) -> Result<()> {
+        let leases = self.hosts.slurm.leases(Some(&name.to_string()))?;
+        self.release(name, &leases)
+    }
+
+    /// Releases `leases` of an instance that uses no memory any more.
+    fn release(&self, name: &InstanceName, leases: &[Lease]) -> Result<()> {
         let _placing = self.hosts.shared.lock(name)?;
-        for lease in self.hosts.slurm.leases(Some(&name.to_string()))? {
+        for lease in leases {
             // Another command may have started it in the meantime.
-            if self.hosts.slurm.steps(&lease)? == 0 {
-                self.hosts.slurm.release(&lease)?;
+            if self.hosts.slurm.steps(lease)? == 0 {
+                self.hosts.slurm.release(lease)?;
             }
         }
         Ok(())

@@ -111,7 +111,8 @@ impl HostRow {
 
 fn list(head: &Head) -> Result<()> {
     let hosts = &head.hosts;
-    let (nodes, leases) = (hosts.nodes()?, hosts.slurm.leases(None)?);
+    let leases = hosts.leases(None)?;
+    let nodes = hosts.nodes()?;
     let all: Vec<_> = hosts.cluster.hosts.keys().collect();
     let rows = side_by_side(&all, all.len(), |host| {
         let there = leases

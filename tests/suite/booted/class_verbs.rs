@@ -92,7 +92,11 @@ fn told_of_a_pause(class: &Class) {
         assert_eq!(used(), before, "it counts as use");
     };
     policy(false);
-    pass();
+    // The guest's agent may be late the first time.
+    wait_until("a pass foresees it", || {
+        pass();
+        sandbox.listed("on")["next_step"] == "paused"
+    });
     policy(true);
     pass();
     assert_eq!(told(), 0, "that was switched off");
