@@ -28,15 +28,12 @@ const BOOT_MENU: (u32, u32) = (1280, 800);
 
 /// A lab of a real package on the cloud image, with `extra` keys.
 fn lab(extra: Value) -> Value {
-    let mut lab = json!({
+    let lab = json!({
         "image": {"url": CLOUD_IMAGE}, "packages": ["hello"], "motd": motd(),
         "instructions": "Say hello.", "memory_mb": 512, "disk_size": "4G",
         "policy": {"boot_timeout": "15m"}, "instant": is_thorough(),
     });
-    lab.as_object_mut()
-        .unwrap()
-        .extend(extra.as_object().unwrap().clone());
-    lab
+    common::with(lab, &extra)
 }
 
 /// `cyyber -o json build` with `options`, which reaches the package mirrors.

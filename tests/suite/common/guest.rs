@@ -16,7 +16,7 @@ use cyyber::units::MIB;
 use serde_json::{Value, json};
 
 use super::world::slots;
-use super::{QEMU, Sandbox, run, tool, virsh};
+use super::{QEMU, Sandbox, run, tool, virsh, with};
 
 /// A disk that boots quickly, with an agent that runs from the start: it can do without a build. Made
 /// by `tests/quick-guest.sh`.
@@ -25,20 +25,17 @@ pub const QUICK_IMAGE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/quick-guest
 /// How long a guest may take to boot on a busy machine, with `policy.boot_timeout` longer than that.
 pub const BOOTING: Duration = Duration::from_secs(800);
 
+/// Software emulation on a busy machine is slow.
+const PATIENCE: Duration = Duration::from_secs(240);
+
 /// The machine of such a guest, with `extra` keys of its lab. All tests have the same one, so that one
 /// boot is enough for all forks.
 pub fn machine(extra: &Value) -> Value {
-    let mut lab = json!({
+    let lab = json!({
         "memory_mb": 512, "vcpus": 2, "disk_size": "4G", "policy": {"boot_timeout": "15m"},
     });
-    lab.as_object_mut()
-        .unwrap()
-        .extend(extra.as_object().unwrap().clone());
-    lab
+    with(lab, extra)
 }
-
-/// Software emulation on a busy machine is slow.
-const PATIENCE: Duration = Duration::from_secs(240);
 
 /// What a shell in the guest prints for `script`, which must succeed.
 #[track_caller]

@@ -448,14 +448,18 @@ impl Drop for SmallDisk {
 
 /// A small lab called `id`, with the keys of `extra` laid over it.
 pub fn lab(id: &str, extra: &Value) -> Value {
-    let mut lab = json!({
+    let lab = json!({
         "lab_id": id, "lab_name": "Test lab", "packages": ["nmap"], "motd": "Hello",
         "memory_mb": 128, "vcpus": 1, "disk_size": "1G",
     });
-    lab.as_object_mut()
-        .unwrap()
-        .extend(extra.as_object().unwrap().clone());
-    lab
+    with(lab, extra)
+}
+
+/// An object with `extra` keys.
+pub fn with(mut object: Value, extra: &Value) -> Value {
+    let keys = object.as_object_mut().unwrap();
+    keys.extend(extra.as_object().unwrap().clone());
+    object
 }
 
 /// A program that has ended.
