@@ -20,7 +20,7 @@ use crate::names::InstanceName;
 use crate::network::{HostPart, Mac};
 
 impl Instance<'_> {
-    /// Its network interface in `network`, with the `preferred` address if possible.
+    /// Its network interface in `network`, while it is off, with the `preferred` address if possible.
     pub(super) fn reserve_address(
         &self,
         network: &str,
@@ -52,6 +52,12 @@ impl Instance<'_> {
             })?;
         }
         Ok(part)
+    }
+
+    /// Whether a running VM of another configuration has its address, while it is off.
+    pub(super) fn is_address_in_use(&self) -> Result<bool> {
+        let card = Interface::from_xml(&self.domain()?.stored_xml()?)?;
+        Ok(card.mac.of_instance().is_some_and(is_plugged_in))
     }
 
     /// Makes sure that no other instance has its `card`.
@@ -174,8 +180,8 @@ impl Addresses {
         Ok(self.0.put_new(file.as_ref(), name.as_bytes(), MODE)? || self.owner(part) == Some(name))
     }
 
-    /// The address of the instance `name`. If it has none, reserves one: `preferred` if it is free,
-    /// else one that is not `in_use`. `None` if all are.
+    /// The address of the instance `name`, which is off: `preferred` if it is free, else the one that
+    /// it has, else a new one, and in each case one that is not `in_use`. `None` if all are.
     pub fn reserve(
         &self,
         name: &InstanceName,
@@ -183,13 +189,15 @@ impl Addresses {
         in_use: impl Fn(HostPart) -> bool,
     ) -> io::Result<Option<HostPart>> {
         if let Some(part) = preferred
+            && !in_use(part)
             && self.hold(name, part)?
         {
             return Ok(Some(part));
         }
         let taken = self.taken()?;
         let own = name.to_string();
-        if let Some((part, _)) = taken.iter().find(|(_, owner)| *owner == own) {
+        let mut its = taken.iter().filter(|(_, owner)| *owner == own);
+        if let Some((part, _)) = its.find(|(part, _)| !in_use(*part)) {
             return Ok(Some(*part));
         }
         let (first, last) = HostPart::OF_INSTANCES.into_inner();
@@ -203,6 +211,7 @@ impl Addresses {
         for part in free {
             // Another command may have reserved it in the meantime.
             if self.hold(name, part)? {
+                self.release(|other, owner| owner == own && other != part)?;
                 return Ok(Some(part));
             }
         }
@@ -258,6 +267,21 @@ mod tests {
         let first = reserved(&name(1), &free);
         let other = reserved(&name(1), &|part| part == first);
         assert_eq!(other.number(), first.number() + 1);
+    }
+
+    #[test]
+    fn an_address_that_came_into_use_elsewhere_is_exchanged() {
+        let directory = tempfile::tempdir().unwrap();
+        let addresses = Addresses::open(directory.path()).unwrap();
+        let reserve = |preferred, in_use: &dyn Fn(HostPart) -> bool| {
+            let part = addresses.reserve(&name(1), preferred, in_use).unwrap();
+            part.unwrap()
+        };
+        let first = reserve(None, &free);
+        let second = reserve(Some(first), &|part| part == first);
+        assert_ne!(second, first);
+        assert_eq!(addresses.taken().unwrap().len(), 1);
+        assert_eq!(reserve(None, &free), second);
     }
 
     #[test]

@@ -40,8 +40,8 @@ impl Instance<'_> {
         Ok(())
     }
 
-    /// Updates its definition, while it is off, from the present configuration. Its disk and its
-    /// address do not change. If its lab is no longer configured, only the port of its network
+    /// Updates its definition, while it is off, from the present configuration. Its disk does not
+    /// change, nor its address unless a running VM of another configuration has it. If its lab is no longer configured, only the port of its network
     /// interface is updated. Fails if its disks were changed by other means: a guest that boots
     /// from them could lose data.
     pub(super) fn renew(&self) -> Result<()> {

@@ -109,6 +109,11 @@ impl Instance<'_> {
         match done {
             // Its QEMU had died, and libvirt had not noticed yet.
             Err(_) if before.id.is_some() && self.settled()?.id.is_none() => self.power_on(start),
+            // It lost its address to a VM of another configuration in the meantime.
+            Err(_) if boots && self.settled()?.id.is_none() && self.is_address_in_use()? => {
+                self.renew()?;
+                self.power_on(start)
+            }
             done => done,
         }
     }

@@ -942,6 +942,45 @@ fn a_network_card_keeps_its_addresses_and_is_confined_to_them() {
 
 #[test]
 #[ignore = "needs libvirt and QEMU: run by `make test`"]
+fn an_address_that_a_vm_of_another_configuration_has_is_exchanged_before_a_boot() {
+    let (here, there) = (sandbox(2), sandbox(0));
+    let owned = |sandbox: &Sandbox| {
+        let files = fs::read_dir(sandbox.path("state/addresses")).unwrap();
+        let mut names = files.map(|file| file.unwrap().file_name());
+        let name = names.next().unwrap();
+        assert_eq!(names.next(), None);
+        name
+    };
+    here.instance("create", "7", &[]).ok();
+    let address = owned(&here);
+    fs::create_dir(there.path("state/addresses")).unwrap();
+    let same = there.path("state/addresses").join(&address);
+    fs::write(same, there.instance_name("7")).unwrap();
+    there.instance("create", "7", &[]).ok();
+    assert_eq!(owned(&there), address, "both were off");
+    here.instance("start", "7", &[]).ok();
+    there.instance("start", "7", &[]).ok();
+    assert_ne!(owned(&there), address);
+
+    // Saved memory has the old one.
+    here.instance("pause", "7", &[]).ok();
+    there.instance("cleanup", "7", &["--yes"]).ok();
+    fs::write(
+        there.path("state/addresses").join(&address),
+        there.instance_name("7"),
+    )
+    .unwrap();
+    there.instance("start", "7", &[]).ok();
+    assert_eq!(owned(&there), address);
+    let error = here.instance("resume", "7", &[]).error_json(5);
+    assert!(text(&error["hint"]).contains("state_dir"), "{error:#}");
+    assert_eq!(here.state("7"), "paused");
+    there.instance("stop", "7", &["--force"]).ok();
+    here.instance("resume", "7", &[]).ok();
+}
+
+#[test]
+#[ignore = "needs libvirt and QEMU: run by `make test`"]
 fn a_guest_has_few_devices_and_its_qemu_few_rights() {
     let sandbox = sandbox(1);
     sandbox.configure(
