@@ -16,7 +16,7 @@ use cyyber::units::MIB;
 use serde_json::{Value, json};
 
 use super::world::slots;
-use super::{QEMU, Sandbox, run, tool, virsh, with};
+use super::{QEMU, Sandbox, run, tool, virsh, waits, with};
 
 /// A disk that boots quickly, with an agent that runs from the start: it can do without a build. Made
 /// by `tests/quick-guest.sh`.
@@ -71,11 +71,17 @@ pub fn shell(domain: &str, script: &str) -> String {
     }
 }
 
+/// The answer of a guest's agent. After one that came late, to anybody, libvirt refuses commands for a
+/// while instead of sending them.
 #[track_caller]
 fn agent(domain: &str, command: &Value) -> Value {
-    let answer = virsh(["qemu-agent-command", "--", domain, &command.to_string()]);
-    let answer: Value = serde_json::from_str(&answer)
-        .unwrap_or_else(|error| panic!("the agent of {domain} does not answer: {error}: {answer}"));
+    let mut answer = String::new();
+    let answers = waits(|| {
+        answer = virsh(["qemu-agent-command", "--", domain, &command.to_string()]);
+        !answer.is_empty()
+    });
+    assert!(answers, "the agent of {domain} does not answer");
+    let answer: Value = serde_json::from_str(&answer).unwrap();
     answer["return"].clone()
 }
 
