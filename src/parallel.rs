@@ -1,6 +1,6 @@
 //! Bounded parallel work, in which a panic does not affect other jobs.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -33,6 +33,18 @@ pub fn side_by_side<T: Sync, R: Send>(
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// The results of two jobs that run at the same time, the second one in a thread of its own.
+pub fn both<A, B: Send>(here: impl FnOnce() -> A, there: impl FnOnce() -> B + Send) -> (A, B) {
+    std::thread::scope(|scope| {
+        let there = scope.spawn(there);
+        let here = here();
+        (
+            here,
+            there.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        )
+    })
 }
 
 /// The result of `job`. A panic is an error of this job, and others continue.

@@ -11,6 +11,7 @@ use super::storage::Shared;
 use crate::config::{Cluster, HostName};
 use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
+use crate::parallel::both;
 
 /// Prefix of the name of a host's service lease, before the host's name. Commands that need no
 /// instance's memory run in it. No instance has such a name.
@@ -59,11 +60,9 @@ impl<'a> Hosts<'a> {
     /// that ask for leases need both.
     pub fn leases(&self, name: Option<&InstanceName>) -> Result<Vec<Lease>> {
         let name = name.map(ToString::to_string);
-        std::thread::scope(|scope| {
-            // Who needs the hosts asks again if this fails.
-            scope.spawn(|| self.nodes().map(drop));
-            self.slurm.leases(name.as_deref())
-        })
+        let leases = || self.slurm.leases(name.as_deref());
+        // Who needs the hosts asks again if this fails.
+        both(leases, || self.nodes().map(drop)).0
     }
 
     /// The host `host`, which must answer.

@@ -11,10 +11,11 @@ use super::passes::Passes;
 use super::policy::{Evidence, Rung};
 use super::signals::{Bound, SIGNALS, Sign, Signal, SignalSource, beginning};
 use crate::context::Context;
-use crate::hypervisor::{Facts, Power};
+use crate::hypervisor::{Detail, Facts, Power};
 use crate::instance::record::Run;
 use crate::instance::status::{self, InstanceStatus};
 use crate::names::{InstanceName, State};
+use crate::parallel::both;
 
 /// The sources of a forecast.
 pub(crate) struct Forecast<'a> {
@@ -25,14 +26,12 @@ pub(crate) struct Forecast<'a> {
     now: Timestamp,
 }
 
-/// The statuses of many instances with their next steps; starting guests are asked whether they are
-/// up.
-pub fn statuses(
-    context: &Context,
-    instances: &[(InstanceName, Facts)],
-) -> Result<Vec<InstanceStatus>> {
-    let forecast = Forecast::new(context);
-    status::statuses(context, instances, true, |status| forecast.add(status))
+/// All instances with their facts, and what their forecasts need. That is read in parallel: the one
+/// waits for libvirt, the other reads and parses a file as long as the list.
+pub fn survey(context: &Context) -> Result<(Vec<(InstanceName, Facts)>, Forecast<'_>)> {
+    let all = || context.hypervisor()?.survey(Detail::Power);
+    let (all, forecast) = both(all, || Forecast::new(context));
+    Ok((all?, forecast))
 }
 
 impl<'a> Forecast<'a> {
@@ -47,6 +46,12 @@ impl<'a> Forecast<'a> {
             lessons,
             now: moment.time,
         }
+    }
+
+    /// The statuses of many instances with their next steps; starting guests are asked whether they
+    /// are up.
+    pub fn statuses(&self, instances: &[(InstanceName, Facts)]) -> Result<Vec<InstanceStatus>> {
+        status::statuses(self.context, instances, true, |status| self.add(status))
     }
 
     /// Fills in the next step of `status` and its time, and whether only its CPU work keeps it in

@@ -5,12 +5,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::hypervisor::Detail;
 use crate::instance::address::leased;
 use crate::instance::status::InstanceStatus;
 use crate::names::{LabId, State, UserId};
 use crate::output::{Column, Report, Table};
-use crate::reaper::forecast::statuses;
+use crate::reaper::forecast::survey;
 use crate::reaper::report::due;
 use crate::units::age;
 
@@ -20,11 +19,11 @@ pub fn run(
     user: Option<&UserId>,
     state: Option<State>,
 ) -> Result<()> {
-    let mut asked_for = context.hypervisor()?.survey(Detail::Power)?;
+    let (mut asked_for, forecast) = survey(context)?;
     asked_for.retain(|(name, _)| {
         lab.is_none_or(|lab| *lab == name.lab) && user.is_none_or(|user| *user == name.user)
     });
-    let mut instances = statuses(context, &asked_for)?;
+    let mut instances = forecast.statuses(&asked_for)?;
     instances.retain(|status| state.is_none_or(|state| state == status.state));
     if let (Some(lab), true) = (lab, instances.is_empty()) {
         context.config.lab(lab)?;

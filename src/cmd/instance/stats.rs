@@ -15,7 +15,7 @@ use crate::instance;
 use crate::instance::status::InstanceStatus;
 use crate::names::{InstanceName, LabId, Rung, State, UserId};
 use crate::output::{Column, Report, Table};
-use crate::reaper::forecast::statuses;
+use crate::reaper::forecast::Forecast;
 use crate::sharing;
 use crate::units::{MIB, age, size};
 
@@ -119,7 +119,8 @@ impl UsageSample {
         context: &Context,
         name: Option<&InstanceName>,
     ) -> Result<Figures> {
-        let each = statuses(context, &self.instances)?
+        let each = Forecast::new(context)
+            .statuses(&self.instances)?
             .into_iter()
             .zip(&self.instances)
             .map(|(status, (_, facts))| {
