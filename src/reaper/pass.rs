@@ -27,7 +27,7 @@ use crate::firewall;
 use crate::host::{self, libvirt_network_unit};
 use crate::hypervisor::Detail;
 use crate::journal;
-use crate::parallel::{contained, side_by_side};
+use crate::parallel::{both, contained, side_by_side};
 use crate::sharing;
 use crate::state::coverage::Coverage;
 
@@ -54,9 +54,10 @@ impl Pass {
         // That takes as long as all that follows, up to where it is joined.
         let in_force = (hypervisor.is_local() && !self.options.dry_run)
             .then(|| std::thread::spawn(firewall::in_force));
-        let all = hypervisor.survey(Detail::Work)?;
         let file = context.paths.passes();
-        let mut passes = Passes::read(&file);
+        let all = || hypervisor.survey(Detail::Work);
+        let (all, mut passes) = both(all, || Passes::read(&file));
+        let all = all?;
         let last = passes.last();
         let horizon = warning::horizon(context.time(), last);
         let circumstances = passes.begin(&context.moment());
@@ -123,6 +124,7 @@ impl Pass {
         for (one, seen) in &mut all {
             seen.used = one.last_use();
         }
+        let warnings = warning::due(context, &mut all, horizon);
         let plan = self.plan(context, &lessons, &all, &mut passes, horizon, last);
         let wanted = plan.due;
         passes.took_ms = u64::try_from(began.elapsed().as_millis()).ok();
@@ -157,11 +159,12 @@ impl Pass {
             make_room(context, &mut report)?;
         }
         leases::settle(context, &report.actions);
-        let told = notice::run_hook(context, &mut all) | warning::give(context, &mut all, horizon);
+        let told = notice::run_hook(context, &mut all);
         if told {
             passes.put(all.iter().map(|(one, seen)| (&*one.facts.name, seen)));
         }
-        if acted || told {
+        warning::give(context, &warnings);
+        if acted || told || !warnings.is_empty() {
             // A long pass is not an outage.
             passes.end(&context.moment());
             passes.took_ms = u64::try_from(began.elapsed().as_millis()).ok();

@@ -43,9 +43,9 @@ pub(super) fn upcoming(one: &Assessment, horizon: Timestamp) -> Option<(Rung, Ti
         .filter(|(to, at)| runs && ends(*to) && *at <= horizon)
 }
 
-/// The warning about the next step; none if it was given, is switched off, or the guest's agent has
-/// not answered.
-fn due(
+/// The text of the warning about the next step; none if it was given, is switched off, or the guest's
+/// agent has not answered.
+fn text(
     one: &Assessment,
     seen: &mut Seen,
     policy: &Policy,
@@ -93,35 +93,46 @@ fn words(evidence: &Evidence, policy: &Policy, step: (Rung, Timestamp), now: Tim
     format!("This machine will be {what} in {when}, because {why}. {advice}")
 }
 
-/// Warns the users of guests that will be paused or shut down before `horizon`, once per step;
-/// returns whether there was any. A guest that does not answer does not delay the step.
-pub(super) fn give(context: &Context, all: &mut [(Observation, Seen)], horizon: Timestamp) -> bool {
+/// A warning for the users of a guest.
+pub(super) struct Warning {
+    name: InstanceName,
+    text: String,
+}
+
+/// The warnings about the pauses and stops before `horizon`, one per step. They are noted as given in
+/// `all`, which is to be recorded: a warning that is lost with a killed pass is better than the same one
+/// each minute.
+pub(super) fn due(
+    context: &Context,
+    all: &mut [(Observation, Seen)],
+    horizon: Timestamp,
+) -> Vec<Warning> {
     let now = context.time();
-    let due: Vec<_> = all
-        .iter_mut()
-        .filter_map(|(one, seen)| {
-            let policy = context.policy(&one.name.lab);
-            Some((
-                &one.name,
-                due(&one.assessment, seen, &policy, now, horizon)?,
-            ))
-        })
-        .collect();
+    let due = all.iter_mut().filter_map(|(one, seen)| {
+        let policy = context.policy(&one.name.lab);
+        let text = text(&one.assessment, seen, &policy, now, horizon)?;
+        let name = one.name.clone();
+        Some(Warning { name, text })
+    });
+    due.collect()
+}
+
+/// Gives the warnings. A guest that does not answer does not delay the step.
+pub(super) fn give(context: &Context, warnings: &[Warning]) {
     let began = Instant::now();
-    let told = side_by_side(&due, AT_ONCE, |(name, text)| {
+    let told = side_by_side(warnings, AT_ONCE, |Warning { name, text }| {
         if began.elapsed() > LATEST {
             return Ok(false);
         }
         contained(|| show(context, name, text)).unwrap_or_else(Err)
     });
-    for ((name, text), told) in due.iter().zip(told) {
+    for (Warning { name, text }, told) in warnings.iter().zip(told) {
         context.output.detail(&match told {
             Ok(true) => format!("{name}: warned its users: {text}"),
             Ok(false) => format!("{name}: could not warn its users: there was no time"),
             Err(error) => format!("{name}: could not warn its users: {error:#}"),
         });
     }
-    !due.is_empty()
 }
 
 fn show(context: &Context, name: &InstanceName, text: &str) -> Result<bool> {
@@ -210,7 +221,7 @@ mod tests {
                 doubts: Vec::new(),
             };
             let one = Assessment::Judged(Box::new(evidence(rung)), decision);
-            due(&one, &mut seen, policy, at(0), at(60)).is_some()
+            text(&one, &mut seen, policy, at(0), at(60)).is_some()
         };
         let soon = Some((Rung::Paused, at(30)));
         assert!(!pass(
