@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use super::Instance;
 use super::definition::exact;
 use super::host_keys::{self, HostKey};
-use super::warm::misfit;
+use super::warm::{IDENTITY, misfit};
 use crate::files;
 use crate::hypervisor::save_file::SaveFile;
 use crate::hypervisor::xml::interface;
@@ -30,10 +30,7 @@ use crate::secret::Secret;
 use crate::text::hex;
 use crate::units::MIB;
 
-/// Script that gives a fork its own identity. Runs in the guest.
-pub(super) const IDENTITY: &str = include_str!("../../templates/warm/identity.pl");
-
-/// It waits there already: ready.sh has started it.
+/// The script that gives it its identity waits there already: ready.sh has started it.
 const WAITING: Waiting = Waiting {
     inbox: "/run/cyyber-warm/inbox",
     answer: "/run/cyyber-warm/answer",

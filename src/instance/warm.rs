@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::fork::IDENTITY;
 use crate::config::Lab;
 use crate::context::Context;
 use crate::files;
@@ -25,6 +24,9 @@ use crate::units::MIB;
 
 /// Script that waits in the guest until it is ready and idle, and removes its identity.
 const READY: &str = include_str!("../../templates/warm/ready.sh");
+
+/// Script that gives a fork its own identity. Waits in the guest from then on.
+pub(super) const IDENTITY: &str = include_str!("../../templates/warm/identity.pl");
 
 /// How long a guest may take to boot and become idle, including a desktop under software emulation.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
