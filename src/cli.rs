@@ -711,7 +711,8 @@ pub struct Timetable {
   cyyber gateway                   on 127.0.0.1:5690, behind a web server
   cyyber gateway --listen 0.0.0.0:443 --certificate cert.pem --key key.pem")]
 pub struct Gateway {
-    /// The address and port to listen on; any but a loopback address needs a certificate
+    /// The address and port to listen on; any but a loopback address needs a certificate, except on
+    /// one of several hosts
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5690")]
     pub listen: SocketAddr,
     /// A PEM file with the TLS certificate and its chain; read again when it changes, and on SIGHUP

@@ -4,6 +4,7 @@
 //! Codes are 4000 plus the HTTP status that man/backend.md has for the same failure. Details go to
 //! the log only: they contain paths of the server.
 
+use clap::ValueEnum;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -51,6 +52,33 @@ impl Closing {
     /// The console does not answer.
     pub const UNREACHABLE: Closing = closing(4503, "the VM's screen cannot be reached: try again");
 
+    /// Those that are no failures of the engine.
+    const OWN: [Closing; 10] = [
+        Closing::LEFT,
+        Closing::RESTART,
+        Closing::PROTOCOL,
+        Closing::TOKEN,
+        Closing::SILENT,
+        Closing::ASLEEP,
+        Closing::OVER,
+        Closing::DISPLACED,
+        Closing::CROWDED,
+        Closing::UNREACHABLE,
+    ];
+
+    fn all() -> impl Iterator<Item = Closing> {
+        let kinds = Kind::value_variants().iter().copied();
+        kinds.map(Closing::of).chain(Closing::OWN)
+    }
+
+    /// The closing of the session at another gateway that ended with `frame`.
+    pub fn of_frame(frame: Option<&CloseFrame>) -> Closing {
+        let said = |it: &Closing| {
+            frame.is_some_and(|frame| u16::from(frame.code) == it.code && frame.reason == it.reason)
+        };
+        Closing::all().find(said).unwrap_or(Closing::OVER)
+    }
+
     /// The closing of a session whose VM could not be opened.
     pub const fn of(kind: Kind) -> Closing {
         match kind {
@@ -77,30 +105,17 @@ impl Closing {
 
 #[cfg(test)]
 mod tests {
-    use clap::ValueEnum;
-
     use super::*;
 
     #[test]
-    fn every_reason_fits_into_a_frame() {
-        let own = [
-            Closing::LEFT,
-            Closing::RESTART,
-            Closing::PROTOCOL,
-            Closing::TOKEN,
-            Closing::SILENT,
-            Closing::ASLEEP,
-            Closing::OVER,
-            Closing::DISPLACED,
-            Closing::CROWDED,
-            Closing::UNREACHABLE,
-        ];
-        let kinds = Kind::value_variants().iter().copied();
-        for closing in kinds.map(Closing::of).chain(own) {
+    fn every_reason_fits_into_a_frame_and_is_known_by_it() {
+        for closing in Closing::all() {
             assert!(closing.reason.len() <= 123, "{closing:?}");
             let frame = closing.frame();
             assert_eq!(u16::from(frame.code), closing.code);
             assert!(frame.code.is_allowed(), "{closing:?}");
+            assert_eq!(Closing::of_frame(Some(&frame)), closing);
         }
+        assert_eq!(Closing::of_frame(None), Closing::OVER);
     }
 }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 
 use crate::cli::Global;
 use crate::clock::Moment;
@@ -36,7 +36,7 @@ pub struct Console {
 }
 
 impl Engine {
-    fn context(&self) -> Result<Context> {
+    pub(super) fn context(&self) -> Result<Context> {
         let context = Context::new(&self.global, self.output.clone(), Moment::now())?;
         Ok(context.acting_as("gateway"))
     }
@@ -65,17 +65,20 @@ impl Engine {
             let opened = noted(&context, action, &token.name, with_room);
             console(opened?)
         });
-        opened.map_err(|error| {
-            self.output.warn(&format!(
-                "{} was not opened after {:.1}s: {error:#}",
-                token.name,
-                began.elapsed().as_secs_f32()
-            ));
-            match (token.access, Closing::of(kind_of(&error))) {
-                (Access::View, Closing { code: 4409, .. }) => Closing::ASLEEP,
-                (_, closing) => closing,
-            }
-        })
+        opened.map_err(|error| self.refused(token, began, &error))
+    }
+
+    /// Why the console of `token`, asked for at the time `began`, was not opened.
+    pub(super) fn refused(&self, token: &Token, began: Instant, error: &Error) -> Closing {
+        self.output.warn(&format!(
+            "{} was not opened after {:.1}s: {error:#}",
+            token.name,
+            began.elapsed().as_secs_f32()
+        ));
+        match (token.access, Closing::of(kind_of(error))) {
+            (Access::View, Closing { code: 4409, .. }) => Closing::ASLEEP,
+            (_, closing) => closing,
+        }
     }
 
     /// Records that an instance is in use. A throttled instance gets its full CPU time back.

@@ -5,10 +5,13 @@
 //! both directions; from the browser, only [what its token allows](input). How a session ends is a
 //! [closing].
 //!
+//! On the head of several hosts, [it passes browsers on](hosts) to the gateways of the hosts.
+//!
 //! Everything here runs on tokio; the engine, whose calls block, runs on separate threads.
 
 mod closing;
 mod engine;
+mod hosts;
 mod input;
 mod session;
 mod sessions;
@@ -30,13 +33,14 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::cli::{Gateway as Options, Global};
+use crate::cluster::Place;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::files;
 use crate::output::Output;
 use crate::paths::Paths;
 use crate::state::lock::Lock;
-use crate::state::token::Key;
+use crate::state::token::{Key, Token};
 use closing::Closing;
 use engine::Engine;
 use sessions::Sessions;
@@ -59,7 +63,8 @@ const ENGINE_ENDS: Duration = Duration::from_secs(90);
 /// What all sessions share.
 #[derive(Debug)]
 pub struct Gateway {
-    key: Key,
+    /// `None` on a head: the gateways of the hosts sign.
+    key: Option<Key>,
     paths: Paths,
     output: Output,
     engine: Engine,
@@ -69,13 +74,24 @@ pub struct Gateway {
     turns: Arc<Semaphore>,
 }
 
+impl Gateway {
+    /// Counts the session of `token`, which has begun.
+    fn opened(&self, token: &Token) {
+        self.tally.opened(token.access);
+        let begun = format!("{}: {:?} session", token.name, token.access);
+        self.output.detail(&begun);
+    }
+}
+
 /// Runs until it is told to stop.
 pub fn run(context: &Context, global: &Global, options: &Options) -> Result<()> {
     let tls = options.certificate.as_ref().zip(options.key.as_ref());
     let tls = tls
         .map(|(certificate, key)| Tls::load(certificate, key))
         .transpose()?;
-    if tls.is_none() && !options.listen.ip().is_loopback() {
+    // The head does not speak TLS to the gateways of the hosts.
+    let among_hosts = matches!(context.place(), Some(Place::Host(..)));
+    if tls.is_none() && !options.listen.ip().is_loopback() && !among_hosts {
         let listen = options.listen;
         let message = format!("{listen} is reached from other hosts without encryption");
         let hint = "add --certificate and --key, or listen on 127.0.0.1 behind a web server";
@@ -112,8 +128,14 @@ async fn serve(
         anyhow::bail!("failed to handle SIGTERM and SIGINT");
     };
     let mut reload = signal(SignalKind::hangup())?;
+    let key = match context.place() {
+        Some(Place::Head(_)) => None,
+        Some(Place::Host(..)) | None => {
+            Some(Key::renew(&paths.gateway_key()).context("failed to create the gateway's key")?)
+        }
+    };
     let gateway = Arc::new(Gateway {
-        key: Key::renew(&paths.gateway_key()).context("failed to create the gateway's key")?,
+        key,
         paths: paths.clone(),
         output: output.clone(),
         engine: Engine {

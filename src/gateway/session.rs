@@ -24,7 +24,8 @@ use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
 use super::Gateway;
 use super::closing::Closing;
-use super::engine::Console;
+use super::engine::{Console, Engine};
+use super::hosts;
 use super::input::Input;
 use super::vnc;
 use crate::reaper::viewers::WATCHER;
@@ -35,13 +36,13 @@ use crate::state::token::{Access, CONSOLE, Token};
 pub const ASKING: Duration = Duration::from_secs(10);
 
 /// The time limit for each step of the VNC handshake.
-const GREETING: Duration = Duration::from_secs(20);
+pub const GREETING: Duration = Duration::from_secs(20);
 
 /// How often a browser is pinged.
 const PING: Duration = Duration::from_secs(30);
 
 /// How long a browser may be silent, and how long it or QEMU may not read what is sent to it.
-const SILENCE: Duration = Duration::from_secs(90);
+pub const SILENCE: Duration = Duration::from_secs(90);
 
 /// How often input is recorded as use.
 const NOTED: Duration = Duration::from_secs(15);
@@ -70,19 +71,31 @@ where
     };
     drop(asking);
     let now = Timestamp::now();
-    let entered = gateway.key.check(&path, now).map_err(|_| Closing::TOKEN);
-    let entered = entered.and_then(|token| {
+    let entered = match &gateway.key {
+        Some(key) => match key.check(&path, now) {
+            Ok(token) => Ok((token, None)),
+            Err(_) => Err(Closing::TOKEN),
+        },
+        None => hosts::issuer(&gateway, &path, now).await,
+    };
+    let entered = entered.and_then(|(token, issuer)| {
         let (place, ends) = gateway.sessions.enter(&token, now)?;
-        Ok((token, place, ends))
+        Ok((token, issuer, place, ends))
     });
     // It keeps its place until the close frame is sent.
     let mut taken = None;
     let closing = match entered {
         Err(closing) => closing,
-        Ok((token, place, ends)) => {
+        Ok((token, issuer, place, ends)) => {
             taken = Some(place);
+            let session = async {
+                match issuer {
+                    None => converse(&gateway, &token, &mut browser).await,
+                    Some(host) => hosts::pass_on(&gateway, &token, host, path, &mut browser).await,
+                }
+            };
             let closing = tokio::select! {
-                Err(closing) = converse(&gateway, &token, &mut browser) => closing,
+                Err(closing) = session => closing,
                 Ok(closing) = ends => closing,
             };
             let Closing { code, reason } = closing;
@@ -127,14 +140,18 @@ where
         }
         Ok(response)
     };
-    let config = WebSocketConfig::default()
+    let browser = accept_hdr_async_with_config(stream, answer, Some(limits())).await;
+    Some((browser.ok()?, path))
+}
+
+/// The limits of a connection.
+pub fn limits() -> WebSocketConfig {
+    WebSocketConfig::default()
         .read_buffer_size(4 << 10)
         .write_buffer_size(0)
         .max_write_buffer_size(4 * PIECE)
         .max_message_size(Some(MESSAGE))
-        .max_frame_size(Some(MESSAGE));
-    let browser = accept_hdr_async_with_config(stream, answer, Some(config)).await;
-    Some((browser.ok()?, path))
+        .max_frame_size(Some(MESSAGE))
 }
 
 /// The session of an admitted browser.
@@ -153,10 +170,7 @@ where
         greeted.unwrap_or(Err(Closing::SILENT))
     };
     let (server, rest) = tokio::try_join!(connect(gateway, token), greeting)?;
-    gateway.tally.opened(token.access);
-    gateway
-        .output
-        .detail(&format!("{}: {:?} session", token.name, token.access));
+    gateway.opened(token);
     let (from, to) = server.into_split();
     let (sink, stream) = browser.split();
     let mut up = Up {
@@ -197,17 +211,25 @@ async fn connect(gateway: &Arc<Gateway>, token: &Token) -> Result<TcpStream, Clo
     Err(Closing::UNREACHABLE)
 }
 
-/// Opens the console through the engine, when there is a free place. This continues if the browser
-/// leaves.
+/// Opens the console through the engine. This continues if the browser leaves.
 async fn open(gateway: &Arc<Gateway>, token: &Token) -> Result<Console, Closing> {
+    let token = token.clone();
+    engine(gateway, move |engine| engine.open(&token)).await
+}
+
+/// The result of a call to the engine, when there is a free place.
+pub async fn engine<R: Send + 'static>(
+    gateway: &Arc<Gateway>,
+    call: impl FnOnce(&Engine) -> Result<R, Closing> + Send + 'static,
+) -> Result<R, Closing> {
     let turn = Arc::clone(&gateway.turns).acquire_owned().await;
     let turn = turn.map_err(|_| Closing::RESTART)?;
-    let (gateway, token) = (Arc::clone(gateway), token.clone());
-    let opened = spawn_blocking(move || {
+    let gateway = Arc::clone(gateway);
+    let called = spawn_blocking(move || {
         let _turn = turn;
-        gateway.engine.open(&token)
+        call(&gateway.engine)
     });
-    opened
+    called
         .await
         .unwrap_or(Err(Closing::of(crate::error::Kind::Failed)))
 }
@@ -256,7 +278,7 @@ where
 }
 
 /// The VNC data of a message.
-fn heard(message: Result<Message, Error>) -> Result<Bytes, Closing> {
+pub fn heard(message: Result<Message, Error>) -> Result<Bytes, Closing> {
     match message {
         Ok(Message::Binary(bytes)) => Ok(bytes),
         Ok(Message::Ping(_) | Message::Pong(_)) => Ok(Bytes::new()),

@@ -216,6 +216,10 @@ impl Domain {
             let hint = "a running VM of another configuration of this host has its address: stop \
                         that one, or let both configurations use the same state_dir";
             (Kind::Conflict, hint)
+        } else if says("cgroup") {
+            let hint = "libvirt cannot limit CPU time here: the host's control groups lack the cpu \
+                        controller where libvirtd runs";
+            (Kind::Unavailable, hint)
         } else if is(&e, ErrorNumber::ConfigUnsupported) {
             (Kind::Conflict, &*changed)
         } else if is(&e, ErrorNumber::NoNetwork) || says("is not active") && says("network") {

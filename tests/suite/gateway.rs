@@ -14,6 +14,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
 use crate::backend::student::{echo_guest, first_line};
+use crate::common::cluster::Cluster;
 use crate::common::{Sandbox, is_thorough, run, text, tool, wait_until};
 
 /// Gone with this.
@@ -50,6 +51,19 @@ impl Gateway {
         }
     }
 
+    /// Starts the one of a host of `cluster`, which listens on `listen`. For whoever is in its network,
+    /// it is at `address`.
+    pub fn of_host(cluster: &Cluster, host: &str, listen: &str, address: &str) -> Gateway {
+        let mut command = cluster.on(host, ["cyyber", "gateway", "-v", "--listen", listen]);
+        command.stdout(Stdio::null()).stderr(Stdio::inherit());
+        let process = command.spawn().unwrap();
+        let address = address.parse().unwrap();
+        wait_until("the gateway listens", || {
+            TcpStream::connect(address).is_ok()
+        });
+        Gateway { process, address }
+    }
+
     /// Its process.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
@@ -68,14 +82,14 @@ impl Drop for Gateway {
 }
 
 /// A browser with noVNC, as far as the gateway can tell.
-struct Browser {
+pub struct Browser {
     socket: WebSocket<TcpStream>,
     received: Vec<u8>,
 }
 
 impl Browser {
     /// Connects; whether it is let in shows later.
-    fn connect(gateway: &Gateway, path: &str) -> Browser {
+    pub fn connect(gateway: &Gateway, path: &str) -> Browser {
         let stream = TcpStream::connect(gateway.address).unwrap();
         stream
             .set_read_timeout(Some(crate::common::PATIENCE))
@@ -89,7 +103,7 @@ impl Browser {
     }
 
     /// Connects, and sees the greeting of QEMU: the size of the screen.
-    fn enter(gateway: &Gateway, path: &str) -> Browser {
+    pub fn enter(gateway: &Gateway, path: &str) -> Browser {
         let mut browser = Browser::connect(gateway, path);
         assert_eq!(browser.read(12), b"RFB 003.008\n");
         browser.send(b"RFB 003.008\n");
@@ -121,7 +135,7 @@ impl Browser {
     }
 
     /// Asks for the whole picture, and waits for its beginning.
-    fn see(&mut self) {
+    pub fn see(&mut self) {
         self.send(&[3, 0, 0, 0, 0, 0, 2, 0xD0, 1, 0x90]);
         assert_eq!(self.read(1), [0], "a picture");
     }
@@ -133,7 +147,7 @@ impl Browser {
     }
 
     /// The code with which the gateway ends the session.
-    fn end(&mut self) -> u16 {
+    pub fn end(&mut self) -> u16 {
         loop {
             match self.socket.read() {
                 Ok(Message::Close(Some(CloseFrame { code, reason }))) => {

@@ -73,6 +73,11 @@ impl Cluster {
         self.root.join("shared").join(below)
     }
 
+    /// What one of them keeps for itself.
+    pub fn directory(&self, host: &str) -> PathBuf {
+        self.root.join(host)
+    }
+
     /// A command on one of them.
     pub fn on<A: AsRef<OsStr>>(
         &self,
