@@ -6,11 +6,12 @@
 
 use std::{fmt, io};
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 /// The kinds of failure by exit code. The exit codes are part of the interface for scripts, and so
 /// are the names, which are `error.code` in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Kind {
@@ -33,6 +34,13 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The kind of failure of a process of this program that ended with `code`.
+    pub fn of_exit_code(code: u8) -> Kind {
+        let mut all = Kind::value_variants().iter().copied();
+        let of = all.find(|kind| kind.exit_code() == code);
+        of.unwrap_or(Kind::Failed)
+    }
+
     /// The process exit code.
     pub const fn exit_code(self) -> u8 {
         self as u8

@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::ValueEnum;
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -82,7 +82,7 @@ where
             let message = message.map_err(|_| Closing::SILENT)?;
             let bytes = heard(message.ok_or(Closing::LEFT)?)?;
             let received = &gateway.tally.received;
-            received.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+            received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             if !bytes.is_empty() {
                 let sent = timeout(SILENCE, to_server.send(Message::Binary(bytes))).await;
                 sent.map_err(|_| Closing::UNREACHABLE)?
@@ -101,7 +101,7 @@ where
                 None | Some(Err(_)) => return Err(Closing::OVER),
             };
             let sent = &gateway.tally.sent;
-            sent.fetch_add(message.len() as u64, std::sync::atomic::Ordering::Relaxed);
+            sent.fetch_add(message.len() as u64, Ordering::Relaxed);
             let sent = timeout(SILENCE, to_browser.send(message)).await;
             sent.map_err(|_| Closing::SILENT)?
                 .map_err(|_| Closing::LEFT)?;
@@ -205,12 +205,10 @@ fn start(context: &Context, token: &Token) -> Result<Started> {
     if ended.status.success() {
         return serde_json::from_slice(&ended.stdout).context("failed to read its answer");
     }
-    let code = ended.status.code();
-    let kind = Kind::value_variants()
-        .iter()
-        .find(|kind| code == Some(kind.exit_code().into()));
+    let code = ended.status.code().and_then(|code| u8::try_from(code).ok());
     let said = String::from_utf8_lossy(&ended.stderr);
-    Err(Fault::new(*kind.unwrap_or(&Kind::Failed), said.trim().to_owned()).into())
+    let kind = code.map_or(Kind::Failed, Kind::of_exit_code);
+    Err(Fault::new(kind, said.trim().to_owned()).into())
 }
 
 /// The address of the gateway of `host`.

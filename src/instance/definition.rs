@@ -41,9 +41,9 @@ impl Instance<'_> {
     }
 
     /// Updates its definition, while it is off, from the present configuration. Its disk does not
-    /// change, nor its address unless a running VM of another configuration has it. If its lab is no longer configured, only the port of its network
-    /// interface is updated. Fails if its disks were changed by other means: a guest that boots
-    /// from them could lose data.
+    /// change, nor its address unless a running VM of another configuration has it. If its lab is no
+    /// longer configured, only the port of its network interface is updated. Fails if its disks were
+    /// changed by other means: a guest that boots from them could lose data.
     pub(super) fn renew(&self) -> Result<()> {
         let (context, name, domain) = (self.context, self.name, self.domain()?);
         let xml = domain.stored_xml()?;

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::ValueEnum;
 use serde_json::Value;
 
 use super::arguments::{HostCommand, Needs, host_command};
@@ -327,11 +326,11 @@ pub fn answer(ended: &Ended, host: &HostName) -> Result<Value> {
         line.get("error").cloned()
     });
     let text = |key: &str| told.as_ref()?.get(key)?.as_str();
-    let mut kinds = Kind::value_variants().iter();
-    let kind = kinds.find(|kind| kind.exit_code() == ended.code);
     let message = text("message").unwrap_or(ended.stderr.trim());
-    let kind = *kind.unwrap_or(&Kind::Failed);
-    let fault = Fault::new(kind, format!("on {host}: {message}"));
+    let fault = Fault::new(
+        Kind::of_exit_code(ended.code),
+        format!("on {host}: {message}"),
+    );
     Err(match text("hint") {
         Some(hint) => fault.hint(hint).into(),
         None => fault.into(),

@@ -97,6 +97,7 @@ fn told_of_a_pause(class: &Class) {
     assert_eq!(sandbox.listed("on")["next_step"], "paused");
     policy(true);
     assert!(!pass(), "it is the same pause");
+    assert_eq!(told(), 0, "that was switched off");
     // It is not to be paused, and then it is. Nobody is told by an agent that is late.
     wait_until("its users are warned", || {
         sandbox.instance("keep", "on", &["--until", "1h"]).ok();
