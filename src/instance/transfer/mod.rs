@@ -1,4 +1,4 @@
-//! Copies files into and out of guests: as one archive, through the guest's agent.
+//! Copies files into and out of guests: as one archive, through a channel that is plugged in for it.
 //!
 //! They are unpacked beside their final place and then renamed, in the guest and on this host. A
 //! guest is not trusted: [`archive::unpack`] decides what is accepted from its archive.
@@ -13,48 +13,36 @@ pub use collect::{Collect, Collected, Fetched};
 pub use push::{Push, Pushed};
 pub use resting::Resting;
 
-use crate::appliance::too_much;
+use super::Instance;
+use super::exec::running;
+use crate::context::Context;
 use crate::error::{Fault, Kind};
-use crate::hypervisor::{Domain, Patience, Ran, words};
+use crate::hypervisor::xml::channel::NAME;
+use crate::hypervisor::{Channel, Ran, words};
+use crate::names::InstanceName;
 
 #[cfg(doc)]
 use crate::files::archive;
 
-/// Where the archive is in the guest: a directory that only the guest's root can read.
-const PREPARE: &str = include_str!("prepare.sh");
-
-/// How much output of a guest is read.
-const LONGEST_NAME: usize = 100;
-
-/// Runs `job` with a temporary directory in the guest.
-fn with_directory<T>(
-    domain: &Domain,
-    patience: Patience,
-    job: impl FnOnce(&str) -> Result<T>,
-) -> Result<T> {
-    let made = script(domain, PREPARE, &[], patience)?;
-    let made = String::from_utf8_lossy(&made.stdout);
-    let directory = made.trim();
-    let is_one = directory.starts_with("/var/tmp/cyyber.") && directory.len() < LONGEST_NAME;
-    if !is_one {
-        anyhow::bail!("its guest did not report its temporary directory");
-    }
-    let done = job(directory);
-    // If it cannot be removed now, a transfer after an hour removes it.
-    let _ = domain.run_in_guest(&["/bin/rm", "-rf", "--", directory], patience);
-    done
+/// A channel into the guest of `name`, which must run.
+fn channel(context: &Context, name: &InstanceName) -> Result<Channel> {
+    // Nobody else plugs one in, or changes the domain, at this moment.
+    let _instance = Instance::lock(context, name)?;
+    running(context, name)?.open_channel()
 }
 
-/// Runs a shell script in the guest. If it fails, its output is the error.
-fn script(domain: &Domain, script: &str, arguments: &[&str], patience: Patience) -> Result<Ran> {
-    let program = [&["/bin/sh", "-c", script, "sh"], arguments].concat();
-    let ran = domain.run_in_guest(&program, patience)?;
+/// The program in a guest that runs `script`, whose first argument is the name of its port.
+fn program<'a>(script: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["/bin/sh", "-c", script, "sh", NAME], arguments].concat()
+}
+
+/// What a script printed. If it failed, what it said is the error.
+fn printed(ran: Ran) -> Result<Vec<u8>> {
     let said = String::from_utf8_lossy(&ran.stderr);
     let said = words(said.trim());
     let kind = match ran.exit_code {
-        0 => return Ok(ran),
+        0 => return Ok(ran.stdout),
         2 => Kind::Conflict,
-        3 => return Err(too_much()),
         _ => Kind::Failed,
     };
     Err(Fault::new(kind, said).into())
