@@ -146,6 +146,14 @@ impl<'a> Slurm<'a> {
             };
         }
         let job = parse::granted(&said).ok_or_else(|| failed(&salloc, &output))?;
+        if let Some(host) = parse::ready(&said) {
+            return Ok(Placed::On(Lease {
+                job,
+                name: request.name.to_owned(),
+                host,
+                age: 0,
+            }));
+        }
         let mut squeue = program("squeue")?;
         squeue.args(["--noheader", "--format", Lease::FORMAT]);
         squeue.args(["--jobs", &job.to_string()]);

@@ -149,6 +149,14 @@ pub fn granted(said: &str) -> Option<u64> {
     })
 }
 
+/// The host that `salloc` reports as ready, which some versions do not.
+pub fn ready(said: &str) -> Option<HostName> {
+    said.lines().find_map(|line| {
+        let host = line.split_once(": Nodes ")?.1.split_once(" are ready")?.0;
+        host.parse().ok()
+    })
+}
+
 /// The reason, if `salloc` failed because no host has room.
 pub fn refusal(said: &str) -> Option<String> {
     let full = [
@@ -234,6 +242,9 @@ mod tests {
         assert_eq!(refusal(dead), None);
         let granted_text = "salloc: Pending job allocation 7\nsalloc: Granted job allocation 7\nsalloc: Waiting for resource configuration\n";
         assert_eq!(granted(granted_text), Some(7));
+        assert_eq!(ready(granted_text), None);
+        let ready_text = format!("{granted_text}salloc: Nodes h1 are ready for job\n");
+        assert_eq!(ready(&ready_text), Some("h1".parse().unwrap()));
         assert_eq!(granted(busy), None);
     }
 
