@@ -26,7 +26,7 @@ const IDLE: usize = 100;
 
 /// Sessions in which somebody works, and their round trips: a key and what it changes.
 const BUSY: usize = 20;
-const KEYS: usize = 100;
+const KEYS: usize = 1000;
 
 /// Round trips of each.
 const TRIPS: usize = 400;
@@ -163,7 +163,6 @@ impl Client {
 
 /// The memory of a process and its children that is theirs, and the CPU time they have used.
 fn cost(pid: u32) -> Result<(u64, Duration)> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     let mut all = (0, Duration::ZERO);
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
@@ -180,12 +179,18 @@ fn cost(pid: u32) -> Result<(u64, Duration)> {
         .filter_map(|it| it.parse::<u64>().ok())
         .sum();
     all.1 = Duration::from_millis(ticks * 10);
-    for child in children.split_whitespace() {
-        let (memory, time) = cost(child.parse()?)?;
+    for child in children(pid)? {
+        let (memory, time) = cost(child)?;
         all.0 += memory;
         all.1 += time;
     }
     Ok(all)
+}
+
+fn children(pid: u32) -> Result<Vec<u32>> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    let children = children.split_whitespace().map(str::parse);
+    Ok(children.collect::<Result<_, _>>()?)
 }
 
 /// The CPU time that the process takes while some of the sessions are at work.
@@ -288,8 +293,10 @@ fn run() -> Result<bool> {
             trips.push(client.trip()?);
         }
     }
-    let cpu =
-        || -> Result<[Duration; 2]> { Ok([cost(websockify.0.id())?.1, cost(gateway.0.id())?.1]) };
+    // websockify has a process for each session, and those that have ended disappear at some time.
+    let proxying = children(websockify.0.id())?.into_iter().max();
+    let proxying = proxying.context("websockify has no session")?;
+    let cpu = || -> Result<[Duration; 2]> { Ok([cost(proxying)?.1, cost(gateway.0.id())?.1]) };
     let before = cpu()?;
     let (mut taken, mut bytes) = ([Duration::ZERO; 3], 0);
     for _ in 0..SCREENS {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -362,7 +362,7 @@ impl Up<'_> {
 /// updates.
 async fn down<S>(
     gateway: &Gateway,
-    server: OwnedReadHalf,
+    mut server: OwnedReadHalf,
     mut browser: SplitSink<&mut WebSocketStream<S>, Message>,
 ) -> Result<Infallible, Closing>
 where
@@ -379,8 +379,8 @@ where
             Ok(Ok(())) => {
                 // Not held while no data arrives: most screens do not change most of the time.
                 let mut piece = Vec::with_capacity(PIECE);
-                match server.try_read_buf(&mut piece) {
-                    Ok(0) => return Err(Closing::OVER),
+                match server.read_buf(&mut piece).await {
+                    Ok(0) | Err(_) => return Err(Closing::OVER),
                     Ok(length) => {
                         let sent = &gateway.tally.sent;
                         sent.fetch_add(length as u64, Ordering::Relaxed);
@@ -389,8 +389,6 @@ where
                         }
                         Message::Binary(piece.into())
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                    Err(_) => return Err(Closing::OVER),
                 }
             }
         };
