@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{channel, printed, program};
 use crate::context::Context;
 use crate::files::archive::{self, Amount, FromStart};
-use crate::instance::exec::patience;
+use crate::instance::exec::{patience, running};
 use crate::names::{GuestOwner, GuestPath, InstanceName};
 use crate::units::{ByteSize, Duration};
 
@@ -65,6 +65,7 @@ impl Push {
 
     /// Copies them into the guest of `name`.
     pub fn to(&self, context: &Context, name: &InstanceName) -> Result<Pushed> {
+        running(context, name)?;
         let patience = patience(context, self.timeout.std())?;
         let size = self.archive.metadata()?.len().to_string();
         let owner = self.owner.as_ref().map_or("", GuestOwner::as_str);
