@@ -18,7 +18,7 @@ use virt::stream::Stream;
 use super::agent::INTERVAL;
 use super::command::{LONGEST_PAUSE, Patience, pauses};
 use super::domain::QEMU_DEADLINE;
-use super::xml::channel;
+use super::xml::channel::{self, Plugged};
 use super::{Domain, Ran, failed};
 use crate::error::{Fault, Kind};
 
@@ -28,21 +28,21 @@ const PIECE: usize = 128 << 10;
 /// How long the end of what a program has sent may take to arrive after the program has ended.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
-/// How long libvirt may take to notice that the command with a stream was killed.
-const BEING_CLOSED: Duration = Duration::from_secs(2);
+/// How long libvirt may take to notice that the command with a stream was killed, on a busy host.
+const BEING_CLOSED: Duration = Duration::from_secs(5);
 
 /// An open channel into the guest of a running domain.
 #[derive(Debug)]
 pub struct Channel {
-    plugged: Plugged,
+    plugged: PluggedIn,
     open: Open,
 }
 
 /// A device that is unplugged when this is dropped.
 #[derive(Debug)]
-struct Plugged {
+struct PluggedIn {
     domain: Domain,
-    device: String,
+    channel: Plugged,
 }
 
 /// An open stream, which is closed when this is dropped.
@@ -51,38 +51,46 @@ struct Open(Option<Stream>);
 impl Domain {
     /// Plugs a channel in and opens it. The caller must hold the instance's lock.
     pub fn open_channel(self) -> Result<Channel> {
-        if let Some(left) = channel::plugged(&self.xml()?)? {
-            // It belongs to a transfer that is under way, or to one that was killed, perhaps just now.
-            let began = Instant::now();
-            while let Err(error) = self.open() {
-                if began.elapsed() > BEING_CLOSED {
-                    let message = format!("its channel for files is in use: {error:#}");
-                    let hint = "wait until the other push or collect has ended";
-                    return Err(Fault::new(Kind::Conflict, message).hint(hint).into());
-                }
-                sleep(INTERVAL);
+        let began = Instant::now();
+        // A transfer that was just killed may still have its stream, or may have been plugging in.
+        let channel = loop {
+            match self.plug_channel() {
+                Ok(channel) => break channel,
+                Err(error) if began.elapsed() > BEING_CLOSED => return Err(error),
+                Err(_) => sleep(INTERVAL),
             }
-            self.unplug(left)?;
-        }
-        self.plug_in(channel::device(None)?)?;
-        let device = channel::plugged(&self.xml()?)?.context("libvirt did not plug it in")?;
-        let plugged = Plugged {
-            domain: self,
-            device,
         };
-        let open = plugged.domain.open()?;
+        let plugged = PluggedIn {
+            domain: self,
+            channel,
+        };
+        let open = plugged.domain.open(&plugged.channel.name)?;
         Ok(Channel { plugged, open })
     }
 
-    /// Opens the channel that is plugged in. libvirt refuses that while another stream is open.
-    fn open(&self) -> Result<Open> {
-        let (uuid, uri) = (self.uuid()?, self.pool.uri().to_owned());
+    /// Plugs a channel in, in place of one that a killed transfer has left.
+    fn plug_channel(&self) -> Result<Plugged> {
+        if let Some(left) = channel::plugged(&self.xml()?)? {
+            self.open(&left.name).map_err(|error| {
+                let message = format!("its channel for files is in use: {error:#}");
+                let hint = "wait until the other push or collect has ended";
+                Fault::new(Kind::Conflict, message).hint(hint)
+            })?;
+            self.unplug(left.device)?;
+        }
+        self.plug_in(channel::device(&channel::new_name(), None)?)?;
+        channel::plugged(&self.xml()?)?.context("libvirt did not plug the channel in")
+    }
+
+    /// Opens the channel with this name. libvirt refuses that while another stream is open.
+    fn open(&self, name: &str) -> Result<Open> {
+        let (name, uuid, uri) = (name.to_owned(), self.uuid()?, self.pool.uri().to_owned());
         let opened = self.pool.within(QEMU_DEADLINE, move |_| {
             // While a stream waits for data, other calls on its connection would wait, too.
             let conn = Connect::open(Some(&uri))?;
             let stream = Stream::new(&conn, 0)?;
             let domain = conn.lookup_domain_by_uuid(uuid)?;
-            domain.open_channel(Some(channel::NAME), &stream, 0)?;
+            domain.open_channel(Some(&name), &stream, 0)?;
             Ok(Open(Some(stream)))
         });
         let opened = opened.context("libvirt does not answer")?;
@@ -91,6 +99,11 @@ impl Domain {
 }
 
 impl Channel {
+    /// The name of its port in the guest.
+    pub fn name(&self) -> &str {
+        &self.plugged.channel.name
+    }
+
     /// Runs `program` in the guest, and writes what it sends before `end` to `sink`; `None` if that
     /// is more than `most` bytes.
     pub fn receive(
@@ -169,10 +182,10 @@ impl Channel {
     }
 }
 
-impl Drop for Plugged {
+impl Drop for PluggedIn {
     fn drop(&mut self) {
         // Otherwise the next transfer does it.
-        let _ = self.domain.unplug(std::mem::take(&mut self.device));
+        let _ = self.domain.unplug(self.channel.device.clone());
     }
 }
 

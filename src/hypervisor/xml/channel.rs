@@ -6,19 +6,34 @@ use anyhow::Result;
 use quick_xml::Writer;
 
 use super::edit::put_child;
-use super::parse::{ChannelXml, parse};
+use super::parse::parse;
 
-/// Its name, in the guest as well.
-pub const NAME: &str = "org.cyyber.files.0";
+/// What all names begin with, in the guest as well. A name is short: it ends the path of a socket.
+const PREFIX: &str = "org.cyyber.";
+
+/// A name of its own for each transfer: a program that is late in the guest must not find the channel
+/// of the next one.
+pub fn new_name() -> String {
+    format!("{PREFIX}{:08x}", rand::random::<u32>())
+}
+
+/// A channel that is plugged into a running domain.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plugged {
+    /// Its name.
+    pub name: String,
+    /// The device, as libvirt needs it to unplug it: with the path of its socket.
+    pub device: String,
+}
 
 /// The device; libvirt chooses the path of its socket if there is none.
-pub fn device(path: Option<&str>) -> Result<String> {
+pub fn device(name: &str, path: Option<&str>) -> Result<String> {
     let mut writer = Writer::new(Vec::new());
-    write(&mut writer, path)?;
+    write(&mut writer, name, path)?;
     Ok(String::from_utf8(writer.into_inner())?)
 }
 
-fn write(writer: &mut Writer<Vec<u8>>, path: Option<&str>) -> io::Result<()> {
+fn write(writer: &mut Writer<Vec<u8>>, name: &str, path: Option<&str>) -> io::Result<()> {
     let channel = writer.create_element("channel");
     let channel = channel.with_attribute(("type", "unix"));
     let channel = channel.write_inner_content(|writer| {
@@ -28,36 +43,38 @@ fn write(writer: &mut Writer<Vec<u8>>, path: Option<&str>) -> io::Result<()> {
             source.write_empty()?;
         }
         let target = writer.create_element("target");
-        let target = target.with_attributes([("type", "virtio"), ("name", NAME)]);
+        let target = target.with_attributes([("type", "virtio"), ("name", name)]);
         target.write_empty().map(drop)
     });
     channel.map(drop)
 }
 
-fn found(xml: &str) -> Result<Option<ChannelXml>> {
+/// The name of the channel in the definition `xml`, and the path of its socket.
+fn found(xml: &str) -> Result<Option<(String, Option<String>)>> {
     let mut channels = parse(xml)?.devices.channels.into_iter();
-    Ok(channels.find(|channel| channel.target.name.as_deref() == Some(NAME)))
+    Ok(channels.find_map(|channel| {
+        let name = channel.target.name.filter(|it| it.starts_with(PREFIX))?;
+        Some((name, channel.source.and_then(|source| source.path)))
+    }))
 }
 
-/// The device in the definition `xml` of a running domain, as libvirt needs it to unplug it: with the
-/// path of its socket. `None` if it is not plugged in.
-pub fn plugged(xml: &str) -> Result<Option<String>> {
-    let path = found(xml)?.and_then(|channel| channel.source?.path);
-    path.map(|path| device(Some(&path))).transpose()
+/// The channel in the definition `xml` of a running domain.
+pub fn plugged(xml: &str) -> Result<Option<Plugged>> {
+    let Some((name, path)) = found(xml)? else {
+        return Ok(None);
+    };
+    let device = device(&name, path.as_deref())?;
+    Ok(Some(Plugged { name, device }))
 }
 
 /// The definition `xml` with the channel if it was plugged in when memory was `saved`: memory is only
 /// restored into the devices that it was saved with.
 pub fn as_saved(xml: String, saved: &str) -> Result<String> {
-    if found(saved)?.is_none() {
+    let Some((name, _)) = found(saved)? else {
         return Ok(xml);
-    }
-    put_child(
-        &xml,
-        &["domain", "devices"],
-        |_| false,
-        |writer| write(writer, None),
-    )
+    };
+    let place = ["domain", "devices"];
+    put_child(&xml, &place, |_| false, |writer| write(writer, &name, None))
 }
 
 #[cfg(test)]
@@ -76,15 +93,15 @@ mod tests {
         };
         assert_eq!(plugged(&domain("")).unwrap(), None);
         let ours = "<channel type='unix'><source mode='bind' path='/run/1-a&amp;b/files'/>\
-                    <target type='virtio' name='org.cyyber.files.0' state='disconnected'/>\
+                    <target type='virtio' name='org.cyyber.0a' state='disconnected'/>\
                     <alias name='channel1'/></channel>";
         let found = plugged(&domain(ours)).unwrap().unwrap();
+        assert_eq!(found.name, "org.cyyber.0a");
         let expected = r#"<channel type="unix"><source mode="bind" path="/run/1-a&amp;b/files"/>"#;
-        assert!(found.starts_with(expected), "{found}");
+        assert!(found.device.starts_with(expected), "{found:?}");
         let (with, without) = (domain(ours), domain(""));
         assert_eq!(as_saved(without.clone(), &without).unwrap(), without);
         let restored = as_saved(without, &with).unwrap();
-        let expected = domain(&device(None).unwrap());
-        assert_eq!(restored, expected);
+        assert_eq!(restored, domain(&device("org.cyyber.0a", None).unwrap()));
     }
 }

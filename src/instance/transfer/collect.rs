@@ -138,7 +138,8 @@ impl Collect {
     fn by_channel(&self, channel: Channel, archive: &mut File, patience: Patience) -> Result<What> {
         let most = self.most.0.saturating_add(HEADERS);
         let end = format!("{:032x}", rand::random::<u128>());
-        let pack = program(PACK, &[&end, self.from.as_str()]);
+        let port = channel.name().to_owned();
+        let pack = program(PACK, &port, &[&end, self.from.as_str()]);
         let sink = archive.try_clone()?;
         let ran = channel.receive(&pack, &end, most, sink, patience)?;
         let packed = printed(ran.ok_or_else(too_much)?)?;

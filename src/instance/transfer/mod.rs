@@ -17,7 +17,6 @@ use super::Instance;
 use super::exec::running;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
-use crate::hypervisor::xml::channel::NAME;
 use crate::hypervisor::{Channel, Ran, words};
 use crate::names::InstanceName;
 
@@ -31,9 +30,9 @@ fn channel(context: &Context, name: &InstanceName) -> Result<Channel> {
     running(context, name)?.open_channel()
 }
 
-/// The program in a guest that runs `script`, whose first argument is the name of its port.
-fn program<'a>(script: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
-    [&["/bin/sh", "-c", script, "sh", NAME], arguments].concat()
+/// The program in a guest that runs `script`, whose first argument is the name of its `port`.
+fn program<'a>(script: &'a str, port: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["/bin/sh", "-c", script, "sh", port], arguments].concat()
 }
 
 /// What a script printed. If it failed, what it said is the error.

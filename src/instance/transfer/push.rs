@@ -72,11 +72,12 @@ impl Push {
         let replace = if self.replace { "yes" } else { "no" };
         let mut arguments = vec![&*size, self.target.as_str(), owner, replace];
         arguments.extend(self.names.iter().map(String::as_str));
-        let place = program(PLACE, &arguments);
         let content = FromStart::of(self.archive.try_clone()?);
-        let pushed = channel(context, name)
-            .and_then(|channel| channel.send(&place, content, patience))
-            .and_then(printed);
+        let pushed = channel(context, name).and_then(|channel| {
+            let port = channel.name().to_owned();
+            let place = program(PLACE, &port, &arguments);
+            printed(channel.send(&place, content, patience)?)
+        });
         pushed.with_context(|| format!("failed to push to {name}"))?;
         Ok(Pushed {
             instance: name.to_string(),
