@@ -20,7 +20,6 @@ use super::command::{LONGEST_PAUSE, Patience, pauses};
 use super::domain::QEMU_DEADLINE;
 use super::xml::channel::{self, Plugged};
 use super::{Domain, Ran, failed};
-use crate::error::{Fault, Kind};
 
 /// How much is read or written at once, in bytes.
 const PIECE: usize = 128 << 10;
@@ -28,8 +27,8 @@ const PIECE: usize = 128 << 10;
 /// How long the end of what a program has sent may take to arrive after the program has ended.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
-/// How long libvirt may take to notice that the command with a stream was killed, on a busy host.
-const BEING_CLOSED: Duration = Duration::from_secs(5);
+/// How long libvirt may go on with what a killed command asked for.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// An open channel into the guest of a running domain.
 #[derive(Debug)]
@@ -49,14 +48,17 @@ struct PluggedIn {
 struct Open(Option<Stream>);
 
 impl Domain {
-    /// Plugs a channel in and opens it. The caller must hold the instance's lock.
+    /// Plugs a channel in and opens it. The caller must hold the lock for it, for as long as the
+    /// channel exists: one that is there already is left from a transfer that was killed.
+    ///
+    /// libvirt would refuse a second stream itself, but sometimes still does so when the command with
+    /// the first one was killed.
     pub fn open_channel(self) -> Result<Channel> {
         let began = Instant::now();
-        // A transfer that was just killed may still have its stream, or may have been plugging in.
         let channel = loop {
             match self.plug_channel() {
                 Ok(channel) => break channel,
-                Err(error) if began.elapsed() > BEING_CLOSED => return Err(error),
+                Err(error) if began.elapsed() > SETTLING => return Err(error),
                 Err(_) => sleep(INTERVAL),
             }
         };
@@ -68,21 +70,15 @@ impl Domain {
         Ok(Channel { plugged, open })
     }
 
-    /// Plugs a channel in, in place of one that a killed transfer has left.
     fn plug_channel(&self) -> Result<Plugged> {
         if let Some(left) = channel::plugged(&self.xml()?)? {
-            self.open(&left.name).map_err(|error| {
-                let message = format!("its channel for files is in use: {error:#}");
-                let hint = "wait until the other push or collect has ended";
-                Fault::new(Kind::Conflict, message).hint(hint)
-            })?;
             self.unplug(left.device)?;
         }
         self.plug_in(channel::device(&channel::new_name(), None)?)?;
         channel::plugged(&self.xml()?)?.context("libvirt did not plug the channel in")
     }
 
-    /// Opens the channel with this name. libvirt refuses that while another stream is open.
+    /// Opens the channel with this name.
     fn open(&self, name: &str) -> Result<Open> {
         let (name, uuid, uri) = (name.to_owned(), self.uuid()?, self.pool.uri().to_owned());
         let opened = self.pool.within(QEMU_DEADLINE, move |_| {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use super::{Resting, channel, printed, program};
+use super::{Resting, channel, printed, program, turn};
 use crate::appliance::too_much;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
@@ -80,7 +80,8 @@ impl Collect {
         let state = status::state(context, name, &now);
         let patience = patience(context, self.timeout.std())?;
         let collected = self.place(name, state, |archive| {
-            self.by_channel(channel(context, name)?, archive, patience)
+            let turn = turn(context, name)?;
+            self.by_channel(channel(context, name, &turn)?, archive, patience)
         });
         let collected = collected.with_context(|| format!("failed to collect from {name}"))?;
         Ok(Fetched::Collected(collected))

@@ -7,6 +7,8 @@ mod collect;
 mod push;
 mod resting;
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 pub use collect::{Collect, Collected, Fetched};
@@ -19,13 +21,23 @@ use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::hypervisor::{Channel, Ran, words};
 use crate::names::InstanceName;
+use crate::state::lock::Lock;
 
 #[cfg(doc)]
 use crate::files::archive;
 
-/// A channel into the guest of `name`, which must run.
-fn channel(context: &Context, name: &InstanceName) -> Result<Channel> {
-    // Nobody else plugs one in, or changes the domain, at this moment.
+/// How long to wait for another transfer with the same instance.
+const TURN: Duration = Duration::from_secs(5);
+
+/// The turn to transfer files to or from the guest of `name`, which ends when it is dropped.
+fn turn(context: &Context, name: &InstanceName) -> Result<Lock> {
+    let what = format!("the channel for files of {name}");
+    Lock::take(&context.paths.transfer_lock(name), &what, TURN)
+}
+
+/// A channel into the guest of `name`, which must run. Needs the `turn` for as long as it exists.
+fn channel(context: &Context, name: &InstanceName, _turn: &Lock) -> Result<Channel> {
+    // Nobody changes the domain at this moment.
     let _instance = Instance::lock(context, name)?;
     running(context, name)?.open_channel()
 }

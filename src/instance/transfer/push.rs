@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::{channel, printed, program};
+use super::{channel, printed, program, turn};
 use crate::context::Context;
 use crate::files::archive::{self, Amount, FromStart};
 use crate::instance::exec::{patience, running};
@@ -73,7 +73,8 @@ impl Push {
         let mut arguments = vec![&*size, self.target.as_str(), owner, replace];
         arguments.extend(self.names.iter().map(String::as_str));
         let content = FromStart::of(self.archive.try_clone()?);
-        let pushed = channel(context, name).and_then(|channel| {
+        let pushed = turn(context, name).and_then(|turn| {
+            let channel = channel(context, name, &turn)?;
             let port = channel.name().to_owned();
             let place = program(PLACE, &port, &arguments);
             printed(channel.send(&place, content, patience)?)

@@ -212,7 +212,7 @@ fn left_behind(class: &Class) {
         let words = ["--from", "/etc/hostname", "--to", to];
         class.run("json", "collect", &["on"], &words)
     };
-    let error = collect("busy").error_json(5);
+    let error = collect("busy").error_json(6);
     assert!(text(&error["message"]).contains("in use"), "{error}");
     push.kill().unwrap();
     push.wait().unwrap();
