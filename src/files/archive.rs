@@ -1,7 +1,6 @@
 //! Directory trees as tar archives: packed without following links, and unpacked without trusting
 //! the content.
 
-use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -97,21 +96,21 @@ impl Unpacked {
 
 /// Reads a file from its beginning, in parallel with other readers.
 #[derive(Debug)]
-pub struct FromStart<F> {
-    file: F,
+pub struct FromStart<'a> {
+    file: &'a File,
     at: u64,
 }
 
-impl<F: Borrow<File>> FromStart<F> {
-    /// The start of `file`.
-    pub fn of(file: F) -> Self {
+impl<'a> FromStart<'a> {
+    /// The offset in `file`.
+    pub fn of(file: &'a File) -> Self {
         FromStart { file, at: 0 }
     }
 }
 
-impl<F: Borrow<File>> Read for FromStart<F> {
+impl Read for FromStart<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.borrow().read_at(buffer, self.at)?;
+        let read = self.file.read_at(buffer, self.at)?;
         self.at += read as u64;
         Ok(read)
     }

@@ -16,7 +16,7 @@ use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
 
 /// How long a QEMU may take to answer. One on a busy host takes a second.
-pub(super) const QEMU_DEADLINE: Duration = Duration::from_secs(20);
+const QEMU_DEADLINE: Duration = Duration::from_secs(20);
 
 /// One guest.
 #[derive(Debug)]
@@ -135,15 +135,6 @@ impl Domain {
     pub fn plug_in(&self, device: String) -> Result<()> {
         self.by_qemu("plug a device into the running domain", move |domain| {
             domain.attach_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE)
-        })
-    }
-
-    /// Unplugs a device of the running domain only.
-    pub fn unplug(&self, device: String) -> Result<()> {
-        self.by_qemu("unplug a device of the running domain", move |domain| {
-            domain
-                .detach_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE)
-                .map(drop)
         })
     }
 

@@ -1,7 +1,8 @@
 # shellcheck shell=sh
-# pack.sh PORT END PATH: sends PATH as an archive through PORT, and then END. Prints whether it is a
-# directory, whose content is then in the archive, or a file.
-end=$2 path=$3
+# pack.sh DIRECTORY PATH MOST: packs PATH into DIRECTORY/archive, if that is smaller than MOST bytes.
+# Prints whether it is a directory, whose content is then in the archive, or a file.
+fail() { echo "$*" >&2; exit 1; }
+directory=$1 path=$2 most=$3
 [ ! -L "$path" ] || fail "$path is a link in its guest: name its target instead"
 if [ -d "$path" ]; then
     kind=directory from=$path what=.
@@ -12,16 +13,16 @@ elif [ -e "$path" ]; then
 else
     fail "there is no $path in its guest"
 fi
-port=$(port "$1") || exit 1
-said=$({
-    tar --create --format=gnu --sparse --hard-dereference --one-file-system -C "$from" -- "./$what" 2>&1 >&3
-    echo "$?"
-    printf %s "$end" >&3
-} 3>"$port" | tail -n 2) # what tar said last, and its status
-newline='
-'
+status=$({
+    {
+        tar --create --format=gnu --sparse --hard-dereference --one-file-system -C "$from" -- "./$what" \
+            2>"$directory/said"
+        echo "$?" >&3
+    } | head -c "$most" >"$directory/archive" || echo 9 >&3
+} 3>&1)
+[ "$(stat -c %s -- "$directory/archive")" -lt "$most" ] || exit 3
 # 1 means that a file changed while it was read.
-case ${said##*"$newline"} in
+case $status in
     0 | 1) echo "$kind" ;;
-    *) fail "tar failed in its guest: ${said%%"$newline"*}" ;;
+    *) fail "tar failed in its guest: $(tail -n 1 -- "$directory/said")" ;;
 esac
