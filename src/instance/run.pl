@@ -37,4 +37,5 @@ sub pass_on {
     return if !$length;
     syswrite $to, $data, $left if $left > 0;
     $_[0][2] -= $length;
+    return 1;
 }
