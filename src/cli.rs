@@ -411,8 +411,8 @@ pub enum Instance {
     },
     /// Copy files into the guest
     ///
-    /// Copies files and directories of this host into the guest through its agent, each completely
-    /// or not at all. They get the owner of their target directory. Existing files are not replaced
+    /// Copies files and directories of this host into the guest, each completely or not at all.
+    /// They get the owner of their target directory. Existing files are not replaced
     /// without --replace. The instance must be running.
     Push(Push),
     /// Copy files out of the guest

@@ -187,6 +187,9 @@ paths! {
     /// The lock of an instance.
     instance_lock(name: &InstanceName) = state / "locks/{name}.lock";
 
+    /// The lock of transfers of files with an instance.
+    transfer_lock(name: &InstanceName) = state / "locks/{name}.transfer";
+
     /// The lock of a lab: held while it is built or its current base is changed. It cannot collide
     /// with an instance's lock, since an id does not begin with `_`.
     lab_lock(lab: &LabId) = common / "locks/_lab_{lab}.lock";

@@ -1,6 +1,7 @@
 //! Directory trees as tar archives: packed without following links, and unpacked without trusting
 //! the content.
 
+use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -96,21 +97,21 @@ impl Unpacked {
 
 /// Reads a file from its beginning, in parallel with other readers.
 #[derive(Debug)]
-pub struct FromStart<'a> {
-    file: &'a File,
+pub struct FromStart<F> {
+    file: F,
     at: u64,
 }
 
-impl<'a> FromStart<'a> {
-    /// The offset in `file`.
-    pub fn of(file: &'a File) -> Self {
+impl<F: Borrow<File>> FromStart<F> {
+    /// The start of `file`.
+    pub fn of(file: F) -> Self {
         FromStart { file, at: 0 }
     }
 }
 
-impl Read for FromStart<'_> {
+impl<F: Borrow<File>> Read for FromStart<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
+        let read = self.file.borrow().read_at(buffer, self.at)?;
         self.at += read as u64;
         Ok(read)
     }

@@ -127,30 +127,6 @@ impl Ran {
     }
 }
 
-/// A piece of a file, as the agent read it.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) struct Piece {
-    buf_b64: String,
-    pub eof: bool,
-}
-
-impl Piece {
-    /// Its content, at most `most` bytes.
-    pub(super) fn bytes(&self, most: usize) -> Result<Vec<u8>, Trouble> {
-        let bytes = decoded(&self.buf_b64)?;
-        (bytes.len() <= most)
-            .then_some(bytes)
-            .ok_or(Trouble::Nonsense)
-    }
-}
-
-/// How many bytes of a piece the agent has written.
-#[derive(Debug, Deserialize)]
-pub(super) struct Written {
-    pub count: usize,
-}
-
 fn decoded(data: &str) -> Result<Vec<u8>, Trouble> {
     BASE64_STANDARD.decode(data).map_err(|_| Trouble::Nonsense)
 }
@@ -271,10 +247,6 @@ mod tests {
         ] {
             assert_eq!(ended(lie), Err(Trouble::Nonsense), "{lie}");
         }
-        let piece = returned::<Piece>(r#"{"return":{"buf-b64":"aGk=","eof":true}}"#, LARGEST);
-        let piece = piece.unwrap();
-        assert_eq!(piece.bytes(2).unwrap(), b"hi");
-        assert_eq!(piece.bytes(1), Err(Trouble::Nonsense));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
 
 /// How long a QEMU may take to answer. One on a busy host takes a second.
-const QEMU_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const QEMU_DEADLINE: Duration = Duration::from_secs(20);
 
 /// One guest.
 #[derive(Debug)]
@@ -136,6 +136,17 @@ impl Domain {
         self.by_qemu("plug a device into the running domain", move |domain| {
             domain.attach_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE)
         })
+    }
+
+    /// Unplugs a device of the running domain only, if it has it.
+    pub fn unplug(&self, device: String) -> Result<()> {
+        self.by_qemu(
+            "unplug a device of the running domain",
+            move |domain| match domain.detach_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE) {
+                Err(e) if !is(&e, ErrorNumber::DeviceMissing) => Err(e),
+                _ => Ok(()),
+            },
+        )
     }
 
     /// Calls libvirt about this domain on a separate connection; `None` if that takes too long.

@@ -6,6 +6,7 @@
 
 mod agent;
 mod answer;
+mod channel;
 mod command;
 mod cpu;
 mod domain;
@@ -36,6 +37,7 @@ use virt::sys;
 
 pub use agent::{Answer, Ping, Script};
 pub use answer::{GuestUse, Ran, Trouble, words};
+pub use channel::Channel;
 pub use command::Patience;
 pub use domain::Domain;
 pub use hand_over::Waiting;

@@ -2,6 +2,7 @@
 //! element. It is never joined or searched as text. No I/O.
 
 pub mod capabilities;
+pub mod channel;
 pub mod domain;
 mod edit;
 pub mod interface;

@@ -58,6 +58,8 @@ pub(super) struct DevicesXml {
     pub disks: Vec<ImageXml>,
     #[serde(default, rename = "interface")]
     pub interfaces: Vec<InterfaceXml>,
+    #[serde(default, rename = "channel")]
+    pub channels: Vec<ChannelXml>,
 }
 
 /// A disk, or a backing file of one.
@@ -81,6 +83,20 @@ pub(super) struct SourceXml {
     pub file: Option<PathBuf>,
     #[serde(rename = "@network")]
     pub network: Option<String>,
+    #[serde(rename = "@path")]
+    pub path: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ChannelXml {
+    pub source: Option<SourceXml>,
+    pub target: ChannelTargetXml,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ChannelTargetXml {
+    #[serde(rename = "@name")]
+    pub name: Option<String>,
 }
 
 impl ImageXml {

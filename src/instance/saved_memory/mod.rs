@@ -14,7 +14,7 @@ use super::Instance;
 use crate::error::{Fault, Kind};
 use crate::files::Identity;
 use crate::hypervisor::save_file;
-use crate::hypervisor::xml::domain;
+use crate::hypervisor::xml::{channel, domain};
 use crate::names::InstanceName;
 use fit::{MemoryFile, Saved, misfit};
 
@@ -77,6 +77,7 @@ impl Instance<'_> {
             None => domain.saved_definition(&path)?,
         };
         let definition = domain::with_generation(definition, &saved)?;
+        let definition = channel::as_saved(definition, &saved)?;
         // Restoring changes times of the file, even if it fails.
         self.forget_memory()?;
         domain.restore(file.as_ref(), &definition).inspect_err(|_| {

@@ -9,19 +9,20 @@ use anyhow::{Context as _, Result, anyhow};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use super::{Resting, script, with_directory};
+use super::{Resting, channel, printed, program, turn};
+use crate::appliance::too_much;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::files::archive::{self, Amount, LeftOut};
 use crate::files::{self, PRIVATE_DIRECTORY};
-use crate::hypervisor::{Domain, Patience};
+use crate::hypervisor::{Channel, Patience};
 use crate::instance::exec::{patience, running};
 use crate::instance::{existing, facts, status};
 use crate::names::{GuestPath, InstanceName, State};
 use crate::units::{ByteSize, Duration};
 
-/// Script that creates an archive in the guest.
-const PACK: &str = include_str!("pack.sh");
+/// Script that sends an archive from the guest.
+const PACK: &str = concat!(include_str!("port.sh"), include_str!("pack.sh"));
 
 /// Prefix of the directories in which files are collected until they are complete.
 const UNFINISHED: &str = ".cyyber-collect-";
@@ -75,11 +76,12 @@ impl Collect {
         if let Some(resting) = Resting::of(context, name, &now)? {
             return Ok(Fetched::Resting(resting));
         }
-        let domain = running(context, name)?;
+        running(context, name)?;
         let state = status::state(context, name, &now);
         let patience = patience(context, self.timeout.std())?;
         let collected = self.place(name, state, |archive| {
-            self.by_agent(&domain, archive, patience)
+            let turn = turn(context, name)?;
+            self.by_channel(channel(context, name, &turn)?, archive, patience)
         });
         let collected = collected.with_context(|| format!("failed to collect from {name}"))?;
         Ok(Fetched::Collected(collected))
@@ -134,20 +136,20 @@ impl Collect {
         })
     }
 
-    fn by_agent(&self, domain: &Domain, archive: &mut File, patience: Patience) -> Result<What> {
+    fn by_channel(&self, channel: Channel, archive: &mut File, patience: Patience) -> Result<What> {
         let most = self.most.0.saturating_add(HEADERS);
-        with_directory(domain, patience, |directory| {
-            let arguments = [directory, self.from.as_str(), &most.to_string()];
-            let packed = script(domain, PACK, &arguments, patience)?;
-            let path = format!("{directory}/archive");
-            domain.read_in_guest(&path, most, archive, patience)?;
-            archive.rewind()?;
-            match packed.stdout.trim_ascii() {
-                b"directory" => Ok(What::Directory),
-                b"file" => Ok(What::File),
-                _ => Err(anyhow!("its guest did not report what it packed")),
-            }
-        })
+        let end = format!("{:032x}", rand::random::<u128>());
+        let port = channel.name().to_owned();
+        let pack = program(PACK, &port, &[&end, self.from.as_str()]);
+        let sink = archive.try_clone()?;
+        let ran = channel.receive(&pack, &end, most, sink, patience)?;
+        let packed = printed(ran.ok_or_else(too_much)?)?;
+        archive.rewind()?;
+        match packed.trim_ascii() {
+            b"directory" => Ok(What::Directory),
+            b"file" => Ok(What::File),
+            _ => Err(anyhow!("its guest did not report what it packed")),
+        }
     }
 }
 

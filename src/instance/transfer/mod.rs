@@ -1,4 +1,4 @@
-//! Copies files into and out of guests: as one archive, through the guest's agent.
+//! Copies files into and out of guests: as one archive, through a channel that is plugged in for it.
 //!
 //! They are unpacked beside their final place and then renamed, in the guest and on this host. A
 //! guest is not trusted: [`archive::unpack`] decides what is accepted from its archive.
@@ -7,54 +7,53 @@ mod collect;
 mod push;
 mod resting;
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 pub use collect::{Collect, Collected, Fetched};
 pub use push::{Push, Pushed};
 pub use resting::Resting;
 
-use crate::appliance::too_much;
+use super::Instance;
+use super::exec::running;
+use crate::context::Context;
 use crate::error::{Fault, Kind};
-use crate::hypervisor::{Domain, Patience, Ran, words};
+use crate::hypervisor::{Channel, Ran, words};
+use crate::names::InstanceName;
+use crate::state::lock::Lock;
 
 #[cfg(doc)]
 use crate::files::archive;
 
-/// Where the archive is in the guest: a directory that only the guest's root can read.
-const PREPARE: &str = include_str!("prepare.sh");
+/// How long to wait for another transfer with the same instance.
+const TURN: Duration = Duration::from_secs(5);
 
-/// How much output of a guest is read.
-const LONGEST_NAME: usize = 100;
-
-/// Runs `job` with a temporary directory in the guest.
-fn with_directory<T>(
-    domain: &Domain,
-    patience: Patience,
-    job: impl FnOnce(&str) -> Result<T>,
-) -> Result<T> {
-    let made = script(domain, PREPARE, &[], patience)?;
-    let made = String::from_utf8_lossy(&made.stdout);
-    let directory = made.trim();
-    let is_one = directory.starts_with("/var/tmp/cyyber.") && directory.len() < LONGEST_NAME;
-    if !is_one {
-        anyhow::bail!("its guest did not report its temporary directory");
-    }
-    let done = job(directory);
-    // If it cannot be removed now, a transfer after an hour removes it.
-    let _ = domain.run_in_guest(&["/bin/rm", "-rf", "--", directory], patience);
-    done
+/// The turn to transfer files to or from the guest of `name`, which ends when it is dropped.
+fn turn(context: &Context, name: &InstanceName) -> Result<Lock> {
+    let what = format!("the channel for files of {name}");
+    Lock::take(&context.paths.transfer_lock(name), &what, TURN)
 }
 
-/// Runs a shell script in the guest. If it fails, its output is the error.
-fn script(domain: &Domain, script: &str, arguments: &[&str], patience: Patience) -> Result<Ran> {
-    let program = [&["/bin/sh", "-c", script, "sh"], arguments].concat();
-    let ran = domain.run_in_guest(&program, patience)?;
+/// A channel into the guest of `name`, which must run. Needs the `turn` for as long as it exists.
+fn channel(context: &Context, name: &InstanceName, _turn: &Lock) -> Result<Channel> {
+    // Nobody changes the domain at this moment.
+    let _instance = Instance::lock(context, name)?;
+    running(context, name)?.open_channel(&context.paths.user_instances())
+}
+
+/// The program in a guest that runs `script`, whose first argument is the name of its `port`.
+fn program<'a>(script: &'a str, port: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["/bin/sh", "-c", script, "sh", port], arguments].concat()
+}
+
+/// What a script printed. If it failed, what it said is the error.
+fn printed(ran: Ran) -> Result<Vec<u8>> {
     let said = String::from_utf8_lossy(&ran.stderr);
     let said = words(said.trim());
     let kind = match ran.exit_code {
-        0 => return Ok(ran),
+        0 => return Ok(ran.stdout),
         2 => Kind::Conflict,
-        3 => return Err(too_much()),
         _ => Kind::Failed,
     };
     Err(Fault::new(kind, said).into())

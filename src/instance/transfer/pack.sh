@@ -1,8 +1,7 @@
 # shellcheck shell=sh
-# pack.sh DIRECTORY PATH MOST: packs PATH into DIRECTORY/archive, if that is smaller than MOST bytes.
-# Prints whether it is a directory, whose content is then in the archive, or a file.
-fail() { echo "$*" >&2; exit 1; }
-directory=$1 path=$2 most=$3
+# pack.sh PORT END PATH: sends PATH as an archive through PORT, and then END. Prints whether it is a
+# directory, whose content is then in the archive, or a file.
+end=$2 path=$3
 [ ! -L "$path" ] || fail "$path is a link in its guest: name its target instead"
 if [ -d "$path" ]; then
     kind=directory from=$path what=.
@@ -13,16 +12,16 @@ elif [ -e "$path" ]; then
 else
     fail "there is no $path in its guest"
 fi
-status=$({
-    {
-        tar --create --format=gnu --sparse --hard-dereference --one-file-system -C "$from" -- "./$what" \
-            2>"$directory/said"
-        echo "$?" >&3
-    } | head -c "$most" >"$directory/archive" || echo 9 >&3
-} 3>&1)
-[ "$(stat -c %s -- "$directory/archive")" -lt "$most" ] || exit 3
+open_port "$1"
+said=$({
+    tar --create --format=gnu --sparse --hard-dereference --one-file-system -C "$from" -- "./$what" 2>&1 >&3
+    echo "$?"
+    printf %s "$end" >&3
+} | tail -n 2) # what tar said last, and its status
+newline='
+'
 # 1 means that a file changed while it was read.
-case $status in
+case ${said##*"$newline"} in
     0 | 1) echo "$kind" ;;
-    *) fail "tar failed in its guest: $(tail -n 1 -- "$directory/said")" ;;
+    *) fail "tar failed in its guest: ${said%%"$newline"*}" ;;
 esac

@@ -1,10 +1,9 @@
 # shellcheck shell=sh
-# place.sh DIRECTORY TARGET OWNER REPLACE NAME...: unpacks the archive in DIRECTORY, which contains these
-# names, into TARGET or under that name. Runs as the owner of the target directory: nobody else can
-# change anything in it in the meantime.
-fail() { echo "$*" >&2; exit 1; }
-archive=$1/archive target=$2 owner=$3 replace=$4
-shift 4
+# place.sh PORT SIZE TARGET OWNER REPLACE NAME...: unpacks an archive of SIZE bytes from PORT, which
+# contains these names, into TARGET or under that name. Runs as the owner of the target directory: nobody
+# else can change anything in it in the meantime.
+port=$1 size=$2 target=$3 owner=$4 replace=$5
+shift 5
 if [ -d "$target" ]; then
     into=$target as=
 elif [ "$#" = 1 ] && [ "${target%/}" = "$target" ]; then
@@ -46,8 +45,12 @@ for name; do
     fi
     mv -T -- "$new/$name" "$to" || exit 1
 done'
+open_port "$port"
+# The host sends as soon as it has got a byte.
+printf . >&3
 if [ "$user" = 0 ]; then
-    exec sh -c "$place" sh "$into" "$as" "$replace" "$to_user:$to_group" "$@" <"$archive"
+    head -c "$size" <&3 | sh -c "$place" sh "$into" "$as" "$replace" "$to_user:$to_group" "$@" 3>&-
 else
-    exec chroot --userspec="+$user:+$to_group" / sh -c "$place" sh "$into" "$as" "$replace" "" "$@" <"$archive"
+    head -c "$size" <&3 |
+        chroot --userspec="+$user:+$to_group" / sh -c "$place" sh "$into" "$as" "$replace" "" "$@" 3>&-
 fi

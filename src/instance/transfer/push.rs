@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::{script, with_directory};
+use super::{channel, printed, program, turn};
 use crate::context::Context;
 use crate::files::archive::{self, Amount, FromStart};
 use crate::instance::exec::{patience, running};
@@ -14,7 +14,7 @@ use crate::names::{GuestOwner, GuestPath, InstanceName};
 use crate::units::{ByteSize, Duration};
 
 /// Script that moves files to their final place in the guest.
-const PLACE: &str = include_str!("place.sh");
+const PLACE: &str = concat!(include_str!("port.sh"), include_str!("place.sh"));
 
 /// Files that are ready to be pushed.
 #[derive(Debug)]
@@ -65,16 +65,19 @@ impl Push {
 
     /// Copies them into the guest of `name`.
     pub fn to(&self, context: &Context, name: &InstanceName) -> Result<Pushed> {
-        let domain = running(context, name)?;
+        running(context, name)?;
         let patience = patience(context, self.timeout.std())?;
-        let pushed = with_directory(&domain, patience, |directory| {
-            let path = format!("{directory}/archive");
-            domain.write_in_guest(&path, &mut FromStart::of(&self.archive), patience)?;
-            let owner = self.owner.as_ref().map_or("", GuestOwner::as_str);
-            let replace = if self.replace { "yes" } else { "no" };
-            let mut arguments = vec![directory, self.target.as_str(), owner, replace];
-            arguments.extend(self.names.iter().map(String::as_str));
-            script(&domain, PLACE, &arguments, patience)
+        let size = self.archive.metadata()?.len().to_string();
+        let owner = self.owner.as_ref().map_or("", GuestOwner::as_str);
+        let replace = if self.replace { "yes" } else { "no" };
+        let mut arguments = vec![&*size, self.target.as_str(), owner, replace];
+        arguments.extend(self.names.iter().map(String::as_str));
+        let content = FromStart::of(self.archive.try_clone()?);
+        let pushed = turn(context, name).and_then(|turn| {
+            let channel = channel(context, name, &turn)?;
+            let port = channel.name().to_owned();
+            let place = program(PLACE, &port, &arguments);
+            printed(channel.send(&place, content, patience)?)
         });
         pushed.with_context(|| format!("failed to push to {name}"))?;
         Ok(Pushed {

@@ -5,11 +5,12 @@ use crate::common;
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::{Run, Sandbox, guest, is_thorough, run, text, tool, wait_until};
+use common::{Run, Sandbox, guest, is_thorough, run, text, tool, virsh, wait_until};
 use serde_json::{Value, json};
 
 /// A class of three: one that runs, one that is paused or off, and one that is not there.
@@ -53,6 +54,7 @@ fn a_class_runs_commands_and_gets_and_gives_files() {
     files_out(&class);
     from_docker(&class);
     killed(&class);
+    left_behind(&class);
     from_disks(&class);
 }
 
@@ -190,6 +192,57 @@ fn killed(class: &Class) {
     println!("of {moments} each, {pushed} were pushed and {collected} collected by then");
 }
 
+/// A push that is killed leaves its channel plugged in, and at some moments its socket: nobody else can use
+/// it until then, memory that is saved with it is restored, and the next transfer takes its place.
+fn left_behind(class: &Class) {
+    let sandbox = &class.sandbox;
+    let name = sandbox.instance_name("on");
+    let large = fs::File::create(sandbox.path("large")).unwrap();
+    large.set_len(400 << 20).unwrap();
+    let words = [
+        "instance",
+        "push",
+        &sandbox.lab,
+        "on",
+        "large",
+        "/opt/large",
+    ];
+    let mut push = sandbox.command(words).spawn().unwrap();
+    wait_until("its channel is plugged in", || is_plugged_in(&name));
+    let collect = |to| {
+        let words = ["--from", "/etc/hostname", "--to", to];
+        class.run("json", "collect", &["on"], &words)
+    };
+    let error = collect("busy").error_json(6);
+    assert!(text(&error["message"]).contains("in use"), "{error}");
+    push.kill().unwrap();
+    push.wait().unwrap();
+    assert!(is_plugged_in(&name));
+    let id = virsh(["domuuid", &name]).replace('-', "");
+    let images = sandbox.path("storage/user-instances");
+    UnixListener::bind(images.join(format!(".{}.a.socket", &id[..16]))).unwrap();
+    sandbox.instance("pause", "on", &[]).ok();
+    sandbox.instance("resume", "on", &[]).ok();
+    assert!(is_plugged_in(&name), "its memory was saved with it");
+    wait_until("its agent answers", || collect("later").code == Some(0));
+    assert!(!is_plugged_in(&name));
+    // A program that opens a port while it is unplugged may make a file in place of its node.
+    let make = "agent=$(readlink -f /dev/virtio-ports/org.qemu.guest_agent.0)
+                for n in 2 3 4; do echo >${agent%p*}p$n; done";
+    guest::shell(&name, make);
+    collect("last").ok();
+    guest::shell(&name, "find /dev -name 'vport*' -type f -delete");
+    let files = images.read_dir().unwrap().map(|it| it.unwrap().path());
+    let sockets: Vec<_> = files
+        .filter(|it| it.extension().is_some_and(|it| it == "socket"))
+        .collect();
+    assert!(sockets.is_empty(), "{sockets:?}");
+    assert_eq!(
+        guest::shell(&name, "ls -A /opt | grep -e large -e push; true"),
+        ""
+    );
+}
+
 /// From disks of those that do not run, where libguestfs is there.
 fn from_disks(class: &Class) {
     let sandbox = &class.sandbox;
@@ -276,8 +329,14 @@ fn has_guestfish() -> bool {
 
 /// Asserts that nothing of a transfer is left in the guest.
 fn nothing_is_left(name: &str) {
-    let left = "ls -d /var/tmp/cyyber.* /home/pupil/.cyyber* 2>/dev/null; true";
+    let left = "ls -d /home/pupil/.cyyber* 2>/dev/null; true";
     assert_eq!(guest::shell(name, left), "");
+    assert!(!is_plugged_in(name));
+}
+
+/// Whether the channel for files is plugged into a guest.
+fn is_plugged_in(name: &str) -> bool {
+    virsh(["dumpxml", name]).contains("org.cyyber.")
 }
 
 fn files_in(class: &Class) {
