@@ -66,13 +66,15 @@ install_gnome() {
     stage "Installing GNOME"
     apt install --no-install-recommends -- \
         gdm3 gnome-session gnome-shell gnome-terminal nautilus gnome-control-center xwayland \
-        dconf-cli xdg-user-dirs polkitd
+        dconf-cli xdg-user-dirs polkitd at-spi2-core
     please_the_eye fonts-inter fonts-jetbrains-mono
     lay_over desktop
     lay_over gnome
     chmod 755 /usr/local/bin/cyyber-lab
     dconf update
     log_in_without_password gdm-password
+    # GDM leaves locked accounts ("!") out. No password is this one's, either.
+    usermod --password '*' student
     systemctl set-default graphical.target
 }
 
