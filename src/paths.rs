@@ -54,6 +54,11 @@ impl SharedPaths {
         self.host(host).join("fenced")
     }
 
+    /// The directory for files that are on their way between the head and a host.
+    pub fn transfers(&self) -> PathBuf {
+        self.0.join("transfers")
+    }
+
     /// The directory with marks of instances of a host that must be resumed after their move.
     pub fn draining(&self, host: &HostName) -> PathBuf {
         self.host(host).join("draining")

@@ -202,6 +202,15 @@ fn header(there: &Metadata) -> Header {
     header
 }
 
+/// Copies `sources`, which are trusted, with everything below them into `directory`, each under its own
+/// name; returns these names.
+pub fn copy(sources: &[PathBuf], directory: &Path, most: ByteSize) -> Result<Vec<String>> {
+    let archive = tempfile::tempfile_in(directory)?;
+    let (names, _) = pack(sources, &archive, most)?;
+    Archive::new(FromStart::of(archive)).unpack(directory)?;
+    Ok(names)
+}
+
 /// Unpacks an archive into `directory`, which must be empty and private. Files are readable for
 /// their owner only, and stay executable. Anything that could do harm is omitted: entries that lead
 /// out of the directory, anything but files, directories and links, and names that a terminal must

@@ -8,7 +8,7 @@ use super::arguments::{class, host_command};
 use super::elsewhere;
 use super::head::{Head, answer, with_host};
 use super::merged::{Columns, show, states, text};
-use crate::cli::Instance as Command;
+use crate::cli::{Class, Instance as Command};
 use crate::cmd::instance::many;
 use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
@@ -29,15 +29,34 @@ fn of_commands(rows: Rows<Value>, _: Timestamp) -> Rows<Value> {
         .column(Column::cut(0, "OUTPUT"), text("stdout"))
 }
 
-/// Runs `command` for every user of its list, going on past failures.
-pub fn run(head: &Head, command: &Command) -> Result<()> {
-    let (context, missing) = (head.context, || Fault::new(Kind::Usage, "no user is named"));
-    let class = class(command).ok_or_else(|| elsewhere("it has no such command"))?;
-    let file = class.users_from.as_deref().with_context(missing)?;
+/// Runs `one` for the instance of `class`, or for each that it lists, going on past failures. The failure
+/// of a single instance is the command's error.
+pub fn of_class(
+    head: &Head,
+    class: &Class,
+    one: impl Fn(&Head, &InstanceName) -> Result<Value> + Sync,
+) -> Result<Vec<(InstanceName, Result<Value>)>> {
+    let context = head.context;
+    let Some(file) = class.users_from.as_deref() else {
+        let user = class.user.as_ref();
+        let user = user.with_context(|| Fault::new(Kind::Usage, "no user is named"))?;
+        let name = context.instance(&class.lab, user)?;
+        let done = one(head, &name)?;
+        return Ok(vec![(name, Ok(done))]);
+    };
     let names = many::names(context, &class.lab, file)?;
     context.config.lab(&class.lab)?;
-    let one = |name: &InstanceName| -> Result<Value> {
-        let head = head.for_worker();
+    let results = many::side_by_side(context, &names, usize::from(class.jobs), |_, name| {
+        one(&head.for_worker(), name)
+    })?;
+    Ok(names.into_iter().zip(results).collect())
+}
+
+/// Runs `command` for every user of its list.
+pub fn run(head: &Head, command: &Command) -> Result<()> {
+    let context = head.context;
+    let class = class(command).ok_or_else(|| elsewhere("it has no such command"))?;
+    let done = of_class(head, class, |head, name| {
         let host_command =
             host_command(command, name).ok_or_else(|| elsewhere("it has no such command"))?;
         let done = head.run(&host_command, name, "json")?;
@@ -48,12 +67,9 @@ pub fn run(head: &Head, command: &Command) -> Result<()> {
         };
         let first = document.pointer_mut("/results/0").map(Value::take);
         Ok(with_host(first.unwrap_or(document), &done.host))
-    };
-    let results = many::side_by_side(context, &names, usize::from(class.jobs), |_, name| {
-        one(name)
     })?;
-    let all = names.len();
-    let (done, failed) = many::partition(names.into_iter().zip(results).collect());
+    let all = done.len();
+    let (done, failed) = many::partition(done);
     let code = |row: &&Value| row.get("exit_code").is_some_and(|code| *code != json!(0));
     let in_guest = done.iter().filter(code).count();
     let (rows, columns): (_, Columns) = match command {

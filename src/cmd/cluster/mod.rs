@@ -8,11 +8,13 @@ mod head;
 mod hosts;
 mod many;
 mod merged;
+mod transfer;
 
 use anyhow::Result;
 
 use crate::cli::Instance as Command;
 use crate::cluster::Place;
+use crate::cmd::instance::transfer::collection;
 use crate::context::Context;
 use crate::error::{Fault, Kind};
 use crate::names::InstanceName;
@@ -36,6 +38,13 @@ pub fn instance(head: &Head, command: &Command) -> Result<()> {
             Err(elsewhere("this command shows the instances of one host"))
         }
         Command::Stats { user: None, .. } => all::stats(head),
+        Command::Push(options) => transfer::push(head, options),
+        Command::Collect {
+            class,
+            from,
+            to,
+            bounds,
+        } => transfer::collect(head, class, &collection(from, to, bounds)?),
         Command::Cleanup(options) if options.user.is_none() => all::cleanup(head, options),
         _ => match arguments::target(command) {
             Some((lab, Some(user))) => {
@@ -44,9 +53,7 @@ pub fn instance(head: &Head, command: &Command) -> Result<()> {
                 head.one(command, &name)
             }
             Some((_, None)) => many::run(head, command),
-            None => Err(elsewhere(
-                "files can only be copied on the host of the instance",
-            )),
+            None => Err(elsewhere("it has no such command")),
         },
     }
 }

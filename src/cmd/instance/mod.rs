@@ -7,7 +7,7 @@ pub(crate) mod many;
 mod screens;
 mod single;
 mod stats;
-mod transfer;
+pub mod transfer;
 mod watch;
 
 use anyhow::Result;
@@ -82,7 +82,7 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
             from,
             to,
             bounds,
-        } => transfer::collect(context, class, from, to, bounds),
+        } => transfer::collect(context, class, &transfer::collection(from, to, bounds)?),
         Command::Cleanup(options) => cleanup::run(context, options),
         Command::Stats { lab, user, watch } => {
             let name = named(context, lab, user)?;

@@ -17,8 +17,8 @@ use crate::names::{GuestPath, InstanceName, State};
 use crate::output::{Column, Report, Table};
 use crate::units::ByteSize;
 
-/// Copies files into guests. `paths` are `[USER] SOURCE... TARGET`.
-pub fn push(context: &Context, options: &Options) -> Result<()> {
+/// The users, the sources and the target of a push, whose `paths` are `[USER] SOURCE... TARGET`.
+pub fn parts(options: &Options) -> Result<(Class, Vec<PathBuf>, GuestPath)> {
     let (target, rest) = options.paths.split_last().context("clap wants two")?;
     let (user, sources) = match rest.split_first() {
         Some((user, sources)) if options.users_from.is_none() => (Some(user), sources),
@@ -35,9 +35,14 @@ pub fn push(context: &Context, options: &Options) -> Result<()> {
         users_from: options.users_from.clone(),
         jobs: options.jobs,
     };
-    let sources: Vec<_> = sources.iter().map(PathBuf::from).collect();
     let target = target.parse();
     let target = target.map_err(|why: BadText| usage(why.to_string()))?;
+    Ok((class, sources.iter().map(PathBuf::from).collect(), target))
+}
+
+/// Copies files into guests.
+pub fn push(context: &Context, options: &Options) -> Result<()> {
+    let (class, sources, target) = parts(options)?;
     let Bounds { max_size, timeout } = options.bounds;
     let mut push = Push::of(context, &sources, target, max_size, timeout)?;
     (push.owner, push.replace) = (options.owner.clone(), options.replace);
@@ -52,14 +57,8 @@ pub fn push(context: &Context, options: &Options) -> Result<()> {
     many::fail_if_any(context, &answer.failed, all)
 }
 
-/// Copies files out of guests.
-pub fn collect(
-    context: &Context,
-    class: &Class,
-    from: &GuestPath,
-    to: &Path,
-    bounds: &Bounds,
-) -> Result<()> {
+/// What to collect: `from` in the guest, into the directory `to`.
+pub fn collection(from: &GuestPath, to: &Path, bounds: &Bounds) -> Result<Collect> {
     ensure!(
         from.file_name().is_some(),
         usage(format!("--from {from} names no file or directory"))
@@ -67,17 +66,21 @@ pub fn collect(
     );
     // Resolve an administrator's link once.
     let to = std::path::absolute(to)?;
-    let collect = Collect {
+    Ok(Collect {
         from: from.clone(),
         to: to.canonicalize().unwrap_or(to),
         most: bounds.max_size,
         timeout: bounds.timeout,
-    };
+    })
+}
+
+/// Copies files out of guests.
+pub fn collect(context: &Context, class: &Class, collect: &Collect) -> Result<()> {
     let verb = |context: &Context, name: &InstanceName| {
         noted_failure(context, "collect", name, || collect.of(context, name))
     };
     let done = many::of_class(context, class, verb)?;
-    let done = with_resting(context, &collect, done)?;
+    let done = with_resting(context, collect, done)?;
     let done = match class.user {
         // For one instance, its failure is the command's error.
         Some(_) => done

@@ -94,17 +94,7 @@ impl Collect {
         state: State,
         fetch: impl FnOnce(&mut File) -> Result<What>,
     ) -> Result<Collected> {
-        let called = self.from.file_name().context("it has no name")?;
-        let directory = self.to.join(name.user.as_str());
-        let path = directory.join(called);
-        files::make_directory(&directory, PRIVATE_DIRECTORY)?;
-        if path.symlink_metadata().is_ok() {
-            let message = format!("{} already exists", path.display());
-            return Err(Fault::new(Kind::Conflict, message)
-                .hint("move it away, or collect into another directory")
-                .into());
-        }
-        let unfinished = Unfinished::begin(&directory)?;
+        let (unfinished, path) = self.begin(name)?;
         let mut archive = tempfile::tempfile_in(&unfinished.path)?;
         let what = fetch(&mut archive)?;
         let tree = unfinished.path.join("tree");
@@ -112,7 +102,7 @@ impl Collect {
         let taken = archive::unpack(archive, &tree, self.most)?;
         let whole = match what {
             What::Directory => tree,
-            What::File => tree.join(called),
+            What::File => tree.join(path.file_name().unwrap_or_default()),
         };
         let is_right = whole.symlink_metadata().is_ok_and(|it| match what {
             What::Directory => it.is_dir(),
@@ -136,6 +126,31 @@ impl Collect {
         })
     }
 
+    /// Copies `collected`, which was collected for `name` on another host, to its place.
+    pub fn bring(&self, name: &InstanceName, collected: &Path) -> Result<PathBuf> {
+        let (unfinished, path) = self.begin(name)?;
+        let copied = archive::copy(&[collected.to_owned()], &unfinished.path, self.most)?;
+        let whole = unfinished.path.join(copied.concat());
+        unfinished.finish(&whole, &path)?;
+        Ok(path)
+    }
+
+    /// Begins with the files of `name`: the place for them until they are complete, and their path
+    /// then.
+    fn begin(&self, name: &InstanceName) -> Result<(Unfinished, PathBuf)> {
+        let called = self.from.file_name().context("it has no name")?;
+        let directory = self.to.join(name.user.as_str());
+        let path = directory.join(called);
+        files::make_directory(&directory, PRIVATE_DIRECTORY)?;
+        if path.symlink_metadata().is_ok() {
+            let message = format!("{} already exists", path.display());
+            return Err(Fault::new(Kind::Conflict, message)
+                .hint("move it away, or collect into another directory")
+                .into());
+        }
+        Ok((Unfinished::begin(&directory)?, path))
+    }
+
     fn by_channel(&self, channel: Channel, archive: &mut File, patience: Patience) -> Result<What> {
         let most = self.most.0.saturating_add(HEADERS);
         let end = format!("{:032x}", rand::random::<u128>());
@@ -155,13 +170,15 @@ impl Collect {
 
 /// A directory with incomplete files. It is removed when this is dropped, or, if the command was
 /// killed, by the next one.
-pub(super) struct Unfinished {
+#[derive(Debug)]
+pub struct Unfinished {
     path: PathBuf,
     lock: File,
 }
 
 impl Unfinished {
-    pub(super) fn begin(directory: &Path) -> Result<Unfinished> {
+    /// Makes one in `directory`.
+    pub fn begin(directory: &Path) -> Result<Unfinished> {
         for entry in directory.read_dir()?.flatten() {
             let is_ours = entry
                 .file_name()
@@ -179,7 +196,7 @@ impl Unfinished {
     }
 
     /// Its path.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 

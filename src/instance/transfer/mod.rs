@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-pub use collect::{Collect, Collected, Fetched};
+pub use collect::{Collect, Collected, Fetched, Unfinished};
 pub use push::{Push, Pushed};
 pub use resting::Resting;
 

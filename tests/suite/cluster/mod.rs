@@ -2,6 +2,7 @@
 //! on them. Each test has a head and hosts in a world of its own.
 
 mod class;
+mod files;
 mod gateway;
 
 use crate::common;
