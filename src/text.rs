@@ -1,4 +1,4 @@
-//! Decodes text files that people write, in any encoding, and formats bytes as digits; pure.
+//! Decodes text files that people write, in any encoding, and writes texts and bytes for others; pure.
 
 use std::path::Path;
 
@@ -47,6 +47,22 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The JSON text `json` in ASCII: libvirt 11.3, as Debian 13 has it, takes no other for JSON.
+pub fn json_in_ascii(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if letter.is_ascii() {
+            ascii.push(letter);
+            continue;
+        }
+        // Only strings have such letters.
+        for unit in letter.encode_utf16(&mut [0; 2]) {
+            ascii.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    ascii
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +84,13 @@ mod tests {
             latin.contains("line 2") && latin.contains("Latin-1"),
             "{latin}"
         );
+    }
+
+    #[test]
+    fn json_in_ascii_says_the_same() {
+        let value = serde_json::json!({"ü": "a \"—\" \u{7f} 😀\n"});
+        let ascii = json_in_ascii(&value.to_string());
+        assert!(ascii.is_ascii(), "{ascii}");
+        assert_eq!(ascii.parse::<serde_json::Value>().unwrap(), value);
     }
 }

@@ -20,6 +20,7 @@ use virt::error::{Error, ErrorNumber};
 use super::answer::{Begun, ExecStatus, GuestUse, Login, Trouble, logged_in, returned, words};
 use super::{Domain, PendingCall, is, job};
 use crate::secret::Secret;
+use crate::text::json_in_ascii;
 
 /// How long the agent of a guest that was just resumed may take to set the clock, in seconds.
 const CLOCK: i32 = 5;
@@ -314,7 +315,7 @@ impl Domain {
         let seconds = i32::try_from(left.as_secs()).unwrap_or(i32::MAX).max(1);
         let (uuid, command) = (
             self.uuid().map_err(|_| Silence::Absent)?,
-            command.to_owned(),
+            json_in_ascii(command),
         );
         let answer = self.pool.within(left, move |conn| {
             conn.lookup_domain_by_uuid(uuid)?

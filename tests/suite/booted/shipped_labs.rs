@@ -276,7 +276,7 @@ fn read_programs(student: &Student) {
         .unwrap_or_else(|| panic!("no comparison is seen: {compared}"));
     let strings = student.types("strings crackme");
     assert!(!strings.contains(secret), "{strings}");
-    let debugger = "gdb -batch -ex 'set breakpoint pending on' -ex 'break strcmp' -ex 'run x' \
+    let debugger = "gdb -batch -ex 'set breakpoint pending on' -ex 'break strcmp@plt' -ex 'run x' \
                     -ex 'info registers' -ex 'x/s $rdi' -ex 'x/s $rsi' ./crackme";
     student.sees(debugger, secret);
     student.sees(

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use cyyber::images::base;
 use cyyber::images::warm::Draft;
 use cyyber::instance::warm;
+use cyyber::text::json_in_ascii;
 use cyyber::units::MIB;
 use serde_json::{Value, json};
 
@@ -77,7 +78,8 @@ pub fn shell(domain: &str, script: &str) -> String {
 fn agent(domain: &str, command: &Value) -> Value {
     let mut answer = String::new();
     let answers = waits(|| {
-        answer = virsh(["qemu-agent-command", "--", domain, &command.to_string()]);
+        let command = json_in_ascii(&command.to_string());
+        answer = virsh(["qemu-agent-command", "--", domain, &command]);
         !answer.is_empty()
     });
     assert!(answers, "the agent of {domain} does not answer");
