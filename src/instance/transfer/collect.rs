@@ -179,6 +179,9 @@ pub struct Unfinished {
 impl Unfinished {
     /// Makes one in `directory`.
     pub fn begin(directory: &Path) -> Result<Unfinished> {
+        // One at a time: what somebody else has just made has no lock yet.
+        let turn = File::open(directory)?;
+        rustix::fs::flock(&turn, FlockOperation::LockExclusive)?;
         for entry in directory.read_dir()?.flatten() {
             let is_ours = entry
                 .file_name()
@@ -219,4 +222,25 @@ fn lock(path: &Path) -> io::Result<File> {
     let directory = File::open(path)?;
     rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
     Ok(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parallel::side_by_side;
+
+    #[test]
+    fn those_who_begin_at_once_leave_each_other_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let begun = side_by_side(&[(); 200], 8, |()| {
+            let unfinished = Unfinished::begin(directory.path())?;
+            std::fs::write(unfinished.path().join("file"), "whole")?;
+            let kept = std::fs::read(unfinished.path().join("file"))?;
+            anyhow::Ok((unfinished, kept))
+        });
+        for one in begun {
+            assert_eq!(one.unwrap().1, b"whole");
+        }
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0);
+    }
 }
