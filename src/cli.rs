@@ -469,21 +469,7 @@ pub enum Instance {
     #[command(after_help = "Examples:
   cyyber instance screens --html wall               once, of all labs
   cyyber instance screens lab01 --html wall --watch  every 10 seconds, until Ctrl-C")]
-    Screens {
-        /// The lab's id [default: all labs]
-        lab: Option<LabId>,
-        /// The directory for the page and its pictures; created if it is missing
-        #[arg(long, value_name = "DIR", required = true)]
-        html: PathBuf,
-        /// Repeat every SECONDS, from 1 to 3600, until Ctrl-C; put LAB before this option
-        /// [default: 10]
-        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10")]
-        watch: Option<Interval>,
-        /// The address of noVNC's page, for example https://labs.example.org/novnc/vnc.html: each
-        /// picture links to it, to watch that screen through the gateway
-        #[arg(long, value_name = "URL")]
-        viewer: Option<String>,
-    },
+    Screens(Screens),
     /// List instances and their states
     ///
     /// VNC and NOVNC are the ports of the console; NOVNC is for noVNC in a browser. ADDRESS is the
@@ -505,6 +491,24 @@ pub enum Instance {
         #[arg(long, value_enum)]
         state: Option<State>,
     },
+}
+
+/// `cyyber instance screens`
+#[derive(Debug, Args)]
+pub struct Screens {
+    /// The lab's id [default: all labs]
+    pub lab: Option<LabId>,
+    /// The directory for the page and its pictures; created if it is missing
+    #[arg(long, value_name = "DIR", required = true)]
+    pub html: PathBuf,
+    /// Repeat every SECONDS, from 1 to 3600, until Ctrl-C; put LAB before this option
+    /// [default: 10]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "10")]
+    pub watch: Option<Interval>,
+    /// The address of noVNC's page, for example https://labs.example.org/novnc/vnc.html: each
+    /// picture links to it, to watch that screen through the gateway
+    #[arg(long, value_name = "URL")]
+    pub viewer: Option<String>,
 }
 
 /// Commands on hosts.

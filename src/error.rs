@@ -7,11 +7,11 @@
 use std::{fmt, io};
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The kinds of failure by exit code. The exit codes are part of the interface for scripts, and so
 /// are the names, which are `error.code` in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Kind {

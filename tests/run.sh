@@ -14,7 +14,8 @@ readonly OTHER_TARGETS=(booted::desktop booted::shipped_labs)
 readonly ONLY_IN_ALL=(disks_survive_a_rebuild_a_full_disk_and_a_clean_stop_from_a_pause
     a_guest_whose_disk_cannot_grow_is_held_and_goes_on
     a_host_is_upgraded_to_the_next_release
-    cluster::hosts_are cluster::doctor cluster::files a_class_goes_through_a_bad_day
+    cluster::hosts_are cluster::doctor cluster::files a_student_has_as_many_instances
+    a_class_goes_through_a_bad_day
     a_host_that_was_said_to_be_off
     a_class_is_forked_for_its_lesson_and_paused_after_it reaper_week::
     a_rebuild_under_a_fork_is_no_matter_to_it)

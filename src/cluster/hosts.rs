@@ -2,9 +2,11 @@
 //! placed, and how commands reach it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::OnceLock;
 
 use anyhow::Result;
+use serde::Serialize;
 
 use super::slurm::{Lease, Node, Placed, Request, Slurm};
 use super::storage::Shared;
@@ -27,6 +29,21 @@ pub struct Hosts<'a> {
     pub slurm: Slurm<'a>,
     pub shared: Shared<'a>,
     nodes: OnceLock<Vec<Node>>,
+}
+
+/// A host that did not answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unreachable {
+    /// The host.
+    pub host: HostName,
+    /// Why not.
+    pub error: String,
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "failed to query {}: {}", self.host, self.error)
+    }
 }
 
 /// The resources that an instance needs.
@@ -113,8 +130,8 @@ impl<'a> Hosts<'a> {
             ..Request::default()
         })?;
         match (made, there.into_iter().next()) {
-            (Placed::On(lease), _) | (Placed::Full(_), Some(lease)) => Ok(lease),
-            (Placed::Full(why), None) => {
+            (Placed::On(lease), _) | (_, Some(lease)) => Ok(lease),
+            (Placed::Full(why) | Placed::Limited(why), None) => {
                 let message = format!("Slurm cannot run a command on {host}: {why}");
                 let hint = format!("see `scontrol show node {host}`");
                 Err(Fault::new(Kind::Unavailable, message).hint(hint).into())
@@ -147,10 +164,11 @@ impl<'a> Hosts<'a> {
                 despite_lease,
                 ..size.request(&called)
             };
-            if let Placed::On(lease) = self.slurm.place(&there)? {
-                return Ok(lease);
-            }
-            out.insert(owner.clone());
+            match self.slurm.place(&there)? {
+                Placed::On(lease) => return Ok(lease),
+                Placed::Limited(why) => return Err(limited(name, &why)),
+                Placed::Full(_) => out.insert(owner.clone()),
+            };
         }
         if self.cluster.hosts.keys().all(|host| out.contains(host)) {
             return Err(self.full(name, size, None));
@@ -170,6 +188,7 @@ impl<'a> Hosts<'a> {
                 Err(Fault::new(Kind::Unavailable, message).hint(hint).into())
             }
             Placed::Full(why) => Err(self.full(name, size, Some(&why))),
+            Placed::Limited(why) => Err(limited(name, &why)),
         }
     }
 
@@ -243,6 +262,12 @@ impl Size {
             ..Request::default()
         }
     }
+}
+
+fn limited(name: &InstanceName, why: &str) -> anyhow::Error {
+    let message = format!("{name} may not start: {why}");
+    let hint = "pause or stop another instance first, or raise the limit: see man/several-hosts.md";
+    Fault::new(Kind::Capacity, message).hint(hint).into()
 }
 
 /// Whether this is a host's service lease.

@@ -64,6 +64,12 @@ impl<'a> Shared<'a> {
         names(&directory).with_context(|| format!("failed to look at {}", directory.display()))
     }
 
+    /// Whether `host` has a disk or a record of any instance.
+    pub fn has_instances(&self, host: &HostName) -> Result<bool> {
+        let has_records = || files::names_in(&self.of(host).records()).map(|all| !all.is_empty());
+        Ok(!self.instances(host)?.is_empty() || has_records()?)
+    }
+
     /// The instances of `host` that must be resumed after their move.
     pub fn to_resume(&self, host: &HostName) -> Result<Vec<InstanceName>> {
         let directory = self.paths.draining(host);

@@ -55,7 +55,13 @@ pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
                 None => reap::run(&context, options),
             }
         }
-        Command::Report(options) => report::run(&of_all("cyyber report")?, options),
+        Command::Report(options) => {
+            let context = of_all("cyyber report")?;
+            match cluster::head(&context) {
+                Some(head) => cluster::report(&head, options),
+                None => report::run(&context, options),
+            }
+        }
         Command::Timetable(options) => timetable::run(&of_all("cyyber timetable")?, options),
         Command::Gateway(options) => gateway::run(&of_all("cyyber gateway")?, &cli.global, options),
         Command::Host(command) => cluster::host(&of_all("cyyber host")?, command),

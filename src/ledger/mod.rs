@@ -13,6 +13,7 @@ pub mod read;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -199,6 +200,21 @@ impl Ledger {
         self.cursor = outcome.cursor.clone().or(cursor);
         self.unreadable += outcome.unreadable;
         Ok(outcome)
+    }
+
+    /// Adds the lines of the journals of several hosts, in the order of their times.
+    pub fn read_all(
+        &mut self,
+        journals: &[(String, PathBuf)],
+        zone: &TimeZone,
+        memory_mb: impl Fn(&str) -> Option<u64>,
+    ) -> Outcome {
+        let outcome = read::merged(journals, self.from, |event| {
+            let memory = event.memory_mb.or_else(|| memory_mb(&event.lab_id));
+            self.add(event, memory.unwrap_or(0), zone);
+        });
+        self.unreadable += outcome.unreadable;
+        outcome
     }
 
     fn add(&mut self, event: &Event, memory_mb: u64, zone: &TimeZone) {

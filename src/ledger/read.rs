@@ -4,7 +4,10 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use flate2::read::MultiGzDecoder;
 use jiff::{SignedDuration, Timestamp};
@@ -21,6 +24,9 @@ const TELLING: usize = 1 << 10;
 
 /// Lines of commands that end at the same time may not be in the order of their times.
 const DISORDER: SignedDuration = SignedDuration::from_hours(1);
+
+/// How many lines of a journal are read ahead of those of other hosts.
+const AHEAD: usize = 1 << 10;
 
 /// How often the files are listed again if logrotate moves them in the meantime.
 const TRIES: usize = 10;
@@ -61,6 +67,21 @@ pub struct Event<'a> {
     pub ready: Option<u64>,
     /// and how many were to be.
     pub wanted: Option<u64>,
+}
+
+impl Event<'_> {
+    fn to_owned(&self) -> Event<'static> {
+        let owned = |text: &Cow<str>| Cow::Owned(text.clone().into_owned());
+        Event {
+            lab_id: owned(&self.lab_id),
+            action: owned(&self.action),
+            reason: owned(&self.reason),
+            who: owned(&self.who),
+            instance: self.instance.clone(),
+            code: self.code.clone(),
+            ..*self
+        }
+    }
 }
 
 /// The position in the journal. A file keeps its first line when it is renamed and compressed.
@@ -169,6 +190,49 @@ pub fn events(path: &Path, wanted: Wanted, mut each: impl FnMut(&Event)) -> io::
         });
     }
     Ok(outcome)
+}
+
+/// Passes the lines since `since` of several hosts' journals to `each`, in the order of their times: an
+/// instance may have moved from one host to another. A journal that cannot be read is in the outcome.
+pub fn merged(
+    journals: &[(String, PathBuf)],
+    since: Timestamp,
+    mut each: impl FnMut(&Event),
+) -> Outcome {
+    thread::scope(|scope| {
+        let (mut readers, mut all) = (Vec::new(), Vec::new());
+        for (host, path) in journals {
+            let (sender, lines) = sync_channel(AHEAD);
+            // A receiver that is gone wants no more.
+            let send = move |event: &Event| drop(sender.send(event.to_owned()));
+            readers.push((
+                host,
+                scope.spawn(|| events(path, Wanted::Since(since), send)),
+            ));
+            all.push(lines.into_iter().peekable());
+        }
+        let time = |lines: &mut std::iter::Peekable<_>| lines.peek().map(|it: &Event| it.time);
+        loop {
+            let heads = all.iter_mut().filter_map(|it| Some((time(it)?, it)));
+            let Some((_, lines)) = heads.min_by_key(|(time, _)| *time) else {
+                break;
+            };
+            lines.next().iter().for_each(&mut each);
+        }
+        let mut outcome = Outcome::default();
+        for (host, reader) in readers {
+            let read = reader.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let read = read.unwrap_or_else(|error| Outcome {
+                troubles: vec![format!("failed to read it: {error}")],
+                ..Outcome::default()
+            });
+            outcome.unreadable += read.unreadable;
+            let troubles = read.troubles.into_iter();
+            let of_host = |trouble| format!("on {host}: {trouble}");
+            outcome.troubles.extend(troubles.map(of_host));
+        }
+        outcome
+    })
 }
 
 fn telling(line: &[u8]) -> String {
@@ -346,6 +410,32 @@ mod tests {
         let since = Timestamp::from_second(1_800_000_000 + 250 * 7200).unwrap();
         assert_eq!(files.read(Wanted::Since(since)).0, Vec::from_iter(200..310));
         assert!(Files(tempfile::tempdir().unwrap()).read(all()).0.is_empty());
+    }
+
+    #[test]
+    fn journals_of_hosts_are_merged_by_time() {
+        let [one, other] = [(); 2].map(|()| Files(tempfile::tempdir().unwrap()));
+        let of = |parity: i64| (0..4000).filter(move |n| n % 2 == parity).map(line);
+        one.write("events.jsonl", &of(0).collect::<String>());
+        other.write("events.jsonl", &(of(1).collect::<String>() + "{}\n"));
+        let journal =
+            |name: &str, files: &Files| (name.to_owned(), files.0.path().join("events.jsonl"));
+        let unreadable = (
+            "h3".to_owned(),
+            one.0.path().join("events.jsonl/events.jsonl"),
+        );
+        let journals = [journal("h1", &one), journal("h2", &other), unreadable];
+        let mut seen: Vec<i64> = Vec::new();
+        let each = |event: &Event| seen.push(event.reason.parse().unwrap());
+        let outcome = merged(&journals, Timestamp::UNIX_EPOCH, each);
+        assert_eq!(seen, Vec::from_iter(0..4000));
+        assert_eq!(outcome.unreadable, 1);
+        assert_eq!(outcome.troubles.len(), 1);
+        let trouble = &outcome.troubles[0];
+        assert!(
+            trouble.starts_with("on h3: failed to read it: "),
+            "{trouble}"
+        );
     }
 
     #[test]

@@ -35,6 +35,11 @@ impl Output {
 }
 
 impl Live<'_> {
+    /// Whether answers are drawn in place, below their `head`.
+    pub fn is_drawn(&self) -> bool {
+        self.screen.is_some()
+    }
+
     /// Prints an answer: on a screen in place of the previous one, and below `head`. Returns
     /// whether there is still a reader.
     pub fn show(

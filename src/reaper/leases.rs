@@ -147,7 +147,7 @@ fn lease(context: &Context, slurm: &Slurm, here: &HostName, name: &InstanceName)
     })?;
     match placed {
         Placed::On(_) => Ok(()),
-        Placed::Full(why) => Err(anyhow::anyhow!("{why}")),
+        Placed::Full(why) | Placed::Limited(why) => Err(anyhow::anyhow!("{why}")),
     }
 }
 

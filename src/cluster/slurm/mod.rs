@@ -57,6 +57,8 @@ pub enum Placed {
     On(Lease),
     /// No room; the reason in Slurm's words.
     Full(String),
+    /// A limit that is set in Slurm does not allow it; the reason.
+    Limited(String),
 }
 
 impl<'a> Slurm<'a> {
@@ -140,10 +142,9 @@ impl<'a> Slurm<'a> {
         let output = bounded(&mut salloc, PLACED)?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() {
-            return match parse::refusal(&said) {
-                Some(why) => Ok(Placed::Full(why)),
-                None => Err(failed(&salloc, &output)),
-            };
+            let limited = || parse::limit(&said).map(Placed::Limited);
+            let placed = parse::refusal(&said).map(Placed::Full).or_else(limited);
+            return placed.ok_or_else(|| failed(&salloc, &output));
         }
         let job = parse::granted(&said).ok_or_else(|| failed(&salloc, &output))?;
         if let Some(host) = parse::ready(&said) {

@@ -164,13 +164,23 @@ pub fn refusal(said: &str) -> Option<String> {
         "Immediate execution impossible",
         "Requested node configuration is not available",
         "Required node not available",
-        "violates accounting/QOS policy",
         "Job dependency can't be satisfied",
         "Job allocation time limit", // of waiting for it
         "has been revoked",
     ];
     let is_full = |line: &&str| full.iter().any(|words| line.contains(words));
     said.lines().find(is_full).map(words)
+}
+
+/// The reason, if `salloc` failed because of a limit that is set in Slurm: what a script of its controller
+/// says, or else Slurm's own words.
+pub fn limit(said: &str) -> Option<String> {
+    let is_limit = |line: &&str| line.contains("violates accounting/QOS policy");
+    let own = said.lines().find(is_limit)?;
+    let of_script = said
+        .lines()
+        .find(|line| *line != own && line.contains(": error: "));
+    Some(words(of_script.unwrap_or(own)))
 }
 
 /// The message of a Slurm program, shortened and without its name at the start of each line.
@@ -240,6 +250,11 @@ mod tests {
         );
         let dead = "salloc: error: Unable to allocate resources: Unable to contact slurm controller (connect failure)\n";
         assert_eq!(refusal(dead), None);
+        let own = "salloc: error: Job submit/allocate failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)\n";
+        let of_script = format!("salloc: error: anna has 2 instances running\n{own}");
+        assert_eq!(limit(&of_script).unwrap(), "anna has 2 instances running");
+        assert!(limit(own).unwrap().contains("violates"));
+        assert_eq!((limit(busy), refusal(&of_script)), (None, None));
         let granted_text = "salloc: Pending job allocation 7\nsalloc: Granted job allocation 7\nsalloc: Waiting for resource configuration\n";
         assert_eq!(granted(granted_text), Some(7));
         assert_eq!(ready(granted_text), None);

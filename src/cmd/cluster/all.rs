@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 
 use super::arguments::Words;
 use super::head::{Head, answer, program, with_host};
-use super::merged::{Columns, Unreachable, distance, show, states, step, text};
+use super::merged::{distance, show, states, step, text};
 use crate::cli::{Cleanup, Reap};
+use crate::cluster::hosts::{Unreachable, is_service_lease};
+use crate::cluster::slurm::Lease;
 use crate::config::HostName;
 use crate::error::{Fault, Kind};
 use crate::names::{InstanceName, LabId, State, UserId};
@@ -19,7 +21,7 @@ use crate::parallel::side_by_side;
 use crate::prometheus::Metric;
 
 /// The time limit for an answer of a host.
-const ANSWER: Duration = Duration::from_secs(3);
+pub const ANSWER: Duration = Duration::from_secs(3);
 
 /// The time limit for destroying instances on a host.
 const DESTROYING: Duration = Duration::from_secs(600);
@@ -32,14 +34,39 @@ pub struct Answers {
     pub fenced: Vec<HostName>,
 }
 
-/// Runs `arguments` on every host.
-pub fn ask(head: &Head, arguments: &[String], limit: Duration) -> Result<Answers> {
+/// The hosts that a command is run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    Every,
+    /// Those that have a disk, a record or a lease of an instance.
+    WithInstances,
+}
+
+/// Runs `arguments` on hosts.
+pub fn ask(head: &Head, whom: Whom, arguments: &Words, limit: Duration) -> Result<Answers> {
+    ask_each(head, whom, limit, |_| arguments.clone())
+}
+
+/// Runs on each host what `arguments` says for it.
+pub fn ask_each(
+    head: &Head,
+    whom: Whom,
+    limit: Duration,
+    arguments: impl Fn(&HostName) -> Words + Sync,
+) -> Result<Answers> {
     // The leases are listed once for all hosts, so that a dead controller is an error of the
     // command.
     let leases = head.hosts.leases(None)?;
     let nodes = head.hosts.nodes()?;
     let all = head.hosts.cluster.hosts.keys();
-    let (fenced, hosts): (Vec<_>, Vec<_>) = all.partition(|it| head.hosts.shared.is_fenced(it));
+    let (fenced, mut hosts): (Vec<_>, Vec<_>) = all.partition(|it| head.hosts.shared.is_fenced(it));
+    hosts.retain(|host| {
+        let of_instance = |it: &Lease| it.host == **host && !is_service_lease(it);
+        whom == Whom::Every
+            || leases.iter().any(of_instance)
+            // If that is unknown, the host knows.
+            || head.hosts.shared.has_instances(host).unwrap_or(true)
+    });
     let answers = side_by_side(&hosts, hosts.len(), |host| -> Result<Value> {
         let head = head.for_worker();
         let node = nodes.iter().find(|node| node.host == **host);
@@ -48,7 +75,7 @@ pub fn ask(head: &Head, arguments: &[String], limit: Duration) -> Result<Answers
         }
         let service = head.hosts.service_lease_from(host, &leases)?;
         let step = head.hosts.slurm.step(&service)?;
-        let whole = head.whole(arguments, "json");
+        let whole = head.whole(&arguments(host).0, "json");
         answer(&step.running(program()?, whole).captured(limit)?, host)
     });
     let (mut documents, mut unreachable) = (Vec::new(), Vec::new());
@@ -71,7 +98,7 @@ pub fn ask(head: &Head, arguments: &[String], limit: Duration) -> Result<Answers
 
 impl Answers {
     /// The lists called `key` of all documents, joined, with the host in each row.
-    fn rows(&mut self, key: &str) -> Vec<Value> {
+    pub fn rows(&mut self, key: &str) -> Vec<Value> {
         let mut all = Vec::new();
         for (host, document) in &mut self.documents {
             let rows = document.get_mut(key).and_then(Value::as_array_mut);
@@ -91,11 +118,16 @@ impl Answers {
     }
 
     /// Warns about the hosts that did not answer. If no host answered, this is an error.
-    fn tell(&self, head: &Head) -> Result<()> {
+    pub fn tell(&self, head: &Head) -> Result<()> {
         let output = &head.context.output;
-        for Unreachable { host, error } in &self.unreachable {
-            output.warn(&format!("failed to query {host}: {error}"));
+        for it in &self.unreachable {
+            output.warn(&it.to_string());
         }
+        self.any()
+    }
+
+    /// If no host answered, this is an error.
+    pub fn any(&self) -> Result<()> {
         if self.documents.is_empty() && !self.unreachable.is_empty() {
             let hint = "see `cyyber host list`";
             let fault = Fault::new(Kind::Unavailable, "no host answered");
@@ -122,14 +154,27 @@ pub fn list(
     user: Option<&UserId>,
     only: Option<State>,
 ) -> Result<()> {
+    if let Some(lab) = lab {
+        head.context.config.lab(lab)?;
+    }
+    let (answers, rows) = instances(head, lab, user, only)?;
+    answers.tell(head)?;
+    let document = [("instances", Value::Array(rows))];
+    show(head, answers.unreachable, document, listed, "no instances")
+}
+
+/// The rows of a list, with those of instances that their hosts did not report.
+pub fn instances(
+    head: &Head,
+    lab: Option<&LabId>,
+    user: Option<&UserId>,
+    only: Option<State>,
+) -> Result<(Answers, Vec<Value>)> {
     let arguments = Words::of(["instance", "list"])
         .option("--lab", lab)
         .option("--user", user)
         .option("--state", only);
-    if let Some(lab) = lab {
-        head.context.config.lab(lab)?;
-    }
-    let mut answers = ask(head, &arguments.0, ANSWER)?;
+    let mut answers = ask(head, Whom::WithInstances, &arguments, ANSWER)?;
     let mut rows = answers.rows("instances");
     leave_ghosts_out(head, &mut rows);
     let shared = &head.hosts.shared;
@@ -159,11 +204,11 @@ pub fn list(
         }
     }
     rows.sort_by(|a, b| a["instance"].as_str().cmp(&b["instance"].as_str()));
-    answer_rows(head, answers, rows, listed)
+    Ok((answers, rows))
 }
 
 /// A host that an instance has left may still have its empty domain definition.
-fn leave_ghosts_out(head: &Head, rows: &mut Vec<Value>) {
+pub fn leave_ghosts_out(head: &Head, rows: &mut Vec<Value>) {
     rows.retain(|row| {
         let text = |key: &str| row.get(key).and_then(Value::as_str);
         let (Some(name), Some(host)) = (text("instance"), text("host")) else {
@@ -196,29 +241,6 @@ fn row(name: &InstanceName, host: &HostName, state: &str, why: &str) -> Value {
     })
 }
 
-fn answer_rows(head: &Head, answers: Answers, rows: Vec<Value>, columns: Columns) -> Result<()> {
-    answers.tell(head)?;
-    let document = [("instances", Value::Array(rows))];
-    show(head, answers.unreachable, document, columns, "no instances")
-}
-
-fn used(rows: Rows<Value>, _: Timestamp) -> Rows<Value> {
-    states(rows)
-        .column(Column::number(1, "CPU %"), text("cpu_percent"))
-        .column(Column::number(7, "VCPUS"), text("cpu_count"))
-        .column(Column::number(5, "MEMORY MB"), text("memory_mb"))
-        .column(Column::number(2, "USED MB"), text("memory_used_mb"))
-        .column(Column::number(4, "DISK MB"), text("disk_used_mb"))
-}
-
-/// `cyyber instance stats`
-pub fn stats(head: &Head) -> Result<()> {
-    let mut answers = ask(head, &Words::of(["instance", "stats"]).0, ANSWER)?;
-    let mut rows = answers.rows("instances");
-    leave_ghosts_out(head, &mut rows);
-    answer_rows(head, answers, rows, used)
-}
-
 fn freed(rows: Rows<Value>, _: Timestamp) -> Rows<Value> {
     states(rows)
         .column(Column::number(1, "FREED MB"), text("freed_mb"))
@@ -232,11 +254,11 @@ pub fn cleanup(head: &Head, options: &Cleanup) -> Result<()> {
         .option("--user", options.of_user.as_ref())
         .filters(options);
     if options.dry_run {
-        return cleaned(head, ask(head, &arguments.0, ANSWER)?, true);
+        return cleaned(head, ask(head, Whom::Every, &arguments, ANSWER)?, true);
     }
     if !options.yes {
         let dry_run = arguments.clone().flag(true, "--dry-run");
-        let mut answers = ask(head, &dry_run.0, ANSWER)?;
+        let mut answers = ask(head, Whom::Every, &dry_run, ANSWER)?;
         let line = |row: Value| {
             let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or("-");
             let (name, host) = (text("instance"), text("host"));
@@ -248,7 +270,7 @@ pub fn cleanup(head: &Head, options: &Cleanup) -> Result<()> {
         }
     }
     let arguments = arguments.flag(true, "--yes");
-    cleaned(head, ask(head, &arguments.0, DESTROYING)?, false)
+    cleaned(head, ask(head, Whom::Every, &arguments, DESTROYING)?, false)
 }
 
 fn cleaned(head: &Head, mut answers: Answers, dry_run: bool) -> Result<()> {
@@ -296,7 +318,7 @@ pub fn reap(head: &Head, options: &Reap) -> Result<()> {
     if !options.dry_run {
         return Err(super::elsewhere("passes run on each host"));
     }
-    let mut answers = ask(head, &Words::of(["reap", "--dry-run"]).0, ANSWER)?;
+    let mut answers = ask(head, Whom::Every, &Words::of(["reap", "--dry-run"]), ANSWER)?;
     answers.tell(head)?;
     let document = [
         ("instances", Value::Array(answers.rows("instances"))),
@@ -309,7 +331,7 @@ pub fn reap(head: &Head, options: &Reap) -> Result<()> {
 
 /// `cyyber metrics` of all hosts, with the host in each sample.
 pub fn metrics(head: &Head, options: &crate::cli::Metrics) -> Result<()> {
-    let answers = ask(head, &Words::of(["metrics"]).0, ANSWER)?;
+    let answers = ask(head, Whom::Every, &Words::of(["metrics"]), ANSWER)?;
     answers.tell(head)?;
     let mut up = Metric::new("cyyber_host_up", "Whether the host answered.");
     for Unreachable { host, .. } in &answers.unreachable {

@@ -133,7 +133,7 @@ pub fn host_command(command: &Command, name: &InstanceName) -> Option<HostComman
         Command::List { .. }
         | Command::Push { .. }
         | Command::Collect { .. }
-        | Command::Screens { .. } => return None,
+        | Command::Screens(_) => return None,
     };
     let other = ["cleanup", "exec", "stats"];
     Some(HostCommand {

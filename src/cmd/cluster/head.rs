@@ -316,10 +316,12 @@ pub fn program() -> Result<std::path::PathBuf> {
     std::env::current_exe().context("failed to find the path of this program")
 }
 
-/// The JSON answer of a command; if it failed, its error.
+/// The JSON answer of a command, which it also gives if it failed for some of its instances; else its error.
 pub fn answer(ended: &Ended, host: &HostName) -> Result<Value> {
-    if ended.code == 0 {
-        return Ok(serde_json::from_slice(&ended.stdout).unwrap_or(Value::Null));
+    match serde_json::from_slice(&ended.stdout) {
+        Ok(document @ Value::Object(_)) => return Ok(document),
+        _ if ended.code == 0 => return Ok(Value::Null),
+        _ => {}
     }
     let told = ended.stderr.lines().rev().find_map(|line| {
         let line: Value = serde_json::from_str(line).ok()?;

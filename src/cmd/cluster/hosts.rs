@@ -1,6 +1,8 @@
 //! `cyyber host`: the hosts themselves.
 
 use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -16,6 +18,9 @@ use crate::error::{Fault, Kind};
 use crate::instance::arrival;
 use crate::output::{Cell, Column, Report, Table};
 use crate::parallel::side_by_side;
+
+/// How long Slurm may take to place instances on a host again: it asks the host first.
+const BACK: Duration = Duration::from_secs(10);
 
 /// Runs a command on hosts.
 pub fn run(context: &Context, command: &Command) -> Result<()> {
@@ -166,6 +171,10 @@ fn resume(head: &Head, host: &HostName) -> Result<()> {
     hosts.shared.unfence(host)?;
     if !takes {
         hosts.slurm.resume(host)?;
+        let until = Instant::now() + BACK;
+        while !head.for_worker().hosts.answering(host)?.takes() && Instant::now() < until {
+            sleep(Duration::from_millis(200));
+        }
     }
     let service = head.for_worker().hosts.service_lease(host);
     if let Err(error) = service.and_then(|service| head.act(&service, &["host", "forget"])) {

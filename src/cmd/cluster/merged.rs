@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Head;
-use crate::config::HostName;
+use crate::cluster::hosts::Unreachable;
 use crate::names::{Rung, State};
 use crate::output::{Cell, Report, Rows, Table};
 use crate::reaper::report::due;
@@ -18,7 +18,7 @@ pub type Columns = for<'r> fn(Rows<'r, Value>, Timestamp) -> Rows<'r, Value>;
 
 /// A list with rows from several hosts.
 #[derive(Serialize)]
-struct Merged {
+pub struct Merged {
     #[serde(flatten)]
     document: Map<String, Value>,
     unreachable: Vec<Unreachable>,
@@ -33,15 +33,7 @@ struct Merged {
     now: Timestamp,
 }
 
-/// A host that did not answer.
-#[derive(Debug, Clone, Serialize)]
-pub struct Unreachable {
-    pub host: HostName,
-    pub error: String,
-}
-
-/// Prints a document. A table shows its first part, or `empty` if that has no rows. The `unreachable` hosts
-/// did not answer.
+/// Prints such a list.
 pub fn show<const N: usize>(
     head: &Head,
     unreachable: Vec<Unreachable>,
@@ -49,16 +41,31 @@ pub fn show<const N: usize>(
     columns: Columns,
     empty: &'static str,
 ) -> Result<()> {
-    let rows = document.first().map_or("", |(key, _)| *key);
-    let document = document.map(|(key, part)| (key.to_owned(), part));
-    head.context.output.answer(&Merged {
-        document: Map::from_iter(document),
-        unreachable,
-        rows,
-        columns,
-        empty,
-        now: head.context.time(),
-    })
+    let merged = Merged::new(head, unreachable, document, columns, empty);
+    head.context.output.answer(&merged)
+}
+
+impl Merged {
+    /// A table shows the first part of the `document`, or `empty` if that has no rows. The `unreachable`
+    /// hosts did not answer.
+    pub fn new<const N: usize>(
+        head: &Head,
+        unreachable: Vec<Unreachable>,
+        document: [(&'static str, Value); N],
+        columns: Columns,
+        empty: &'static str,
+    ) -> Merged {
+        let rows = document.first().map_or("", |(key, _)| *key);
+        let document = document.map(|(key, part)| (key.to_owned(), part));
+        Merged {
+            document: Map::from_iter(document),
+            unreachable,
+            rows,
+            columns,
+            empty,
+            now: head.context.time(),
+        }
+    }
 }
 
 impl Report for Merged {

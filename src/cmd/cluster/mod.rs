@@ -8,6 +8,9 @@ mod head;
 mod hosts;
 mod many;
 mod merged;
+mod report;
+mod screens;
+mod stats;
 mod transfer;
 
 use anyhow::Result;
@@ -34,10 +37,16 @@ pub fn instance(head: &Head, command: &Command) -> Result<()> {
     let context = head.context;
     match command {
         Command::List { lab, user, state } => all::list(head, lab.as_ref(), user.as_ref(), *state),
-        Command::Stats { watch: Some(_), .. } | Command::Screens { .. } => {
-            Err(elsewhere("this command shows the instances of one host"))
+        Command::Stats { lab, user, watch } => {
+            let name = lab.as_ref().zip(user.as_ref());
+            let name = name.map(|(lab, user)| context.instance(lab, user));
+            match (name.transpose()?, watch) {
+                (name, Some(every)) => stats::watch(head, name.as_ref(), every.std()),
+                (Some(name), None) => head.one(command, &name),
+                (None, None) => stats::run(head),
+            }
         }
-        Command::Stats { user: None, .. } => all::stats(head),
+        Command::Screens(options) => screens::run(head, options),
         Command::Push(options) => transfer::push(head, options),
         Command::Collect {
             class,
@@ -60,6 +69,7 @@ pub fn instance(head: &Head, command: &Command) -> Result<()> {
 
 /// Runs a command that is about whole hosts on every host.
 pub use all::{metrics, reap};
+pub use report::run as report;
 
 /// Runs a command on hosts.
 pub use hosts::run as host;

@@ -19,7 +19,7 @@ use crate::names::InstanceName;
 use crate::output::{Column, Rows};
 
 /// A directory for files on their way, which is removed when this is dropped, or by the next transfer.
-fn on_their_way(head: &Head) -> Result<Unfinished> {
+pub fn on_their_way(head: &Head) -> Result<Unfinished> {
     let directory = head.hosts.shared.paths.transfers();
     let made = files::make_directory(&directory, SHARED_DIRECTORY).map_err(anyhow::Error::from);
     made.and_then(|()| Unfinished::begin(&directory))

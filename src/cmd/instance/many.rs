@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, anyhow};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::single;
 use crate::cli::Class;
@@ -145,7 +145,7 @@ struct Many {
 }
 
 /// An instance for which a command failed.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct FailedInstance {
     instance: String,
     code: Kind,

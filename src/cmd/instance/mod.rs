@@ -4,11 +4,11 @@ mod cleanup;
 mod exec;
 mod list;
 pub(crate) mod many;
-mod screens;
+pub(crate) mod screens;
 mod single;
 mod stats;
 pub mod transfer;
-mod watch;
+pub(crate) mod watch;
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -91,12 +91,7 @@ pub fn run(context: &Context, command: &Command) -> Result<()> {
                 None => stats::run(context, name.as_ref()),
             }
         }
-        Command::Screens {
-            lab,
-            html,
-            watch,
-            viewer,
-        } => screens::run(context, lab.as_ref(), html, *watch, viewer.as_deref()),
+        Command::Screens(options) => screens::run(context, options),
         Command::List { lab, user, state } => {
             list::run(context, lab.as_ref(), user.as_ref(), *state)
         }

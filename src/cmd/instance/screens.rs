@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use jiff::SignedDuration;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context as values};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::many::{FailedInstance, fail_if_any, side_by_side};
+use crate::cli::Screens;
+use crate::cluster::hosts::Unreachable;
+use crate::config::HostName;
 use crate::context::Context;
 use crate::files::{self, PRIVATE, PRIVATE_DIRECTORY};
 use crate::hypervisor::{Detail, Facts, Power};
@@ -27,39 +31,52 @@ const AT_ONCE: usize = 4;
 /// How often a browser reloads a page that is written once, in seconds.
 const LOOKS: u64 = 10;
 
-/// Writes the page and its pictures into `directory`, once, or repeatedly until interrupted.
-pub fn run(
+/// Writes the page and its pictures, once, or repeatedly until interrupted.
+pub fn run(context: &Context, options: &Screens) -> Result<()> {
+    show(context, options, |context, directory| {
+        Taken::of(context, options, directory)
+    })
+}
+
+/// Writes the page with the pictures that `take` puts into a directory.
+pub fn show(
     context: &Context,
-    lab: Option<&LabId>,
-    directory: &Path,
-    watch: Option<Interval>,
-    viewer: Option<&str>,
+    options: &Screens,
+    take: impl Fn(&Context, &Path) -> Result<Taken>,
 ) -> Result<()> {
+    let lab = options.lab.as_ref();
     if let Some(lab) = lab {
         context.config.lab(lab)?;
     }
     let stop = context.interrupted()?;
-    let directory = std::path::absolute(directory)?;
+    let directory = std::path::absolute(&options.html)?;
     // Resolve an administrator's link once.
     let directory = directory.canonicalize().unwrap_or(directory);
     files::make_directory(&directory, PRIVATE_DIRECTORY)?;
-    let every = watch.map(Interval::std);
-    let Some(every) = every else {
-        let wall = Wall::of(context, lab, &directory, LOOKS, viewer)?;
+    let wall = |context: &Context, every: u64| {
+        let wall = Wall {
+            page: directory.join("index.html"),
+            taken: take(context, &directory)?,
+        };
+        let text = wall.html(context, lab, every)?;
+        files::replace_soon(&wall.page, text.as_bytes(), PRIVATE)?;
+        wall.remove_others(&directory)?;
+        anyhow::Ok(wall)
+    };
+    let Some(every) = options.watch.map(Interval::std) else {
+        let wall = wall(context, LOOKS)?;
         context.output.answer(&wall)?;
-        return fail_if_any(context, &wall.failed, wall.screens.len());
+        let taken = &wall.taken;
+        for it in taken.unreachable.iter().flatten() {
+            context.output.warn(&it.to_string());
+        }
+        return fail_if_any(context, &taken.failed, taken.screens.len());
     };
     let mut live = context.output.live();
     loop {
         let began = Instant::now();
         // Like a new command: libvirtd may have been restarted in the meantime.
-        let wall = Wall::of(
-            &context.for_worker(),
-            lab,
-            &directory,
-            every.as_secs(),
-            viewer,
-        )?;
+        let wall = wall(&context.for_worker(), every.as_secs())?;
         let has_reader = live.show(&wall, |_| None)?;
         if !has_reader || !live.wait_until(began + every, stop) {
             return Ok(());
@@ -71,38 +88,45 @@ pub fn run(
 #[derive(Serialize)]
 struct Wall {
     page: PathBuf,
-    screens: Vec<Screen>,
-    failed: Vec<FailedInstance>,
+    #[serde(flatten)]
+    taken: Taken,
 }
 
-#[derive(Serialize)]
-struct Screen {
+/// What is known of all screens.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Taken {
+    pub screens: Vec<Screen>,
+    pub failed: Vec<FailedInstance>,
+    /// How many instances are not running.
+    pub off: usize,
+    /// On the head: the hosts whose screens are missing.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub unreachable: Option<Vec<Unreachable>>,
+}
+
+/// The screen of an instance.
+#[derive(Serialize, Deserialize)]
+pub struct Screen {
     instance: String,
     lab_id: LabId,
     user_id: UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
     state: State,
     idle_seconds: Option<i64>,
     /// The file name in the directory of the page.
-    picture: Option<String>,
-    error: Option<String>,
-    /// As text.
-    #[serde(skip)]
-    unused: Option<String>,
+    pub picture: Option<String>,
+    pub error: Option<String>,
     /// The URL where it can be watched.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     link: Option<Secret>,
 }
 
-impl Wall {
-    fn of(
-        context: &Context,
-        lab: Option<&LabId>,
-        directory: &Path,
-        every: u64,
-        viewer: Option<&str>,
-    ) -> Result<Wall> {
+impl Taken {
+    fn of(context: &Context, options: &Screens, directory: &Path) -> Result<Taken> {
         let mut all = context.hypervisor()?.survey(Detail::Power)?;
-        all.retain(|(name, _)| lab.is_none_or(|lab| *lab == name.lab));
+        let is_of_lab = |it: &InstanceName| options.lab.as_ref().is_none_or(|lab| *lab == it.lab);
+        all.retain(|(name, _)| is_of_lab(name));
         let count = all.len();
         all.retain(|(_, facts)| facts.power == Power::On);
         let statuses = statuses(context, &all, false, |_| {})?;
@@ -111,59 +135,55 @@ impl Wall {
             let path = directory.join(picture_of(name));
             Ok(files::replace_soon(&path, &picture, PRIVATE)?)
         };
-        let taken = side_by_side(context, &all, AT_ONCE, take)?;
-        let (mut screens, mut failed) = (Vec::new(), Vec::new());
-        for (((name, _), status), taken) in all.iter().zip(statuses).zip(taken) {
-            if let Err(error) = &taken {
-                failed.push(FailedInstance::new(name, error));
-            }
-            screens.push(Screen::new(context, name, status, taken, viewer));
-        }
-        let page = directory.join("index.html");
-        let wall = Wall {
-            page,
-            screens,
-            failed,
+        let results = side_by_side(context, &all, AT_ONCE, take)?;
+        let mut taken = Taken {
+            off: count.saturating_sub(all.len()),
+            ..Taken::default()
         };
-        let text = wall.html(context, lab, every, count)?;
-        files::replace_soon(&wall.page, text.as_bytes(), PRIVATE)?;
-        wall.remove_others(directory)?;
-        Ok(wall)
+        for (((name, _), status), result) in all.into_iter().zip(statuses).zip(results) {
+            if let Err(error) = &result {
+                taken.failed.push(FailedInstance::new(&name, error));
+            }
+            let screen = Screen::new(context, &name, status, result, options.viewer.as_deref());
+            taken.screens.push(screen);
+        }
+        Ok(taken)
     }
+}
 
-    fn html(
-        &self,
-        context: &Context,
-        lab: Option<&LabId>,
-        every: u64,
-        count: usize,
-    ) -> Result<String> {
+impl Wall {
+    fn html(&self, context: &Context, lab: Option<&LabId>, every: u64) -> Result<String> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         environment.set_auto_escape_callback(|_| AutoEscape::Html);
         let now = context.time();
-        let screens: Vec<_> = self
-            .screens
-            .iter()
-            .map(|screen| {
-                values! {
-                    instance => screen.instance.clone(),
-                    state => screen.state.as_str(),
-                    picture => screen.picture.clone(),
-                    error => screen.error.clone(),
-                    unused => screen.unused.clone(),
-                    link => screen.link.as_ref().map(Secret::reveal),
-                }
-            })
-            .collect();
+        let Taken {
+            screens,
+            off,
+            unreachable,
+            ..
+        } = &self.taken;
+        let screen = |screen: &Screen| {
+            values! {
+                instance => screen.instance.clone(),
+                host => screen.host.as_ref().map(HostName::as_str),
+                state => screen.state.as_str(),
+                picture => screen.picture.clone(),
+                error => screen.error.clone(),
+                unused => screen.unused(),
+                link => screen.link.as_ref().map(Secret::reveal),
+            }
+        };
+        let missing = unreachable.iter().flatten().map(Unreachable::to_string);
         let values = values! {
             lab => lab.map(LabId::as_str),
             every,
-            off => count.saturating_sub(self.screens.len()),
+            off,
+            missing => missing.collect::<Vec<_>>(),
             time => now.strftime("%F %H:%M:%S UTC").to_string(),
             // A browser must not show its cached picture.
             stamp => now.as_second(),
-            screens,
+            screens => screens.iter().map(screen).collect::<Vec<_>>(),
         };
         environment
             .render_str(PAGE, values)
@@ -176,7 +196,7 @@ impl Wall {
         let directory = files::Directory::open(directory)?;
         for file in directory.names()? {
             let is_shown = |screen: &Screen| screen.picture.as_deref().is_some_and(|it| file == it);
-            if file.to_str().and_then(ours).is_some() && !self.screens.iter().any(is_shown) {
+            if file.to_str().and_then(ours).is_some() && !self.taken.screens.iter().any(is_shown) {
                 directory.remove(&*file)?;
             }
         }
@@ -201,11 +221,23 @@ impl Screen {
             user_id: status.user_id,
             state: status.state,
             idle_seconds: unused.map(|unused| unused.as_secs().max(0)),
+            host: None,
             picture: taken.is_ok().then(|| picture_of(name)),
             error: taken.err().map(|error| format!("{error:#}")),
-            unused: unused.map(age),
             link: viewer.and_then(|viewer| link(context, name, viewer)),
         }
+    }
+
+    /// The instance.
+    pub fn name(&self) -> InstanceName {
+        InstanceName {
+            lab: self.lab_id.clone(),
+            user: self.user_id.clone(),
+        }
+    }
+
+    fn unused(&self) -> Option<String> {
+        self.idle_seconds.map(SignedDuration::from_secs).map(age)
     }
 }
 
@@ -219,7 +251,8 @@ fn link(context: &Context, name: &InstanceName, viewer: &str) -> Option<Secret> 
     )))
 }
 
-fn picture_of(name: &InstanceName) -> String {
+/// The file name of its picture.
+pub fn picture_of(name: &InstanceName) -> String {
     format!("{name}.png")
 }
 
@@ -234,10 +267,13 @@ impl Report for Wall {
             let picture = it.picture.as_ref();
             picture.map(|picture| directory.join(picture).display().to_string())
         };
-        Table::of(&self.screens)
+        Table::of(&self.taken.screens)
             .column("INSTANCE", |it| it.instance.as_str())
+            .column(Column::spare(1, "HOST"), |it| {
+                it.host.as_ref().map(HostName::as_str)
+            })
             .column("STATE", |it| it.state)
-            .column(Column::number(0, "UNUSED"), |it| it.unused.as_deref())
+            .column(Column::number(0, "UNUSED"), Screen::unused)
             .column(Column::cut(0, "PICTURE"), picture)
             .if_any()
     }

@@ -146,6 +146,7 @@ impl Dashboard {
         if let Some((percent, cpu)) = self.cpu_percent.zip(self.cpu) {
             host.push(format!("CPU {percent:.0} of {} %", 100 * cpu.count));
         }
+        let states: Vec<_> = instances.iter().map(|one| one.state).collect();
         let sum = |of: fn(&Stats) -> u64| instances.iter().map(of).sum::<u64>();
         let percents = instances.iter().filter_map(|one| one.cpu_percent);
         // Not `sum`, which is -0.0 for an empty iterator.
@@ -174,7 +175,7 @@ impl Dashboard {
         let next = next.filter(|line| line.trim_end() != "Next").collect();
         let lines = [
             labelled("Host", &host, page),
-            labelled("Instances", &counts(instances), page),
+            labelled("Instances", &counts(&states), page),
             labelled("", &used, page),
             if_any("Policy", &self.policy),
             if_any("Lessons", &self.lessons),
@@ -199,18 +200,18 @@ impl Dashboard {
 }
 
 /// The number of instances, in total and in each state.
-fn counts(instances: &[Stats]) -> Vec<String> {
+pub fn counts(states: &[State]) -> Vec<String> {
     let of_state = |state: &State| {
-        let count = instances.iter().filter(|one| one.state == *state).count();
+        let count = states.iter().filter(|one| *one == state).count();
         (count > 0).then(|| format!("{count} {state}"))
     };
-    let states = State::value_variants().iter().filter_map(of_state);
-    let all = format!("{} in all", instances.len());
-    [all].into_iter().chain(states).collect()
+    let of_states = State::value_variants().iter().filter_map(of_state);
+    let all = format!("{} in all", states.len());
+    [all].into_iter().chain(of_states).collect()
 }
 
 /// These parts after a label, wrapped between two parts at the end of the page.
-fn labelled(label: &str, parts: &[String], page: Page) -> Vec<String> {
+pub fn labelled(label: &str, parts: &[String], page: Page) -> Vec<String> {
     let columns = page.columns.unwrap_or(usize::MAX);
     let mut parts = parts.iter();
     let mut lines = Vec::new();

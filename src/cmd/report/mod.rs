@@ -6,6 +6,7 @@ mod plot;
 mod table;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use jiff::tz::TimeZone;
@@ -16,6 +17,7 @@ use crate::env;
 use crate::files;
 use crate::hypervisor::Detail;
 use crate::instance::status::{InstanceStatus, statuses};
+use crate::ledger::read::Outcome;
 use crate::ledger::{Course, Ledger, Live};
 use figures::{Figures, UseReport};
 
@@ -23,14 +25,30 @@ use figures::{Figures, UseReport};
 const STEPS: u32 = 168;
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
-    let (now, zone) = (context.time(), env::time_zone()?);
-    let from = now - options.since.0;
+    let (mut ledger, zone) = (ledger(context, options), env::time_zone()?);
+    read(context, &mut ledger, &zone)?;
+    tell(context, options, ledger, live(context))
+}
+
+/// An empty ledger for a report.
+pub fn ledger(context: &Context, options: &Options) -> Ledger {
+    let (now, from) = (context.time(), context.time() - options.since.0);
     let mut ledger = Ledger::new(from);
     ledger.only = options.lab.as_ref().map(ToString::to_string);
     ledger.course = Some(Course::new(from, now, STEPS));
-    read(context, &mut ledger, &zone)?;
+    ledger
+}
+
+/// Prints the report of what `ledger` has read. `live` are the facts about all instances from libvirt.
+pub fn tell(
+    context: &Context,
+    options: &Options,
+    mut ledger: Ledger,
+    live: Result<BTreeMap<String, Live>>,
+) -> Result<()> {
+    let (now, zone) = (context.time(), env::time_zone()?);
     // Instances without an event in this period are not in the journal.
-    let live = live(context).inspect_err(|error| {
+    let live = live.inspect_err(|error| {
         let left_out = "instances without an event in this period are left out";
         context.output.warn(&format!("{left_out}: {error:#}"));
     });
@@ -60,17 +78,35 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
 
 /// Reads the new lines of the journal, and reports which of its files could not be read.
 pub fn read(context: &Context, ledger: &mut Ledger, zone: &TimeZone) -> Result<()> {
-    let memory = |lab: &str| {
-        let lab = context.config.lab(&lab.parse().ok()?).ok()?;
-        Some(u64::from(lab.memory_mb))
-    };
     let outcome = ledger
-        .read(&context.paths, zone, memory)
+        .read(&context.paths, zone, |lab| memory(context, lab))
         .context("failed to read the journal")?;
-    for trouble in outcome.troubles {
+    warn(context, &outcome);
+    Ok(())
+}
+
+/// The same for the journals of several hosts.
+pub fn read_all(
+    context: &Context,
+    ledger: &mut Ledger,
+    journals: &[(String, PathBuf)],
+) -> Result<()> {
+    let zone = env::time_zone()?;
+    let outcome = ledger.read_all(journals, &zone, |lab| memory(context, lab));
+    warn(context, &outcome);
+    Ok(())
+}
+
+/// The memory of instances of `lab`, in MiB.
+pub fn memory(context: &Context, lab: &str) -> Option<u64> {
+    let lab = context.config.lab(&lab.parse().ok()?).ok()?;
+    Some(u64::from(lab.memory_mb))
+}
+
+fn warn(context: &Context, outcome: &Outcome) {
+    for trouble in &outcome.troubles {
         context.output.warn(&format!("the journal: {trouble}"));
     }
-    Ok(())
 }
 
 /// The sums as short texts.
@@ -93,11 +129,10 @@ pub fn live_of<'a>(
     statuses: impl Iterator<Item = &'a InstanceStatus>,
 ) -> BTreeMap<String, Live> {
     let live = |status: &InstanceStatus| {
-        let lab = context.config.lab(&status.lab_id);
         let live = Live {
             lab: status.lab_id.to_string(),
             state: status.state,
-            memory_mb: lab.map_or(0, |lab| lab.memory_mb.into()),
+            memory_mb: memory(context, status.lab_id.as_str()).unwrap_or(0),
             created: status.created,
         };
         (status.instance.clone(), live)
