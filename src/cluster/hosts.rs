@@ -207,15 +207,21 @@ impl<'a> Hosts<'a> {
         Ok(unusable.map(|(host, _)| host.clone()).collect())
     }
 
-    /// The usable host with the most free memory, except `not_on`: for commands that need no memory
-    /// now.
-    pub fn emptiest(&self, not_on: &BTreeSet<HostName>) -> Result<HostName> {
+    /// The usable host with the most memory for each instance that it has, except `not_on`: for commands
+    /// that need no memory now.
+    pub fn roomiest(&self, not_on: &BTreeSet<HostName>) -> Result<HostName> {
         let unusable = self.unusable()?;
-        let free = self
+        let usable = self
             .nodes()?
             .iter()
             .filter(|node| !unusable.contains(&node.host) && !not_on.contains(&node.host));
-        let best = free.max_by_key(|node| node.memory_free_mb);
+        let best = usable.max_by_key(|node| {
+            let disks = self
+                .shared
+                .instances(&node.host)
+                .map(|all| all.len() as u64);
+            node.memory_mb / (disks.unwrap_or(u64::MAX - 1) + 1)
+        });
         best.map(|node| node.host.clone()).ok_or_else(|| {
             let message = "no host can be used";
             let hint = "see `cyyber host list`";

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use sha2::{Digest, Sha256};
 
 use crate::config::{Cluster, HostName};
 use crate::files;
@@ -41,6 +42,16 @@ impl<'a> Shared<'a> {
         self.owner(name)
             .or_else(|| self.first(|paths| paths.record(name)))
             .or_else(|| self.first(|paths| paths.destroying(name)))
+    }
+
+    /// The host that creates `name` for its lesson if no host has it: the same one whichever host asks, with as
+    /// many names for each host.
+    pub fn creator(&self, name: &InstanceName) -> Option<&'a HostName> {
+        let hosts = self.cluster.hosts.keys();
+        let weight = |host: &&HostName| Sha256::digest(format!("{host} {name}"));
+        hosts
+            .filter(|host| !self.is_fenced(host))
+            .max_by_key(weight)
     }
 
     fn first(&self, file: impl Fn(&Paths) -> PathBuf) -> Option<&'a HostName> {
@@ -162,7 +173,12 @@ mod tests {
         assert!(!shared.is_fenced(&h2));
         shared.fence(&h2).unwrap();
         assert!(shared.is_fenced(&h2));
+        let names = (0..100).map(|n| format!("lab01_user_{n}").parse().unwrap());
+        let mut names: Vec<InstanceName> = names.collect();
+        assert!(names.iter().all(|name| shared.creator(name) != Some(&h2)));
         shared.unfence(&h2).unwrap();
         assert!(!shared.is_fenced(&h2));
+        names.retain(|name| shared.creator(name) == Some(&h2));
+        assert!((30..70).contains(&names.len()), "{names:?}");
     }
 }

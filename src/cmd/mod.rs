@@ -62,7 +62,13 @@ pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
                 None => report::run(&context, options),
             }
         }
-        Command::Timetable(options) => timetable::run(&of_all("cyyber timetable")?, options),
+        Command::Timetable(options) => {
+            let context = of_all("cyyber timetable")?;
+            match cluster::head(&context) {
+                Some(head) => timetable::of_hosts(&context, options, head.memory_mb()?),
+                None => timetable::run(&context, options),
+            }
+        }
         Command::Gateway(options) => gateway::run(&of_all("cyyber gateway")?, &cli.global, options),
         Command::Host(command) => cluster::host(&of_all("cyyber host")?, command),
         Command::Metrics(options) => {

@@ -12,12 +12,16 @@ use anyhow::{Context as _, Result};
 use jiff::{SignedDuration, Timestamp};
 
 use super::lead_time::{self, Expected, Pace};
+use super::leases;
 use super::lessons::Lessons;
 use super::observer::{Assessment, Observation};
 use super::passes::{MOST_FAILURES, Passes, Ready, Seen};
 use super::policy::Rung;
 use super::pressure;
 use super::report::Action;
+use crate::cluster::Place;
+use crate::cluster::storage::Shared;
+use crate::config::HostName;
 use crate::context::Context;
 use crate::error::{Fault, Kind, kind_of};
 use crate::images::base::{self, Base};
@@ -138,7 +142,7 @@ pub fn plan(
     let all: HashMap<_, _> = all.iter().map(|(one, _)| (&one.name, one)).collect();
     let mut known = std::mem::take(&mut passes.ready);
     come_up(context, &all, &mut known, passes, asks);
-    let (mut forks, mut met) = (Forks::default(), HashSet::new());
+    let (mut forks, mut met, own) = (Forks::default(), HashSet::new(), Own::of(context));
     let mut begun: BTreeMap<(LabId, Timestamp), [u64; 2]> = BTreeMap::new();
     let mut wanted: Vec<Wanted> = Vec::new();
     for course in &lessons.timetable.courses {
@@ -155,14 +159,14 @@ pub fn plan(
             let Some(lesson) = class.now else {
                 continue;
             };
-            if !met.insert(name.clone()) {
-                // Of another course.
+            let one = all.get(&name).copied();
+            if !met.insert(name.clone()) || !own.includes(&name, one.is_some()) {
+                // Of another course, or of another host.
                 continue;
             }
             let key = name.to_string();
             let ready = known.remove(&key);
             let ready = ready.filter(|ready| ready.at >= lesson.prepare);
-            let one = all.get(&name).copied();
             let rung = one.map(|one| match &one.assessment {
                 Assessment::Judged(evidence, _) => evidence.rung,
                 // Another command is working on it.
@@ -228,6 +232,47 @@ pub fn plan(
         })
         .collect();
     plan
+}
+
+/// Which instances this host brings up. Of several hosts, each brings up those whose disks it has, and its
+/// share of those that are missing.
+struct Own<'a> {
+    among: Option<(Shared<'a>, &'a HostName)>,
+    /// Those of other hosts; `None` if that cannot be told.
+    elsewhere: Option<HashSet<InstanceName>>,
+}
+
+impl<'a> Own<'a> {
+    fn of(context: &'a Context) -> Own<'a> {
+        let Some(Place::Host(cluster, here)) = context.place() else {
+            return Own {
+                among: None,
+                elsewhere: None,
+            };
+        };
+        let shared = Shared::new(cluster);
+        let others = cluster.hosts.keys().filter(|host| *host != here);
+        let all: Result<Vec<_>> = others.map(|host| shared.instances(host)).collect();
+        let all = all.inspect_err(|error| {
+            let left = "instances that no host has are not created for their lessons";
+            context.output.warn(&format!("{left}: {error:#}"));
+        });
+        Own {
+            among: Some((shared, here)),
+            elsewhere: all.ok().map(|all| all.into_iter().flatten().collect()),
+        }
+    }
+
+    fn includes(&self, name: &InstanceName, is_here: bool) -> bool {
+        let Some((shared, here)) = &self.among else {
+            return true;
+        };
+        match &self.elsewhere {
+            Some(others) if others.contains(name) => false,
+            Some(_) => is_here || shared.creator(name) == Some(*here),
+            None => is_here,
+        }
+    }
 }
 
 /// Records which of the guests that passes have started are up by now.
@@ -411,7 +456,8 @@ fn start(context: &Context, one: &Wanted) -> Done {
         let busy = || Fault::new(Kind::Busy, "another command is working on it");
         vm.with_context(busy)?.start_unattended()
     };
-    match pressure::with_room(context, name, verb) {
+    let with_room = || pressure::with_room(context, name, verb);
+    match leases::with_lease(context, name, with_room) {
         Ok(outcome) => {
             let (reason, took) = (one.reason(), began.elapsed());
             let boots = outcome.status.state == State::Starting;

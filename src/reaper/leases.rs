@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use jiff::{SignedDuration, Timestamp};
 
 use super::report::Action;
@@ -14,6 +14,7 @@ use crate::cluster::slurm::{Lease, Placed, Request, Slurm};
 use crate::cluster::storage::Shared;
 use crate::config::HostName;
 use crate::context::Context;
+use crate::error::{Fault, Kind};
 use crate::files;
 use crate::hypervisor::Detail;
 use crate::instance::{Instance, admission, arrival};
@@ -136,7 +137,7 @@ fn settled(
     Ok(())
 }
 
-fn lease(context: &Context, slurm: &Slurm, here: &HostName, name: &InstanceName) -> Result<()> {
+fn lease(context: &Context, slurm: &Slurm, here: &HostName, name: &InstanceName) -> Result<Lease> {
     let size = admission::size(&context.config, name)?;
     let placed = slurm.place(&Request {
         name: &name.to_string(),
@@ -146,9 +147,36 @@ fn lease(context: &Context, slurm: &Slurm, here: &HostName, name: &InstanceName)
         ..Request::default()
     })?;
     match placed {
-        Placed::On(_) => Ok(()),
-        Placed::Full(why) | Placed::Limited(why) => Err(anyhow::anyhow!("{why}")),
+        Placed::On(lease) => Ok(lease),
+        Placed::Full(why) | Placed::Limited(why) => {
+            let message = format!("Slurm has no room for {name} on {here}: {why}");
+            let hint = format!("on another host: on the head, {}", name.start_it());
+            Err(Fault::new(Kind::Capacity, message).hint(hint).into())
+        }
     }
+}
+
+/// Runs `start`, which starts `name`. If this is one of several hosts, `name` gets a lease before.
+pub(super) fn with_lease<R>(
+    context: &Context,
+    name: &InstanceName,
+    start: impl FnOnce() -> Result<R>,
+) -> Result<R> {
+    let Some(Place::Host(cluster, here)) = context.place() else {
+        return start();
+    };
+    let (slurm, shared) = (Slurm::new(cluster), Shared::new(cluster));
+    // The head may be about to start it on another host.
+    let busy = || Fault::new(Kind::Busy, "another command is placing it on a host");
+    let _placing = shared.try_lock(name).with_context(busy)?;
+    let made = match slurm.leases(Some(&name.to_string()))? {
+        leases if leases.is_empty() => Some(lease(context, &slurm, here, name)?),
+        _ => None,
+    };
+    start().inspect_err(|_| {
+        // If that fails, a later pass releases it.
+        let _ = made.map(|lease| slurm.release(&lease));
+    })
 }
 
 #[cfg(test)]

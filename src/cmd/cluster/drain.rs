@@ -117,7 +117,7 @@ impl Head<'_> {
         let mut not_on = BTreeSet::from([host.clone()]);
         not_on.extend(hosts.of_other_kind(host)?);
         if !runs {
-            let service = hosts.service_lease(&hosts.emptiest(&not_on)?)?;
+            let service = hosts.service_lease(&hosts.roomiest(&not_on)?)?;
             // An instance that is frozen in RAM is first saved to disk.
             let frozen = hosts.slurm.leases(Some(&name.to_string()))?;
             if !frozen.is_empty() {

@@ -54,6 +54,12 @@ impl<'a> Head<'a> {
         Head::new(self.context, self.hosts.cluster)
     }
 
+    /// The memory of the hosts that Slurm uses, in MiB.
+    pub fn memory_mb(&self) -> Result<u64> {
+        let nodes = self.hosts.nodes()?.iter().filter(|node| node.takes());
+        Ok(nodes.map(|node| node.memory_mb).sum())
+    }
+
     /// Runs `command` for one instance, and prints its answer.
     pub fn one(&self, command: &Command, name: &InstanceName) -> Result<()> {
         let host_command =
@@ -188,10 +194,10 @@ impl<'a> Head<'a> {
         }
         let host = match shared.trace(name) {
             Some(host) if !shared.is_fenced(host) => host.clone(),
-            Some(_) => hosts.emptiest(not_on)?,
+            Some(_) => hosts.roomiest(not_on)?,
             None if needs == Needs::AnyHost => {
                 self.context.config.lab(&name.lab)?;
-                hosts.emptiest(not_on)?
+                hosts.roomiest(not_on)?
             }
             None => {
                 self.context.config.lab(&name.lab)?;

@@ -17,7 +17,17 @@ use crate::units::{MIB, Patience};
 
 /// The coming lessons.
 pub fn run(context: &Context, options: &Options) -> Result<()> {
-    let schedule = Schedule::read(context, options.ahead.0)?;
+    show(context, Schedule::read(context, options.ahead.0)?)
+}
+
+/// The same on the head of several hosts, which together have `memory_mb`.
+pub fn of_hosts(context: &Context, options: &Options, memory_mb: u64) -> Result<()> {
+    let mut schedule = Schedule::read(context, options.ahead.0)?;
+    schedule.host_memory_mb = Some(memory_mb);
+    show(context, schedule)
+}
+
+fn show(context: &Context, schedule: Schedule) -> Result<()> {
     for trouble in &schedule.troubles {
         context.output.warn(trouble);
     }

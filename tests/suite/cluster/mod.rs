@@ -4,6 +4,7 @@
 mod class;
 mod files;
 mod gateway;
+mod lessons;
 mod overview;
 
 use crate::common;
