@@ -35,9 +35,7 @@ pub fn run(cli: &Cli, output: &Output, now: Moment) -> Result<()> {
         Command::Build(options) => {
             let context = of_all("cyyber build")?;
             match cluster::head(&context) {
-                Some(_) if !options.dry_run => {
-                    Err(cluster::elsewhere("images are built on a host"))
-                }
+                Some(head) if !options.dry_run => cluster::build(&head, options),
                 _ => build::run(&context, options),
             }
         }

@@ -1,7 +1,8 @@
 //! A program that runs on a host in a lease.
 
 use std::ffi::OsStr;
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, Read as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result};
 use super::{parse, unavailable};
 use crate::cluster::slurm::Lease;
 use crate::config::HostName;
+use crate::parallel::both;
 use crate::process;
 
 /// The PATH on every host.
@@ -35,13 +37,7 @@ pub struct Ended {
 
 impl Step {
     pub(super) fn new(mut srun: Command, lease: &Lease) -> Step {
-        srun.args([
-            "--quiet",
-            "--overlap",
-            "--nodes=1",
-            "--ntasks=1",
-            "--chdir=/",
-        ]);
+        srun.args(["--quiet", "--overlap", "--nodes=1", "--ntasks=1"]);
         // One interrupt is enough, and the step must not read our standard input.
         srun.args(["--input=none", "--quit-on-interrupt", "--mpi=none"]);
         // Our environment describes this machine, not the host.
@@ -57,10 +53,22 @@ impl Step {
     /// Sets the program and its arguments.
     #[must_use]
     pub fn running<S: AsRef<OsStr>>(
-        mut self,
+        self,
         program: impl AsRef<OsStr>,
         arguments: impl IntoIterator<Item = S>,
     ) -> Step {
+        self.running_in(Path::new("/"), program, arguments)
+    }
+
+    /// The same, in a working directory that the host must have.
+    #[must_use]
+    pub fn running_in<S: AsRef<OsStr>>(
+        mut self,
+        directory: &Path,
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Step {
+        self.srun.arg("--chdir").arg(directory);
         self.srun.arg("--").arg(program).args(arguments);
         self
     }
@@ -76,12 +84,38 @@ impl Step {
     }
 
     /// Runs it without a time limit. An interrupt that reaches us reaches it too.
-    pub fn whole(mut self) -> Result<Ended> {
-        let output = self.srun.output();
+    pub fn whole(self) -> Result<Ended> {
+        self.told(|_| {})
+    }
+
+    /// The same, with each line of its standard error passed to `tell` at once.
+    pub fn told(mut self, mut tell: impl FnMut(&str)) -> Result<Ended> {
+        self.srun.stdout(Stdio::piped()).stderr(Stdio::piped());
         let line = process::line(&self.srun);
-        let output = output.with_context(|| format!("failed to run {line}"))?;
-        let said = Said::of(output.stderr.lines().map_while(Result::ok));
-        self.ended(output.status.code(), output.stdout, said)
+        let failed = || format!("failed to run {line}");
+        let mut child = self.srun.spawn().with_context(failed)?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (said, stdout) = both(
+            || {
+                let lines = stderr.into_iter().flat_map(|it| BufReader::new(it).lines());
+                let lines = lines.map_while(Result::ok);
+                Said::of(lines.inspect(|line| {
+                    if !is_of_slurm(line) {
+                        tell(line);
+                    }
+                }))
+            },
+            || {
+                let mut bytes = Vec::new();
+                let mut reads = stdout.into_iter().map(|mut it| it.read_to_end(&mut bytes));
+                reads.try_for_each(|read| read.map(drop)).map(|()| bytes)
+            },
+        );
+        let (status, stdout) = (
+            child.wait().with_context(failed)?,
+            stdout.with_context(failed)?,
+        );
+        self.ended(status.code(), stdout, said)
     }
 
     fn ended(self, code: Option<i32>, stdout: Vec<u8>, said: Said) -> Result<Ended> {
@@ -104,6 +138,10 @@ impl Step {
     }
 }
 
+fn is_of_slurm(line: &str) -> bool {
+    line.starts_with("srun: ") || line.starts_with("slurmstepd: ")
+}
+
 /// The standard error of a step, separated from Slurm's messages.
 #[derive(Debug, Default)]
 struct Said {
@@ -117,7 +155,7 @@ impl Said {
     fn of(lines: impl Iterator<Item = String>) -> Said {
         let mut said = Said::default();
         for line in lines {
-            if !line.starts_with("srun: ") && !line.starts_with("slurmstepd: ") {
+            if !is_of_slurm(&line) {
                 said.program.push(line);
                 continue;
             }

@@ -64,26 +64,35 @@ impl<'a> Head<'a> {
     pub fn one(&self, command: &Command, name: &InstanceName) -> Result<()> {
         let host_command =
             host_command(command, name).ok_or_else(|| elsewhere("it has no such command"))?;
-        let format = if self.context.output.is_json() {
-            "json"
-        } else {
-            "table"
-        };
-        let Done { host, ended } = self.run(&host_command, name, format)?;
-        let output = &self.context.output;
-        let stdout = match (format, ended.code) {
-            ("json", 0) => match serde_json::from_slice(&ended.stdout) {
+        let done = self.run(&host_command, name, self.format())?;
+        let stderr = done.ended.stderr.lines().map(|line| format!("{line}\n"));
+        let stderr = stderr.collect::<String>();
+        self.hand_on(done, host_command.is_about_instance, stderr.as_bytes())
+    }
+
+    /// The output format in which a host answers what is handed on.
+    pub fn format(&self) -> &'static str {
+        match self.context.output.is_json() {
+            true => "json",
+            false => "table",
+        }
+    }
+
+    /// Prints the answer of a host as our own.
+    pub fn hand_on(&self, done: Done, is_about_instance: bool, stderr: &[u8]) -> Result<()> {
+        let Done { host, ended } = done;
+        let stdout = match (self.format(), ended.code) {
+            ("json", _) => match serde_json::from_slice(&ended.stdout) {
                 Ok(document) => format!("{}\n", with_host(document, &host)).into_bytes(),
                 Err(_) => ended.stdout,
             },
-            ("table", 0) if host_command.is_about_instance => {
+            ("table", 0) if is_about_instance => {
                 let text = String::from_utf8_lossy(&ended.stdout);
                 format!("{}\n  {:<10}{host}\n", text.trim_end(), "host").into_bytes()
             }
             _ => ended.stdout,
         };
-        let stderr = ended.stderr.lines().map(|line| format!("{line}\n"));
-        output.hand_on(None, &stdout, stderr.collect::<String>().as_bytes())?;
+        self.context.output.hand_on(None, &stdout, stderr)?;
         match ended.code {
             0 => Ok(()),
             code => Err(Passed(code).into()),

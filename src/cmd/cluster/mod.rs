@@ -3,6 +3,7 @@
 
 mod all;
 mod arguments;
+mod build;
 mod drain;
 mod head;
 mod hosts;
@@ -69,6 +70,7 @@ pub fn instance(head: &Head, command: &Command) -> Result<()> {
 
 /// Runs a command that is about whole hosts on every host.
 pub use all::{metrics, reap};
+pub use build::run as build;
 pub use report::run as report;
 
 /// Runs a command on hosts.

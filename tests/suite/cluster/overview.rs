@@ -13,7 +13,7 @@ use crate::common::{Run, run, text};
 fn the_head_shows_the_instances_of_all_hosts_and_what_it_cannot_ask() {
     own_world!();
     let _all = Guests::firmware(3);
-    let lab = json!({"policy": {"boot_timeout": "0s"}});
+    let lab = json!({"policy": {"boot_timeout": "0s"}, "image": {"url": "/no/image.qcow2"}});
     let Some(cluster) = Cluster::up(&["h1", "h2", "h3"], &lab) else {
         return;
     };
@@ -80,6 +80,10 @@ fn the_head_shows_the_instances_of_all_hosts_and_what_it_cannot_ask() {
             assert_eq!(line.pointer(key), Some(&json!("h2")), "{line}");
         }
     }
+
+    // An image is built on a host, whose failure is that of the command.
+    let failed = answer(&["build", "lab01"]).error_json(3);
+    assert!(text(&failed["message"]).contains("/no/image.qcow2"), "{failed}");
 
     // What happened to an instance on two hosts is one course in the report.
     answer(&["instance", "pause", "lab01", "anna"]).ok();
