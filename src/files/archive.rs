@@ -2,6 +2,7 @@
 //! the content.
 
 use std::borrow::Borrow;
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -11,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tar::{Archive, Builder, Entry, EntryType, Header, HeaderMode};
 
 use super::{Directory, PRIVATE, PRIVATE_DIRECTORY};
@@ -35,7 +36,7 @@ const LARGEST_NOTE: u64 = 64 << 10;
 const MOST_NAMED: usize = 20;
 
 /// The size of a tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Amount {
     /// Files, directories and links.
     pub files: u64,
@@ -61,12 +62,12 @@ impl Amount {
 }
 
 /// An omitted entry of an archive, and the reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// Its name, with invalid characters replaced.
     pub path: String,
     /// The reason.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
 }
 
 /// The result of unpacking an archive.
@@ -90,6 +91,7 @@ impl Unpacked {
         if self.named.len() < MOST_NAMED {
             let path = String::from_utf8_lossy(&path[..path.len().min(LONGEST_NAME)]);
             let path = path.replace(char::is_control, "\u{fffd}");
+            let reason = reason.into();
             self.named.push(LeftOut { path, reason });
         }
     }

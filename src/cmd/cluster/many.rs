@@ -54,7 +54,6 @@ pub fn of_class(
 
 /// Runs `command` for every user of its list.
 pub fn run(head: &Head, command: &Command) -> Result<()> {
-    let context = head.context;
     let class = class(command).ok_or_else(|| elsewhere("it has no such command"))?;
     let done = of_class(head, class, |head, name| {
         let host_command =
@@ -65,22 +64,33 @@ pub fn run(head: &Head, command: &Command) -> Result<()> {
         Ok(with_host(first.unwrap_or(document), &done.host))
     })?;
     let all = done.len();
-    let (done, failed) = many::partition(done);
-    let code = |row: &&Value| row.get("exit_code").is_some_and(|code| *code != json!(0));
-    let in_guest = done.iter().filter(code).count();
-    let (rows, columns): (_, Columns) = match command {
-        Command::Exec { .. } => ("results", of_commands),
-        _ => ("instances", of_states),
-    };
-    let document = [
-        (rows, Value::Array(done)),
-        ("failed", serde_json::to_value(&failed)?),
-    ];
-    show(head, Vec::new(), document, columns, "")?;
-    many::fail_if_any(context, &failed, all)?;
+    let code = |row: &Value| row.get("exit_code").is_some_and(|code| *code != json!(0));
+    let of_guest = |(_, done): &&(_, Result<Value>)| done.as_ref().is_ok_and(code);
+    let in_guest = done.iter().filter(of_guest).count();
+    match command {
+        Command::Exec { .. } => report(head, "results", done, of_commands)?,
+        _ => report(head, "instances", done, of_states)?,
+    }
     if in_guest == 0 {
         return Ok(());
     }
     let message = format!("the command failed in {in_guest} of {all} instances");
     Err(Fault::new(Kind::Failed, message).into())
+}
+
+/// Prints what was done, as the list `key`, and what failed, which makes the command fail.
+pub fn report(
+    head: &Head,
+    key: &'static str,
+    done: Vec<(InstanceName, Result<Value>)>,
+    columns: Columns,
+) -> Result<()> {
+    let all = done.len();
+    let (done, failed) = many::partition(done);
+    let document = [
+        (key, Value::Array(done)),
+        ("failed", serde_json::to_value(&failed)?),
+    ];
+    show(head, Vec::new(), document, columns, "")?;
+    many::fail_if_any(head.context, &failed, all)
 }

@@ -4,19 +4,19 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::arguments::{HostCommand, Needs, Words};
 use super::head::{Head, answer, with_host};
-use super::many::of_class;
-use super::merged::{Columns, show, states, text};
+use super::many::{of_class, report};
+use super::merged::{states, text};
 use crate::cli::{Class, Push};
-use crate::cmd::instance::{many, transfer};
+use crate::cmd::instance::transfer;
 use crate::files::{self, SHARED_DIRECTORY, archive};
-use crate::instance::transfer::{Collect, Unfinished};
+use crate::instance::transfer::{Collect, Collected, Unfinished};
 use crate::names::InstanceName;
-use crate::output::{Column, Rows};
+use crate::output::Column;
 
 /// A directory for files on their way, which is removed when this is dropped, or by the next transfer.
 pub fn on_their_way(head: &Head) -> Result<Unfinished> {
@@ -78,56 +78,28 @@ pub fn push(head: &Head, options: &Push) -> Result<()> {
 pub fn collect(head: &Head, class: &Class, collect: &Collect) -> Result<()> {
     let done = of_class(head, class, |head, name| {
         let directory = on_their_way(head)?;
+        // Below it: we hold its lock, and the host takes that of its target.
+        let to = directory.path().join("collected");
         let words = Words::on("collect", name)
             .option("--from", Some(collect.from.as_str()))
-            .option("--to", Some(directory.path().display()))
+            .option("--to", Some(to.display()))
             .option("--max-size", Some(collect.most))
             .option("--timeout", Some(collect.timeout));
-        let mut collected = on_host(head, name, words, "collected")?;
-        let path = collected["path"].as_str().map(PathBuf::from);
-        let path = path.context("its host did not report where it is")?;
-        let path = collect.bring(name, &path);
-        let path = path.with_context(|| format!("failed to collect from {name}"))?;
+        let mut collected = Value::Null;
+        let path = collect.bring(name, || {
+            collected = on_host(head, name, words, "collected")?;
+            let path = collected["path"].as_str().map(PathBuf::from);
+            path.context("its host did not report where it is")
+        })?;
         collected["path"] = json!(path);
-        warn(head, &collected);
+        transfer::warn(head.context, &Collected::deserialize(&collected)?);
         Ok(collected)
     })?;
-    report(
-        head,
-        "collected",
-        done,
-        |rows: Rows<Value>, _: Timestamp| {
-            states(rows)
-                .column("PATH", text("path"))
-                .column(Column::spare(1, "FILES"), text("files"))
-                .column(Column::spare(1, "BYTES"), text("bytes"))
-                .column(Column::spare(1, "LEFT OUT"), text("left_out"))
-        },
-    )
-}
-
-/// Warns about what is not among the files.
-fn warn(head: &Head, collected: &Value) {
-    let (instance, left_out) = (&collected["instance"], &collected["left_out"]);
-    if left_out.as_u64() != Some(0) {
-        let instance = instance.as_str().unwrap_or("-");
-        let warning = format!("{instance}: left out {left_out}: see its answer with --output json");
-        head.context.output.warn(&warning);
-    }
-}
-
-fn report(
-    head: &Head,
-    key: &'static str,
-    done: Vec<(InstanceName, Result<Value>)>,
-    columns: Columns,
-) -> Result<()> {
-    let all = done.len();
-    let (done, failed) = many::partition(done);
-    let document = [
-        (key, Value::Array(done)),
-        ("failed", serde_json::to_value(&failed)?),
-    ];
-    show(head, Vec::new(), document, columns, "")?;
-    many::fail_if_any(head.context, &failed, all)
+    report(head, "collected", done, |rows, _| {
+        states(rows)
+            .column("PATH", text("path"))
+            .column(Column::spare(1, "FILES"), text("files"))
+            .column(Column::spare(1, "BYTES"), text("bytes"))
+            .column(Column::spare(1, "LEFT OUT"), text("left_out"))
+    })
 }

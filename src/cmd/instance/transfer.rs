@@ -138,7 +138,8 @@ fn with_resting(
         .collect())
 }
 
-fn warn(context: &Context, collected: &Collected) {
+/// Warns about what is not among the files, and when they may be incomplete.
+pub fn warn(context: &Context, collected: &Collected) {
     if collected.state == State::Paused {
         context.output.warn(&format!(
             "{} is paused: its files are as after a power cut, without data that its guest had \
@@ -150,7 +151,7 @@ fn warn(context: &Context, collected: &Collected) {
     let named = collected.left_out_first.iter();
     for left_out in named.clone() {
         let (instance, path) = (&collected.instance, &left_out.path);
-        let reason = left_out.reason;
+        let reason = &left_out.reason;
         let warning = format!("{instance}: left out {path}: {reason}");
         context.output.warn(&warning);
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use rustix::fs::FlockOperation;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Resting, channel, printed, program, turn};
 use crate::appliance::too_much;
@@ -40,7 +40,7 @@ pub struct Collect {
 }
 
 /// What was collected.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Collected {
     pub instance: String,
     /// The state of the instance; if it was not running, its disk was read.
@@ -126,10 +126,14 @@ impl Collect {
         })
     }
 
-    /// Copies `collected`, which was collected for `name` on another host, to its place.
-    pub fn bring(&self, name: &InstanceName, collected: &Path) -> Result<PathBuf> {
+    /// Copies what `fetch` has collected for `name` on another host to its place.
+    pub fn bring(
+        &self,
+        name: &InstanceName,
+        fetch: impl FnOnce() -> Result<PathBuf>,
+    ) -> Result<PathBuf> {
         let (unfinished, path) = self.begin(name)?;
-        let copied = archive::copy(&[collected.to_owned()], &unfinished.path, self.most)?;
+        let copied = archive::copy(&[fetch()?], &unfinished.path, self.most)?;
         let whole = unfinished.path.join(copied.concat());
         unfinished.finish(&whole, &path)?;
         Ok(path)

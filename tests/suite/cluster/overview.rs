@@ -83,7 +83,10 @@ fn the_head_shows_the_instances_of_all_hosts_and_what_it_cannot_ask() {
 
     // An image is built on a host, whose failure is that of the command.
     let failed = answer(&["build", "lab01"]).error_json(3);
-    assert!(text(&failed["message"]).contains("/no/image.qcow2"), "{failed}");
+    assert!(
+        text(&failed["message"]).contains("/no/image.qcow2"),
+        "{failed}"
+    );
 
     // What happened to an instance on two hosts is one course in the report.
     answer(&["instance", "pause", "lab01", "anna"]).ok();
