@@ -256,7 +256,8 @@ fn from_disks(class: &Class) {
     guest::shell(
         &name,
         "cd /home/pupil && echo late >late && ln -s /etc/shadow shadow && ln -s work alias &&
-         truncate -s 1T huge && mkdir many && cd many && seq 3000 | xargs touch && sync",
+         truncate -s 1T huge && echo own >/etc/hostname && mkdir many && cd many &&
+         seq 3000 | xargs touch && sync",
     );
     sandbox.instance("pause", "on", &[]).ok();
     let began = Instant::now();
