@@ -1,8 +1,7 @@
 //! Directory trees as tar archives: packed without following links, and unpacked without trusting
 //! the content.
 
-use std::borrow::Borrow;
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -97,8 +97,12 @@ impl Step {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (said, stdout) = both(
             || {
-                let lines = stderr.into_iter().flat_map(|it| BufReader::new(it).lines());
+                // All of it is read, whatever it is: the program would wait otherwise.
+                let lines = stderr
+                    .into_iter()
+                    .flat_map(|it| BufReader::new(it).split(b'\n'));
                 let lines = lines.map_while(Result::ok);
+                let lines = lines.map(|line| String::from_utf8_lossy(&line).into_owned());
                 Said::of(lines.inspect(|line| {
                     if !is_of_slurm(line) {
                         tell(line);
