@@ -15,13 +15,11 @@ use super::lead_time::{self, Expected, Pace};
 use super::leases;
 use super::lessons::Lessons;
 use super::observer::{Assessment, Observation};
+use super::own::Own;
 use super::passes::{MOST_FAILURES, Passes, Ready, Seen};
 use super::policy::Rung;
 use super::pressure;
 use super::report::Action;
-use crate::cluster::Place;
-use crate::cluster::storage::Shared;
-use crate::config::HostName;
 use crate::context::Context;
 use crate::error::{Fault, Kind, kind_of};
 use crate::images::base::{self, Base};
@@ -234,47 +232,6 @@ pub fn plan(
     plan
 }
 
-/// Which instances this host brings up. Of several hosts, each brings up those whose disks it has, and its
-/// share of those that are missing.
-struct Own<'a> {
-    among: Option<(Shared<'a>, &'a HostName)>,
-    /// Those of other hosts; `None` if that cannot be told.
-    elsewhere: Option<HashSet<InstanceName>>,
-}
-
-impl<'a> Own<'a> {
-    fn of(context: &'a Context) -> Own<'a> {
-        let Some(Place::Host(cluster, here)) = context.place() else {
-            return Own {
-                among: None,
-                elsewhere: None,
-            };
-        };
-        let shared = Shared::new(cluster);
-        let others = cluster.hosts.keys().filter(|host| *host != here);
-        let all: Result<Vec<_>> = others.map(|host| shared.instances(host)).collect();
-        let all = all.inspect_err(|error| {
-            let left = "instances that no host has are not created for their lessons";
-            context.output.warn(&format!("{left}: {error:#}"));
-        });
-        Own {
-            among: Some((shared, here)),
-            elsewhere: all.ok().map(|all| all.into_iter().flatten().collect()),
-        }
-    }
-
-    fn includes(&self, name: &InstanceName, is_here: bool) -> bool {
-        let Some((shared, here)) = &self.among else {
-            return true;
-        };
-        match &self.elsewhere {
-            Some(others) if others.contains(name) => false,
-            Some(_) => is_here || shared.creator(name) == Some(*here),
-            None => is_here,
-        }
-    }
-}
-
 /// Records which of the guests that passes have started are up by now.
 fn come_up(
     context: &Context,
@@ -456,8 +413,19 @@ fn start(context: &Context, one: &Wanted) -> Done {
         let busy = || Fault::new(Kind::Busy, "another command is working on it");
         vm.with_context(busy)?.start_unattended()
     };
-    let with_room = || pressure::with_room(context, name, verb);
-    match leases::with_lease(context, name, with_room) {
+    let reserved = match leases::reserve(context, name) {
+        Ok(reserved) => reserved,
+        Err(error) if kind_of(&error) == Kind::Capacity => {
+            return Done::NoRoom(format!("{error:#}"));
+        }
+        // Slurm may answer the next pass, and a limit concerns nobody else.
+        Err(error) => return Done::Left(format!("{error:#}")),
+    };
+    let started = pressure::with_room(context, name, verb);
+    if started.is_err() {
+        reserved.release();
+    }
+    match started {
         Ok(outcome) => {
             let (reason, took) = (one.reason(), began.elapsed());
             let boots = outcome.status.state == State::Starting;

@@ -1,11 +1,11 @@
 //! Compares Slurm's allocations on this host with its running guests at the end of a pass. A
 //! running guest without a lease gets one, or causes a warning. A lease without a guest is released:
 //! at once if this pass has taken the guest down, otherwise once two passes have seen it, because a
-//! start may be in progress.
+//! start may be in progress. A guest that a pass starts gets its lease before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use jiff::{SignedDuration, Timestamp};
 
 use super::report::Action;
@@ -19,6 +19,7 @@ use crate::files;
 use crate::hypervisor::Detail;
 use crate::instance::{Instance, admission, arrival};
 use crate::names::{InstanceName, Rung};
+use crate::state::lock::Lock;
 
 /// How long a lease may be without its guest.
 const GRACE: SignedDuration = SignedDuration::from_secs(50);
@@ -116,10 +117,13 @@ fn settled(
     let running = running.map(|(name, _)| name).collect();
     let due = compare(&running, &leases, &since, down, context.time());
     for name in &due.without_lease {
-        if let Err(error) = lease(context, slurm, here, name) {
-            let text = format!("{name} runs without a Slurm allocation: {error:#}");
-            context.output.warn(&text);
-        }
+        let why = match lease(context, slurm, here, name) {
+            Ok(Placed::On(_)) => continue,
+            Ok(Placed::Full(why) | Placed::Limited(why)) => why,
+            Err(error) => format!("{error:#}"),
+        };
+        let text = format!("{name} runs without a Slurm allocation: {why}");
+        context.output.warn(&text);
     }
     for lease in &due.without_guest {
         let name: InstanceName = lease.name.parse()?;
@@ -137,45 +141,59 @@ fn settled(
     Ok(())
 }
 
-fn lease(context: &Context, slurm: &Slurm, here: &HostName, name: &InstanceName) -> Result<Lease> {
+fn lease(context: &Context, slurm: &Slurm, here: &HostName, name: &InstanceName) -> Result<Placed> {
     let size = admission::size(&context.config, name)?;
-    let placed = slurm.place(&Request {
+    slurm.place(&Request {
         name: &name.to_string(),
         memory_mb: size.memory_mb,
         cpus: size.cpus,
         on: Some(here),
         ..Request::default()
-    })?;
-    match placed {
-        Placed::On(lease) => Ok(lease),
-        Placed::Full(why) | Placed::Limited(why) => {
-            let message = format!("Slurm has no room for {name} on {here}: {why}");
-            let hint = format!("on another host: on the head, {}", name.start_it());
-            Err(Fault::new(Kind::Capacity, message).hint(hint).into())
-        }
+    })
+}
+
+/// The place of an instance that is about to start here; no other command places it meanwhile.
+pub(super) struct Reserved<'a> {
+    /// `None` if this is the only host.
+    _placing: Option<Lock>,
+    /// The lease that was made for it.
+    made: Option<(Slurm<'a>, Lease)>,
+}
+
+impl Reserved<'_> {
+    /// Releases it after a failure.
+    pub(super) fn release(self) {
+        // If that fails, a later pass does it.
+        let _ = self.made.map(|(slurm, lease)| slurm.release(&lease));
     }
 }
 
-/// Runs `start`, which starts `name`. If this is one of several hosts, `name` gets a lease before.
-pub(super) fn with_lease<R>(
-    context: &Context,
-    name: &InstanceName,
-    start: impl FnOnce() -> Result<R>,
-) -> Result<R> {
+/// Reserves a place for `name`, which is about to start here: of several hosts, one with a lease. Only an
+/// error of the kind `Capacity` says that this host has no room for others either.
+pub(super) fn reserve<'a>(context: &'a Context, name: &InstanceName) -> Result<Reserved<'a>> {
     let Some(Place::Host(cluster, here)) = context.place() else {
-        return start();
+        return Ok(Reserved {
+            _placing: None,
+            made: None,
+        });
     };
     let (slurm, shared) = (Slurm::new(cluster), Shared::new(cluster));
     // The head may be about to start it on another host.
-    let busy = || Fault::new(Kind::Busy, "another command is placing it on a host");
-    let _placing = shared.try_lock(name).with_context(busy)?;
-    let made = match slurm.leases(Some(&name.to_string()))? {
-        leases if leases.is_empty() => Some(lease(context, &slurm, here, name)?),
-        _ => None,
+    let placing = shared.try_lock(name);
+    let placing = placing.context("another command is placing it on a host")?;
+    let has_lease = !slurm.leases(Some(&name.to_string()))?.is_empty();
+    let made = if has_lease {
+        None
+    } else {
+        match lease(context, &slurm, here, name)? {
+            Placed::On(lease) => Some((slurm, lease)),
+            Placed::Full(why) => return Err(Fault::new(Kind::Capacity, why).into()),
+            Placed::Limited(why) => bail!(why),
+        }
     };
-    start().inspect_err(|_| {
-        // If that fails, a later pass releases it.
-        let _ = made.map(|lease| slurm.release(&lease));
+    Ok(Reserved {
+        _placing: Some(placing),
+        made,
     })
 }
 

@@ -12,6 +12,7 @@ mod leases;
 pub mod lessons;
 mod notice;
 pub(crate) mod observer;
+mod own;
 mod pass;
 pub mod passes;
 pub mod policy;

@@ -1,7 +1,7 @@
 //! A program that runs on a host in a lease.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read as _};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -94,14 +94,12 @@ impl Step {
         let line = process::line(&self.srun);
         let failed = || format!("failed to run {line}");
         let mut child = self.srun.spawn().with_context(failed)?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (said, stdout) = both(
+        let stderr = child.stderr.take();
+        let (said, output) = both(
             || {
                 // All of it is read, whatever it is: the program would wait otherwise.
-                let lines = stderr
-                    .into_iter()
-                    .flat_map(|it| BufReader::new(it).split(b'\n'));
-                let lines = lines.map_while(Result::ok);
+                let lines = stderr.map(|it| BufReader::new(it).split(b'\n'));
+                let lines = lines.into_iter().flatten().map_while(Result::ok);
                 let lines = lines.map(|line| String::from_utf8_lossy(&line).into_owned());
                 Said::of(lines.inspect(|line| {
                     if !is_of_slurm(line) {
@@ -109,17 +107,10 @@ impl Step {
                     }
                 }))
             },
-            || {
-                let mut bytes = Vec::new();
-                let mut reads = stdout.into_iter().map(|mut it| it.read_to_end(&mut bytes));
-                reads.try_for_each(|read| read.map(drop)).map(|()| bytes)
-            },
+            || child.wait_with_output(),
         );
-        let (status, stdout) = (
-            child.wait().with_context(failed)?,
-            stdout.with_context(failed)?,
-        );
-        self.ended(status.code(), stdout, said)
+        let output = output.with_context(failed)?;
+        self.ended(output.status.code(), output.stdout, said)
     }
 
     fn ended(self, code: Option<i32>, stdout: Vec<u8>, said: Said) -> Result<Ended> {

@@ -101,7 +101,7 @@ fn number(row: &Value, key: &str) -> f64 {
     row.get(key).and_then(Value::as_f64).unwrap_or(0.0)
 }
 
-/// CPU in percent and memory in MiB are similar in size.
+/// For the order of rows: a whole CPU counts as much as a gigabyte.
 fn cost(row: &Value) -> f64 {
     number(row, "cpu_percent") + number(row, "memory_used_mb") / 10.0
 }
